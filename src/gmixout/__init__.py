@@ -1,0 +1,1 @@
+"""Robust finetuning of vision foundation models."""

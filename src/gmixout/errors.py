@@ -1,0 +1,25 @@
+"""The one error family. A message names the thing, the value, what is allowed and the way out."""
+
+
+class GmixoutError(Exception):
+    """Base of every error gmixout raises on purpose; the command line exits with code 2 on it."""
+
+
+class ConfigError(GmixoutError, ValueError):
+    """A setting is out of range, unknown, or contradicts another one."""
+
+
+class AttachError(GmixoutError, RuntimeError):
+    """A masking process cannot be put on, used with, or taken off this model."""
+
+
+class StateError(GmixoutError, RuntimeError):
+    """A saved state, a run folder or a set of weights does not fit what it is loaded into."""
+
+
+class DataError(GmixoutError, ValueError):
+    """A data set is missing, incomplete, or not laid out as its benchmark says."""
+
+
+class TrainingError(GmixoutError, RuntimeError):
+    """Training cannot go on (the loss is not finite, say); what was saved stays as it is."""
