@@ -1,0 +1,52 @@
+"""What a benchmark is: data sets of one task, in and out of domain, and the model to start from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+
+class LabelledImages(Dataset[tuple[Tensor, int]]):
+    """Images that fit in memory, with their labels.
+
+    Args:
+        images: `[N, C, H, W]`, float32.
+        labels: `[N]`, int64.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A finetuning task with the domain shifts it is judged on.
+
+    Items of every data set are `(image [C, H, W], label)`. Shifts are named `group` or
+    `group/part`; mean OOD accuracy is the mean over groups of the mean over a group's parts.
+    """
+
+    name: str
+    """The key in `BENCHMARKS`."""
+    classes: tuple[str, ...]
+    """Class names; a label is a position in this tuple."""
+    train: Dataset
+    """What is finetuned on."""
+    id_val: Dataset
+    """In-domain validation: every choice (rate, alpha, soup) is made on it."""
+    id_test: Dataset
+    """In-domain test, reported."""
+    shifts: Mapping[str, Dataset]
+    """Test sets of other domains, reported; no choice is made on them."""
+    dev_shifts: Mapping[str, Dataset]
+    """Other domains, of other kinds, for choosing the library's defaults; never reported."""
+    foundation: Callable[[], nn.Module]
+    """Gives the pretrained model with its zero-shot head: eval mode, float32, on the CPU."""
