@@ -1,0 +1,123 @@
+"""Accuracy of a model on a data set, and on all the data sets of a benchmark."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics.classification import MulticlassStatScores
+
+from gmixout.errors import DataError, TrainingError
+
+
+class Splits(Protocol):
+    """What `evaluate` needs to know of a benchmark."""
+
+    @property
+    def id_val(self) -> Dataset[Any]:
+        """In-domain validation set."""
+
+    @property
+    def id_test(self) -> Dataset[Any]:
+        """In-domain test set."""
+
+    @property
+    def shifts(self) -> Mapping[str, Dataset[Any]]:
+        """Shifted test sets by name."""
+
+
+def evaluate(
+    model: nn.Module,
+    benchmark: Splits,
+    batch_size: int = 512,
+    device: torch.device | str | None = None,
+) -> dict[str, float]:
+    """Accuracy in [0, 1] on `id_val`, `id_test` and every shift of the benchmark.
+
+    Args:
+        model: Maps images [B, C, H, W] to logits [B, classes].
+        benchmark: Its sets give (image, label) pairs.
+        batch_size: Images in a forward pass.
+        device: Where the batches go; by default to where the model's first parameter is.
+
+    Raises:
+        DataError: See `accuracy`; the message names the set.
+        TrainingError: See `accuracy`; the message names the set.
+    """
+    sets = {"id_val": benchmark.id_val, "id_test": benchmark.id_test, **benchmark.shifts}
+    results = {}
+    for name, dataset in sets.items():
+        try:
+            results[name] = accuracy(model, dataset, batch_size, device)
+        except (DataError, TrainingError) as error:
+            raise type(error)(f"evaluating on `{name}`: {error}") from error
+    return results
+
+
+def accuracy(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    batch_size: int = 512,
+    device: torch.device | str | None = None,
+) -> float:
+    """Share of the images whose largest logit is that of their label.
+
+    The model is in eval mode meanwhile, and each of its modules gets back the mode it had. The
+    global random state is left alone.
+
+    Args:
+        model: Maps images [B, C, H, W] to logits [B, classes].
+        dataset: Items are (image [C, H, W], label).
+        batch_size: Images in a forward pass.
+        device: Where the batches go; by default to where the model's first parameter is.
+
+    Raises:
+        DataError: If the data set is empty or a label has no logit.
+        TrainingError: If a logit is not finite.
+    """
+    if len(dataset) == 0:  # type: ignore[arg-type]
+        raise DataError("the data set is empty: there is no accuracy of no images")
+    if device is None:
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    # a generator of its own: an unshuffled DataLoader draws from the global one all the same
+    loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator())
+    counts = None
+    with evaluating(model), torch.inference_mode():
+        for images, labels in loader:
+            logits, labels = model(images.to(device)), labels.to(device)
+            _check(logits, labels)
+            if counts is None:
+                counts = MulticlassStatScores(logits.shape[1], average="micro").to(device)
+            counts.update(logits, labels)
+    assert counts is not None
+    correct, *_, total = counts.compute().tolist()
+    return float(correct / total)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every module is back in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    if not torch.isfinite(logits).all():
+        raise TrainingError(
+            "the model gives logits that are not finite: its weights are broken, most often by "
+            "a diverged training run. Train again with a lower learning rate."
+        )
+    classes = logits.shape[1]
+    if labels.min() < 0 or labels.max() >= classes:
+        wrong = labels[(labels < 0) | (labels >= classes)][0].item()
+        raise DataError(
+            f"label {wrong} is out of range: the model has {classes} classes, "
+            f"so labels go from 0 to {classes - 1}"
+        )

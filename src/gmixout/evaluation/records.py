@@ -1,0 +1,212 @@
+"""One line of JSON for every model that was evaluated: the evidence behind every table.
+
+Tables, figures and pages are pure functions of these records, so a record holds all they need:
+what was run, what came out, what it cost and on which machine.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import fmean
+from typing import Any, get_args, get_origin, get_type_hints
+
+from gmixout.errors import StateError
+
+SCHEMA = 1
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One evaluated model. Accuracies are fractions in [0, 1].
+
+    Raises:
+        StateError: If a field has a foreign type, an accuracy is no fraction, or `accuracy` lacks
+            `id_val`, `id_test` or any shift.
+    """
+
+    schema: int = SCHEMA
+    """Version of this layout."""
+    time: str = field(default_factory=_now)
+    """When the model was evaluated, UTC, ISO 8601."""
+    run: str
+    """Hash of what the training run is; the variants of one run (WiSE-FT's alphas) share it."""
+    benchmark: str
+    method: str
+    options: dict[str, Any]
+    """The method's own settings; `alpha` is the place on WiSE-FT's interpolation path."""
+    lr: float | None
+    """Learning rate as the user gave it; None when nothing was trained."""
+    head_lr: float | None
+    seed: int
+    steps: int
+    """Optimizer steps; 0 when nothing was trained."""
+    batch_size: int | None
+    accuracy: dict[str, float]
+    """`id_val`, `id_test` and one entry for each shift, named "group" or "group/part"."""
+    trainable: int
+    """Number of values that got a gradient in a step."""
+    parameters: int
+    seconds: float
+    """Wall time of the training run."""
+    step_seconds: float | None
+    """Median wall time of an optimizer step."""
+    peak_memory_bytes: int | None
+    """Peak memory of training above the loaded model."""
+    device: str
+    threads: int
+    versions: dict[str, str]
+    git: str | None
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(Record).items():
+            if not _is_a(getattr(self, name), kind):
+                raise StateError(f"record field `{name}` is {getattr(self, name)!r}, not {kind}")
+        if self.schema != SCHEMA:
+            raise StateError(
+                f"a record of schema {self.schema}; this version of gmixout reads schema {SCHEMA}"
+            )
+        if not {"id_val", "id_test"} < self.accuracy.keys():
+            raise StateError(
+                "a record's accuracy needs `id_val`, `id_test` and at least one shift, "
+                f"got {sorted(self.accuracy)}"
+            )
+        for name, value in self.accuracy.items():
+            if not (_is_a(value, float) and 0 <= value <= 1):
+                raise StateError(f"accuracy `{name}` is {value!r}; it must be between 0 and 1")
+
+    @property
+    def alpha(self) -> float | None:
+        """Place on the line from the pretrained (0) to the finetuned weights (1), if it has one."""
+        return self.options.get("alpha")
+
+    @property
+    def id_val(self) -> float:
+        """In-domain validation accuracy: the one figure that choices are made on."""
+        return self.accuracy["id_val"]
+
+    @property
+    def id(self) -> float:
+        """In-domain test accuracy."""
+        return self.accuracy["id_test"]
+
+    @property
+    def shifts(self) -> dict[str, float]:
+        """Accuracy of each shift group: the mean over its parts."""
+        parts: dict[str, list[float]] = {}
+        for name, value in self.accuracy.items():
+            if name not in ("id_val", "id_test"):
+                parts.setdefault(name.split("/")[0], []).append(value)
+        return {group: fmean(values) for group, values in parts.items()}
+
+    @property
+    def ood(self) -> float:
+        """Mean over the shift groups, so that a group with many parts weighs no more."""
+        return fmean(self.shifts.values())
+
+    def to_json(self) -> str:
+        """The record as one line, without its line break."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> "Record":
+        """The record that a line holds.
+
+        Raises:
+            StateError: If the line is no JSON object of this schema.
+        """
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise StateError(f"not a line of JSON ({error})") from None
+        if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
+            found = values.get("schema") if isinstance(values, Mapping) else None
+            raise StateError(
+                f"not a record of schema {SCHEMA} (found schema {found!r}): "
+                "it was written by another program or another version of gmixout"
+            )
+        names = {each.name for each in fields(cls)}
+        if values.keys() != names:
+            raise StateError(
+                f"fields missing: {sorted(names - values.keys())}, "
+                f"unknown: {sorted(values.keys() - names)}"
+            )
+        return cls(**values)
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether `value` is of the annotated type; JSON knows no difference between 1 and 1.0."""
+    if get_origin(kind) is dict:
+        return isinstance(value, dict)
+    kinds = get_args(kind) or (kind,)
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)
+
+
+class RecordLog:
+    """The records of a run folder, in one file that only ever grows. One writer at a time.
+
+    A writer that is killed can leave one torn line at the end. Reading passes over it, and the
+    next `append` cuts it off; anything else that is broken is an error, not a silent loss.
+
+    Args:
+        path: The file; it need not exist yet.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def append(self, record: Record) -> None:
+        """Write one record and return when it is on the disk."""
+        line = record.to_json().encode() + b"\n"
+        with open(self.path, "a+b", buffering=0) as file:
+            file.seek(0)
+            content = file.read()
+            tail = content.rpartition(b"\n")[2]
+            if tail and _is_torn(tail):
+                file.truncate(len(content) - len(tail))
+            elif tail:  # somebody's editor left out the last line break
+                line = b"\n" + line
+            file.write(line)
+            os.fsync(file.fileno())
+
+    def read(self) -> list[Record]:
+        """All records, in the order they were written; none when there is no file yet.
+
+        Raises:
+            StateError: If a line other than a torn last one is broken; names file and line.
+        """
+        if not self.path.exists():
+            return []
+        *lines, tail = self.path.read_bytes().split(b"\n")
+        if tail and not _is_torn(tail):
+            lines.append(tail)
+        records = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                records.append(Record.from_json(line))
+            except StateError as error:
+                raise StateError(
+                    f"{self.path}, line {number}: {error}. Correct or remove that line; "
+                    "the others stay as they are."
+                ) from None
+        return records
+
+
+def _is_torn(tail: bytes) -> bool:
+    """Whether a last line without line break is the beginning of a record, and no more."""
+    try:
+        json.loads(tail)
+    except ValueError:
+        return True
+    return False

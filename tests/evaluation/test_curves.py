@@ -1,0 +1,111 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gmixout.evaluation.curves import (
+    Curve,
+    Point,
+    compare_at_matched_id,
+    curves,
+    id_levels_of,
+    ood_at_matched_id,
+    pareto_front,
+)
+
+percent = st.integers(0, 100).map(lambda value: value / 100)
+points = st.lists(st.builds(Point, percent, percent), min_size=1, max_size=12)
+
+
+def test_front_drops_what_is_beaten_in_both():
+    full = [Point(0.948, 0.706), Point(0.955, 0.674), Point(0.948, 0.522), Point(0.94, 0.706)]
+    assert pareto_front(full) == [Point(0.948, 0.706), Point(0.955, 0.674)]
+    assert pareto_front([]) == []
+
+
+@given(points)
+def test_front_is_an_upper_envelope(points):
+    front = pareto_front(points)
+    assert all(a.id < b.id and a.ood > b.ood for a, b in pairwise(front))
+    for point in points:
+        height = ood_at_matched_id(points, point.id)
+        if height is None:  # left of the front: the front's first point has more of both
+            assert front[0].id > point.id
+            assert front[0].ood >= point.ood
+        else:
+            assert height >= point.ood - 1e-12
+
+
+def test_matched_id_interpolates_between_neighbours():
+    front = [Point(0.90, 0.80), Point(0.94, 0.70), Point(0.96, 0.40)]
+    assert ood_at_matched_id(front, 0.91) == pytest.approx(0.775)
+    assert ood_at_matched_id(front, 0.95) == pytest.approx(0.55)
+    assert [ood_at_matched_id(front, point.id) for point in front] == [0.80, 0.70, 0.40]
+
+
+@pytest.mark.parametrize("level", [0.0, 0.899, 0.961, 1.0, float("nan")])
+def test_nothing_is_extrapolated(level):
+    assert ood_at_matched_id([Point(0.90, 0.8), Point(0.96, 0.4)], level) is None
+    assert ood_at_matched_id([], level) is None
+
+
+def test_levels_lie_inside_of_what_every_seed_covers():
+    def curve(seed, *ids):
+        return Curve("full", "", seed, tuple(Point(x, 1 - x) for x in ids))
+
+    assert id_levels_of([curve(0, 0.90, 0.94), curve(1, 0.86, 0.92, 0.95)]) == [0.91, 0.92, 0.93]
+    assert id_levels_of([curve(0, 0.9001, 0.9003)]) == [pytest.approx(0.9002)]
+    assert id_levels_of([curve(0, 0.9)]) == [0.9]
+    assert id_levels_of([curve(0, 0.90, 0.91), curve(1, 0.92, 0.93)]) == []
+    assert id_levels_of([]) == []
+
+
+@pytest.fixture
+def three_seeds(make_record):
+    """Mixout lies 1, 2 and 6 points above full finetuning; seed 2 never gets to ID 0.935."""
+    records = [make_record(method="zero_shot", lr=None, steps=0, id=0.6, ood=0.6)]
+    for seed, gain in enumerate([0.01, 0.02, 0.06]):
+        shift = seed / 100
+        for lr, id, ood in [(1e-4, 0.90, 0.80), (1e-3, 0.96, 0.50)]:
+            records.append(make_record(lr=lr, seed=seed, id=id, ood=ood + shift))
+        for lr, id in [(1e-4, 0.90), (1e-3, 0.93 if seed == 2 else 0.96)]:
+            ood = 0.80 - (id - 0.90) * 5 + shift + gain
+            records.append(make_record(method="mixout", lr=lr, seed=seed, id=id, ood=ood))
+        records.append(make_record(method="l2", lr=1e-3, seed=seed, id=0.98, ood=0.1))
+    return records
+
+
+def test_paired_differences_at_matched_id(three_seeds):
+    result = compare_at_matched_id(three_seeds, "full", [0.92, 0.95])
+    assert result.id_levels == [0.92, 0.95]
+    assert [e.mean for e in result.reference_ood] == pytest.approx([0.71, 0.56])
+    low, high = result.differences["mixout", ""]
+    assert (low.mean, low.n) == (pytest.approx(0.03), 3)
+    # paired: the spread of the gains, without that of the seeds' own levels
+    assert low.sd == pytest.approx(0.0264575, abs=1e-6)
+    assert (high.mean, high.n) == (pytest.approx(0.015), 2)
+    assert result.differences["l2", ""] == [None, None]
+    assert ("zero_shot", "") not in result.differences
+
+
+def test_one_seed_compares_without_spread(three_seeds):
+    one = [record for record in three_seeds if record.seed == 0]
+    result = compare_at_matched_id(one, "full", [0.93])
+    (estimate,) = result.differences["mixout", ""]
+    assert estimate.mean == pytest.approx(0.01)
+    assert (estimate.sd, estimate.n) == (None, 1)
+
+
+def test_no_reference_no_comparison(three_seeds, make_record):
+    assert compare_at_matched_id(three_seeds, "lora") is None
+    assert compare_at_matched_id(three_seeds, "full", [0.1]) is None
+    other = make_record(lr=1e-3, options={"wd": 1}, run="other")
+    assert compare_at_matched_id([*three_seeds, other]) is None
+
+
+def test_curves_keep_seeds_and_methods_apart(three_seeds):
+    found = {(c.method, c.seed): len(c.points) for c in curves(three_seeds)}
+    assert found["full", 0] == 2
+    assert found["l2", 2] == 1
+    assert found["zero_shot", 0] == 1

@@ -1,0 +1,136 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from gmixout.errors import StateError
+from gmixout.evaluation.records import Record, RecordLog
+
+
+def test_json_round_trip(make_record):
+    record = make_record(method="wise_ft", options={"alpha": 0.5}, lr=1, git="abc1234")
+    line = record.to_json()
+    assert "\n" not in line
+    assert Record.from_json(line) == record
+    assert json.loads(line)["schema"] == 1
+
+
+def test_untrained_record_needs_no_rates(make_record):
+    record = make_record(
+        method="zero_shot", lr=None, head_lr=None, steps=0, batch_size=None, step_seconds=None
+    )
+    assert Record.from_json(record.to_json()).lr is None
+
+
+def test_ood_is_the_mean_over_groups_not_over_parts(make_record):
+    record = make_record()
+    assert record.shifts == pytest.approx({"noise": 0.7, "fonts": 0.5})
+    assert record.ood == pytest.approx(0.6)
+    assert (record.id, record.id_val) == (0.9, 0.9)
+
+
+def test_time_is_utc_now():
+    assert Record.__dataclass_fields__["time"].default_factory().endswith("Z")
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -0.1, 1.5, "0.9", None, True], ids=lambda v: str(v)
+)
+def test_accuracy_must_be_a_fraction(make_record, value):
+    with pytest.raises(StateError, match=r"id_test.*between 0 and 1"):
+        make_record(id=value)
+
+
+def test_accuracy_needs_a_shift(make_record):
+    with pytest.raises(StateError, match="at least one shift"):
+        make_record(accuracy={"id_val": 0.5, "id_test": 0.5})
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"lr": "fast"}, {"seed": 0.5}, {"seconds": math.nan}, {"options": [1]}, {"steps": "3"}],
+)
+def test_foreign_types_are_refused(make_record, field):
+    with pytest.raises(StateError, match=next(iter(field))):
+        make_record(**field)
+
+
+def test_log_appends_and_keeps_order(tmp_path, make_record):
+    log = RecordLog(tmp_path / "records.jsonl")
+    assert log.read() == []
+    records = [make_record(seed=seed) for seed in range(3)]
+    for record in records:
+        log.append(record)
+    assert RecordLog(log.path).read() == records
+
+
+def test_a_cut_at_any_byte_loses_the_torn_line_alone(tmp_path, make_record):
+    path = tmp_path / "records.jsonl"
+    records = [make_record(seed=seed) for seed in range(2)]
+    for record in records:
+        RecordLog(path).append(record)
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    new = make_record(seed=7)
+    for cut in range(first, len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        # without its line break the second line is complete, hence kept
+        kept = records[: 2 if cut >= len(whole) - 1 else 1]
+        assert RecordLog(path).read() == kept
+        assert path.stat().st_size == cut, "reading must not write"
+        RecordLog(path).append(new)
+        assert RecordLog(path).read() == [*kept, new]
+        assert path.read_bytes().startswith(whole[: first if len(kept) == 1 else -1])
+
+
+def test_a_killed_writer_leaves_a_log_to_go_on_with(tmp_path, make_record):
+    path = tmp_path / "records.jsonl"
+    record = make_record()
+    program = (
+        "import sys\n"
+        "from gmixout.evaluation.records import Record, RecordLog\n"
+        "record, log = Record.from_json(sys.argv[1]), RecordLog(sys.argv[2])\n"
+        "while True:\n    log.append(record)\n    print(flush=True)\n"
+    )
+    command = [sys.executable, "-c", program, record.to_json(), str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        for _ in range(5):
+            writer.stdout.readline()
+        os.kill(writer.pid, signal.SIGKILL)
+    found = RecordLog(path).read()
+    assert len(found) >= 5
+    assert set(map(Record.to_json, found)) == {record.to_json()}
+    RecordLog(path).append(replace(record, seed=9))
+    assert RecordLog(path).read() == [*found, replace(record, seed=9)]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"schema": 2}', "schema 2"),
+        ("[1, 2]", "schema"),
+        ('{"schema": 1, "run": "x"}', "missing.*accuracy"),
+        ("not json", "not a line of JSON"),
+        ("", "not a line of JSON"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, make_record, line, reason):
+    path = tmp_path / "records.jsonl"
+    good = make_record().to_json()
+    path.write_text(f"{good}\n{line}\n{good}\n")
+    with pytest.raises(StateError, match=reason) as error:
+        RecordLog(path).read()
+    assert f"{path}, line 2" in str(error.value)
+
+
+def test_nan_and_unknown_fields_in_a_file_are_refused(make_record):
+    line = make_record(id=0.25).to_json()
+    with pytest.raises(StateError, match="id_test"):
+        Record.from_json(line.replace("0.25", "NaN"))
+    with pytest.raises(StateError, match="unknown: \\['extra'\\]"):
+        Record.from_json(line.replace("{", '{"extra": 1, ', 1))
