@@ -1,0 +1,343 @@
+"""Puts a masking process on a model, runs it behind an optimizer, and takes it off again."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from gmixout.core.layers import child_name, is_lean, mask_module, unmask_module
+from gmixout.core.moments import MomentPolicy, make_policy
+from gmixout.core.process import GMixout, MaskedWeight
+from gmixout.core.selection import Select, choose, find_head, within
+from gmixout.core.summary import Summary, WeightSummary
+from gmixout.errors import AttachError, ConfigError, StateError
+
+OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
+
+STATE_VERSION = 1
+
+
+def attach(
+    model: nn.Module,
+    config: GMixout,
+    *,
+    select: Select | None = None,
+    head: str | Iterable[str] | None = None,
+) -> "Masked":
+    """Puts a masking process on a model, in place; do it before the optimizer is made.
+
+    Args:
+        model: Any model. Its modules keep their identity, `isinstance`, hooks and state-dict keys;
+            until `detach()` they belong to subclasses of their classes.
+        config: The process.
+        select: `select(name, parameter)` says which parameters are masked. By default the weights
+            of linear and convolutional layers and of attention projections, without the head.
+            Parameters with `requires_grad=False` are left alone, whatever it says.
+        head: Name(s) of the classifier's module, which is trained densely, with a learning rate of
+            its own. By default timm's `get_classifier()`, else the last linear layer of a top-level
+            module called head, heads, head_dist, fc or classifier, if there is one.
+
+    Returns:
+        The handle: `param_groups`, `bind`, `state_dict`, `load_state_dict`, `summary`, `detach`.
+
+    Raises:
+        ConfigError: `config` is no `GMixout`, or `head` names no module of the model.
+        AttachError: Nothing was selected, or a process is on the model already.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> masked = attach(model, GMixout(mask_rate=0.5))
+        >>> optimizer = masked.bind(torch.optim.AdamW(masked.param_groups(lr=1e-3)))
+        >>> model(torch.ones(3, 4)).sum().backward()
+        >>> optimizer.step()
+        >>> masked.detach() is model
+        True
+    """
+    if not isinstance(config, GMixout):
+        raise ConfigError(
+            f"attach(config={config!r}) must be a gmixout.GMixout, or one of the presets, "
+            "gmixout.mixout() say."
+        )
+    if any(isinstance(module, MaskedWeight) for module in model.modules()):
+        raise AttachError(
+            "This model carries a masking process already. Call detach() on its handle first."
+        )
+    heads = find_head(model, head)
+    chosen = choose(model, select, heads)
+    if not chosen:
+        trainable = sum(1 for p in model.parameters() if p.requires_grad)
+        rule = "select=" if select else "being a linear, convolutional or attention weight"
+        raise AttachError(
+            f"Nothing to mask: of the model's {trainable} parameters with requires_grad=True none "
+            f"was selected by {rule} (head: {', '.join(heads) or 'none'}). Pass "
+            "select=lambda name, parameter: ..., or set requires_grad=True on what to train."
+        )
+    return Masked(model, config, chosen, heads)
+
+
+class Masked:
+    """The handle of a masking process on a model; `attach` makes it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: GMixout,
+        chosen: dict[str, list[tuple[nn.Module, str]]],
+        heads: tuple[str, ...],
+    ) -> None:
+        self._model: nn.Module | None = model
+        self.config = config
+        self.heads = heads
+        self.steps = 0
+        """Optimizer steps so far."""
+        self._weights: dict[str, MaskedWeight] = {}
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._moments: MomentPolicy | None = None
+        self._hooks: list[Any] = []
+        self._lean: dict[str, bool] = {}
+        by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
+        for name, places in chosen.items():
+            owner, attribute = places[0]
+            self._weights[name] = MaskedWeight(name, owner, attribute, config)
+            for module, attribute in places:
+                by_module.setdefault(module, {})[attribute] = self._weights[name]
+                module._parameters[attribute].requires_grad_(False)  # type: ignore[union-attr]
+            self._lean[name] = all(is_lean(module, attribute) for module, attribute in places)
+        self._modules = list(by_module)
+        for module, weights in by_module.items():
+            mask_module(module, weights)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that the process is on.
+
+        Raises:
+            AttachError: The process has been taken off.
+        """
+        if self._model is None:
+            raise AttachError(
+                "This masking process was taken off its model by detach(). Call attach() again "
+                "for a new one."
+            )
+        return self._model
+
+    @property
+    def period(self) -> int:
+        """Index of the masking period in force, from 0."""
+        every = self.config.resample_every
+        return 0 if every is None else self.steps // every
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The masked weights' trainable values, float32 or wider, one tensor a weight."""
+        self.model  # noqa: B018 - raises after detach()
+        return [masked.values for masked in self._weights.values()]
+
+    def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
+        """Parameter groups for any `torch.optim` optimizer: "masked", "dense" and "head".
+
+        Args:
+            lr: The learning rate that is right for full finetuning. The masked values get it times
+                `config.rate_scale`, which makes up for what the process takes away; all else that
+                is trained (biases, norms, embeddings) gets it as it is.
+            head_lr: The head's learning rate; None: `lr`.
+
+        Raises:
+            ConfigError: A rate is negative or no number.
+        """
+        for name, rate in (("lr", lr), ("head_lr", lr if head_lr is None else head_lr)):
+            if not (math.isfinite(rate) and rate >= 0):
+                raise ConfigError(f"param_groups({name}={rate!r}) must be a finite number >= 0.")
+        dense: list[nn.Parameter] = []
+        head: list[nn.Parameter] = []
+        masked = {id(values) for values in self.parameters()}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and id(parameter) not in masked:
+                (head if within(name, self.heads) else dense).append(parameter)
+        groups: list[dict[str, Any]] = [
+            {"params": self.parameters(), "lr": lr * self.config.rate_scale, "name": "masked"},
+            {"params": dense, "lr": lr, "name": "dense"},
+            {"params": head, "lr": lr if head_lr is None else head_lr, "name": "head"},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def bind(self, optimizer: OptimizerT) -> OptimizerT:
+        """Lets the masks advance by themselves after each `optimizer.step()`.
+
+        Steps that a `GradScaler` skips do not count. Bind a fresh optimizer; load saved states
+        afterwards.
+
+        Returns:
+            The optimizer itself.
+
+        Raises:
+            AttachError: The optimizer lacks masked values, has stepped already, or one is bound.
+        """
+        self.model  # noqa: B018 - raises after detach()
+        if self._optimizer is not None:
+            raise AttachError("An optimizer is bound already; one process follows one optimizer.")
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        missing = [name for name, m in self._weights.items() if id(m.values) not in held]
+        if missing:
+            raise AttachError(
+                f"This optimizer does not hold the masked values of {len(missing)} of "
+                f"{len(self._weights)} weights, {missing[0]!r} for one. Make it after attach(), "
+                "from masked.param_groups(lr=...) or with masked.parameters() among its parameters."
+            )
+        self._moments = make_policy(self.config, self._weights, optimizer)
+        self._optimizer = optimizer
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+        return optimizer
+
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Makes a closure, which an optimizer calls after moving the values, see what it moved."""
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            return None
+
+        def reevaluate() -> Any:
+            self._write()
+            return closure()
+
+        return args[:1], {**kwargs, "closure": reevaluate}
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # A fused optimizer is called in a skipped step too, and told so by its GradScaler.
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and float(found_inf) > 0:
+            return
+        self._write()
+        self.steps += 1
+        every = self.config.resample_every
+        if every is not None and self.steps % every == 0:
+            self._resample(optimizer)
+
+    def _write(self) -> None:
+        for masked in self._weights.values():
+            masked.write_()
+
+    def _resample(self, optimizer: torch.optim.Optimizer) -> None:
+        assert self._moments is not None  # bind() made it
+        for masked in self._weights.values():
+            if masked.redraws:
+                self._moments.before(masked, optimizer)
+                masked.end()
+                masked.begin(self.period)
+                self._moments.after(masked, optimizer, self.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The process's state: with the model's and the optimizer's own, an exact resume.
+
+        Tensors are shared with the process, as in a module's state dict. Masks are not in it: they
+        follow from the config and the count of steps.
+        """
+        self.model  # noqa: B018 - raises after detach()
+        return {
+            "version": STATE_VERSION,
+            "config": asdict(self.config),
+            "steps": self.steps,
+            "weights": {name: masked.export_state() for name, masked in self._weights.items()},
+            "moments": {} if self._moments is None else self._moments.state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up a saved state; before or after the model's and the optimizer's own.
+
+        Raises:
+            StateError: The state is of another model, config or version; nothing was changed.
+        """
+        self.model  # noqa: B018 - raises after detach()
+        if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
+            raise StateError(
+                f"This is no state of a masking process of version {STATE_VERSION}; expected what "
+                "masked.state_dict() returned."
+            )
+        ours = asdict(self.config)
+        differing = [key for key in ours if ours[key] != state["config"].get(key, ours[key])]
+        if differing:
+            raise StateError(
+                "The saved process has another config: "
+                + ", ".join(f"{k}={state['config'][k]!r} (here {ours[k]!r})" for k in differing)
+                + ". Attach with the saved config, GMixout(**state['config'])."
+            )
+        if set(state["weights"]) != set(self._weights):
+            odd = sorted(set(state["weights"]) ^ set(self._weights))
+            raise StateError(
+                f"The saved process masks other weights: {odd[0]!r} is only on one side "
+                f"({len(odd)} such). Load it into the model it was saved from, with its select=."
+            )
+        for name, masked in self._weights.items():
+            masked.check_state(state["weights"][name])
+        self.steps = int(state["steps"])
+        for name, masked in self._weights.items():
+            masked.import_state(state["weights"][name], self.period if masked.redraws else 0)
+        if self._moments is not None and self._optimizer is not None:
+            self._moments.load_state(state["moments"], self._optimizer)
+        elif state["moments"]:
+            raise StateError("Bind the optimizer before loading a state that carries moments.")
+
+    def summary(self) -> Summary:
+        """What is masked, how, and the memory of each kind of state."""
+        weights = tuple(
+            WeightSummary(
+                name=name,
+                kind=type(masked._home[0]).__name__,
+                path="lean" if self._lean[name] else "general",
+                shape=tuple(masked.weight.shape),
+                trained=masked.values.numel(),
+                total=masked.weight.numel(),
+            )
+            for name, masked in self._weights.items()
+        )
+        values = self.parameters()
+        taken = {id(v) for v in values}
+        every = list(self._weights.values())
+        state = self._optimizer.state if self._optimizer is not None else {}
+        optimizer = [t for v in values for t in state.get(v, {}).values() if torch.is_tensor(t)]
+        dense = [p for p in self.model.parameters() if p.requires_grad and id(p) not in taken]
+        return Summary(
+            weights=weights,
+            heads=self.heads,
+            dense=sum(p.numel() for p in dense),
+            bytes={
+                "values": sum(v.nbytes for v in values),
+                "gradient": sum(v.nbytes for v in values),
+                "optimizer": sum(t.nbytes for t in optimizer),
+                "anchor": sum(m.held.nbytes for m in every),
+                "index": sum(m.index.nbytes for m in every),
+                "residual": sum(m.residual.nbytes for m in every if m.residual is not None),
+            },
+        )
+
+    @torch.no_grad()
+    def detach(self) -> nn.Module:
+        """Takes the process off and leaves the plain model, with its final weights.
+
+        Returns:
+            The model itself: original classes and state-dict keys, nothing of ours left behind.
+
+        Raises:
+            AttachError: The process was taken off before.
+        """
+        model = self.model
+        for hook in self._hooks:
+            hook.remove()
+        for masked in self._weights.values():
+            weight = masked.weight
+            weight.copy_(masked.plain())
+        for module in self._modules:
+            for attribute in list(module._parameters):
+                if child_name(attribute) in module._modules:
+                    module._parameters[attribute].requires_grad_(True)  # type: ignore[union-attr]
+            unmask_module(module)
+        self._model, self._optimizer, self._moments = None, None, None
+        self._weights.clear()
+        self._modules.clear()
+        return model

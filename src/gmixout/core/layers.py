@@ -1,0 +1,241 @@
+"""How each layer kind reaches the masking process.
+
+A module that owns masked weights gets a subclass of its own class, made on the spot, with
+
+* a property for each masked weight, which answers with Phi and leads the gradient to the masked
+  values. This general path is right for every module, whatever it does with its weight, at the
+  price of one dense gradient that is gathered and freed on the spot;
+* for the kinds in `LEAN`, a forward that runs the layer on Phi without tracing the weight, and
+  hands the layer's input and output to `collect`: only the masked part of the gradient is computed.
+
+A new layer kind is one function and one line in `LEAN`.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gmixout.core.process import MaskedWeight
+from gmixout.kernels.reference import ConvProduct, LayerProduct, LinearProduct
+
+
+class _Collect(torch.autograd.Function):
+    """The identity on a layer's output, whose backward computes the masked values' gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        output: Tensor,
+        input: Tensor,
+        values: Tensor,
+        index: Tensor,
+        masked: MaskedWeight,
+        product: LayerProduct,
+    ) -> Tensor:
+        # Autocast ran the layer in the output's dtype.
+        kept = masked.structure.keep(product, input.to(output.dtype), index)
+        ctx.save_for_backward(kept, index)
+        ctx.masked, ctx.product, ctx.shape = masked, product, masked.weight.shape
+        # In place of a view: a view made here could not be modified in place later, by ReLU say.
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        kept, index = ctx.saved_tensors
+        gradient = ctx.masked.structure.grad(ctx.product, grad, kept, index, ctx.shape)
+        return grad, None, _scaled(ctx.masked, gradient), None, None, None
+
+
+class _Expose(torch.autograd.Function):
+    """Phi as a function of the masked values, for whoever uses the weight directly."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, values: Tensor, index: Tensor, masked: MaskedWeight
+    ) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.masked = masked
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (index,) = ctx.saved_tensors
+        gradient = ctx.masked.structure.gather(grad, index)
+        return None, _scaled(ctx.masked, gradient), None, None
+
+
+def _scaled(masked: MaskedWeight, gradient: Tensor) -> Tensor:
+    """d loss / d values = c * (d loss / d Phi)[M], in the values' dtype."""
+    gradient = gradient.to(masked.values.dtype)
+    c = masked.config.scale
+    return gradient if c == 1 else gradient * c
+
+
+def child_name(attribute: str) -> str:
+    """Under which name a `MaskedWeight` hangs in the module that owns the weight."""
+    return f"gmixout_{attribute}"
+
+
+def _masked(module: nn.Module, attribute: str) -> MaskedWeight:
+    masked = module._modules[child_name(attribute)]
+    assert isinstance(masked, MaskedWeight)
+    return masked
+
+
+def collect(masked: MaskedWeight, output: Tensor, input: Tensor, product: LayerProduct) -> Tensor:
+    """Returns the output; in backward, `masked.values` gets its gradient through `product`."""
+    if not torch.is_grad_enabled():
+        return output
+    return _Collect.apply(output, input, masked.values, masked.index, masked, product)
+
+
+def expose(masked: MaskedWeight) -> Tensor:
+    """Phi, `[O, I, *k]`; in backward, `masked.values` gets its part of the dense gradient."""
+    return _Expose.apply(masked.weight, masked.values, masked.index, masked)
+
+
+def _linear(masked: MaskedWeight, input: Tensor, bias: Tensor | None) -> Tensor:
+    return collect(masked, F.linear(input, masked.weight, bias), input, LinearProduct())
+
+
+def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
+    return _linear(_masked(self, "weight"), input, self.bias)
+
+
+def _conv_forward(self: nn.modules.conv._ConvNd, input: Tensor) -> Tensor:
+    masked = _masked(self, "weight")
+    padding = self.padding
+    if self.padding_mode != "zeros" or isinstance(padding, str):
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        input = F.pad(input, self._reversed_padding_repeated_twice, mode)
+        padding = (0,) * len(self.kernel_size)
+    convolve: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel_size) - 1]
+    geometry = (self.stride, padding, self.dilation, self.groups)
+    output = convolve(input, masked.weight, self.bias, *geometry)
+    return collect(masked, output, input, ConvProduct(self.kernel_size, *geometry))
+
+
+def _attention_forward(
+    self: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Packed self-attention without returned weights; all else goes the general way."""
+    masked_in = self._modules.get(child_name("in_proj_weight"))
+    alike = query is key and key is value and query.dim() == 3 and not query.is_nested
+    rare = self.bias_k is not None or self.add_zero_attn or (is_causal and attn_mask is None)
+    if need_weights or rare or not alike or masked_in is None or not torch.is_grad_enabled():
+        return nn.MultiheadAttention.forward(
+            self,
+            query,
+            key,
+            value,
+            key_padding_mask=key_padding_mask,
+            need_weights=need_weights,
+            attn_mask=attn_mask,
+            average_attn_weights=average_attn_weights,
+            is_causal=is_causal,
+        )
+    assert isinstance(masked_in, MaskedWeight)
+    q, k, v = _linear(masked_in, query, self.in_proj_bias).chunk(3, dim=-1)
+    if not self.batch_first:
+        q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (q, k, v))
+    mask = _attention_mask(q, attn_mask, key_padding_mask)
+    dropout = self.dropout if self.training else 0.0
+    mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+    mixed = mixed.transpose(1, 2).flatten(2)
+    if not self.batch_first:
+        mixed = mixed.transpose(0, 1)
+    return self.out_proj(mixed), None
+
+
+def _attention_mask(
+    q: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None
+) -> Tensor | None:
+    """Both masks of `nn.MultiheadAttention` as one that is added to the logits `[B, H, L, S]`."""
+    mask = None
+    if attn_mask is not None:
+        mask = _additive(attn_mask, q.dtype)
+        if mask.dim() == 3:
+            mask = mask.unflatten(0, q.shape[:2])
+    if key_padding_mask is not None:
+        padding = _additive(key_padding_mask, q.dtype)[:, None, None, :]
+        mask = padding if mask is None else mask + padding
+    return mask
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean mask (True: not allowed) as -inf and 0."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
+
+
+LEAN: dict[Callable[..., Any], tuple[Callable[..., Any], str]] = {
+    nn.Linear.forward: (_linear_forward, "weight"),
+    nn.Conv1d.forward: (_conv_forward, "weight"),
+    nn.Conv2d.forward: (_conv_forward, "weight"),
+    nn.Conv3d.forward: (_conv_forward, "weight"),
+    nn.MultiheadAttention.forward: (_attention_forward, "in_proj_weight"),
+}
+"""The forward that a class must have, not only inherit the name of -> ours, and its weight."""
+
+
+def is_lean(module: nn.Module, attribute: str) -> bool:
+    """Whether this weight's gradient is computed for the masked part alone."""
+    lean = LEAN.get(_plain_class(type(module)).forward)
+    return lean is not None and lean[1] == attribute
+
+
+def _plain_class(cls: type[nn.Module]) -> type[nn.Module]:
+    return getattr(cls, "_gmixout_plain", cls)
+
+
+@cache
+def _masked_class(cls: type[nn.Module], attributes: frozenset[str]) -> type[nn.Module]:
+    """A subclass that goes by its parent's name, the same object for the same arguments."""
+    namespace: dict[str, Any] = {attribute: _weight_property(attribute) for attribute in attributes}
+    namespace |= {"_gmixout_plain": cls, "__module__": cls.__module__, "__doc__": cls.__doc__}
+    lean = LEAN.get(cls.forward)
+    if lean is not None and lean[1] in attributes:
+        namespace["forward"] = lean[0]
+    return type(cls.__name__, (cls,), namespace)
+
+
+def _weight_property(attribute: str) -> property:
+    def weight(self: nn.Module) -> Tensor | None:
+        return (
+            expose(_masked(self, attribute))
+            if torch.is_grad_enabled()
+            else self._parameters[attribute]
+        )
+
+    return property(weight)
+
+
+def mask_module(module: nn.Module, weights: dict[str, MaskedWeight]) -> None:
+    """Puts masked weights into the module that owns them, by the weight's attribute name."""
+    plain = _plain_class(type(module))
+    module.__class__ = _masked_class(plain, frozenset(weights))  # type: ignore[arg-type]
+    for attribute, masked in weights.items():
+        module.add_module(child_name(attribute), masked)
+
+
+def unmask_module(module: nn.Module) -> None:
+    """Gives a module its own class back and takes the masked weights out of it."""
+    module.__class__ = _plain_class(type(module))
+    for name, child in list(module._modules.items()):
+        if isinstance(child, MaskedWeight):
+            del module._modules[name]

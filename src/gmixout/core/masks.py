@@ -1,0 +1,117 @@
+"""What is masked in a period: a pure function of (seed, parameter name, period), never stored.
+
+The draws are counter-based (a bijective hash of key and counter, computed in int64 tensor
+arithmetic): the same on every device, rank and torch version, in any order of parameters, and
+without touching the generators of torch, numpy or python.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from gmixout.kernels.reference import Block, Column, Element, Row, Structure
+
+STRUCTURES: dict[str, Callable[[int], Structure]] = {
+    "element": lambda block_size: Element(),
+    "row": lambda block_size: Row(),
+    "column": lambda block_size: Column(),
+    "block": Block,
+}
+
+
+def count_units(structure: Structure, shape: Sequence[int], mask_rate: float) -> int:
+    """How many units of a weight are trained: `round(density * units)`, and at least one."""
+    return max(1, round((1 - mask_rate) * structure.units(shape)))
+
+
+def draw(
+    structure: Structure,
+    shape: Sequence[int],
+    count: int,
+    *,
+    seed: int,
+    name: str,
+    period: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draws the units of one weight that are trained in one period.
+
+    Every unit has the same probability `count / units`. Elements are stratified: one from each of
+    `count` equal strata of the flat weight, so that a draw costs O(count), with no sort. Larger
+    units are the first `count` of a random permutation.
+
+    Args:
+        structure: How the weight is cut into units.
+        shape: The weight's shape.
+        count: Units to draw, from 1 to all of them.
+        seed: The run's seed.
+        name: The parameter's name in the model; it alone tells weights of one shape apart.
+        period: Index of the masking period, from 0.
+        device: Where the result is computed.
+
+    Returns:
+        Ascending unit indices, int64, `[count]`.
+    """
+    units = structure.units(shape)
+    key, offset = _keys(seed, name, period)
+    if count == units:
+        return torch.arange(units, device=device)
+    if isinstance(structure, Element):
+        return _stratified(units, count, key, offset % units, device)
+    return _random_bits(key, units, device).argsort(stable=True)[:count].sort().values
+
+
+def _stratified(
+    units: int, count: int, key: int, offset: int, device: torch.device | str
+) -> Tensor:
+    """One entry of each stratum `[floor(i n/K), floor((i+1) n/K))`, all rotated by `offset` mod n.
+
+    Without the rotation entries of strata of unequal size would have unequal chances.
+    """
+    # In float64: a bound rounded to its neighbour only moves an entry from one stratum to the next.
+    bounds = torch.arange(count + 1, device=device, dtype=torch.float64)
+    bounds = bounds.mul_(units).div_(count).floor_().long()
+    start, width = bounds[:-1], bounds.diff()
+    # Multiply-shift maps 32 random bits to [0, width) with a bias below width / 2^32.
+    entry = _random_bits(key, count, device).mul_(width).bitwise_right_shift_(32).add_(start)
+    entry.add_(offset)
+    wrapped = entry >= units
+    entry.sub_(wrapped * units)
+    # Ascending order without a sort: the wrapped entries, last so far, come first.
+    order = torch.arange(count, device=device).add_(count - wrapped.sum())
+    order.sub_((order >= count) * count)
+    return entry.take(order)
+
+
+def _keys(seed: int, name: str, period: int) -> tuple[int, int]:
+    """Two independent integers: a signed 64-bit hash key and an unsigned one."""
+    digest = hashlib.blake2b(f"{seed}\0{period}\0{name}".encode(), digest_size=16).digest()
+    return (
+        int.from_bytes(digest[:8], "little", signed=True),
+        int.from_bytes(digest[8:], "little"),
+    )
+
+
+def _random_bits(key: int, count: int, device: torch.device | str) -> Tensor:
+    """32 random bits for each counter, int64 `[count]`: the upper half of SplitMix64.
+
+    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, the
+    64-bit mixing function of figure 16 with Stafford's constants. Products wrap modulo 2^64.
+    """
+    bits = torch.arange(1, count + 1, device=device)
+    bits.mul_(_signed(0x9E3779B97F4A7C15)).add_(key)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits.bitwise_xor_(_shift_right(bits, shift)).mul_(_signed(factor))
+    bits.bitwise_xor_(_shift_right(bits, 31))
+    return _shift_right(bits, 32)
+
+
+def _shift_right(bits: Tensor, places: int) -> Tensor:
+    """The logical shift; torch's own keeps the sign."""
+    return (bits >> places).bitwise_and_((1 << (64 - places)) - 1)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word

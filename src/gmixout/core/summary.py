@@ -1,0 +1,59 @@
+"""What a masking process does to a model, in numbers."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WeightSummary:
+    """One masked weight; sizes in entries, memory in bytes."""
+
+    name: str
+    kind: str
+    path: str
+    shape: tuple[int, ...]
+    trained: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is masked, what is trained, and the memory of each kind of state, in bytes."""
+
+    weights: tuple[WeightSummary, ...]
+    heads: tuple[str, ...]
+    dense: int
+    """Entries of parameters outside the masks that are trained: biases, norms, the head."""
+    bytes: dict[str, int]
+
+    @property
+    def trained(self) -> int:
+        """Masked entries that are being trained."""
+        return sum(weight.trained for weight in self.weights)
+
+    @property
+    def total(self) -> int:
+        """All entries of the masked weights."""
+        return sum(weight.total for weight in self.weights)
+
+    @property
+    def density(self) -> float:
+        """The share of the masked weights that is being trained."""
+        return self.trained / self.total
+
+    def __str__(self) -> str:
+        width = max(len(weight.name) for weight in self.weights)
+        lines = [
+            f"{w.name:<{width}}  {w.kind:<22} {w.path:<8} {w.trained:>11,} / {w.total:>11,}"
+            for w in self.weights
+        ]
+        lines += [
+            f"{len(self.weights)} masked weights: {self.trained:,} of {self.total:,} entries "
+            f"trained (density {self.density:.4f}); {self.dense:,} entries trained densely",
+            f"head: {', '.join(self.heads) or 'none found; name it with attach(head=...)'}",
+            "bytes: " + ", ".join(f"{kind} {size:,}" for kind, size in self.bytes.items()),
+        ]
+        if any(w.path == "general" for w in self.weights):
+            lines.append(
+                "general: this layer kind's gradient is computed densely, gathered and freed."
+            )
+        return "\n".join(lines)

@@ -1,0 +1,318 @@
+"""The definition of every kernel, in plain torch.
+
+Two families meet here. A *layer product* knows how a layer's weight gradient arises from its input
+and the gradient of its output, and can compute any part of it. A *structure* knows how a weight is
+cut into units, and asks the layer product for the chosen units alone.
+
+Letters: a weight is `[O, I, *k]` (`k` the kernel of a convolution, empty for a linear layer), `N`
+tokens or images, `G` groups of a convolution, `K` chosen units. No function has a shape that
+depends on data and none waits for the device, so all of them compile and run on any device.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
+
+STRIP_ENTRIES = 2**18
+"""Most entries of a dense gradient that `Element` holds at a time (1 MiB in float32)."""
+
+GATHER_ENTRIES = 2**22
+"""Most entries of inputs that `LinearProduct.blocks` gathers at a time (16 MiB in float32)."""
+
+
+class LayerProduct(Protocol):
+    """How a weight gradient arises: bilinear in the output's gradient and the layer's input."""
+
+    def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
+        """`dL/dW[rows]`, shape `[len(rows), I, *k]`."""
+
+    def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
+        """The part of the input that the weight's `columns` touch, all that `dense` needs then."""
+
+    def dense(self, grad: Tensor, input: Tensor) -> Tensor:
+        """`dL/dW` for all rows and every column of a (narrowed) input, `[O, len(columns), *k]`."""
+
+    def blocks(self, grad: Tensor, input: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """`dL/dW[rows[t], columns[t]]` for each block t; `rows [K, R]`, `columns [K, C]`."""
+
+
+class LinearProduct:
+    """`y = x W^T + b`, so `dL/dW = (dL/dy)^T x` summed over all leading dimensions."""
+
+    def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
+        """See `LayerProduct.rows`; `grad [..., O]`, `input [..., I]`."""
+        chosen = grad[..., rows] if isinstance(rows, slice) else grad.index_select(-1, rows)
+        return self.dense(chosen, input)
+
+    def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
+        """See `LayerProduct.narrow`."""
+        return input.index_select(-1, columns)
+
+    def dense(self, grad: Tensor, input: Tensor) -> Tensor:
+        """See `LayerProduct.dense`."""
+        return grad.reshape(-1, grad.shape[-1]).T @ input.reshape(-1, input.shape[-1])
+
+    def blocks(self, grad: Tensor, input: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """See `LayerProduct.blocks`; gathers at most `GATHER_ENTRIES` of grad and input at once."""
+        grad = grad.reshape(-1, grad.shape[-1])
+        input = input.reshape(-1, input.shape[-1])
+        entries_a_block = max(1, grad.shape[0] * (rows.shape[1] + columns.shape[1]))
+        blocks_at_once = max(1, GATHER_ENTRIES // entries_a_block)
+        parts = []
+        for r, c in zip(rows.split(blocks_at_once), columns.split(blocks_at_once), strict=True):
+            left = grad.index_select(1, r.flatten()).unflatten(1, r.shape)
+            right = input.index_select(1, c.flatten()).unflatten(1, c.shape)
+            parts.append(torch.bmm(left.permute(1, 2, 0), right.transpose(0, 1)))
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class ConvProduct:
+    """A convolution whose padding is symmetric and zero (the layer pads the input otherwise)."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
+        """See `LayerProduct.rows`; `grad [N, O, *s']`, `input [N, I*G, *s]`, N may be missing."""
+        grad, input = self._batched(grad), self._batched(input)
+        channels = grad.shape[1]
+        if isinstance(rows, slice):
+            rows = torch.arange(channels, device=grad.device)[rows]
+        chosen = grad.index_select(1, rows)
+        if self.groups == 1:
+            return self._product(chosen, input, groups=1)
+        # A chosen filter reads the channels of its own group: make each filter a group of its own.
+        width = input.shape[1] // self.groups
+        group = rows // (channels // self.groups)
+        own = group[:, None] * width + torch.arange(width, device=grad.device)
+        return self._product(chosen, input.index_select(1, own.flatten()), groups=len(rows))
+
+    def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
+        """See `LayerProduct.narrow`: column `j` of the weight is channel `j` of every group."""
+        input = self._batched(input)
+        width = input.shape[1] // self.groups
+        first = torch.arange(self.groups, device=input.device) * width
+        return input.index_select(1, (first[:, None] + columns).flatten())
+
+    def dense(self, grad: Tensor, input: Tensor) -> Tensor:
+        """See `LayerProduct.dense`."""
+        return self._product(self._batched(grad), self._batched(input), self.groups)
+
+    def blocks(self, grad: Tensor, input: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """See `LayerProduct.blocks`: each block becomes a group of one grouped convolution."""
+        grad, input = self._batched(grad), self._batched(input)
+        if self.groups > 1:
+            # The rows of one block may lie in several groups: each row becomes a block.
+            left, columns = rows.reshape(-1, 1), columns.repeat_interleave(rows.shape[1], 0)
+            own = left // (grad.shape[1] // self.groups) * (input.shape[1] // self.groups) + columns
+        else:
+            left, own = rows, columns
+        gradient = self._product(
+            grad.index_select(1, left.flatten()),
+            input.index_select(1, own.flatten()),
+            groups=len(left),
+        )
+        return gradient.unflatten(0, rows.shape)
+
+    def _batched(self, images: Tensor) -> Tensor:
+        return images if images.dim() == len(self.kernel_size) + 2 else images.unsqueeze(0)
+
+    def _product(self, grad: Tensor, input: Tensor, groups: int) -> Tensor:
+        product = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}[len(self.kernel_size)]
+        size = (grad.shape[1], input.shape[1] // groups, *self.kernel_size)
+        return product(input, size, grad, self.stride, self.padding, self.dilation, groups)
+
+
+class Structure(Protocol):
+    """How a weight is cut into units; `index [K]` names the chosen ones, in ascending order."""
+
+    def units(self, shape: Sequence[int]) -> int:
+        """How many units a weight of this shape has."""
+
+    def gather(self, weight: Tensor, index: Tensor) -> Tensor:
+        """Copies the chosen units out of a weight or a dense gradient."""
+
+    def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
+        """Writes `gather`'s layout back, cast to the weight's dtype; the rest stays untouched."""
+
+    def keep(self, product: LayerProduct, input: Tensor, index: Tensor) -> Tensor:
+        """What has to be kept of a layer's input until backward."""
+
+    def grad(
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
+    ) -> Tensor:
+        """`dL/dW` of the chosen units alone, in `gather`'s layout."""
+
+
+def _dims(shape: Sequence[int]) -> tuple[int, int]:
+    """The two sides that structures cut: `O` and `I` of `[O, I, *k]`, 1 where missing."""
+    return (shape[0] if len(shape) > 0 else 1, shape[1] if len(shape) > 1 else 1)
+
+
+class Element:
+    """Single entries, by their position in the flattened weight. Values are `[K]`."""
+
+    def units(self, shape: Sequence[int]) -> int:
+        """See `Structure.units`."""
+        return math.prod(shape)
+
+    def gather(self, weight: Tensor, index: Tensor) -> Tensor:
+        """See `Structure.gather`."""
+        return weight.take(index)
+
+    def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
+        """See `Structure.scatter_`."""
+        weight.put_(index, values.to(weight.dtype))
+
+    def keep(self, product: LayerProduct, input: Tensor, index: Tensor) -> Tensor:
+        """See `Structure.keep`: everything."""
+        del product, index
+        return input
+
+    def grad(
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
+    ) -> Tensor:
+        """See `Structure.grad`: strips of rows of the dense gradient, each gathered at once."""
+        row = math.prod(shape[1:])
+        rows_a_strip = max(1, STRIP_ENTRIES // max(1, row))
+        values = None
+        for start in range(0, shape[0], rows_a_strip):
+            stop = min(start + rows_a_strip, shape[0])
+            strip = product.rows(grad, kept, slice(start, stop)).flatten()
+            # Every strip looks at all of `index`: that keeps the shapes free of the data.
+            local = index - start * row
+            here = (local >= 0) & (local < strip.numel())
+            found = strip.take(local.clamp(0, strip.numel() - 1))
+            values = found if values is None else torch.where(here, found, values)
+        assert values is not None  # a weight has at least one row
+        return values
+
+
+class Row:
+    """Whole output units: rows of a linear weight, filters of a convolution. `[K, I, *k]`."""
+
+    def units(self, shape: Sequence[int]) -> int:
+        """See `Structure.units`."""
+        return _dims(shape)[0]
+
+    def gather(self, weight: Tensor, index: Tensor) -> Tensor:
+        """See `Structure.gather`."""
+        return weight.index_select(0, index)
+
+    def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
+        """See `Structure.scatter_`."""
+        weight.index_copy_(0, index, values.to(weight.dtype))
+
+    def keep(self, product: LayerProduct, input: Tensor, index: Tensor) -> Tensor:
+        """See `Structure.keep`: everything."""
+        del product, index
+        return input
+
+    def grad(
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
+    ) -> Tensor:
+        """See `Structure.grad`: a product `K/O` the size of the dense one."""
+        del shape
+        return product.rows(grad, kept, index)
+
+
+class Column:
+    """Whole input units; a weight without a second side is cut along its first. `[O, K, *k]`."""
+
+    def units(self, shape: Sequence[int]) -> int:
+        """See `Structure.units`."""
+        return shape[self._dim(shape)] if len(shape) else 1
+
+    def gather(self, weight: Tensor, index: Tensor) -> Tensor:
+        """See `Structure.gather`."""
+        return weight.index_select(self._dim(weight.shape), index)
+
+    def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
+        """See `Structure.scatter_`."""
+        weight.index_copy_(self._dim(weight.shape), index, values.to(weight.dtype))
+
+    def keep(self, product: LayerProduct, input: Tensor, index: Tensor) -> Tensor:
+        """See `Structure.keep`: only the chosen columns of the input."""
+        return product.narrow(input, index)
+
+    def grad(
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
+    ) -> Tensor:
+        """See `Structure.grad`: a product `K/I` the size of the dense one."""
+        del index, shape
+        return product.dense(grad, kept)
+
+    @staticmethod
+    def _dim(shape: Sequence[int]) -> int:
+        return 1 if len(shape) > 1 else 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tiles of output by input units. Values are `[K, R, C, *k]`.
+
+    A tile's sides are the largest divisors of the weight's sides not above `size`, so that every
+    tile is whole and the count of trained entries constant.
+    """
+
+    size: int = 16
+
+    def units(self, shape: Sequence[int]) -> int:
+        """See `Structure.units`."""
+        outputs, inputs = _dims(shape)
+        rows, columns = self._sides(shape)
+        return (outputs // rows) * (inputs // columns)
+
+    def gather(self, weight: Tensor, index: Tensor) -> Tensor:
+        """See `Structure.gather`."""
+        tiles, row, column = self._tiles(weight, index)
+        return tiles[row, :, column]
+
+    def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
+        """See `Structure.scatter_`."""
+        tiles, row, column = self._tiles(weight, index)
+        tiles[row, :, column] = values.to(weight.dtype)
+
+    def keep(self, product: LayerProduct, input: Tensor, index: Tensor) -> Tensor:
+        """See `Structure.keep`: everything."""
+        del product, index
+        return input
+
+    def grad(
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
+    ) -> Tensor:
+        """See `Structure.grad`: one small product a tile."""
+        rows, columns = self._sides(shape)
+        across = _dims(shape)[1] // columns
+        first_row, first_column = (index // across) * rows, (index % across) * columns
+        return product.blocks(
+            grad,
+            kept,
+            first_row[:, None] + torch.arange(rows, device=index.device),
+            first_column[:, None] + torch.arange(columns, device=index.device),
+        )
+
+    def _sides(self, shape: Sequence[int]) -> tuple[int, int]:
+        outputs, inputs = _dims(shape)
+        return _largest_divisor(outputs, self.size), _largest_divisor(inputs, self.size)
+
+    def _tiles(self, weight: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A view `[O/R, R, I/C, C, *k]` and the tile's place in it."""
+        rows, columns = self._sides(weight.shape)
+        matrix = weight.reshape(weight.shape + (1,) * (2 - weight.dim()))
+        tiles = matrix.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
+        across = tiles.shape[2]
+        return tiles, index // across, index % across
+
+
+def _largest_divisor(side: int, most: int) -> int:
+    return next(d for d in range(min(side, most), 0, -1) if side % d == 0)
