@@ -1,0 +1,25 @@
+# The two commands: `make demo` and `make test`. Both make .venv on their first call and reuse it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check clean
+
+demo: .venv/all.stamp  ## compare the methods on real digits; the table, page and picture of the README
+	$(BIN)/gmixout compare --out runs/demo --resume
+
+test: .venv/dev.stamp demo check  ## the demo, then linters, types and the whole test suite
+	$(BIN)/python -m pytest
+
+check: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv runs
+
+.venv/%.stamp: pyproject.toml
+	@echo "Installing into .venv; torch and what it brings take about 5.5 GB and a few minutes."
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
+	@touch .venv/all.stamp $@
