@@ -7,6 +7,7 @@ training as a moving average, and end in a plain model. See `attach` for the two
 from gmixout.core.attach import Masked, attach
 from gmixout.core.process import GMixout, dropconnect, high_rate_mixout, mixout, random_mask
 from gmixout.errors import GmixoutError
+from gmixout.weightspace import greedy_soup, interpolate, uniform_soup
 
 __version__ = "0.1.0"
 
@@ -16,7 +17,10 @@ __all__ = [
     "Masked",
     "attach",
     "dropconnect",
+    "greedy_soup",
     "high_rate_mixout",
+    "interpolate",
     "mixout",
     "random_mask",
+    "uniform_soup",
 ]
