@@ -134,12 +134,12 @@ def vary(ink: Tensor, generator: torch.Generator) -> Tensor:
     ink = F.avg_pool2d(ink, 2)
     ink = torch.lerp(ink, _blur(ink), uniform(0.0, 1.0))
 
-    paper = uniform(0.0, 0.4) + uniform(0.0, 0.3) * _ramp(uniform(0.0, 2 * math.pi))
-    contrast = uniform(0.3, 1.0)
+    paper = uniform(0.0, 0.35) + uniform(0.0, 0.3) * _ramp(uniform(0.0, 2 * math.pi))
+    contrast = uniform(0.4, 1.0)
     images = paper + contrast * (1 - paper) * ink
     images = torch.where(uniform(0.0, 1.0) < 0.25, 1 - images, images)
     noise = torch.empty_like(images).normal_(generator=generator)
-    return (images + uniform(0.0, 0.2) * noise).clamp(0, 1)
+    return (images + uniform(0.0, 0.15) * noise).clamp(0, 1)
 
 
 def _change_stroke(ink: Tensor, amount: Tensor) -> Tensor:
@@ -154,12 +154,12 @@ def _change_stroke(ink: Tensor, amount: Tensor) -> Tensor:
 
 def _warp(ink: Tensor, uniform, generator: torch.Generator) -> Tensor:
     """Rotate, shear, stretch, move."""
-    angle, shear = uniform(-0.4, 0.4), uniform(-0.4, 0.4)
-    width, height = 1 / uniform(0.6, 1.2), 1 / uniform(0.75, 1.2)
+    angle, shear = uniform(-0.3, 0.3), uniform(-0.3, 0.3)
+    width, height = 1 / uniform(0.6, 1.1), 1 / uniform(0.8, 1.2)
     cos, sin = angle.cos(), angle.sin()
     rows = [
-        torch.cat([width * cos, width * (shear * cos - sin), uniform(-0.15, 0.15)], dim=3),
-        torch.cat([height * sin, height * (shear * sin + cos), uniform(-0.15, 0.15)], dim=3),
+        torch.cat([width * cos, width * (shear * cos - sin), uniform(-0.1, 0.1)], dim=3),
+        torch.cat([height * sin, height * (shear * sin + cos), uniform(-0.1, 0.1)], dim=3),
     ]
     theta = torch.cat(rows, dim=2)[:, 0]
     grid = F.affine_grid(theta, list(ink.shape), align_corners=False)
