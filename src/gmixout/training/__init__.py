@@ -1,1 +1,7 @@
-"""To be written."""
+"""The one training loop, its settings, and how a run is kept on disk."""
+
+from gmixout.training.arguments import TrainingArguments
+from gmixout.training.loop import TrainingInterrupted, TrainingResult, train
+from gmixout.training.memory import PeakMemory
+
+__all__ = ["PeakMemory", "TrainingArguments", "TrainingInterrupted", "TrainingResult", "train"]

@@ -1,0 +1,112 @@
+"""What a finetuning method is to the rest of the package: a small object without a loop."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gmixout.core.selection import find_head, within
+
+State = Mapping[str, Tensor]
+
+
+class Finetuning(Protocol):
+    """One model being finetuned, as the training loop sees it."""
+
+    def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
+        """Returns the groups for a torch optimizer; `head_lr=None` means the head has `lr`."""
+
+    def bind(self, optimizer: Optimizer) -> Optimizer:
+        """Lets the method follow the optimizer's steps."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what, beside the model's and the optimizer's state, is needed to go on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` returned."""
+
+    def detach(self) -> nn.Module:
+        """Ends finetuning and returns the plain model."""
+
+
+class DenseFinetuning:
+    """Trains parameters as they are, the classifier head at a learning rate of its own.
+
+    Args:
+        model: The model; its parameters with `requires_grad` are trained.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._heads = find_head(model)
+
+    def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
+        """Returns two groups, `body` at `lr` and `head` at `head_lr`; empty ones are left out."""
+        body: list[nn.Parameter] = []
+        head: list[nn.Parameter] = []
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                (head if within(name, self._heads) else body).append(parameter)
+        groups: list[dict[str, Any]] = [
+            {"params": body, "lr": lr, "name": "body"},
+            {"params": head, "lr": lr if head_lr is None else head_lr, "name": "head"},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def bind(self, optimizer: Optimizer) -> Optimizer:
+        """Returns the optimizer as it is."""
+        return optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns nothing: the model's own state is all there is."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes nothing."""
+        del state
+
+    def detach(self) -> nn.Module:
+        """Returns the model."""
+        return self.model
+
+
+class Method(ABC):
+    """A finetuning method and its options.
+
+    Subclasses are frozen dataclasses; their fields are the options. A class is named the way a user
+    types it (`--method wise_ft`), so that the command line, YAML files, records and the table of
+    methods share one name.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name in records and on the command line."""
+        return type(self).__name__
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options by name, as written to records."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+
+    @property
+    def trained(self) -> "Method | None":
+        """The method whose training run this one builds on: itself, another, or none."""
+        return self
+
+    @abstractmethod
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Puts the method on a pretrained model.
+
+        Args:
+            model: The model on its training device; changed in place.
+            seed: Seed of whatever the method draws.
+        """
+
+    def variants(
+        self, pretrained: State, finetuned: State
+    ) -> Iterator[tuple[dict[str, Any], State]]:
+        """Yields the models to evaluate, each with the options that tell it from the others."""
+        del pretrained
+        yield self.options, finetuned

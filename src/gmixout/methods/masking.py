@@ -1,0 +1,73 @@
+"""The Mixout family: settings of one masking process, none with code of its own."""
+
+from collections.abc import Callable
+from dataclasses import fields, make_dataclass
+from typing import Any, get_type_hints
+
+import docstring_parser
+from torch import nn
+
+from gmixout.core import process
+from gmixout.core.attach import attach
+from gmixout.core.process import GMixout
+from gmixout.methods.base import Finetuning, Method
+
+
+class _Masked(Method):
+    """A masking process; its options are the fields of `GMixout` except the seed, the run's own."""
+
+    def __post_init__(self) -> None:
+        self._config(seed=0)
+
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Attaches the process."""
+        return attach(model, self._config(seed))
+
+    def _config(self, seed: int) -> GMixout:
+        return GMixout(**vars(self), seed=seed)
+
+
+def _method(name: str, preset: Callable[[], GMixout], summary: str) -> type[_Masked]:
+    """Makes the class of a preset: its fields, types and texts are those of `GMixout`."""
+    types, config = get_type_hints(GMixout), preset()
+    texts = docstring_parser.parse_from_object(GMixout).params
+    lines = [f"    {text.arg_name}: {text.description}" for text in texts]
+    namespace: dict[str, Any] = {
+        "__doc__": "\n".join([summary, "", "Args:", *lines]),
+        "__module__": __name__,
+    }
+    options = [
+        (field.name, types[field.name], getattr(config, field.name))
+        for field in fields(GMixout)
+        if field.name != "seed"
+    ]
+    return make_dataclass(name, options, bases=(_Masked,), frozen=True, namespace=namespace)
+
+
+gmixout = _method(
+    "gmixout",
+    GMixout,
+    "GMixout (arXiv 2510.06982): trains a small random part of the weights for a period, then\n"
+    "lets a moving anchor take up a share of the change, and draws the next part.",
+)
+mixout = _method(
+    "mixout",
+    process.mixout,
+    "Mixout (arXiv 1909.11299): every step puts a new random part of the weights back to\n"
+    "their pretrained values.",
+)
+high_rate_mixout = _method(
+    "high_rate_mixout",
+    process.high_rate_mixout,
+    "High-Rate Mixout (arXiv 2510.06955): Mixout with most of the weights put back.",
+)
+random_mask = _method(
+    "random_mask",
+    process.random_mask,
+    "Random Mask (arXiv 2405.02596): trains one random part of the weights, the same all along.",
+)
+dropconnect = _method(
+    "dropconnect",
+    process.dropconnect,
+    "DropConnect (Wan et al., ICML 2013): Mixout with zero in place of the pretrained values.",
+)

@@ -1,0 +1,90 @@
+"""The settings of a training run, checked when they are made."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gmixout.errors import ConfigError
+
+# Settings that say how a run is carried out, not what it is: a resumed run may change them
+_CONDUCT = {"conduct": True}
+
+
+@dataclass(frozen=True)
+class TrainingArguments:
+    """Settings of one training run. Numbers of steps are optimizer steps."""
+
+    lr: float = 1e-3
+    """Peak learning rate; methods that hold weights back scale it to the same effect."""
+    seed: int = 0
+    """Seed of the data order, of the masks and of dropout."""
+    steps: int = 300
+    """Number of optimizer steps of the whole run."""
+    batch_size: int = 32
+    """Images a step, over all processes together."""
+    head_lr: float = 1e-3
+    """Peak learning rate of the classifier head."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the optimizer."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from zero to its peak."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: down to zero along a cosine, or constant."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with momentum 0.9."""
+    max_grad_norm: float | None = None
+    """Longest gradient (L2 norm over everything trained); longer ones are cut to it."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Type of the forward pass; fp16 needs a GPU."""
+    log_every_steps: int = field(default=10, metadata=_CONDUCT)
+    """Steps between two looks at the loss: progress, and whether it is still finite."""
+    checkpoint_every_steps: int = field(default=100, metadata=_CONDUCT)
+    """Steps between two checkpoints: the most a killed run can lose."""
+    num_workers: int = field(default=0, metadata=_CONDUCT)
+    """Processes that load images beside the training process."""
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        for name in ("steps", "batch_size", "log_every_steps", "checkpoint_every_steps"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("seed", "warmup_steps", "num_workers"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("lr", "head_lr", "weight_decay"):
+            value = getattr(self, name)
+            self._require(name, math.isfinite(value) and value >= 0, "a finite number, 0 or more")
+        if self.max_grad_norm is not None:
+            self._require("max_grad_norm", self.max_grad_norm > 0, "above 0, or none at all")
+        self._require(
+            "warmup_steps", self.warmup_steps < self.steps, f"fewer than steps={self.steps}"
+        )
+        for name, options in _CHOICES.items():
+            self._require(name, getattr(self, name) in options, f"one of {', '.join(options)}")
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings that decide the outcome, by name."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if not f.metadata.get("conduct")
+        }
+
+    def lr_factor(self, step: int) -> float:
+        """Returns the share of the peak learning rate at a step, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.schedule == "constant":
+            return 1.0
+        done = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def _require(self, name: str, fine: bool, allowed: str) -> None:
+        if not fine:
+            raise ConfigError(f"{name}={getattr(self, name)} is not allowed: it must be {allowed}")
+
+
+_CHOICES = {
+    "schedule": ("cosine", "constant"),
+    "optimizer": ("adamw", "sgd"),
+    "mixed_precision": ("no", "bf16", "fp16"),
+}

@@ -1,0 +1,141 @@
+"""Run folders on disk: who may write into one, and the model file."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gmixout.errors import ConfigError, StateError
+from gmixout.training.checkpoint import write_atomically
+
+CONFIG, RECORDS, MODEL, CHECKPOINT = (
+    "config.yaml",
+    "records.jsonl",
+    "model.safetensors",
+    "checkpoint.pt",
+)
+_OURS = (CONFIG, RECORDS, MODEL, CHECKPOINT, "report.html", "id_ood.png")
+
+
+def open_folder(
+    folder: Path,
+    config: dict[str, Any],
+    resume: bool,
+    overwrite: bool,
+    may_change: tuple[str, ...] = (),
+) -> None:
+    """Makes a folder ready to be written to and notes in it what is run.
+
+    Args:
+        folder: The output folder.
+        config: Plain values by name; go to `config.yaml`.
+        resume: Go on with the run the folder holds.
+        overwrite: Delete the run the folder holds (and no file of anybody else) first.
+        may_change: Names in `config` in which a resumed run may differ.
+
+    Raises:
+        ConfigError: Both `resume` and `overwrite`.
+        StateError: The folder holds a run and neither is given; there is nothing to resume; what
+            there is was run with another config; the folder cannot be written.
+    """
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with a run and --overwrite deletes it: choose one")
+    if folder.exists() and not folder.is_dir():
+        raise StateError(f"out={folder} is a file, not a folder; give another --out")
+    holds_run = any((folder / name).exists() for name in _OURS)
+    if holds_run and not resume and not overwrite:
+        raise StateError(
+            f"{folder} already holds a run: --resume goes on with it, --overwrite deletes it first; "
+            "or give another --out"
+        )
+    if resume:
+        _check_same_config(folder, config, may_change)
+    elif overwrite:
+        _delete_run(folder)
+    text = yaml.safe_dump(config, sort_keys=False)
+    write_atomically(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def save_model(path: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Writes weights as safetensors.
+
+    Args:
+        path: The file.
+        state: Tensors by name; tied ones are written once each.
+        about: What the model is, as plain values; kept in the file's metadata.
+    """
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
+    # One metadata entry: safetensors does not keep an order of several, so bytes would differ
+    metadata = {"gmixout": json.dumps(about, sort_keys=True)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a model file, or the one in a run folder; returns the weights and what the model is.
+
+    Raises:
+        StateError: There is none, or it is not one that `save_model` wrote.
+    """
+    file = path / MODEL if path.is_dir() else path
+    if not file.exists():
+        raise StateError(f"{path} holds no model: {_way_to_a_model(path)}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            about = (opened.metadata() or {}).get("gmixout")
+            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise StateError(f"{file} cannot be read as a model: {error}") from error
+    if about is None:
+        raise StateError(f"{file} was not written by gmixout: it does not say what it is")
+    return state, json.loads(about)
+
+
+def _way_to_a_model(path: Path) -> str:
+    if runs := sorted(path.glob(f"runs/*/{MODEL}")):
+        return f"it holds {len(runs)} runs; choose one, {runs[0].parent} say"
+    if (path / CHECKPOINT).exists():
+        return "its run is not finished; repeat its command with --resume"
+    return f"make one with: gmixout finetune --out {path}"
+
+
+def _check_same_config(folder: Path, config: dict[str, Any], may_change: tuple[str, ...]) -> None:
+    file = folder / CONFIG
+    if not file.exists():
+        raise StateError(f"{folder} holds no run to go on with; leave out --resume to start one")
+    try:
+        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StateError(f"{file} cannot be read ({error}); start over with --overwrite") from error
+    if not isinstance(before, dict):
+        raise StateError(f"{file} is not the config of a run; start over with --overwrite")
+    differing = [
+        f"{key} ({before.get(key)} there, {config.get(key)} now)"
+        for key in sorted(before.keys() | config.keys())
+        if before.get(key) != config.get(key) and key not in may_change
+    ]
+    if differing:
+        raise StateError(
+            f"{folder} holds a run with another config: {'; '.join(differing)}. Resume with the "
+            "same values, or give another --out, or start over with --overwrite"
+        )
+
+
+def _delete_run(folder: Path) -> None:
+    try:
+        for name in _OURS:
+            (folder / name).unlink(missing_ok=True)
+        for run in folder.glob("runs/*"):
+            if re.fullmatch("[0-9a-f]{12}", run.name):
+                shutil.rmtree(run)
+    except OSError as error:
+        raise StateError(f"cannot delete the run in {folder}: {error}") from error

@@ -1,0 +1,296 @@
+"""The one training loop. It knows the protocol `Finetuning` and no method."""
+
+import math
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
+
+from gmixout.errors import ConfigError, TrainingError
+from gmixout.methods.base import Finetuning
+from gmixout.training.arguments import TrainingArguments
+from gmixout.training.batches import Batches
+from gmixout.training.checkpoint import load_checkpoint, save_checkpoint
+from gmixout.training.memory import PeakMemory
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+}
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C came during training; the message says where the run stands."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished run. Times, losses and memory include the parts before a resume."""
+
+    model: nn.Module
+    """The finetuned model: plain, on the CPU, in eval mode."""
+    trainable: int
+    """Number of values the optimizer trained."""
+    losses: list[float]
+    """Training loss of every step."""
+    seconds: float
+    """Wall-clock seconds of the training steps, checkpoints excluded."""
+    step_seconds: float
+    """Median seconds of a step, over the stretches between two looks at the loss."""
+    peak_memory_bytes: int
+    """Peak memory of training above the loaded model (see `PeakMemory`)."""
+
+
+def train(
+    model: nn.Module,
+    start: Callable[[nn.Module], Finetuning],
+    dataset: Dataset[Any],
+    arguments: TrainingArguments,
+    checkpoint: Path | None = None,
+    run: str = "",
+    on_progress: Callable[[int, float], None] = lambda step, loss: None,
+) -> TrainingResult:
+    """Finetunes a model in place, with cross-entropy.
+
+    The outcome is a function of model, method, data and `arguments.identity()`: on one machine the
+    same to the last bit, however often the run was stopped and resumed. The global random state of
+    torch is left as it was.
+
+    Args:
+        model: The pretrained model.
+        start: Puts a method on the model, which is on its training device by then.
+        dataset: Items are (image `[C, H, W]`, label).
+        arguments: The settings.
+        checkpoint: File that keeps the state; if it is there, training goes on from it.
+        run: What the run is; a checkpoint of another one is refused.
+        on_progress: Called every `log_every_steps` with the number of steps done and the loss.
+
+    Raises:
+        ConfigError: The settings do not fit the machine or the data.
+        StateError: The checkpoint cannot be used.
+        TrainingError: The loss is not finite.
+        TrainingInterrupted: After Ctrl-C, when the checkpoint is written.
+    """
+    accelerator = _make_accelerator(arguments.mixed_precision)
+    device = accelerator.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(arguments.seed)  # dropout; ends with the fork
+        model.to(device).train()
+        with PeakMemory(device) as memory:
+            trainer = _Trainer(accelerator, model, start, dataset, arguments, memory)
+            trainer.keep_state_in(checkpoint, run)
+            trainer.run(on_progress)
+        return trainer.finish()
+
+
+@dataclass
+class _Progress:
+    """How far a run is, as plain numbers."""
+
+    step: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    losses: list[float] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)  # one mean a stretch
+
+
+class _Trainer:
+    """The objects of one run and the steps over them."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        start: Callable[[nn.Module], Finetuning],
+        dataset: Dataset[Any],
+        arguments: TrainingArguments,
+        memory: PeakMemory,
+    ) -> None:
+        self.accelerator, self.arguments, self.memory = accelerator, arguments, memory
+        self.dataset, self.plain_model = dataset, model
+        self.finetuning = start(model)
+        groups = self.finetuning.param_groups(lr=arguments.lr, head_lr=arguments.head_lr)
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        make = OPTIMIZERS[arguments.optimizer]
+        optimizer = make(groups, lr=arguments.lr, weight_decay=arguments.weight_decay)
+        optimizer = self.finetuning.bind(optimizer)
+        scheduler = LambdaLR(optimizer, arguments.lr_factor)
+        self.model, self.optimizer, self.scheduler = accelerator.prepare(
+            model, optimizer, scheduler
+        )
+        self.progress = _Progress()
+        self.checkpoint: Path | None = None
+        self.run_name = ""
+        self._losses: list[Tensor] = []  # of the steps since the last look
+        self._since = 0.0
+
+    def keep_state_in(self, checkpoint: Path | None, run: str) -> None:
+        """Names the checkpoint file and takes up the state it holds."""
+        self.checkpoint, self.run_name = checkpoint, run
+        if checkpoint is None or not checkpoint.exists():
+            return
+        state = load_checkpoint(checkpoint, run)
+        self.plain_model.load_state_dict(state["model"])
+        self.finetuning.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.progress = _Progress(**state["progress"])
+        torch.set_rng_state(state["rng"])
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.accelerator.device)
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        if self.checkpoint is None or not self.accelerator.is_main_process:
+            return
+        device, scaler = self.accelerator.device, self.accelerator.scaler
+        state = {
+            "model": self.plain_model.state_dict(),
+            "method": self.finetuning.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": {} if scaler is None else scaler.state_dict(),
+            "progress": asdict(self.progress),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
+        save_checkpoint(self.checkpoint, self.run_name, state)
+
+    def run(self, on_progress: Callable[[int, float], None]) -> None:
+        """Trains up to the last step."""
+        settings, progress = self.arguments, self.progress
+        with _interrupt_flag() as interrupted:
+            self._since = time.perf_counter()
+            for images, labels in self._loader():
+                self._step(images, labels)
+                done = progress.step == settings.steps
+                stop = interrupted.is_set()
+                save = done or stop or progress.step % settings.checkpoint_every_steps == 0
+                if save or progress.step % settings.log_every_steps == 0:
+                    self._look()
+                    on_progress(progress.step, progress.losses[-1])
+                if save:
+                    self.save()
+                    self._since = time.perf_counter()
+                if stop and not done:
+                    raise TrainingInterrupted(f"stopped after step {progress.step}")
+
+    def finish(self) -> TrainingResult:
+        """Takes the method off the model and sums up the run."""
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+        progress = self.progress
+        return TrainingResult(
+            model=self.finetuning.detach().to("cpu").eval(),
+            trainable=sum(parameter.numel() for parameter in self.parameters),
+            losses=progress.losses,
+            seconds=progress.seconds,
+            step_seconds=statistics.median(progress.step_seconds),
+            peak_memory_bytes=progress.peak_memory_bytes,
+        )
+
+    def _loader(self) -> Any:
+        settings = self.arguments
+        batches = Batches(
+            len(self.dataset),  # type: ignore[arg-type]
+            settings.batch_size,
+            settings.steps,
+            settings.seed,
+            start=self.progress.step,
+        )
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset,
+            batch_sampler=batches,
+            num_workers=settings.num_workers,
+            worker_init_fn=_ignore_interrupts,
+            generator=torch.Generator().manual_seed(settings.seed),
+        )
+        return self.accelerator.prepare(loader)
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
+        loss = functional.cross_entropy(self.model(images), labels)
+        self.accelerator.backward(loss)
+        if self.arguments.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.parameters, self.arguments.max_grad_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        self._losses.append(loss.detach())
+        self.progress.step += 1
+
+    def _look(self) -> None:
+        """Fetches the losses since the last look, so that a GPU is waited for here alone."""
+        losses = torch.stack(self._losses).tolist()
+        first = self.progress.step - len(losses) + 1
+        for step, loss in enumerate(losses, start=first):
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss} at step {step} of {self.arguments.steps} "
+                    f"(lr={self.arguments.lr}, head_lr={self.arguments.head_lr}): try a smaller "
+                    "lr, warmup_steps, or max_grad_norm=1. What was saved before is untouched"
+                )
+        now = time.perf_counter()
+        progress = self.progress
+        progress.seconds += now - self._since
+        progress.step_seconds.append((now - self._since) / len(losses))
+        progress.losses += losses
+        progress.peak_memory_bytes = max(progress.peak_memory_bytes, self.memory.read())
+        self._losses, self._since = [], now
+
+
+def _make_accelerator(mixed_precision: str) -> Accelerator:
+    # Accelerate keeps the precision of a process's first run; a later run may want another
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
+        AcceleratorState._reset_state()
+    try:
+        # A batch is divided among the processes: batch_size means the same on any number of them
+        return Accelerator(
+            mixed_precision=mixed_precision,
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
+        )
+    except ValueError as error:
+        raise ConfigError(f"mixed_precision={mixed_precision}: {error}") from error
+
+
+@contextmanager
+def _interrupt_flag() -> Iterator[threading.Event]:
+    """Turns the first Ctrl-C into a flag, so that a step is never torn; a second one raises."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted  # signals reach the main thread alone
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def raise_flag(number: int, frame: object) -> None:
+        del number, frame
+        interrupted.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, raise_flag)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ignore_interrupts(worker: int) -> None:
+    # Ctrl-C goes to the whole process group; the workers end with the training process
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
