@@ -1,13 +1,20 @@
 """What a benchmark is: data sets of one task, in and out of domain, and the model to start from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from gmixout.errors import DataError
 
-class LabelledImages(Dataset[tuple[Tensor, int]]):
+Examples: TypeAlias = Dataset[tuple[Tensor, int]]
+"""Items are `(image [C, H, W], label)`."""
+
+
+class LabelledImages(Examples):
     """Images that fit in memory, with their labels.
 
     Args:
@@ -38,15 +45,31 @@ class Benchmark:
     """The key in `BENCHMARKS`."""
     classes: tuple[str, ...]
     """Class names; a label is a position in this tuple."""
-    train: Dataset
+    train: Examples
     """What is finetuned on."""
-    id_val: Dataset
+    id_val: Examples
     """In-domain validation: every choice (rate, alpha, soup) is made on it."""
-    id_test: Dataset
+    id_test: Examples
     """In-domain test, reported."""
-    shifts: Mapping[str, Dataset]
+    shifts: Mapping[str, Examples]
     """Test sets of other domains, reported; no choice is made on them."""
-    dev_shifts: Mapping[str, Dataset]
+    dev_shifts: Mapping[str, Examples]
     """Other domains, of other kinds, for choosing the library's defaults; never reported."""
     foundation: Callable[[], nn.Module]
     """Gives the pretrained model with its zero-shot head: eval mode, float32, on the CPU."""
+
+
+@contextmanager
+def needs(package: str) -> Iterator[None]:
+    """Imports inside this context are of an optional package; a failed one says how to get it.
+
+    Raises:
+        DataError: an import failed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise DataError(
+            f"This benchmark needs {package}, which cannot be imported ({error}): "
+            "pip install 'gmixout[all]'."
+        ) from error

@@ -6,15 +6,23 @@ two separate tables.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gmixout.data.base import LabelledImages
+from gmixout.data.base import LabelledImages, needs
 
 Corruption = Callable[[Tensor, int, torch.Generator], Tensor]
 SEVERITIES = (1, 2, 3)
+
+
+def _torchvision() -> Any:
+    """`torchvision.transforms.v2.functional`, imported on use."""
+    with needs("torchvision"):
+        from torchvision.transforms.v2 import functional
+    return functional
 
 
 def _noise(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
@@ -23,10 +31,10 @@ def _noise(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
 
 
 def _blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    from torchvision.transforms.v2 import functional
-
     del generator
-    return functional.gaussian_blur(images, kernel_size=[15, 15], sigma=[1.0 + 0.75 * severity])
+    functional = _torchvision()
+    blurred: Tensor = functional.gaussian_blur(images, [15, 15], [1.0 + 0.75 * severity])
+    return blurred
 
 
 def _fade(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
@@ -36,8 +44,7 @@ def _fade(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
 
 
 def _rotate(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    from torchvision.transforms.v2 import functional
-
+    functional = _torchvision()
     angle = (15.0, 25.0, 35.0)[severity - 1]
     left = functional.rotate(images, angle, functional.InterpolationMode.BILINEAR)
     right = functional.rotate(images, -angle, functional.InterpolationMode.BILINEAR)
@@ -57,7 +64,7 @@ def _occlude(images: Tensor, severity: int, generator: torch.Generator) -> Tenso
 
 def _shade(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
     """Paper that grows lighter to one side, under the ink."""
-    ramp = torch.linspace(0, (0.5, 0.7, 0.9)[severity - 1], images.shape[-1])
+    ramp = torch.linspace(0, (0.4, 0.6, 0.75)[severity - 1], images.shape[-1])
     paper = torch.where(_coin(images, generator), ramp, ramp.flip(0))
     return paper + (1 - paper) * images
 
@@ -75,8 +82,7 @@ def _pixelate(images: Tensor, severity: int, generator: torch.Generator) -> Tens
 
 
 def _shear(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    from torchvision.transforms.v2 import functional
-
+    functional = _torchvision()
     angle = (15.0, 25.0, 35.0)[severity - 1]
     bilinear = functional.InterpolationMode.BILINEAR
     left, right = (
@@ -87,7 +93,9 @@ def _shear(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
 
 def _thicken(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
     del generator
-    return F.max_pool2d(images, 2 * severity + 1, stride=1, padding=severity)
+    thick = F.max_pool2d(images, 3, stride=1, padding=1)
+    thickest = F.max_pool2d(images, 5, stride=1, padding=2)
+    return torch.lerp(thick, thickest, (severity - 1) / 2)
 
 
 def _coin(images: Tensor, generator: torch.Generator) -> Tensor:

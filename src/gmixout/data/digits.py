@@ -29,10 +29,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gmixout.data.base import Benchmark, LabelledImages
+from gmixout.data.base import Benchmark, LabelledImages, needs
 from gmixout.data.corruptions import DEV, REPORTED, SEVERITIES, corrupt
 from gmixout.data.glyphs import DEV_FONTS, HELD_OUT_FONTS, IMAGE_SIZE, render
-from gmixout.errors import DataError
 
 WEIGHTS = Path(__file__).with_name("digits_vit.safetensors")
 TRAIN_COUNT, VAL_COUNT = 300, 400
@@ -64,13 +63,8 @@ def digits() -> Benchmark:
 
 def architecture() -> nn.Module:
     """The vision transformer with new weights, drawn from torch's global generator."""
-    try:
+    with needs("timm"):
         from timm.models import VisionTransformer
-    except ImportError as error:
-        raise DataError(
-            "The model of the digits benchmark comes from timm, which is not installed: "
-            "pip install 'gmixout[all]'."
-        ) from error
     return VisionTransformer(
         img_size=IMAGE_SIZE,
         patch_size=7,
@@ -93,14 +87,9 @@ def foundation() -> nn.Module:
 
 def _handwriting() -> tuple[LabelledImages, LabelledImages, LabelledImages]:
     """The real digits: train, validation and test part."""
-    try:
+    with needs("scikit-learn"):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise DataError(
-            "The handwritten digits come with scikit-learn, which is not installed: "
-            "pip install 'gmixout[all]'."
-        ) from error
     bunch = load_digits()
     labels = torch.from_numpy(bunch.target).long()
     images = _enlarge(torch.from_numpy(bunch.images).float() / 16)

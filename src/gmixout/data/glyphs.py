@@ -5,13 +5,15 @@ into images: slant, stroke, ink and paper differ from image to image.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gmixout.data.base import LabelledImages
+from gmixout.data.base import LabelledImages, needs
 from gmixout.errors import DataError
 
 PRETRAINING_FONTS = (
@@ -48,13 +50,8 @@ def font_folder() -> Path:
     Raises:
         DataError: matplotlib is not installed.
     """
-    try:
+    with needs("matplotlib"):
         import matplotlib
-    except ImportError as error:
-        raise DataError(
-            "The digits benchmark draws digits from the fonts of matplotlib, which is not "
-            "installed: pip install 'gmixout[all]'."
-        ) from error
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
@@ -82,8 +79,8 @@ def draw(fonts: tuple[str, ...]) -> Tensor:
 
 def _draw(font: Path, character: str) -> Tensor:
     """One character as ink, `[56, 56]`."""
-    import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
+    with needs("pillow"):
+        from PIL import Image, ImageDraw, ImageFont
 
     # Fonts fill their em square differently: measure the ink, then draw at the size that fits.
     left, top, right, bottom = ImageFont.truetype(str(font), 100).getbbox(character)
@@ -130,7 +127,7 @@ def vary(ink: Tensor, generator: torch.Generator) -> Tensor:
         return torch.empty(count, 1, 1, 1).uniform_(low, high, generator=generator)
 
     ink = _change_stroke(ink[:, None], uniform(-1.0, 2.0))
-    ink = _warp(ink, uniform, generator)
+    ink = _warp(ink, uniform)
     ink = F.avg_pool2d(ink, 2)
     ink = torch.lerp(ink, _blur(ink), uniform(0.0, 1.0))
 
@@ -152,7 +149,7 @@ def _change_stroke(ink: Tensor, amount: Tensor) -> Tensor:
     return torch.lerp(ink, torch.maximum(ink, thickest), (amount - 1).clamp(0, 1))
 
 
-def _warp(ink: Tensor, uniform, generator: torch.Generator) -> Tensor:
+def _warp(ink: Tensor, uniform: Callable[[float, float], Tensor]) -> Tensor:
     """Rotate, shear, stretch, move."""
     angle, shear = uniform(-0.3, 0.3), uniform(-0.3, 0.3)
     width, height = 1 / uniform(0.6, 1.1), 1 / uniform(0.8, 1.2)
