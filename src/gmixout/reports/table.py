@@ -159,7 +159,7 @@ def matched_table(records: Sequence[Record]) -> Table | None:
     )
     for series, estimates in comparison.differences.items():
         table.add_row(styles[series].label, *(difference(each) for each in estimates))
-    table.caption = f"\n{MATCHED_NOTE} {seeds_note(comparison)}"
+    table.caption = f"{MATCHED_NOTE} {seeds_note(comparison)}"
     return table
 
 
@@ -168,7 +168,8 @@ def print_tables(records: Sequence[Record], console: Console | None = None) -> N
     console = console or Console()
     for table in (results_table(records, console.width), matched_table(records)):
         if table is not None:
-            console.print(table, end="\n\n")
+            console.print(table)
+            console.print()
 
 
 def percent(estimate: Estimate, spread: bool = True) -> str:
@@ -240,4 +241,4 @@ def _caption(rows: Sequence[Row], settings: int, seeds: set[int]) -> str:
     )
     if len(rows) < settings:
         lines.append(f"{len(rows)} of {settings} settings; report.html shows all.")
-    return "\n".join(["", *lines])
+    return "\n".join(lines)
