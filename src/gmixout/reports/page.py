@@ -114,6 +114,7 @@ def picture(rows: Sequence[Row]) -> go.Figure:
         margin={"l": 56, "r": 8, "t": 30, "b": 8},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": GREY},
         hovermode="closest",
+        hoverlabel={"align": "left"},
         dragmode=False,
         font={"family": "system-ui, sans-serif", "size": 13},
     )
