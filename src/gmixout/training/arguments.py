@@ -63,11 +63,11 @@ class TrainingArguments:
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings that decide the outcome, by name."""
-        return {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if not f.metadata.get("conduct")
-        }
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in self.conduct()}
+
+    def conduct(self) -> tuple[str, ...]:
+        """Returns the names of the settings that do not decide the outcome."""
+        return tuple(f.name for f in dataclasses.fields(self) if f.metadata.get("conduct"))
 
     def lr_factor(self, step: int) -> float:
         """Returns the share of the peak learning rate at a step, counted from 0."""

@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from gmixout.errors import ConfigError, StateError
@@ -52,7 +53,7 @@ def open_folder(
     holds_run = any((folder / name).exists() for name in _OURS)
     if holds_run and not resume and not overwrite:
         raise StateError(
-            f"{folder} already holds a run: --resume goes on with it, --overwrite deletes it first; "
+            f"{folder} already holds a run: --resume goes on with it, --overwrite deletes it, "
             "or give another --out"
         )
     if resume:
@@ -63,7 +64,7 @@ def open_folder(
     write_atomically(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def save_model(path: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:
+def save_model(path: Path, state: Mapping[str, Tensor], about: dict[str, Any]) -> None:
     """Writes weights as safetensors.
 
     Args:
@@ -77,7 +78,8 @@ def save_model(path: Path, state: dict[str, Tensor], about: dict[str, Any]) -> N
     }
     # One metadata entry: safetensors does not keep an order of several, so bytes would differ
     metadata = {"gmixout": json.dumps(about, sort_keys=True)}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    content = save(tensors, metadata)  # its own writer makes files that only the owner can read
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

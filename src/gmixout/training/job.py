@@ -1,0 +1,242 @@
+"""One training run in its folder: trained once, evaluated, recorded, found again when done."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from gmixout.data import Benchmark
+from gmixout.errors import StateError
+from gmixout.evaluation.metrics import evaluate
+from gmixout.evaluation.records import Record, RecordLog
+from gmixout.methods import METHODS, Method
+from gmixout.methods.zero_shot import zero_shot
+from gmixout.training.arguments import TrainingArguments
+from gmixout.training.folder import CHECKPOINT, MODEL, load_model, save_model
+from gmixout.training.loop import train
+
+State = Mapping[str, Tensor]
+
+UNTRAINED: dict[str, Any] = {
+    "lr": None,
+    "head_lr": None,
+    "seed": 0,
+    "steps": 0,
+    "batch_size": None,
+    "trainable": 0,
+    "seconds": 0.0,
+    "step_seconds": None,
+    "peak_memory_bytes": None,
+}
+"""What a record says of the training of a model that was not trained."""
+
+
+def method_spec(method: Method) -> dict[str, Any]:
+    """Returns a method as plain values, the way a YAML file for the command line spells it."""
+    kind = type(method)
+    known = METHODS.get(kind.__name__) is kind
+    path = kind.__name__ if known else f"{kind.__module__}.{kind.__qualname__}"
+    return {"class_path": path, "init_args": method.options}
+
+
+def hash_of(what: Mapping[str, Any]) -> str:
+    """Returns 12 hexadecimal digits that stand for plain values."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def load_weights(benchmark: Benchmark, state: State) -> nn.Module:
+    """Returns the benchmark's model with these weights, on the device.
+
+    Raises:
+        StateError: The weights are of another model.
+    """
+    model = benchmark.foundation()
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise StateError(f"these weights do not fit benchmark {benchmark.name}: {error}") from error
+    return model.to(PartialState().device)
+
+
+def about_model(record: Record) -> dict[str, Any]:
+    """Returns what a model file says of itself: enough to find its record again."""
+    return {name: getattr(record, name) for name in ("benchmark", "run", "method", "options")}
+
+
+def make_record(
+    benchmark: Benchmark,
+    run: str,
+    method: str,
+    options: dict[str, Any],
+    state: State,
+    facts: dict[str, Any],
+) -> Record:
+    """Evaluates a model and returns the record of it.
+
+    Args:
+        benchmark: What it is evaluated on.
+        run: Hash of what made it.
+        method: Name of the method.
+        options: What tells the model from others of the run.
+        state: Its weights.
+        facts: The fields of `Record` that `UNTRAINED` lists.
+    """
+    model = load_weights(benchmark, state)
+    device = PartialState().device
+    return Record(
+        run=run,
+        benchmark=benchmark.name,
+        method=method,
+        options=options,
+        accuracy=evaluate(model, benchmark),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        git=_git_commit(),
+        **facts,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that results depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gmixout": version("gmixout"),
+    }
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run, or none at all: `method=None` is the pretrained model as it is."""
+
+    benchmark: Benchmark
+    method: Method | None
+    arguments: TrainingArguments
+
+    @property
+    def run(self) -> str:
+        """Hash of what decides the outcome."""
+        what: dict[str, Any] = {"benchmark": self.benchmark.name}
+        if self.method is not None:
+            what |= {"method": method_spec(self.method), **self.arguments.identity()}
+        return hash_of(what)
+
+    @property
+    def title(self) -> str:
+        """What the run is, for a progress bar."""
+        if self.method is None:
+            return "pretrained"
+        return f"{self.method.name} lr={self.arguments.lr:g} seed={self.arguments.seed}"
+
+    def known(self, log: RecordLog) -> list[Record]:
+        """The records of models that were built on this run."""
+        return [record for record in log.read() if record.run == self.run]
+
+    def is_finished(self, folder: Path, log: RecordLog) -> bool:
+        """Whether the run is trained, saved and recorded."""
+        saved = (folder / MODEL).exists() and not (folder / CHECKPOINT).exists()
+        return saved and bool(self.known(log))
+
+    def obtain(
+        self, folder: Path, log: RecordLog, on_progress: Callable[[int, float], None]
+    ) -> tuple[State, dict[str, Any]]:
+        """Returns the finetuned weights and what is known of the run; trains unless that is done.
+
+        The checkpoint stays until `finish`: however a process ends, the next one finds either all
+        of a run or where to go on with it.
+
+        Args:
+            folder: Where the model file and, meanwhile, the checkpoint are.
+            log: Where the records are.
+            on_progress: See `gmixout.training.train`.
+        """
+        if self.is_finished(folder, log):
+            record = self.known(log)[0]
+            return load_model(folder)[0], {name: getattr(record, name) for name in UNTRAINED}
+        if self.method is None:
+            state, facts = self.pretrained(), {**UNTRAINED, "seed": self.arguments.seed}
+        else:
+            state, facts = self._train(folder / CHECKPOINT, on_progress)
+        method = self.method or zero_shot()
+        about = {"benchmark": self.benchmark.name, "run": self.run}
+        save_model(
+            folder / MODEL, state, {**about, "method": method.name, "options": method.options}
+        )
+        return state, facts
+
+    def record(
+        self, method: Method, state: State, facts: dict[str, Any], log: RecordLog
+    ) -> list[Record]:
+        """Evaluates and records the models a method builds on the run; old records are kept.
+
+        Returns:
+            The records of all of them.
+        """
+        done = {(record.method, _text(record.options)): record for record in self.known(log)}
+        records = []
+        for options, variant in method.variants(self.pretrained(), state):
+            record = done.get((method.name, _text(options)))
+            if record is None:
+                record = make_record(self.benchmark, self.run, method.name, options, variant, facts)
+                log.append(record)
+            records.append(record)
+        return records
+
+    def finish(self, folder: Path) -> None:
+        """Notes that everything is recorded: the checkpoint goes."""
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def pretrained(self) -> State:
+        """The weights that training starts from."""
+        return self.benchmark.foundation().state_dict()
+
+    def _train(
+        self, checkpoint: Path, on_progress: Callable[[int, float], None]
+    ) -> tuple[State, dict[str, Any]]:
+        assert self.method is not None
+        arguments = self.arguments
+        result = train(
+            self.benchmark.foundation(),
+            partial(self.method.start, seed=arguments.seed),
+            self.benchmark.train,
+            arguments,
+            checkpoint,
+            self.run,
+            on_progress,
+        )
+        names = ("lr", "head_lr", "seed", "steps", "batch_size")
+        costs = ("trainable", "seconds", "step_seconds", "peak_memory_bytes")
+        facts = {name: getattr(arguments, name) for name in names}
+        return result.model.state_dict(), facts | {name: getattr(result, name) for name in costs}
+
+
+def _text(options: dict[str, Any]) -> str:
+    return json.dumps(options, sort_keys=True)
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree this file belongs to; None for an installed package."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        tracked = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False
+        )
+        if tracked.returncode != 0:
+            return None
+        commit = [*git, "describe", "--always", "--dirty", "--exclude=*"]
+        return subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
