@@ -5,7 +5,7 @@ training as a moving average, and end in a plain model. See `attach` for the two
 """
 
 from gmixout.core.attach import Masked, attach
-from gmixout.core.process import GMixout, dropconnect, high_rate_mixout, mixout, random_mask
+from gmixout.core.config import GMixout, dropconnect, high_rate_mixout, mixout, random_mask
 from gmixout.errors import GmixoutError
 from gmixout.weightspace import greedy_soup, interpolate, uniform_soup
 

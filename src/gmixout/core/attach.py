@@ -3,14 +3,16 @@
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from gmixout.core.config import GMixout
 from gmixout.core.layers import child_name, is_lean, mask_module, unmask_module
 from gmixout.core.moments import MomentPolicy, make_policy
-from gmixout.core.process import GMixout, MaskedWeight
+from gmixout.core.process import MaskedWeight
 from gmixout.core.selection import Select, choose, find_head, within
 from gmixout.core.summary import Summary, WeightSummary
 from gmixout.errors import AttachError, ConfigError, StateError
@@ -61,6 +63,8 @@ def attach(
             f"attach(config={config!r}) must be a gmixout.GMixout, or one of the presets, "
             "gmixout.mixout() say."
         )
+    if not isinstance(model, nn.Module):
+        raise AttachError(f"attach() takes a torch.nn.Module, not {model!r}.")
     if any(isinstance(module, MaskedWeight) for module in model.modules()):
         raise AttachError(
             "This model carries a masking process already. Call detach() on its handle first."
@@ -104,6 +108,8 @@ class Masked:
             self._weights[name] = MaskedWeight(name, owner, attribute, config)
             for module, attribute in places:
                 by_module.setdefault(module, {})[attribute] = self._weights[name]
+                # A gradient left over would let weight decay move what is held.
+                module._parameters[attribute].grad = None  # type: ignore[union-attr]
                 module._parameters[attribute].requires_grad_(False)  # type: ignore[union-attr]
             self._lean[name] = all(is_lean(module, attribute) for module, attribute in places)
         self._modules = list(by_module)
@@ -148,7 +154,7 @@ class Masked:
             ConfigError: A rate is negative or no number.
         """
         for name, rate in (("lr", lr), ("head_lr", lr if head_lr is None else head_lr)):
-            if not (math.isfinite(rate) and rate >= 0):
+            if not (isinstance(rate, Real) and math.isfinite(rate) and rate >= 0):
                 raise ConfigError(f"param_groups({name}={rate!r}) must be a finite number >= 0.")
         dense: list[nn.Parameter] = []
         head: list[nn.Parameter] = []
@@ -176,6 +182,8 @@ class Masked:
             AttachError: The optimizer lacks masked values, has stepped already, or one is bound.
         """
         self.model  # noqa: B018 - raises after detach()
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise AttachError(f"bind() takes a torch.optim optimizer, not {optimizer!r}.")
         if self._optimizer is not None:
             raise AttachError("An optimizer is bound already; one process follows one optimizer.")
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -254,7 +262,8 @@ class Masked:
             StateError: The state is of another model, config or version; nothing was changed.
         """
         self.model  # noqa: B018 - raises after detach()
-        if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
+        keys = {"version", "config", "steps", "weights", "moments"}
+        if not isinstance(state, dict) or set(state) != keys or state["version"] != STATE_VERSION:
             raise StateError(
                 f"This is no state of a masking process of version {STATE_VERSION}; expected what "
                 "masked.state_dict() returned."
@@ -275,13 +284,13 @@ class Masked:
             )
         for name, masked in self._weights.items():
             masked.check_state(state["weights"][name])
+        if self._moments is None and state["moments"]:
+            raise StateError("Bind the optimizer before loading a state that carries moments.")
         self.steps = int(state["steps"])
         for name, masked in self._weights.items():
             masked.import_state(state["weights"][name], self.period if masked.redraws else 0)
-        if self._moments is not None and self._optimizer is not None:
-            self._moments.load_state(state["moments"], self._optimizer)
-        elif state["moments"]:
-            raise StateError("Bind the optimizer before loading a state that carries moments.")
+        if self._moments is not None:
+            self._moments.load_state(state["moments"])
 
     def summary(self) -> Summary:
         """What is masked, how, and the memory of each kind of state."""
@@ -300,6 +309,7 @@ class Masked:
         taken = {id(v) for v in values}
         every = list(self._weights.values())
         state = self._optimizer.state if self._optimizer is not None else {}
+        carried = {} if self._moments is None else self._moments.state()
         optimizer = [t for v in values for t in state.get(v, {}).values() if torch.is_tensor(t)]
         dense = [p for p in self.model.parameters() if p.requires_grad and id(p) not in taken]
         return Summary(
@@ -313,6 +323,7 @@ class Masked:
                 "anchor": sum(m.held.nbytes for m in every),
                 "index": sum(m.index.nbytes for m in every),
                 "residual": sum(m.residual.nbytes for m in every if m.residual is not None),
+                "carried moments": sum(t.nbytes for d in carried.values() for t in d.values()),
             },
         )
 

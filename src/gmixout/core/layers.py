@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from gmixout.core.process import MaskedWeight
 from gmixout.kernels.reference import ConvProduct, LayerProduct, LinearProduct
@@ -45,6 +46,7 @@ class _Collect(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kept, index = ctx.saved_tensors
         gradient = ctx.masked.structure.grad(ctx.product, grad, kept, index, ctx.shape)

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gmixout.core.process import GMixout, MaskedWeight
+from gmixout.core.config import GMixout
+from gmixout.core.process import MaskedWeight
 from gmixout.errors import AttachError
 
 
@@ -27,7 +28,7 @@ class MomentPolicy(Protocol):
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, by the weights' names."""
 
-    def load_state(self, state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes up what `state` returned."""
 
 
@@ -39,7 +40,8 @@ class Reset:
         self._initial = {}
         for name, masked in weights.items():
             state = optimizer.state.get(masked.values, {})
-            if float(state.get("step", 0)) > 0:
+            # Made with the optimizer means a step count of 0; anything else has seen a step.
+            if state and float(state.get("step", 1)) > 0:
                 raise AttachError(
                     f"The optimizer has already stepped the values of {name!r}. Bind it right "
                     "after making it, and load saved states afterwards."
@@ -62,9 +64,9 @@ class Reset:
         """See `MomentPolicy.state`: nothing."""
         return {}
 
-    def load_state(self, state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """See `MomentPolicy.load_state`."""
-        del state, optimizer
+        del state
 
 
 class Carry:
@@ -102,9 +104,8 @@ class Carry:
         """See `MomentPolicy.state`: the dense moments."""
         return {name: dict(dense) for name, dense in self._dense.items()}
 
-    def load_state(self, state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """See `MomentPolicy.load_state`."""
-        del optimizer
         for name, dense in self._dense.items():
             dense.clear()
             dense.update({key: moment.clone() for key, moment in state.get(name, {}).items()})

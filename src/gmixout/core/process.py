@@ -15,183 +15,17 @@ and everything outside M is bit-unchanged by an optimizer step. After every k op
 period ends: the anchor takes up the share 1-lambda of what was learned, and a new mask is drawn.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gmixout.core.config import GMixout
 from gmixout.core.masks import STRUCTURES, count_units, draw
-from gmixout.errors import ConfigError, StateError
+from gmixout.errors import StateError
 
 Values = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class GMixout:
-    """The settings of a masking process; every method of the Mixout family is one of them.
-
-    Sources: GMixout (arXiv 2510.06982); Mixout (Lee, Cho, Kang, ICLR 2020, arXiv 1909.11299).
-
-    Raises:
-        ConfigError: A value is out of range, or two settings contradict each other.
-    """
-
-    mask_rate: float = 0.9
-    """p, the share of each masked weight that is held at the anchor, in [0, 1)."""
-    anchor_decay: float = 0.9
-    """lambda, the moving average's coefficient, once a period, in [0, 1]; 1: a fixed anchor."""
-    resample_every: int | None = 10
-    """k, optimizer steps in a period; None: one mask for the whole run."""
-    structure: Literal["element", "row", "column", "block"] = "row"
-    """What is drawn: single weights, whole output units, whole input units, or tiles."""
-    seed: int = 0
-    """With the parameter's name and the period, all that the masks depend on."""
-    rescale: bool = False
-    """Multiply the residual by c = 1/(1-p), so that the mean of Phi over masks is A + D."""
-    residual: Literal["reset", "persist"] = "reset"
-    """At a period's end: start from D = 0 (lean), or keep a dense residual of every entry."""
-    anchor: Literal["pretrained", "zero"] = "pretrained"
-    """What masked entries are held at in the beginning; zero turns Mixout into DropConnect."""
-    moments: Literal["reset", "carry"] = "reset"
-    """The optimizer's moments at a period's end: start anew, or stay with their entry (dense)."""
-    block_size: int = 16
-    """Side of a tile of structure="block"."""
-    residual_dtype: str | None = None
-    """Dtype of the dense residual, "bfloat16" say; None: float32, or the weight's if wider."""
-    residual_device: str | None = None
-    """Where the dense residual lives, "cpu" say: only a period's end touches it; None: beside W."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.mask_rate < 1:
-            raise ConfigError(
-                f"GMixout(mask_rate={self.mask_rate!r}) must be at least 0 (train everything) and "
-                "below 1 (train nothing)."
-            )
-        if not 0 <= self.anchor_decay <= 1:
-            raise ConfigError(
-                f"GMixout(anchor_decay={self.anchor_decay!r}) must be between 0 (the anchor takes "
-                "up all that a period learned) and 1 (the anchor is fixed)."
-            )
-        every = self.resample_every
-        if every is not None and (isinstance(every, bool) or int(every) != every or every < 1):
-            raise ConfigError(
-                f"GMixout(resample_every={every!r}) must be a number of optimizer steps, at least "
-                "1, or None for one mask for the whole run."
-            )
-        if isinstance(self.seed, bool) or int(self.seed) != self.seed:
-            raise ConfigError(f"GMixout(seed={self.seed!r}) must be an integer.")
-        if self.block_size < 1:
-            raise ConfigError(f"GMixout(block_size={self.block_size!r}) must be at least 1.")
-        for field, allowed in (
-            ("structure", tuple(STRUCTURES)),
-            ("residual", ("reset", "persist")),
-            ("anchor", ("pretrained", "zero")),
-            ("moments", ("reset", "carry")),
-        ):
-            if getattr(self, field) not in allowed:
-                raise ConfigError(
-                    f"GMixout({field}={getattr(self, field)!r}) must be one of "
-                    f"{', '.join(map(repr, allowed))}."
-                )
-        if self.residual_dtype is not None:
-            # A torch.dtype is welcome; the field keeps its name, which every file format can hold.
-            name = str(self.residual_dtype).removeprefix("torch.")
-            dtype = getattr(torch, name, None)
-            if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-                raise ConfigError(
-                    f"GMixout(residual_dtype={self.residual_dtype!r}) must be a floating dtype, "
-                    "'float32' or 'bfloat16' say, or None."
-                )
-            object.__setattr__(self, "residual_dtype", name)
-        self._check_combinations()
-
-    def _check_combinations(self) -> None:
-        if self.residual == "reset":
-            if self.anchor == "zero":
-                raise ConfigError(
-                    "GMixout(anchor='zero', residual='reset') would start from an empty network; "
-                    "use residual='persist'."
-                )
-            if self.moments == "carry":
-                raise ConfigError(
-                    "GMixout(moments='carry', residual='reset') keeps moments of residuals that "
-                    "are gone; use residual='persist', or moments='reset'."
-                )
-            if self.anchor_decay == 1 and self.resample_every is not None:
-                raise ConfigError(
-                    "GMixout(anchor_decay=1, residual='reset') throws away what each period "
-                    "learned; use anchor_decay below 1, residual='persist', or resample_every=None."
-                )
-        if self.anchor == "zero" and self.anchor_decay != 1:
-            raise ConfigError(
-                f"GMixout(anchor='zero', anchor_decay={self.anchor_decay!r}) would move the anchor "
-                "away from zero; use anchor_decay=1."
-            )
-
-    @property
-    def density(self) -> float:
-        """1 - p, the share of each masked weight that is trained in a period."""
-        return 1 - self.mask_rate
-
-    @property
-    def scale(self) -> float:
-        """c, the factor of the residual in Phi."""
-        return 1 / (1 - self.mask_rate) if self.rescale else 1.0
-
-    @property
-    def rate_scale(self) -> float:
-        """What a learning rate of full finetuning is multiplied by for the masked values.
-
-        Adam-like optimizers move a value by about the rate in a step, whatever the gradient's
-        scale; so W = A + D moves by the rate in a step of full finetuning. Here:
-
-        * residual="persist": W = A + D is kept whole when a period ends, and moves by the rate in
-          a step. Factor 1.
-        * residual="reset": of the period's c * D only the share 1-lambda enters the anchor. Factor
-          1 / ((1-lambda) * c).
-        * resample_every=None: no period ends, nothing is lost. Factor 1 / c.
-
-        With p = 0 and no moving anchor this is full finetuning's own rate.
-        """
-        if self.residual == "persist":
-            return 1.0
-        survives = 1.0 if self.resample_every is None else 1 - self.anchor_decay
-        return 1 / (survives * self.scale)
-
-
-def mixout(mask_rate: float = 0.9, **overrides: Any) -> GMixout:
-    """Mixout (Lee, Cho, Kang, ICLR 2020, eq. 5): a new mask each step, a fixed anchor."""
-    return replace(
-        GMixout(
-            mask_rate=mask_rate,
-            anchor_decay=1.0,
-            resample_every=1,
-            structure="element",
-            rescale=True,
-            residual="persist",
-            moments="carry",
-        ),
-        **overrides,
-    )
-
-
-def high_rate_mixout(mask_rate: float = 0.9, **overrides: Any) -> GMixout:
-    """High-Rate Mixout (arXiv 2510.06955): Mixout at rate 0.9 for a ViT, 0.8 for a ResNet."""
-    return mixout(mask_rate, **overrides)
-
-
-def random_mask(mask_rate: float = 0.9, **overrides: Any) -> GMixout:
-    """Random Mask (arXiv 2405.02596): one random mask for the whole run."""
-    return replace(
-        GMixout(mask_rate=mask_rate, anchor_decay=1.0, resample_every=None, structure="element"),
-        **overrides,
-    )
-
-
-def dropconnect(mask_rate: float = 0.5, **overrides: Any) -> GMixout:
-    """DropConnect (Wan et al., ICML 2013): Mixout whose anchor is zero."""
-    return replace(mixout(mask_rate, anchor="zero"), **overrides)
 
 
 class MaskedWeight(nn.Module):
@@ -230,12 +64,16 @@ class MaskedWeight(nn.Module):
                 device=config.residual_device or weight.device,
                 requires_grad=False,
             )
-            if config.anchor == "zero":
-                self.residual.copy_(weight)
-                weight.zero_()
-        self.register_buffer("index", torch.empty(0, dtype=torch.int64), persistent=False)
-        self.register_buffer("held", torch.empty(0), persistent=False)
-        self.begin(period=0)
+        index = self._draw(period=0)
+        held = self._wide(self.structure.gather(weight, index))
+        self.values = nn.Parameter(held.clone())
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("held", held, persistent=False)
+        self._start()
+
+    def forward(self, input: Any) -> Any:
+        """The identity: a container that owns a masked weight may run all its children."""
+        return input
 
     @property
     def weight(self) -> Tensor:
@@ -254,18 +92,26 @@ class MaskedWeight(nn.Module):
     @torch.no_grad()
     def begin(self, period: int) -> None:
         """Draws the period's mask and starts from A and, when it persists, D of its entries."""
-        index = self._draw(period)
-        held = self._wide(self.structure.gather(self.weight, index))
-        values = held if self.residual is None else held + self._gather_residual(index)
-        if "values" not in self._parameters:
-            self.values = nn.Parameter(values.clone())
-            self.index, self.held = index, held
-        else:
-            # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
-            self.values.grad = None
-            self.values.copy_(values)
-            self.index.copy_(index)
-            self.held.copy_(held)
+        # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
+        self.index.copy_(self._draw(period))
+        self._take_up_entries()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Takes the weight as it is for the pretrained one, with the mask in force."""
+        if self.residual is not None:
+            self.residual.zero_()
+            if self.config.anchor == "zero":
+                self.residual.copy_(self.weight)
+                self.weight.zero_()
+        self._take_up_entries()
+
+    def _take_up_entries(self) -> None:
+        self.values.grad = None  # of other entries
+        self.held.copy_(self.structure.gather(self.weight, self.index))
+        self.values.copy_(self.held)
+        if self.residual is not None:
+            self.values.add_(self._gather_residual())
         self.write_()
 
     @torch.no_grad()
@@ -345,10 +191,7 @@ class MaskedWeight(nn.Module):
         """Follows the owner, whose weight was just loaded: other weights are a new anchor."""
         loaded = self.structure.gather(self.weight, self.index)
         if not torch.equal(loaded, self._phi().to(loaded.dtype)):
-            self.held.copy_(loaded)
-            self.values.copy_(loaded)
-            if self.residual is not None:
-                self.residual.zero_()
+            self._start()
 
     def _draw(self, period: int) -> Tensor:
         return draw(
@@ -365,10 +208,18 @@ class MaskedWeight(nn.Module):
         c = self.config.scale
         return self.values if c == 1 else torch.lerp(self.held, self.values, c)
 
-    def _gather_residual(self, index: Tensor) -> Tensor:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MaskedWeight":
+        """Follows the model to another device, but never to a narrower dtype."""
+        device = fn(self.values.new_empty(0)).device
+        if self.residual is not None and self.config.residual_device is None:
+            self.residual = self.residual.to(device)
+        super()._apply(lambda tensor: tensor.to(device), recurse)
+        return self
+
+    def _gather_residual(self) -> Tensor:
         assert self.residual is not None
-        entries = self.structure.gather(self.residual, index.to(self.residual.device))
-        return self._wide(entries).to(index.device)
+        entries = self.structure.gather(self.residual, self.index.to(self.residual.device))
+        return entries.to(self.values)
 
     def _store_residual(self) -> None:
         assert self.residual is not None

@@ -1,0 +1,212 @@
+"""The settings of the masking process; every method of the Mixout family is one of them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from gmixout.core.masks import STRUCTURES
+from gmixout.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class GMixout:
+    """The settings of a masking process; every method of the Mixout family is one of them.
+
+    Sources: GMixout (arXiv 2510.06982); Mixout (Lee, Cho, Kang, ICLR 2020, arXiv 1909.11299).
+
+    Raises:
+        ConfigError: A value is out of range, or two settings contradict each other.
+    """
+
+    mask_rate: float = 0.9
+    """p, the share of each masked weight that is held at the anchor, in [0, 1)."""
+    anchor_decay: float = 0.9
+    """lambda, the moving average's coefficient, once a period, in [0, 1]; 1: a fixed anchor."""
+    resample_every: int | None = 10
+    """k, optimizer steps in a period; None: one mask for the whole run."""
+    structure: Literal["element", "row", "column", "block"] = "row"
+    """What is drawn: single weights, whole output units, whole input units, or tiles."""
+    seed: int = 0
+    """With the parameter's name and the period, all that the masks depend on."""
+    rescale: bool = False
+    """Multiply the residual by c = 1/(1-p), so that the mean of Phi over masks is A + D."""
+    residual: Literal["reset", "persist"] = "reset"
+    """At a period's end: start from D = 0 (lean), or keep a dense residual of every entry."""
+    anchor: Literal["pretrained", "zero"] = "pretrained"
+    """What masked entries are held at in the beginning; zero turns Mixout into DropConnect."""
+    moments: Literal["reset", "carry"] = "reset"
+    """The optimizer's moments at a period's end: start anew, or stay with their entry (dense)."""
+    block_size: int = 16
+    """Side of a tile of structure="block"."""
+    residual_dtype: str | None = None
+    """Dtype of the dense residual, "bfloat16" say; None: float32, or the weight's if wider."""
+    residual_device: str | None = None
+    """Where the dense residual lives, "cpu" say: only a period's end touches it; None: beside W."""
+
+    def __post_init__(self) -> None:
+        for field, ask, allowed, fine in _RANGES:
+            given = getattr(self, field)
+            value = _plain_number(given, whole=field != "mask_rate" and field != "anchor_decay")
+            if field == "resample_every" and given is None:
+                continue
+            if value is None or not fine(value):
+                raise ConfigError(f"GMixout({field}={given!r}) must be {allowed}: {ask}.")
+            # Plain numbers: the masks hash them, and files of every format can hold them.
+            object.__setattr__(self, field, value)
+        for field, options in _OPTIONS.items():
+            if getattr(self, field) not in options:
+                raise ConfigError(
+                    f"GMixout({field}={getattr(self, field)!r}) must be one of "
+                    f"{', '.join(map(repr, options))}."
+                )
+        for field, parse in (("residual_dtype", _dtype_name), ("residual_device", _device_name)):
+            given = getattr(self, field)
+            if given is not None:
+                object.__setattr__(self, field, parse(given))
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.residual == "reset":
+            if self.anchor == "zero":
+                raise ConfigError(
+                    "GMixout(anchor='zero', residual='reset') would start from an empty network; "
+                    "use residual='persist'."
+                )
+            if self.moments == "carry":
+                raise ConfigError(
+                    "GMixout(moments='carry', residual='reset') keeps moments of residuals that "
+                    "are gone; use residual='persist', or moments='reset'."
+                )
+            if self.anchor_decay == 1 and self.resample_every is not None:
+                raise ConfigError(
+                    "GMixout(anchor_decay=1, residual='reset') throws away what each period "
+                    "learned; use anchor_decay below 1, residual='persist', or resample_every=None."
+                )
+        if self.anchor == "zero" and self.anchor_decay != 1:
+            raise ConfigError(
+                f"GMixout(anchor='zero', anchor_decay={self.anchor_decay!r}) would move the anchor "
+                "away from zero; use anchor_decay=1."
+            )
+
+    @property
+    def density(self) -> float:
+        """1 - p, the share of each masked weight that is trained in a period."""
+        return 1 - self.mask_rate
+
+    @property
+    def scale(self) -> float:
+        """c, the factor of the residual in Phi."""
+        return 1 / (1 - self.mask_rate) if self.rescale else 1.0
+
+    @property
+    def rate_scale(self) -> float:
+        """What a learning rate of full finetuning is multiplied by for the masked values.
+
+        Adam-like optimizers move every trained value by about the rate in a step, whatever the
+        gradient's scale. Two things are made up for:
+
+        * Only the share 1-p of the entries moves, so a step has sqrt(1-p) of the Euclidean length
+          of full finetuning's. Factor 1 / sqrt(1-p).
+        * With residual="reset", of a period's c * D only the share 1-lambda enters the anchor.
+          Factor 1 / ((1-lambda) * c); without a period's end (resample_every=None) 1 / c. With
+          residual="persist", W = A + D is kept whole: factor 1.
+
+        With p = 0 and nothing lost this is full finetuning's own rate.
+        """
+        if self.residual == "persist":
+            kept = 1.0
+        else:
+            survives = 1.0 if self.resample_every is None else 1 - self.anchor_decay
+            kept = survives * self.scale
+        return 1 / (kept * math.sqrt(self.density))
+
+
+def mixout(mask_rate: float = 0.9, **overrides: Any) -> GMixout:
+    """Mixout (Lee, Cho, Kang, ICLR 2020, eq. 5): a new mask each step, a fixed anchor."""
+    return replace(
+        GMixout(
+            mask_rate=mask_rate,
+            anchor_decay=1.0,
+            resample_every=1,
+            structure="element",
+            rescale=True,
+            residual="persist",
+            moments="carry",
+        ),
+        **overrides,
+    )
+
+
+def high_rate_mixout(mask_rate: float = 0.9, **overrides: Any) -> GMixout:
+    """High-Rate Mixout (arXiv 2510.06955): Mixout at rate 0.9 for a ViT, 0.8 for a ResNet."""
+    return mixout(mask_rate, **overrides)
+
+
+def random_mask(mask_rate: float = 0.9, **overrides: Any) -> GMixout:
+    """Random Mask (arXiv 2405.02596): one random mask for the whole run."""
+    return replace(
+        GMixout(mask_rate=mask_rate, anchor_decay=1.0, resample_every=None, structure="element"),
+        **overrides,
+    )
+
+
+def dropconnect(mask_rate: float = 0.5, **overrides: Any) -> GMixout:
+    """DropConnect (Wan et al., ICML 2013): Mixout whose anchor is zero."""
+    return replace(mixout(mask_rate, anchor="zero"), **overrides)
+
+
+_RANGES: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (
+    ("mask_rate", "0 trains everything, 1 would train nothing", "in [0, 1)", lambda x: 0 <= x < 1),
+    ("anchor_decay", "0 takes up all, 1 fixes the anchor", "in [0, 1]", lambda x: 0 <= x <= 1),
+    (
+        "resample_every",
+        "optimizer steps in a period; None keeps one mask for the whole run",
+        "a whole number >= 1, or None",
+        lambda x: x >= 1,
+    ),
+    ("seed", "the masks follow from it", "a whole number", lambda x: True),
+    ("block_size", "the side of a tile", "a whole number >= 1", lambda x: x >= 1),
+)
+
+_OPTIONS: dict[str, tuple[object, ...]] = {
+    "structure": tuple(STRUCTURES),
+    "rescale": (False, True),
+    "residual": ("reset", "persist"),
+    "anchor": ("pretrained", "zero"),
+    "moments": ("reset", "carry"),
+}
+
+
+def _plain_number(value: Any, whole: bool) -> float | None:
+    """Python's own number for any kind of number, None for what is none."""
+    if isinstance(value, (str, bool)):
+        return None
+    try:
+        number = float(value)
+        if not math.isfinite(number) or (whole and int(value) != number):
+            return None
+        return int(value) if whole else number
+    except (TypeError, ValueError):
+        return None
+
+
+def _dtype_name(value: Any) -> str:
+    name = str(value).removeprefix("torch.")
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(
+            f"GMixout(residual_dtype={value!r}) must be a floating dtype, 'bfloat16' say, or None."
+        )
+    return name
+
+
+def _device_name(value: Any) -> str:
+    try:
+        return str(torch.device(value))
+    except (RuntimeError, TypeError):
+        raise ConfigError(
+            f"GMixout(residual_device={value!r}) must be a device, 'cpu' say, or None."
+        ) from None
