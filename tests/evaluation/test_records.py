@@ -69,6 +69,15 @@ def test_log_appends_and_keeps_order(tmp_path, make_record):
     assert RecordLog(log.path).read() == records
 
 
+def test_an_appended_record_is_on_the_disk(tmp_path, make_record, monkeypatch):
+    path = tmp_path / "records.jsonl"
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(path.stat().st_size))
+    RecordLog(path).append(make_record())
+    assert synced == [path.stat().st_size]
+    assert synced[0] > 0
+
+
 def test_a_cut_at_any_byte_loses_the_torn_line_alone(tmp_path, make_record):
     path = tmp_path / "records.jsonl"
     records = [make_record(seed=seed) for seed in range(2)]

@@ -47,9 +47,9 @@ def test_selection_ties_go_to_the_lower_rate_then_alpha(make_record):
 
 
 def test_selection_over_seeds_ties_in_spite_of_rounding(make_record):
-    # 0.1 + 0.2 + 0.3 depends on the order of the addends in the last bit
-    low = [make_record(lr=1e-3, seed=s, id_val=v) for s, v in enumerate([0.3, 0.2, 0.1])]
-    high = [make_record(lr=1e-2, seed=s, id_val=v) for s, v in enumerate([0.1, 0.2, 0.3])]
+    # both means are 0.94, but in floating point the second is an ulp higher
+    low = [make_record(lr=1e-3, seed=s, id_val=v) for s, v in enumerate([0.94, 0.94, 0.94])]
+    high = [make_record(lr=1e-2, seed=s, id_val=v) for s, v in enumerate([0.92, 0.93, 0.97])]
     assert select_by_id_validation(summarise(high + low)).lr == 1e-3
 
 

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -47,6 +48,18 @@ def test_few_alphas_are_shown_and_the_caption_says_so(records):
     assert "report.html shows all" not in printed(results_table(few, 100), 100)
 
 
+def test_the_selected_alpha_is_always_shown(records):
+    boosted = [
+        replace(record, accuracy={**record.accuracy, "id_val": 0.99})
+        if record.alpha == 0.3 and record.lr == 1e-3
+        else record
+        for record in records
+    ]
+    assert ["1e-3", "0.3"] in [
+        line[1:3] for line in marked(printed(results_table(boosted, 100), 100))
+    ]
+
+
 def test_one_seed_shows_no_spread(records):
     one = [record for record in records if record.seed == 0]
     text = printed(results_table(one, 100), 100)
@@ -89,8 +102,6 @@ def test_unknown_methods_and_variants_get_styles_of_their_own(make_variant, reco
 
 @pytest.fixture
 def make_variant(records):
-    from dataclasses import replace
-
     base = next(record for record in records if record.method == "full")
     return [
         replace(base, method="lora", options={"rank": 4}, run="a"),

@@ -55,7 +55,7 @@ class Cell:
     @property
     def id_val(self) -> float:
         """In-domain validation accuracy, mean over seeds."""
-        # rounded, so that equal sums added in another order stay equal for the selection rule
+        # rounded, so that means equal on paper are a tie for the selection rule too
         return round(fmean(record.id_val for record in self.records), 9)
 
     def estimate(self, value: Callable[[Record], float]) -> Estimate:
