@@ -25,7 +25,7 @@ from gmixout.core.config import GMixout
 from gmixout.core.masks import STRUCTURES, count_units, draw
 from gmixout.errors import StateError
 
-Values = dict[str, Any]
+State = dict[str, Any]
 
 
 class MaskedWeight(nn.Module):
@@ -156,14 +156,14 @@ class MaskedWeight(nn.Module):
         self.structure.scatter_(weight, self.index, torch.lerp(self.held, self.values, share))
         return weight
 
-    def export_state(self) -> Values:
+    def export_state(self) -> State:
         """All that the model's own state dict does not hold; tensors are shared, not copied."""
-        state: Values = {"values": self.values.detach(), "held": self.held}
+        state: State = {"values": self.values.detach(), "held": self.held}
         if self.residual is not None:
             state["residual"] = self.residual
         return state
 
-    def check_state(self, state: Values) -> None:
+    def check_state(self, state: State) -> None:
         """Raises a StateError unless `state` is one of this weight and config."""
         expected = {key: tuple(value.shape) for key, value in self.export_state().items()}
         given = {key: tuple(value.shape) for key, value in state.items()}
@@ -174,7 +174,7 @@ class MaskedWeight(nn.Module):
             )
 
     @torch.no_grad()
-    def import_state(self, state: Values, period: int) -> None:
+    def import_state(self, state: State, period: int) -> None:
         """Takes up a checked state; the weight itself comes with the model's own state dict."""
         self.index.copy_(self._draw(period))
         self.values.copy_(state["values"])
