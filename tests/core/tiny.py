@@ -1,0 +1,71 @@
+"""Small models and inputs for the tests of the process."""
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+import gmixout
+from gmixout import GMixout, Masked
+
+STRUCTURES = ("element", "row", "column", "block")
+
+
+class TinyNet(nn.Module):
+    """A convolution, an attention and linear layers; sides that 1/4 and 1/2 divide evenly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3, padding=1)
+        self.norm = nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.hidden = nn.Linear(8, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.norm(self.conv(images).flatten(2).transpose(1, 2))
+        tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return self.head(torch.tanh(self.hidden(tokens)).mean(1))
+
+
+MASKED_OF_TINY = [
+    "conv.weight",
+    "attention.in_proj_weight",
+    "attention.out_proj.weight",
+    "hidden.weight",
+]
+
+
+def batches(count: int, dtype: torch.dtype = torch.float32) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches of images `[6, 4, 4, 4]` and labels `[6]` each time."""
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        images = torch.randn(6, 4, 4, 4, generator=generator, dtype=torch.float64)
+        yield images.to(dtype), torch.randint(0, 4, (6,), generator=generator)
+
+
+def loss_of(model: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+    images, labels = batch
+    return nn.functional.cross_entropy(model(images), labels)
+
+
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]]
+) -> None:
+    for batch in data:
+        loss_of(model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def masked_copy(model: nn.Module, config: GMixout, **options: object) -> tuple[nn.Module, Masked]:
+    """A copy of the model with a process on it."""
+    model = copy.deepcopy(model)
+    return model, gmixout.attach(model, config, **options)  # type: ignore[arg-type]
+
+
+def same_state(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two models hold bit-equal states."""
+    left, right = a.state_dict(), b.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)

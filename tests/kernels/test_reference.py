@@ -1,0 +1,174 @@
+"""Every structure's partial gradient is a gather of the dense one, and scatter undoes gather."""
+
+import math
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+
+from gmixout.core.masks import count_units, draw
+from gmixout.kernels import reference
+from gmixout.kernels.reference import Block, Column, ConvProduct, Element, LinearProduct, Row
+
+STRUCTURES = (Element(), Row(), Column(), Block(1), Block(4), Block(16))
+structures = st.sampled_from(STRUCTURES)
+shapes = st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple)
+rates = st.floats(0, 0.99)
+
+
+def index_of(structure, shape, rate, seed=0):
+    count = count_units(structure, shape, rate)
+    return draw(structure, shape, count, seed=seed, name="w", period=0)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def conv(input, weight, product):
+    function = (F.conv1d, F.conv2d, F.conv3d)[len(product.kernel_size) - 1]
+    geometry = (product.stride, product.padding, product.dilation, product.groups)
+    return function(input, weight, None, *geometry)
+
+
+def check(structure, product, layer, input, weight, index):
+    """`structure.grad` against autograd through the dense layer."""
+    weight.requires_grad_()
+    output = layer(input, weight)
+    grad = normal(*output.shape, seed=1)
+    (dense,) = torch.autograd.grad(output, weight, grad)
+    kept = structure.keep(product, input, index)
+    partial = structure.grad(product, grad, kept, index, weight.shape)
+    torch.testing.assert_close(partial, structure.gather(dense, index), rtol=1e-10, atol=1e-10)
+
+
+@given(structure=structures, shape=shapes, rate=rates)
+@settings(deadline=None, max_examples=60)
+def test_scatter_writes_what_gather_reads_and_nothing_else(structure, shape, rate):
+    index = index_of(structure, shape, rate)
+    weight, other = normal(*shape), normal(*shape, seed=1)
+    before = weight.clone()
+    structure.scatter_(weight, index, structure.gather(other, index))
+    assert torch.equal(structure.gather(weight, index), structure.gather(other, index))
+    changed = weight != before
+    assert changed.sum() == structure.gather(weight, index).numel()
+    assert torch.equal(weight[changed], other[changed])
+
+
+@pytest.mark.parametrize("structure", STRUCTURES, ids=repr)
+def test_channels_last_weights_and_half_precision(structure):
+    plain = torch.zeros(6, 4, 3, 3, dtype=torch.bfloat16)
+    weight = plain.to(memory_format=torch.channels_last)
+    index = index_of(structure, weight.shape, 0.5)
+    values = structure.gather(normal(6, 4, 3, 3).float(), index)
+    structure.scatter_(weight, index, values)
+    structure.scatter_(plain, index, values)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(weight, plain)
+    assert torch.equal(structure.gather(weight, index), values.bfloat16())
+
+
+@given(
+    structure=structures,
+    lead=st.lists(st.integers(0, 5), max_size=3),
+    inputs=st.integers(1, 20),
+    outputs=st.integers(1, 20),
+    rate=rates,
+)
+@settings(deadline=None, max_examples=60)
+def test_linear(structure, lead, inputs, outputs, rate):
+    weight = normal(outputs, inputs)
+    index = index_of(structure, weight.shape, rate)
+    check(structure, LinearProduct(), F.linear, normal(*lead, inputs), weight, index)
+
+
+@given(data=st.data(), structure=structures, dims=st.integers(1, 3), rate=rates)
+@settings(deadline=None, max_examples=60)
+def test_convolution(data, structure, dims, rate):
+    def sides(low, high):
+        return data.draw(st.tuples(*[st.integers(low, high)] * dims))
+
+    groups = data.draw(st.integers(1, 4))
+    width, filters = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    product = ConvProduct(sides(1, 3), sides(1, 3), sides(0, 2), sides(1, 2), groups)
+    size = [d * (k - 1) + 1 for k, d in zip(product.kernel_size, product.dilation, strict=True)]
+    size = [s + data.draw(st.integers(0, 3)) for s in size]
+    batch = data.draw(st.sampled_from([(), (1,), (3,)]))
+    weight = normal(groups * filters, width, *product.kernel_size)
+    input = normal(*batch, groups * width, *size)
+    index = index_of(structure, weight.shape, rate)
+    check(structure, product, lambda x, w: conv(x, w, product), input, weight, index)
+
+
+@pytest.mark.parametrize("strip", [1, 7, 40, 10**6])
+def test_element_in_strips_of_any_size(monkeypatch, strip):
+    monkeypatch.setattr(reference, "STRIP_ENTRIES", strip)
+    weight = normal(13, 5)
+    for rate in (0.0, 0.6, 0.98):
+        index = index_of(Element(), weight.shape, rate)
+        check(Element(), LinearProduct(), F.linear, normal(4, 5), weight, index)
+
+
+@pytest.mark.parametrize("entries", [1, 50, 10**6])
+def test_blocks_in_pieces_of_any_size(monkeypatch, entries):
+    monkeypatch.setattr(reference, "GATHER_ENTRIES", entries)
+    weight = normal(12, 8)
+    index = index_of(Block(4), weight.shape, 0.3)
+    check(Block(4), LinearProduct(), F.linear, normal(6, 8), weight, index)
+
+
+def largest_tensor(function):
+    """Entries of the largest tensor that any operation inside `function` returns."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else (out,):
+                if isinstance(tensor, torch.Tensor):
+                    self.largest = max(self.largest, tensor.untyped_storage().size() // 8)
+            return out
+
+    with Watch() as watch:
+        function()
+    return watch.largest
+
+
+@pytest.mark.parametrize("structure", [Element(), Row(), Column(), Block(16)], ids=repr)
+def test_no_dense_gradient_is_ever_made(monkeypatch, structure):
+    """The weight is far larger than anything that its masked gradient touches."""
+    monkeypatch.setattr(reference, "STRIP_ENTRIES", 4096)
+    monkeypatch.setattr(reference, "GATHER_ENTRIES", 4096)
+    product, shape = LinearProduct(), (512, 512)
+    grad, input = normal(2, 512), normal(2, 512)
+    index = index_of(structure, shape, 0.95)
+    kept = structure.keep(product, input, index)
+    largest = largest_tensor(lambda: structure.grad(product, grad, kept, index, shape))
+    assert largest < 0.15 * math.prod(shape)
+
+
+def test_column_keeps_only_the_chosen_inputs():
+    index = torch.tensor([1, 4])
+    assert Column().keep(LinearProduct(), normal(3, 8), index).shape == (3, 2)
+    two_groups = ConvProduct((3,), (1,), (1,), (1,), groups=2)
+    assert Column().keep(two_groups, normal(3, 10, 7), index).shape == (3, 4, 7)
+
+
+@pytest.mark.parametrize("structure", [Row(), Column(), Block(4)], ids=repr)
+def test_parts_that_are_not_chosen_do_not_reach_the_gradient(structure):
+    """NaN in every row of the output's gradient, or input, that the chosen units do not touch."""
+    shape, product = (8, 8), LinearProduct()
+    index = torch.tensor([1])
+    touched = torch.zeros(shape)
+    structure.scatter_(touched, index, torch.ones_like(structure.gather(touched, index)))
+    grad, input = normal(5, 8), normal(5, 8)
+    if not isinstance(structure, Column):
+        grad[:, touched.sum(1) == 0] = math.nan
+    if not isinstance(structure, Row):
+        input[:, touched.sum(0) == 0] = math.nan
+    kept = structure.keep(product, input, index)
+    assert structure.grad(product, grad, kept, index, shape).isfinite().all()
