@@ -7,9 +7,9 @@ from typing import Any, get_type_hints
 import docstring_parser
 from torch import nn
 
-from gmixout.core import process
+from gmixout.core import config
 from gmixout.core.attach import attach
-from gmixout.core.process import GMixout
+from gmixout.core.config import GMixout
 from gmixout.methods.base import Finetuning, Method
 
 
@@ -29,7 +29,7 @@ class _Masked(Method):
 
 def _method(name: str, preset: Callable[[], GMixout], summary: str) -> type[_Masked]:
     """Makes the class of a preset: its fields, types and texts are those of `GMixout`."""
-    types, config = get_type_hints(GMixout), preset()
+    types, defaults = get_type_hints(GMixout), preset()
     texts = docstring_parser.parse_from_object(GMixout).params
     lines = [f"    {text.arg_name}: {text.description}" for text in texts]
     namespace: dict[str, Any] = {
@@ -37,7 +37,7 @@ def _method(name: str, preset: Callable[[], GMixout], summary: str) -> type[_Mas
         "__module__": __name__,
     }
     options = [
-        (field.name, types[field.name], getattr(config, field.name))
+        (field.name, types[field.name], getattr(defaults, field.name))
         for field in fields(GMixout)
         if field.name != "seed"
     ]
@@ -52,22 +52,22 @@ gmixout = _method(
 )
 mixout = _method(
     "mixout",
-    process.mixout,
+    config.mixout,
     "Mixout (arXiv 1909.11299): every step puts a new random part of the weights back to\n"
     "their pretrained values.",
 )
 high_rate_mixout = _method(
     "high_rate_mixout",
-    process.high_rate_mixout,
+    config.high_rate_mixout,
     "High-Rate Mixout (arXiv 2510.06955): Mixout with most of the weights put back.",
 )
 random_mask = _method(
     "random_mask",
-    process.random_mask,
+    config.random_mask,
     "Random Mask (arXiv 2405.02596): trains one random part of the weights, the same all along.",
 )
 dropconnect = _method(
     "dropconnect",
-    process.dropconnect,
+    config.dropconnect,
     "DropConnect (Wan et al., ICML 2013): Mixout with zero in place of the pretrained values.",
 )

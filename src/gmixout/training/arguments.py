@@ -36,7 +36,7 @@ class TrainingArguments:
     max_grad_norm: float | None = None
     """Longest gradient (L2 norm over everything trained); longer ones are cut to it."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Type of the forward pass; fp16 needs a GPU."""
+    """Type of the forward pass; fp16 is for GPUs, with a scaled loss."""
     log_every_steps: int = field(default=10, metadata=_CONDUCT)
     """Steps between two looks at the loss: progress, and whether it is still finite."""
     checkpoint_every_steps: int = field(default=100, metadata=_CONDUCT)

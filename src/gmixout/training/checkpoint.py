@@ -1,8 +1,8 @@
 """Files that are there as a whole or not at all, and the checkpoint of a training run."""
 
 import os
-import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise StateError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def save_checkpoint(path: Path, run: str, state: dict[str, Any]) -> None:
@@ -56,7 +57,7 @@ def load_checkpoint(path: Path, run: str) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # on a foreign file an unpickler fails in any way it can
         raise StateError(
             f"{path} cannot be read as a checkpoint: it is truncated or another kind of file. "
             "Delete it, or start over with --overwrite"

@@ -190,7 +190,9 @@ class _Trainer:
                     self.save()
                     self._since = time.perf_counter()
                 if stop and not done:
-                    raise TrainingInterrupted(f"stopped after step {progress.step}")
+                    raise TrainingInterrupted(
+                        f"stopped after step {progress.step} of {settings.steps}"
+                    )
 
     def finish(self) -> TrainingResult:
         """Takes the method off the model and sums up the run."""

@@ -1,0 +1,258 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from toy_benchmark import foundation, toy
+
+from gmixout import bench, data
+from gmixout.errors import ConfigError, GmixoutError, StateError
+from gmixout.evaluation.records import RecordLog
+from gmixout.methods import get_method
+from gmixout.training import job as job_module
+
+QUICK = {"benchmark": "toy", "steps": 6, "batch_size": 8, "log_every_steps": 2}
+
+
+@pytest.fixture(autouse=True)
+def _toy(monkeypatch):
+    monkeypatch.setitem(data.BENCHMARKS, "toy", toy)
+
+
+@pytest.fixture
+def _no_report(monkeypatch):
+    """Pages take longer to draw than toy models to train."""
+    monkeypatch.setattr(bench, "write_report", lambda folder: [])
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The runs that were trained, in order; counts calls of the training loop."""
+    runs, train = [], job_module.train
+
+    def counting(model, start, dataset, arguments, checkpoint, run, on_progress):
+        runs.append(run)
+        return train(model, start, dataset, arguments, checkpoint, run, on_progress)
+
+    monkeypatch.setattr(job_module, "train", counting)
+    return runs
+
+
+def records(folder: Path):
+    return RecordLog(folder / "records.jsonl").read()
+
+
+def test_finetune_leaves_a_run_folder_that_evaluates_to_the_same_digits(tmp_path, capsys):
+    out = tmp_path / "run"
+    (record,) = bench.finetune(method=get_method("gmixout", mask_rate=0.5), out=out, **QUICK)
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"config.yaml", "records.jsonl", "model.safetensors", "report.html"}
+    assert "checkpoint.pt" not in names
+    assert (record.method, record.options["mask_rate"], record.steps) == ("gmixout", 0.5, 6)
+    assert 0 < record.trainable < record.parameters
+    capsys.readouterr()
+    accuracy = bench.evaluate(out)
+    assert accuracy == record.accuracy
+    printed = capsys.readouterr().out
+    assert "Equal to the recorded figures" in printed
+    assert all(repr(value) in printed for value in accuracy.values())
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_evaluate_says_when_figures_differ_or_are_not_there(tmp_path, capsys):
+    bench.finetune(method=get_method("full"), out=tmp_path, **QUICK)
+    log = tmp_path / "records.jsonl"
+    record = json.loads(log.read_text())
+    record["accuracy"]["id_test"] = 0.125
+    log.write_text(json.dumps(record) + "\n")
+    capsys.readouterr()
+    bench.evaluate(tmp_path)
+    assert "Not equal to the recorded figures" in capsys.readouterr().out
+    log.unlink()
+    bench.evaluate(tmp_path / "model.safetensors")
+    assert "No record" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_the_same_seed_gives_the_same_bytes(tmp_path):
+    models = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        bench.finetune(method=get_method("gmixout"), out=tmp_path / name, seed=seed, **QUICK)
+        models.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert models[0] == models[1] != models[2]
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_finetune_with_wise_ft_saves_the_alpha_that_validation_selects(tmp_path):
+    out = tmp_path / "run"
+    found = bench.finetune(method=get_method("wise_ft", alphas=(0.0, 1.0)), out=out, **QUICK)
+    assert [record.alpha for record in found] == [0.0, 1.0]
+    best = max(found, key=lambda record: (record.id_val, -record.alpha))
+    assert bench.evaluate(out) == best.accuracy
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_zero_shot_is_the_foundation(tmp_path, trainings):
+    (record,) = bench.finetune(method=get_method("zero_shot"), out=tmp_path, **QUICK)
+    assert (record.steps, record.lr, trainings) == (0, None, [])
+    saved = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(saved[k], v) for k, v in foundation().state_dict().items())
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_compare_trains_each_run_once_and_only_what_is_missing(tmp_path, trainings):
+    methods = [get_method("zero_shot"), get_method("full"), get_method("wise_ft", alphas=(0.5,))]
+    settings = {**QUICK, "lrs": (1e-3, 1e-2), "out": tmp_path}
+    first = bench.compare(methods=methods, seeds=(0,), **settings)
+    assert len(trainings) == len(set(trainings)) == 2  # one a rate: wise_ft shares full's
+    assert len(first) == 1 + 2 + 2
+    by_run = {}
+    for record in first:
+        by_run.setdefault(record.run, set()).add(record.method)
+    assert sorted(map(sorted, by_run.values())) == [
+        ["full", "wise_ft"],
+        ["full", "wise_ft"],
+        ["zero_shot"],
+    ]
+    for run in by_run:
+        assert {path.name for path in (tmp_path / "runs" / run).iterdir()} == {"model.safetensors"}
+
+    trainings.clear()
+    again = bench.compare(methods=methods, seeds=(0,), resume=True, **settings)
+    assert (trainings, again) == ([], first)
+
+    more = bench.compare(
+        methods=[*methods, get_method("gmixout")], seeds=(0, 1), resume=True, **settings
+    )
+    assert len(trainings) == 2 + 4  # gmixout with seed 0, both methods with seed 1
+    assert more[: len(first)] == first
+    run = next(record for record in more if record.method == "gmixout").run
+    assert bench.evaluate(tmp_path / "runs" / run)
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_comparison_that_died_is_completed(tmp_path, trainings, monkeypatch):
+    methods = [get_method("full"), get_method("wise_ft", alphas=(0.2, 0.4, 0.6))]
+    settings = {**QUICK, "lrs": (1e-2,), "methods": methods}
+    whole = bench.compare(out=tmp_path / "whole", **settings)
+
+    make, made = job_module.make_record, []
+
+    def dying(*arguments):
+        if len(made) == 2:
+            raise RuntimeError("killed")
+        made.append(make(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(job_module, "make_record", dying)
+    with pytest.raises(RuntimeError, match="killed"):
+        bench.compare(out=tmp_path / "died", **settings)
+    monkeypatch.setattr(job_module, "make_record", make)
+    done = bench.compare(out=tmp_path / "died", resume=True, **settings)
+    assert done[:2] == made
+    assert [(r.method, r.options, r.accuracy) for r in done] == [
+        (r.method, r.options, r.accuracy) for r in whole
+    ]
+
+
+def test_config_of_a_run_has_the_keys_of_the_command(tmp_path):
+    bench.compare(methods=[get_method("full")], lrs=(1e-2,), out=tmp_path, **QUICK)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["methods"] == [{"class_path": "full", "init_args": {}}]
+    assert (config["benchmark"], config["lrs"], config["steps"]) == ("toy", [0.01], 6)
+    assert {path.name for path in tmp_path.iterdir()} >= {"report.html", "id_ood.png"}
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_interpolate_and_soup(tmp_path, capsys):
+    for seed in (1, 2):
+        bench.finetune(
+            method=get_method("full"), out=tmp_path / str(seed), seed=seed, lr=1e-2, **QUICK
+        )
+    a, b = tmp_path / "1", tmp_path / "2"
+    weights = {path: load_file(path / "model.safetensors") for path in (a, b)}
+    bench.interpolate(a, b, alpha=0.0, out=tmp_path / "at_a")
+    bench.interpolate(a, b, alpha=1.0, out=tmp_path / "at_b")
+    (mean,) = bench.interpolate(a, b, alpha=0.5, out=tmp_path / "mean")
+    for key in weights[a]:
+        assert torch.equal(load_file(tmp_path / "at_a/model.safetensors")[key], weights[a][key])
+        assert torch.equal(load_file(tmp_path / "at_b/model.safetensors")[key], weights[b][key])
+    (uniform,) = bench.soup([a, b], "uniform", out=tmp_path / "uniform")
+    assert uniform.accuracy == mean.accuracy
+    (greedy,) = bench.soup([a, b], "greedy", out=tmp_path / "greedy")
+    assert greedy.id_val >= max(record.id_val for path in (a, b) for record in records(path))
+    capsys.readouterr()
+    assert bench.evaluate(tmp_path / "greedy") == greedy.accuracy
+    assert "Equal to the recorded figures" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_folder_that_holds_a_run_is_safe(tmp_path):
+    settings = {**QUICK, "method": get_method("full"), "out": tmp_path}
+    bench.finetune(**settings)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(StateError, match=r"already holds a run.*--resume.*--overwrite"):
+        bench.finetune(**settings)
+    with pytest.raises(ConfigError, match="choose one"):
+        bench.finetune(**settings, resume=True, overwrite=True)
+    with pytest.raises(StateError, match=r"lr \(0\.001 there, 0\.5 now\)"):
+        bench.finetune(**settings, resume=True, lr=0.5)
+    with pytest.raises(StateError, match="method"):
+        bench.finetune(**{**settings, "method": get_method("gmixout")}, resume=True)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    bench.finetune(**settings, resume=True, num_workers=0, checkpoint_every_steps=3)
+    assert len(records(tmp_path)) == 1
+    bench.finetune(**settings, overwrite=True, seed=9)
+    assert (tmp_path / "model.safetensors").read_bytes() != before
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "runs" / "mine").is_dir()
+
+
+def test_wrong_folders(tmp_path):
+    empty, file = tmp_path / "empty", tmp_path / "file"
+    empty.mkdir()
+    file.write_text("a file")
+    full = {**QUICK, "method": get_method("full")}
+    cases = {
+        "gmixout finetune --out": lambda: bench.evaluate(empty),
+        "gmixout compare --out": lambda: bench.report(empty),
+        "missing holds no model": lambda: bench.evaluate(tmp_path / "missing"),
+        "cannot be read as a model": lambda: bench.evaluate(file),
+        "is a file, not a folder": lambda: bench.finetune(out=file, **full),
+        "cannot write": lambda: bench.finetune(out=file / "run", **full),
+        "no run to go on with": lambda: bench.finetune(out=empty, resume=True, **full),
+        "no model given": lambda: bench.soup([]),
+    }
+    for says, call in cases.items():
+        with pytest.raises(StateError, match=says):
+            call()
+    assert not any(empty.iterdir())
+    assert file.read_text() == "a file"
+
+
+def test_a_damaged_checkpoint_is_reported_and_kept(tmp_path):
+    settings = {**QUICK, "method": get_method("full"), "out": tmp_path}
+    bench.finetune(**settings)
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(StateError, match=r"truncated.*--overwrite"):
+        bench.finetune(**settings, resume=True)
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"benchmark": "imagenet"}, "digits"),
+        ({"lrs": ()}, "at least one"),
+        ({"lrs": (1e-3, -1.0)}, r"lr=-1\.0"),
+        ({"methods": []}, "at least one"),
+    ],
+)
+def test_a_wrong_comparison_leaves_no_folder(tmp_path, settings, says):
+    with pytest.raises(GmixoutError, match=says):
+        bench.compare(**{**QUICK, "out": tmp_path / "out", **settings})
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,239 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from toy_benchmark import toy
+
+from gmixout import __version__, bench, data
+from gmixout.cli import COMMANDS, main
+from gmixout.evaluation.records import RecordLog
+from gmixout.methods import METHODS
+
+TOY = ["finetune", "--benchmark", "toy", "--batch_size", "8", "--log_every_steps", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _toy(monkeypatch):
+    monkeypatch.setitem(data.BENCHMARKS, "toy", toy)
+
+
+@pytest.fixture
+def _no_report(monkeypatch):
+    """Pages take longer to draw than toy models to train."""
+    monkeypatch.setattr(bench, "write_report", lambda folder: [])
+
+
+def run(*words: object) -> int:
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_the_command_of_the_readme(tmp_path):
+    words = ["--method", "gmixout", "--seed", "3", "--steps", "4", "--method.mask_rate", "0.75"]
+    assert run(*TOY, *words, "--out", tmp_path / "run") == 0
+    (record,) = RecordLog(tmp_path / "run" / "records.jsonl").read()
+    assert (record.method, record.seed, record.steps) == ("gmixout", 3, 4)
+    assert record.options["mask_rate"] == 0.75
+    assert record.options["anchor_decay"] == 0.9
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_by_its_short_name(name, tmp_path):
+    assert run(*TOY, "--method", name, "--steps", 2, "--out", tmp_path) == 0
+    assert {r.method for r in RecordLog(tmp_path / "records.jsonl").read()} == {name}
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_run_repeats_from_its_own_config_file(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    words = ["--method", "mixout", "--method.mask_rate", "0.5", "--steps", "4", "--lr", "3e-3"]
+    assert run(*TOY, *words, "--out", first) == 0
+    assert run("finetune", "--config", first / "config.yaml", "--out", second) == 0
+    assert (first / "config.yaml").read_text() == (second / "config.yaml").read_text()
+    models = [folder / "model.safetensors" for folder in (first, second)]
+    assert models[0].read_bytes() == models[1].read_bytes()
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_words_win_over_the_config_file(tmp_path):
+    config = {"benchmark": "toy", "method": "gmixout", "steps": 50, "batch_size": 4}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
+    words = ["finetune", "--config", tmp_path / "my.yaml", "--steps", 3, "--out", tmp_path / "run"]
+    assert run(*words) == 0
+    (record,) = RecordLog(tmp_path / "run" / "records.jsonl").read()
+    assert (record.method, record.steps, record.batch_size) == ("gmixout", 3, 4)
+
+
+def test_compare_evaluate_report(tmp_path, capsys):
+    words = [
+        "--benchmark",
+        "toy",
+        "--steps",
+        "3",
+        "--batch_size",
+        "8",
+        "--methods",
+        "[full,gmixout]",
+        "--lrs",
+        "[1e-2]",
+    ]
+    assert run("compare", *words, "--out", tmp_path) == 0
+    found = RecordLog(tmp_path / "records.jsonl").read()
+    assert [record.method for record in found] == ["full", "gmixout"]
+    assert run("evaluate", "--model", tmp_path / "runs" / found[1].run) == 0
+    assert "Equal to the recorded figures" in capsys.readouterr().out
+    assert run("report", "--folder", tmp_path) == 0
+    assert run("compare", *words, "--out", tmp_path) == 2
+    assert run("compare", *words, "--out", tmp_path, "--resume") == 0
+    assert RecordLog(tmp_path / "records.jsonl").read() == found
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_method_of_the_users_own(tmp_path, monkeypatch):
+    (tmp_path / "my_methods.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from gmixout.methods import DenseFinetuning, Method\n"
+        "@dataclass(frozen=True)\n"
+        "class bias_only(Method):\n"
+        "    share: float = 1.0\n"
+        "    def start(self, model, seed):\n"
+        "        for name, parameter in model.named_parameters():\n"
+        "            parameter.requires_grad_('bias' in name)\n"
+        "        return DenseFinetuning(model)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "run"
+    words = ["--method", "my_methods.bias_only", "--method.share", 0.5, "--steps", 2]
+    assert run(*TOY, *words, "--out", out) == 0
+    (record,) = RecordLog(out / "records.jsonl").read()
+    assert (record.method, record.options, record.trainable) == ("bias_only", {"share": 0.5}, 16)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["method"]["class_path"] == "my_methods.bias_only"
+
+
+WRONG = {
+    "--method gmixxout": ["gmixxout", "gmixout", "wise_ft"],
+    "--method gmixout --method.rate 0.5": ["rate"],
+    "--method gmixout --method.mask_rate 1.5": ["mask_rate=1.5"],
+    "--method gmixout --method.structure cell": ["structure", "row"],
+    "--benchmark imagenet": ["imagenet", "digits"],
+    "--stepz 3": ["stepz"],
+    "--steps many": ["steps", "many"],
+    "--steps 0": ["steps=0", "at least 1"],
+    "--lr -1": ["lr=-1.0", "0 or more"],
+    "--lr nan": ["lr=nan", "finite"],
+    "--batch_size 1000": ["batch_size=1000", "24"],
+    "--resume": ["no run to go on with", "--resume"],
+    "--resume --overwrite": ["choose one"],
+    "--config missing.yaml": ["missing.yaml"],
+    "--schedule linear": ["cosine"],
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_words_end_with_code_2_and_a_message(words, tmp_path, capsys):
+    assert run(*TOY, "--out", tmp_path / "run", *words.split()) == 2
+    message = capsys.readouterr().err
+    assert all(part in message for part in WRONG[words]), message
+    assert "Traceback" not in message
+
+
+def test_wrong_folders_end_with_code_2(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for words in (
+        [*TOY, "--out", tmp_path / "file"],
+        [*TOY, "--out", "/proc/gmixout"],  # nobody can write there
+        ["evaluate", "--model", tmp_path],
+        ["evaluate"],
+        ["report", "--folder", tmp_path],
+        ["interpolate", "--a", tmp_path, "--b", tmp_path],
+        ["soup", "--models", f"[{tmp_path}]"],
+        ["nonsense"],
+        [],
+    ):
+        assert run(*words) == 2, words
+        message = capsys.readouterr().err
+        assert message.startswith("gmixout: ")
+        assert "Traceback" not in message
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(bench.StateError):
+        run("--debug", "report", "--folder", tmp_path)
+    with pytest.raises(bench.StateError):
+        run("report", "--folder", tmp_path, "--debug")
+
+
+def test_help_and_version(capsys):
+    assert run("--version") == 0
+    assert __version__ in capsys.readouterr().out
+    assert run("--help") == 0
+    printed = capsys.readouterr().out
+    assert all(command in printed for command in COMMANDS)
+    for command in COMMANDS:
+        assert run(command, "--help") == 0
+        capsys.readouterr()
+    assert run("finetune", "--method.help", "gmixout") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "--method.mask_rate" in printed
+    assert "held at the anchor" in printed
+    assert "--method.seed" not in printed
+
+
+def test_doctor(capsys):
+    assert run("doctor") == 0
+    assert "torch" in capsys.readouterr().out
+
+
+def start(*words: object, seconds_an_image: float) -> subprocess.Popen[bytes]:
+    code = "import sys, toy_benchmark; toy_benchmark.register(); from gmixout.cli import main; "
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{code} sys.exit(main())", *map(str, words)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parent),
+            "TOY_SECONDS_AN_IMAGE": str(seconds_an_image),
+        },
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+def wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(6000):
+        if file.exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError(f"{file} never came")
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(sign, tmp_path):
+    words = [*TOY, "--method", "gmixout", "--steps", 200, "--checkpoint_every_steps", 10]
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    process = start(*words, "--out", stopped, seconds_an_image=0.005)
+    wait_for(stopped / "checkpoint.pt", process)
+    process.send_signal(sign)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (-9 if sign is signal.SIGKILL else 130)
+    if sign is signal.SIGINT:
+        assert b"--resume" in stderr
+        assert b"Traceback" not in stderr
+    assert not (stopped / "model.safetensors").exists()
+    assert run("evaluate", "--model", stopped) == 2
+    assert run(*words, "--out", stopped) == 2
+    assert run(*words, "--out", stopped, "--resume") == 0
+    assert run(*words, "--out", whole) == 0
+    models = [folder / "model.safetensors" for folder in (stopped, whole)]
+    assert models[0].read_bytes() == models[1].read_bytes()

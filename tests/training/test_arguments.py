@@ -1,0 +1,50 @@
+import itertools
+import math
+
+import pytest
+
+from gmixout.errors import ConfigError
+from gmixout.training import TrainingArguments
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", -1.0),
+        ("lr", math.nan),
+        ("lr", math.inf),
+        ("head_lr", -1e-3),
+        ("weight_decay", -0.1),
+        ("steps", 0),
+        ("batch_size", 0),
+        ("seed", -1),
+        ("warmup_steps", 300),
+        ("warmup_steps", -1),
+        ("max_grad_norm", 0.0),
+        ("max_grad_norm", math.nan),
+        ("log_every_steps", 0),
+        ("checkpoint_every_steps", 0),
+        ("num_workers", -1),
+        ("schedule", "linear"),
+        ("optimizer", "adam"),
+        ("mixed_precision", "fp8"),
+    ],
+)
+def test_values_out_of_range_are_named(name, value):
+    with pytest.raises(ConfigError, match=rf"{name}={value} is not allowed: it must be"):
+        TrainingArguments(**{name: value})
+
+
+def test_the_schedule_rises_and_falls():
+    arguments = TrainingArguments(steps=100, warmup_steps=10)
+    factors = [arguments.lr_factor(step) for step in range(100)]
+    assert 0 < factors[0] < factors[5] < factors[10] == 1
+    assert all(a > b for a, b in itertools.pairwise(factors))
+    assert 0 < factors[-1] < 0.01
+    assert TrainingArguments(schedule="constant").lr_factor(299) == 1
+
+
+def test_identity_is_what_decides_the_outcome():
+    plain = TrainingArguments().identity()
+    assert TrainingArguments(log_every_steps=1, num_workers=2).identity() == plain
+    assert TrainingArguments(lr=0.5).identity() != plain

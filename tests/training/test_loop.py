@@ -1,0 +1,154 @@
+import math
+import signal
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from toy_benchmark import Toy, foundation, toy
+
+from gmixout.errors import ConfigError, TrainingError
+from gmixout.methods import METHODS, get_method
+from gmixout.training import TrainingArguments, TrainingInterrupted, TrainingResult, train
+from gmixout.training.batches import Batches
+
+TRAINED = [name for name in METHODS if get_method(name).trained == get_method(name)]
+STEPS = 12
+
+
+def run(
+    name="full", checkpoint=None, on_progress=lambda step, loss: None, **settings
+) -> TrainingResult:
+    arguments = TrainingArguments(
+        **{
+            "steps": STEPS,
+            "batch_size": 7,
+            "lr": 1e-2,
+            "seed": 3,
+            "log_every_steps": 2,
+            "weight_decay": 0.1,
+            **settings,
+        }
+    )
+    options = {"resample_every": 4} if name == "gmixout" else {}
+    start = partial(get_method(name, **options).start, seed=arguments.seed)
+    return train(foundation(), start, toy().train, arguments, checkpoint, "run", on_progress)
+
+
+def assert_same(a: nn.Module, b: nn.Module) -> None:
+    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+
+
+def interrupt_at(step):
+    def on_progress(now, loss):
+        if now == step:
+            signal.raise_signal(signal.SIGINT)
+
+    return on_progress
+
+
+def test_training_learns_and_leaves_the_random_state_alone(rng_untouched):
+    with rng_untouched():
+        result = run(steps=60, lr=0.03, head_lr=0.03)
+    assert len(result.losses) == 60
+    assert sum(result.losses[-10:]) < 0.5 * sum(result.losses[:10])
+    assert result.trainable == sum(p.numel() for p in foundation().parameters())
+    assert not any(module.training for module in result.model.modules())
+    assert 0 < result.step_seconds < result.seconds
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_seed_gives_one_model_to_the_bit(name):
+    first, second, other = run(name), run(name), run(name, seed=4)
+    assert first.losses == second.losses
+    assert_same(first.model, second.model)
+    assert not torch.equal(first.model.body.weight, other.model.body.weight)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_resumed_run_equals_an_uninterrupted_one(name, tmp_path):
+    whole = run(name, warmup_steps=3, max_grad_norm=0.5)
+    file = tmp_path / "checkpoint.pt"
+    with pytest.raises(TrainingInterrupted, match="after step 7 of 12"):  # within a mask's period
+        run(name, file, interrupt_at(6), warmup_steps=3, max_grad_norm=0.5)
+    resumed = run(name, file, warmup_steps=3, max_grad_norm=0.5)
+    assert resumed.losses == whole.losses
+    assert_same(resumed.model, whole.model)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_resume_for_each_optimizer_and_precision(optimizer, tmp_path):
+    settings = {"optimizer": optimizer, "mixed_precision": "bf16", "schedule": "constant"}
+    whole = run("gmixout", **settings)
+    with pytest.raises(TrainingInterrupted):
+        run("gmixout", tmp_path / "c.pt", interrupt_at(4), **settings)
+    assert_same(run("gmixout", tmp_path / "c.pt", **settings).model, whole.model)
+    assert not torch.equal(run("gmixout").model.body.weight, whole.model.body.weight)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = run(checkpoint=tmp_path / "c.pt")
+    seen = []
+    again = run(checkpoint=tmp_path / "c.pt", on_progress=lambda step, loss: seen.append(step))
+    assert seen == []
+    assert again.seconds == first.seconds
+    assert_same(again.model, first.model)
+
+
+def test_checkpoints_come_as_often_as_promised(tmp_path):
+    file, there = tmp_path / "c.pt", []
+    run(
+        checkpoint=file,
+        checkpoint_every_steps=5,
+        log_every_steps=1,
+        on_progress=lambda step, loss: there.append((step, file.exists())),
+    )
+    assert next(step for step, exists in there if exists) == 6  # written right after step 5
+
+
+def test_ctrl_c_leaves_the_signal_handler_as_it_was(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(TrainingInterrupted):
+        run(checkpoint=tmp_path / "c.pt", on_progress=interrupt_at(2))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path):
+    class Spoilt(Toy):
+        """Its images become infinite after a number of looks."""
+
+        looks = 0
+
+        def __getitem__(self, index):
+            Spoilt.looks += 1
+            image, label = super().__getitem__(index)
+            return image * (math.nan if Spoilt.looks > 7 * 8 else 1.0), label
+
+    arguments = TrainingArguments(
+        steps=STEPS, batch_size=7, lr=0.125, checkpoint_every_steps=4, log_every_steps=3
+    )
+    file = tmp_path / "c.pt"
+    start = partial(get_method("full").start, seed=0)
+    with pytest.raises(TrainingError, match=r"step 9 of 12 \(lr=0\.125.*smaller"):
+        train(foundation(), start, Spoilt(24, 0.3, seed=1), arguments, file, "run")
+    assert torch.load(file, weights_only=True)["progress"]["step"] == 8
+
+
+def test_workers_do_not_change_the_outcome():
+    assert run(num_workers=1).losses == run().losses
+
+
+def test_a_batch_larger_than_the_data():
+    with pytest.raises(ConfigError, match="batch_size=25 is larger than the training set of 24"):
+        run(batch_size=25)
+
+
+def test_batches_walk_through_whole_permutations():
+    batches = list(Batches(examples=10, batch_size=4, steps=10, seed=0, start=0))
+    stream = [index for batch in batches for index in batch]
+    assert all(len(batch) == 4 for batch in batches)
+    assert all(sorted(stream[i : i + 10]) == list(range(10)) for i in range(0, 40, 10))
+    assert stream[:10] != stream[10:20]
+    assert list(Batches(10, 4, 10, seed=0, start=6)) == batches[6:]
+    assert list(Batches(10, 4, 10, seed=1, start=0)) != batches
