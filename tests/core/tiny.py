@@ -29,6 +29,20 @@ class TinyNet(nn.Module):
         return self.head(torch.tanh(self.hidden(tokens)).mean(1))
 
 
+class PlainNet(nn.Sequential):
+    """The same without attention, whose two ways through torch differ in the last bit."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(4, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(128, 16),
+            nn.Tanh(),
+            nn.Linear(16, 4),
+        )
+
+
 MASKED_OF_TINY = [
     "conv.weight",
     "attention.in_proj_weight",
