@@ -74,7 +74,7 @@ class _Expose(torch.autograd.Function):
 def _scaled(masked: MaskedWeight, gradient: Tensor) -> Tensor:
     """d loss / d values = c * (d loss / d Phi)[M], in the values' dtype."""
     gradient = gradient.to(masked.values.dtype)
-    c = masked.config.scale
+    c = masked.scale
     return gradient if c == 1 else gradient * c
 
 

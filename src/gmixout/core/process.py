@@ -39,6 +39,7 @@ class MaskedWeight(nn.Module):
         values: The trainable leaf W[M], float32 or wider, in the structure's layout.
         held: The anchor's masked entries A[M], same shape and dtype.
         index: The units of the mask, int64 `[K]`.
+        scale: c, the factor of D in Phi.
         residual: The dense D of residual="persist" between its uses, else None. Entries of the
             mask in force are stale: `values` has them.
     """
@@ -56,6 +57,9 @@ class MaskedWeight(nn.Module):
         self._home = (owner, attribute)
         weight = self.weight
         self.count = count_units(self.structure, weight.shape, config.mask_rate)
+        # Too small a weight to hold anything back: for it p is 0.
+        self.whole = self.count == self.structure.units(weight.shape)
+        self.scale = 1.0 if self.whole else config.scale
         self.residual: Tensor | None = None
         if config.residual == "persist":
             self.residual = torch.zeros_like(
@@ -86,8 +90,7 @@ class MaskedWeight(nn.Module):
     @property
     def redraws(self) -> bool:
         """False where a new mask changes nothing: all is trained, and D outlives the period."""
-        whole = self.count == self.structure.units(self.weight.shape)
-        return not (whole and self.residual is not None)
+        return not (self.whole and self.residual is not None)
 
     @torch.no_grad()
     def begin(self, period: int) -> None:
@@ -128,7 +131,7 @@ class MaskedWeight(nn.Module):
         """
         weight, decay = self.weight, self.config.anchor_decay
         if self.residual is None:
-            anchor = torch.lerp(self.held, self.values, (1 - decay) * self.config.scale)
+            anchor = torch.lerp(self.held, self.values, (1 - decay) * self.scale)
             self.structure.scatter_(weight, self.index, anchor)
             return
         self._store_residual()
@@ -148,7 +151,7 @@ class MaskedWeight(nn.Module):
         weight = self.weight.clone()
         if self.residual is None:
             return weight
-        share = 1.0 if self.config.rescale else self.config.density
+        share = 1.0 if self.config.rescale or self.whole else self.config.density
         self._store_residual()
         self.structure.scatter_(weight, self.index, self.held)
         weight.copy_(self._wide(weight) + share * self.residual.to(weight.device))
@@ -205,7 +208,7 @@ class MaskedWeight(nn.Module):
         )
 
     def _phi(self) -> Tensor:
-        c = self.config.scale
+        c = self.scale
         return self.values if c == 1 else torch.lerp(self.held, self.values, c)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MaskedWeight":
