@@ -2,7 +2,7 @@
 
     python benchmarks/pretrain_digits.py
 
-takes about five minutes on one core and writes the weights that ship with gmixout (float16) and a
+takes about five minutes on one idle core and writes the weights that ship with gmixout (float16) and a
 log of the run. The same seed gives the same images in the same order.
 """
 
@@ -11,6 +11,7 @@ import json
 import math
 import platform
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from gmixout.data.digits import WEIGHTS, architecture, digits
 from gmixout.data.glyphs import PRETRAINING_FONTS, draw, render, vary
 
 LOG = Path(__file__).parent / "results" / "pretrain_digits.log"
+PACKAGES = ("torch", "timm", "matplotlib", "pillow", "scikit-learn")
 # Centred inputs more than halve the steps that are needed; the saved model takes images in [0, 1].
 CENTRE, SCALE = 0.5, 4.0
 
@@ -35,7 +37,7 @@ def pretrain(steps: int, batch_size: int, lr: float, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     glyphs = draw(PRETRAINING_FONTS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
-    warmup = steps // 20
+    warmup = max(1, steps // 20)
 
     def rate(step: int) -> float:
         return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
@@ -105,7 +107,7 @@ def main() -> None:
             name: round(accuracy(model, part.images, part.labels), 4)
             for name, part in (sets | data.shifts | data.dev_shifts).items()
         },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
     }
     args.log.write_text(json.dumps(record, indent=2) + "\n")
     print(args.log.read_text())

@@ -41,7 +41,7 @@ SPLIT_SEED, FONTS_SEED, DEV_FONTS_SEED, CORRUPTION_SEED = 1998, 1, 2, 3
 
 
 def digits() -> Benchmark:
-    """Load the digits benchmark (see the module's docstring); takes a second or two.
+    """Load the digits benchmark (see the module's docstring); takes a few seconds.
 
     Raises:
         DataError: scikit-learn, matplotlib or timm is not installed, or a font is missing.

@@ -42,6 +42,8 @@ IMAGE_SIZE = 28
 # Glyphs are drawn and warped at twice the size, then averaged down: smooth edges.
 _GLYPH_SIZE = 2 * IMAGE_SIZE
 _INK_HEIGHT = 40
+# Strokes bend by up to this share of half the image: some of the freedom of a hand.
+_BEND = 0.08
 
 
 def font_folder() -> Path:
@@ -106,7 +108,7 @@ def render(fonts: tuple[str, ...], per_digit: int, seed: int) -> LabelledImages:
     """
     glyphs = draw(fonts)
     labels = torch.arange(10).repeat(per_digit)
-    chosen = torch.arange(10 * per_digit).div(10, rounding_mode="floor") % len(fonts)
+    chosen = torch.arange(10 * per_digit) // 10 % len(fonts)
     generator = torch.Generator().manual_seed(seed)
     return LabelledImages(vary(glyphs[chosen, labels], generator), labels)
 
@@ -127,16 +129,16 @@ def vary(ink: Tensor, generator: torch.Generator) -> Tensor:
         return torch.empty(count, 1, 1, 1).uniform_(low, high, generator=generator)
 
     ink = _change_stroke(ink[:, None], uniform(-1.0, 2.0))
-    ink = _warp(ink, uniform)
+    ink = _warp(ink, uniform, generator)
     ink = F.avg_pool2d(ink, 2)
     ink = torch.lerp(ink, _blur(ink), uniform(0.0, 1.0))
 
     paper = uniform(0.0, 0.35) + uniform(0.0, 0.3) * _ramp(uniform(0.0, 2 * math.pi))
-    contrast = uniform(0.4, 1.0)
+    contrast = uniform(0.5, 1.0)
     images = paper + contrast * (1 - paper) * ink
-    images = torch.where(uniform(0.0, 1.0) < 0.25, 1 - images, images)
+    images = torch.where(uniform(0.0, 1.0) < 0.2, 1 - images, images)
     noise = torch.empty_like(images).normal_(generator=generator)
-    return (images + uniform(0.0, 0.15) * noise).clamp(0, 1)
+    return (images + uniform(0.0, 0.12) * noise).clamp(0, 1)
 
 
 def _change_stroke(ink: Tensor, amount: Tensor) -> Tensor:
@@ -145,12 +147,14 @@ def _change_stroke(ink: Tensor, amount: Tensor) -> Tensor:
     thickest = F.max_pool2d(thicker, 3, stride=1, padding=1)
     thinner = -F.max_pool2d(-ink, 3, stride=1, padding=1)
     ink = torch.lerp(ink, thinner, (-amount).clamp(0, 1))
-    ink = torch.lerp(ink, torch.maximum(ink, thicker), amount.clamp(0, 1))
-    return torch.lerp(ink, torch.maximum(ink, thickest), (amount - 1).clamp(0, 1))
+    ink = torch.lerp(ink, thicker, amount.clamp(0, 1))
+    return torch.lerp(ink, thickest, (amount - 1).clamp(0, 1))
 
 
-def _warp(ink: Tensor, uniform: Callable[[float, float], Tensor]) -> Tensor:
-    """Rotate, shear, stretch, move."""
+def _warp(
+    ink: Tensor, uniform: Callable[[float, float], Tensor], generator: torch.Generator
+) -> Tensor:
+    """Rotate, shear, stretch, move, and bend smoothly."""
     angle, shear = uniform(-0.3, 0.3), uniform(-0.3, 0.3)
     width, height = 1 / uniform(0.6, 1.1), 1 / uniform(0.8, 1.2)
     cos, sin = angle.cos(), angle.sin()
@@ -160,11 +164,13 @@ def _warp(ink: Tensor, uniform: Callable[[float, float], Tensor]) -> Tensor:
     ]
     theta = torch.cat(rows, dim=2)[:, 0]
     grid = F.affine_grid(theta, list(ink.shape), align_corners=False)
-    return F.grid_sample(ink, grid, align_corners=False)
+    bend = torch.empty(len(ink), 2, 4, 4).uniform_(-_BEND, _BEND, generator=generator)
+    bend = F.interpolate(bend, ink.shape[-2:], mode="bicubic", align_corners=False)
+    return F.grid_sample(ink, grid + bend.movedim(1, 3), align_corners=False)
 
 
 def _blur(images: Tensor) -> Tensor:
-    return F.avg_pool2d(F.avg_pool2d(images, 3, 1, 1), 3, 1, 1)
+    return F.avg_pool2d(F.avg_pool2d(images, 5, 1, 2), 3, 1, 1)
 
 
 def _ramp(direction: Tensor) -> Tensor:
