@@ -2,8 +2,8 @@
 
     python benchmarks/pretrain_digits.py
 
-takes about five minutes on one idle core and writes the weights that ship with gmixout (float16) and a
-log of the run. The same seed gives the same images in the same order.
+takes about five minutes on one idle core (the logged run shared its core) and writes the weights
+that ship with gmixout (float16) and a log. The same seed gives the same images in the same order.
 """
 
 import argparse
