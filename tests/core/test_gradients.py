@@ -215,7 +215,10 @@ def gathered(masked, grads):
     """The dense gradients' entries that are masked, times c."""
     for name, weight in masked._weights.items():
         dense = grads[name.removeprefix("it.")]
-        yield weight.structure.gather(dense, weight.index) * masked.config.scale
+        whole = len(weight.index) == weight.structure.units(dense.shape)
+        # At a rate of 1/2; where the one unit of a weight is all of it, nothing is held back.
+        c = 2 if masked.config.rescale and not whole else 1
+        yield c * weight.structure.gather(dense, weight.index)
 
 
 # torch's own advice about a copy that an even kernel needs
