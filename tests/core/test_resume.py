@@ -1,0 +1,178 @@
+"""Save in mid-training, load into fresh objects, go on: bit-equal to a run that never stopped."""
+
+import copy
+import io
+
+import pytest
+import torch
+from tiny import STRUCTURES, TinyNet, batches, same_state, train
+
+import gmixout
+from gmixout import GMixout, dropconnect, mixout, random_mask
+from gmixout.errors import GmixoutError, StateError
+
+SETTINGS = {
+    "reset": GMixout(mask_rate=0.7, resample_every=4),
+    "reset, rescaled": GMixout(mask_rate=0.7, resample_every=4, rescale=True, anchor_decay=0.5),
+    "persist": GMixout(mask_rate=0.7, resample_every=4, residual="persist"),
+    "persist, rescaled": GMixout(
+        mask_rate=0.7, resample_every=4, residual="persist", rescale=True, anchor_decay=0.5
+    ),
+    "persist, bf16 residual": GMixout(
+        mask_rate=0.7, resample_every=3, residual="persist", residual_dtype="bfloat16"
+    ),
+    "carried moments": mixout(0.7, resample_every=3),
+    "mixout": mixout(0.7),
+    "random mask": random_mask(0.7),
+    "dropconnect": dropconnect(0.5),
+    "full": GMixout(mask_rate=0, residual="persist"),
+}
+
+OPTIMIZERS = {
+    "adamw": lambda groups: torch.optim.AdamW(groups, weight_decay=0.1),
+    "momentum": lambda groups: torch.optim.SGD(groups, momentum=0.9),
+    "adagrad": torch.optim.Adagrad,
+}
+
+
+def start(config, optimizer="adamw", dtype=torch.float32, seed=0):
+    torch.manual_seed(seed)
+    model = TinyNet().to(dtype)
+    masked = gmixout.attach(model, config)
+    return model, masked, masked.bind(OPTIMIZERS[optimizer](masked.param_groups(lr=1e-3)))
+
+
+def saved(*objects):
+    """As a file would give it back."""
+    file = io.BytesIO()
+    torch.save([thing.state_dict() for thing in objects], file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def check(config, at, order, optimizer="adamw", dtype=torch.float32):
+    data = list(batches(11, dtype))
+    straight = start(config, optimizer, dtype)
+    train(straight[0], straight[2], data)
+    first = start(config, optimizer, dtype)
+    train(first[0], first[2], data[:at])
+    states = saved(*first)
+    # Other weights to begin with: all that counts has to come from the states.
+    second = start(config, optimizer, dtype, seed=1)
+    for thing in order:
+        second[thing].load_state_dict(states[thing])
+    assert same_state(first[0], second[0])
+    train(second[0], second[2], data[at:])
+    assert straight[1].steps == second[1].steps
+    assert same_state(straight[0], second[0])
+    assert same_state(straight[1].detach(), second[1].detach())
+
+
+MODEL, PROCESS, OPTIMIZER = 0, 1, 2
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("at", [3, 6, 8], ids=["mid-period", "later", "boundary"])
+def test_resume_is_exact(setting, structure, at):
+    config = copy.deepcopy(SETTINGS[setting])
+    config = GMixout(**{**vars(config), "structure": structure, "block_size": 4})
+    check(config, at, (MODEL, PROCESS, OPTIMIZER))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    "order",
+    [(PROCESS, MODEL, OPTIMIZER), (OPTIMIZER, PROCESS, MODEL), (OPTIMIZER, MODEL, PROCESS)],
+    ids=["process first", "model last", "optimizer first"],
+)
+def test_the_order_of_loading_does_not_matter(setting, order):
+    for at in (6, 8):
+        check(SETTINGS[setting], at, order)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("setting", ["reset", "persist, rescaled", "carried moments"])
+def test_resume_with_other_optimizers(optimizer, setting):
+    for at in (7, 8):
+        check(SETTINGS[setting], at, (PROCESS, MODEL, OPTIMIZER), optimizer)
+
+
+@pytest.mark.parametrize("setting", ["reset", "persist, rescaled", "mixout"])
+@pytest.mark.parametrize("order", [(MODEL, PROCESS, OPTIMIZER), (PROCESS, MODEL, OPTIMIZER)])
+def test_resume_under_half_precision_weights(setting, order):
+    check(SETTINGS[setting], 6, order, dtype=torch.bfloat16)
+
+
+def test_the_models_state_dict_keeps_its_keys_and_holds_phi():
+    torch.manual_seed(0)
+    plain = TinyNet()
+    model, masked, optimizer = start(SETTINGS["persist, rescaled"])
+    train(model, optimizer, list(batches(5)))
+    state = model.state_dict()
+    assert list(state) == list(plain.state_dict())
+    plain.load_state_dict(state, strict=True)
+    images = next(batches(1))[0]
+    torch.testing.assert_close(plain(images), model(images))
+    del masked
+
+
+def test_loading_other_weights_makes_them_the_pretrained_ones():
+    """As if they had been there when the process was put on."""
+    for setting in ("reset", "persist", "dropconnect"):
+        config = SETTINGS[setting]
+        late, masked, optimizer = start(config, seed=1)
+        other = TinyNet()
+        late.load_state_dict(other.state_dict())
+        early = copy.deepcopy(other)
+        its_masked = gmixout.attach(early, config)
+        its_optimizer = its_masked.bind(OPTIMIZERS["adamw"](its_masked.param_groups(lr=1e-3)))
+        train(late, optimizer, list(batches(6)))
+        train(early, its_optimizer, list(batches(6)))
+        assert same_state(late, early)
+        assert same_state(masked.detach(), its_masked.detach())
+
+
+WRONG = {
+    "another config": lambda s: {**s, "config": {**s["config"], "mask_rate": 0.5}},
+    "another version": lambda s: {**s, "version": 99},
+    "truncated": lambda s: {"version": s["version"]},
+    "a weight missing": lambda s: {
+        **s, "weights": {k: v for k, v in s["weights"].items() if not k.startswith("hidden")},
+    },
+    "a tensor missing": lambda s: {
+        **s, "weights": {k: {"values": v["values"]} for k, v in s["weights"].items()},
+    },
+    "another shape": lambda s: {
+        **s,
+        "weights": {k: {n: t[:1] for n, t in v.items()} for k, v in s["weights"].items()},
+    },
+    "no state at all": lambda s: s["weights"],
+    "None": lambda s: None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(wrong):
+    data = list(batches(6))
+    model, masked, optimizer = start(SETTINGS["persist"])
+    train(model, optimizer, data)
+    state = WRONG[wrong](copy.deepcopy(masked.state_dict()))
+    other, its_masked, _ = start(SETTINGS["persist"], seed=1)
+    before, its_state = copy.deepcopy(other.state_dict()), copy.deepcopy(its_masked.state_dict())
+    with pytest.raises(StateError):
+        its_masked.load_state_dict(state)
+    assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
+    now = its_masked.state_dict()
+    assert now["steps"] == its_state["steps"] == 0
+    for name, tensors in now["weights"].items():
+        assert all(torch.equal(its_state["weights"][name][k], t) for k, t in tensors.items())
+
+
+def test_carried_moments_want_an_optimizer_and_say_so():
+    model, masked, optimizer = start(SETTINGS["mixout"])
+    train(model, optimizer, list(batches(3)))
+    unbound = gmixout.attach(TinyNet(), SETTINGS["mixout"])
+    with pytest.raises(GmixoutError, match="Bind the optimizer"):
+        unbound.load_state_dict(masked.state_dict())
+    assert unbound.steps == 0
