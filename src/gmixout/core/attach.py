@@ -173,7 +173,8 @@ class Masked:
         """Lets the masks advance by themselves after each `optimizer.step()`.
 
         Steps that a `GradScaler` skips do not count. Bind a fresh optimizer; load saved states
-        afterwards.
+        afterwards. (LBFGS keeps one curvature history over all its parameters: give it the masked
+        values alone if that is to start anew with every mask.)
 
         Returns:
             The optimizer itself.
