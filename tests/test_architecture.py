@@ -1,0 +1,141 @@
+"""Imports run one way, downward, and importing the package stays light."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gmixout
+
+PACKAGE = Path(gmixout.__file__).parent
+
+FLOORS = [
+    {"cli"},
+    {"bench"},
+    {"training", "reports"},
+    {"methods", "data", "evaluation"},
+    {"gmixout"},
+    {"core", "weightspace"},
+    {"kernels"},
+    {"errors"},
+]
+"""The house from the top down: a room imports those on lower floors alone, and itself.
+
+The package's own names ("gmixout") stand above the rooms that they come from.
+"""
+
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+HEAVY = (
+    "timm", "torchvision", "peft", "open_clip", "transformers", "triton", "accelerate", "sklearn",
+    "matplotlib", "plotly", "torchmetrics", "jsonargparse", "lightning", "torch._dynamo",
+)  # fmt: skip
+
+
+def room_of(module: str) -> str:
+    """The room of a dotted module name: its part below the package, or the package itself."""
+    part = module.split(".")[1:2]
+    return part[0] if part and part[0] in FLOOR else "gmixout"
+
+
+def imports_of(path: Path, package: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of each module of the package that a file imports, anywhere in it."""
+    here = ("gmixout", *path.relative_to(package).with_suffix("").parts)
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*here[: -node.level], *([node.module] if node.module else [])])
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "gmixout":
+                yield node.lineno, name
+
+
+def violations(package: Path) -> list[str]:
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        place = path.relative_to(package)
+        room = place.parts[0].removesuffix(".py")
+        if room in ("__init__", "__main__"):
+            continue  # the top, which shows the others' names
+        if room not in FLOOR:
+            found.append(f"{place}: the room {room!r} has no floor in this test")
+            continue
+        for line, name in imports_of(path, package):
+            target = room_of(name)
+            if target != room and FLOOR[target] <= FLOOR[room]:
+                found.append(f"{place}:{line} imports {name}, which is not below {room!r}")
+    return found
+
+
+def test_imports_run_downward():
+    assert violations(PACKAGE) == []
+
+
+PLANTED = {
+    "upward": ("core/masks.py", "from gmixout.methods import base\n"),
+    "sideways": ("methods/full.py", "import gmixout.data.base\n"),
+    "inside a function": ("kernels/reference.py", "def f():\n    from gmixout.core import masks\n"),
+    "relative": ("kernels/reference.py", "from ..core import masks\n"),
+    "relative package": ("data/base.py", "from .. import training\n"),
+    "whole package": ("core/layers.py", "import gmixout\n"),
+    "the package's names": ("core/layers.py", "from gmixout import attach\n"),
+    "behind a type check": ("errors.py", "if False:\n    from gmixout.core import masks\n"),
+    "a new room": ("attic.py", "import torch\n"),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTED)
+def test_a_wrong_import_is_found(plant, tmp_path):
+    copy = tmp_path / "gmixout"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    file, text = PLANTED[plant]
+    with (copy / file).open("a") as opened:
+        opened.write(text)
+    assert len(violations(copy)) == len(violations(PACKAGE)) + 1
+
+
+def fresh_python(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_import_loads_torch_alone():
+    """What `import torch` loads by itself does not count."""
+    code = (
+        "import sys, torch; before = set(sys.modules); import gmixout; "
+        "print(*sorted(set(sys.modules) - before), sep='\\n')"
+    )
+    loaded = fresh_python(code).splitlines()
+    assert "gmixout.core.attach" in loaded
+    assert [name for name in loaded if name.startswith(HEAVY)] == []
+
+
+def test_import_does_not_touch_cuda_or_the_generators():
+    code = (
+        "import random, numpy, torch\n"
+        "before = random.getstate(), torch.get_rng_state(), numpy.random.get_state()[1].tolist()\n"
+        "import gmixout\n"
+        "assert random.getstate() == before[0]\n"
+        "assert torch.equal(torch.get_rng_state(), before[1])\n"
+        "assert numpy.random.get_state()[1].tolist() == before[2]\n"
+        "print(torch.cuda.is_initialized())"
+    )
+    assert fresh_python(code) == "False"
+
+
+def test_rooms_below_the_bench_import_without_their_optional_libraries():
+    """A machine with torch alone can use the library: the rest is imported where it is used."""
+    blocked = ", ".join(f"{name!r}: None" for name in HEAVY if not name.startswith("torch."))
+    code = f"import sys; sys.modules.update({{{blocked}}}); import gmixout; print('fine')"
+    assert fresh_python(code) == "fine"

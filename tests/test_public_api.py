@@ -1,0 +1,90 @@
+"""The contract of names that other people's code relies on."""
+
+import dataclasses
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+import gmixout
+
+CALLS = {
+    # name: arguments that must be there, in this order
+    "attach": ["model", "config", "select", "head"],
+    "interpolate": ["state_a", "state_b", "alpha"],
+    "uniform_soup": ["states"],
+    "greedy_soup": ["states", "score"],
+    "mixout": ["mask_rate"],
+    "high_rate_mixout": ["mask_rate"],
+    "random_mask": ["mask_rate"],
+    "dropconnect": ["mask_rate"],
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_functions_and_their_arguments(name):
+    parameters = list(inspect.signature(getattr(gmixout, name)).parameters)
+    assert parameters[: len(CALLS[name])] == CALLS[name]
+
+
+def test_all_names_are_there_and_documented():
+    assert sorted(gmixout.__all__) == gmixout.__all__
+    for name in gmixout.__all__:
+        assert inspect.getdoc(getattr(gmixout, name)), f"gmixout.{name} has no docstring"
+    assert {*CALLS, "GMixout", "Masked", "GmixoutError"} <= set(gmixout.__all__)
+
+
+def test_config_is_a_frozen_dataclass_with_the_promised_settings():
+    config = gmixout.GMixout(
+        mask_rate=0.9, anchor_decay=0.9, resample_every=10, structure="row", seed=0,
+        rescale=False, residual="reset",
+    )  # fmt: skip
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.mask_rate = 0.5
+    assert hash(config) == hash(dataclasses.replace(config))
+    for preset in ("mixout", "high_rate_mixout", "random_mask", "dropconnect"):
+        assert type(getattr(gmixout, preset)(mask_rate=0.8)) is gmixout.GMixout
+
+
+def test_handle_has_the_promised_methods():
+    wanted = {
+        "param_groups": ["lr", "head_lr"],
+        "bind": ["optimizer"],
+        "state_dict": [],
+        "load_state_dict": ["state"],
+        "detach": [],
+        "parameters": [],
+        "summary": [],
+    }
+    for name, arguments in wanted.items():
+        parameters = list(inspect.signature(getattr(gmixout.Masked, name)).parameters)
+        assert parameters[1 : 1 + len(arguments)] == arguments
+
+
+def test_errors_are_one_family_and_builtin_kinds_too():
+    from gmixout import errors
+
+    family = [
+        value
+        for value in vars(errors).values()
+        if inspect.isclass(value) and value.__module__ == "gmixout.errors"
+    ]
+    assert {cls.__name__ for cls in family} == {
+        "GmixoutError", "ConfigError", "AttachError", "StateError", "DataError", "TrainingError",
+    }  # fmt: skip
+    assert all(issubclass(cls, gmixout.GmixoutError) for cls in family)
+
+
+def test_the_two_lines_of_the_readme():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    config = gmixout.GMixout(
+        mask_rate=0.9, anchor_decay=0.9, resample_every=10, structure="row", seed=0
+    )
+    masked = gmixout.attach(model, config)
+    optimizer = masked.bind(torch.optim.AdamW(masked.param_groups(lr=1e-3, head_lr=1e-3)))
+    for _ in range(3):
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert masked.detach() is model
