@@ -196,8 +196,8 @@ def make_table(results: dict[str, Any], clock: str) -> Table:
         title=f"{setting['model']}, density {setting['density']}, {setting['device']}, "
         f"{setting['threads']} thread(s): medians, ratios within rounds, [dim]range[/dim]",
         caption=f"step: mean of {RESAMPLE_EVERY} steps ({clock} time), one redraw included; memory "
-        "above the loaded model;\nkept: bytes of gradient and optimizer state, of all that is trained "
-        "and of the masked weights alone; inference: after detach() / untouched",
+        "above the loaded model;\nkept: bytes of gradient and optimizer state, of all that is "
+        "trained and of the masked weights alone; inference: after detach() / untouched",
     )
     for column in ("batch", "method"):
         table.add_column(column, no_wrap=True)
