@@ -74,18 +74,8 @@ def test_words_win_over_the_config_file(tmp_path):
 
 
 def test_compare_evaluate_report(tmp_path, capsys):
-    words = [
-        "--benchmark",
-        "toy",
-        "--steps",
-        "3",
-        "--batch_size",
-        "8",
-        "--methods",
-        "[full,gmixout]",
-        "--lrs",
-        "[1e-2]",
-    ]
+    words = ["--benchmark", "toy", "--steps", "3", "--batch_size", "8"]
+    words += ["--methods", "[full,gmixout]", "--lrs", "[1e-2]"]
     assert run("compare", *words, "--out", tmp_path) == 0
     found = RecordLog(tmp_path / "records.jsonl").read()
     assert [record.method for record in found] == ["full", "gmixout"]
@@ -130,7 +120,8 @@ WRONG = {
     "--steps many": ["steps", "many"],
     "--steps 0": ["steps=0", "at least 1"],
     "--lr -1": ["lr=-1.0", "0 or more"],
-    "--lr nan": ["lr=nan", "finite"],
+    "--lr nan": ["lr", "nan"],
+    "--lr .nan": ["lr=nan", "finite"],
     "--batch_size 1000": ["batch_size=1000", "24"],
     "--resume": ["no run to go on with", "--resume"],
     "--resume --overwrite": ["choose one"],

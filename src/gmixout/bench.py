@@ -1,6 +1,7 @@
 """The jobs behind the commands: plain typed functions over run folders."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -38,6 +39,8 @@ from gmixout.training.job import (
 State = Mapping[str, Tensor]
 
 COMPARED = ("zero_shot", "full", "wise_ft", "random_mask", "mixout", "gmixout")
+SMALL_MODEL = 1_000_000
+"""Parameters below which a model trains and evaluates on one CPU thread."""
 EXTRAS = {
     "vision": ("timm", "torchvision", "open_clip_torch", "scikit-learn"),
     "train": ("accelerate", "torchmetrics", "jsonargparse"),
@@ -78,7 +81,7 @@ def finetune(
     if job.is_finished(out, log):
         Console(stderr=True).print(f"The run in {out} is finished; nothing was trained.")
         return _present(out)
-    with _bars() as bars:
+    with _bars() as bars, _few_threads(loaded):
         finetuned, facts = job.obtain(out, log, _task(bars, job))
         chosen = select_by_id_validation(job.record(method, finetuned, facts, log))
     for options, state in method.variants(job.pretrained(), finetuned):
@@ -142,7 +145,7 @@ def compare(
         for method in methods:
             job = Job(loaded, method.trained, arguments)
             jobs.setdefault(job.run, (job, []))[1].append(method)
-    with _bars() as bars:
+    with _bars() as bars, _few_threads(loaded):
         total = bars.add_task("all runs", total=len(jobs))
         for job, sharing in jobs.values():
             folder = out / "runs" / job.run
@@ -165,7 +168,8 @@ def evaluate(model: Path) -> dict[str, float]:
     """
     state, about = load_model(model)
     benchmark = load_benchmark(about["benchmark"])
-    accuracy = metrics.evaluate(load_weights(benchmark, state), benchmark)
+    with _few_threads(benchmark):
+        accuracy = metrics.evaluate(load_weights(benchmark, state), benchmark)
     console = Console()
     console.print(f"{about['method']} {about['options']} on {about['benchmark']}", soft_wrap=True)
     for name, value in accuracy.items():
@@ -227,8 +231,9 @@ def soup(
     def score(state: weightspace.State) -> float:
         return metrics.accuracy(load_weights(benchmark, state), benchmark.id_val)
 
-    mix = partial(weightspace.greedy_soup, score=score)
-    state = mix(states) if kind == "greedy" else weightspace.uniform_soup(states)
+    with _few_threads(benchmark):
+        mix = partial(weightspace.greedy_soup, score=score)
+        state = mix(states) if kind == "greedy" else weightspace.uniform_soup(states)
     options = {"kind": kind, "models": [str(model) for model in models]}
     return _write_derived(out, benchmark, "soup", options, state, overwrite)
 
@@ -280,7 +285,8 @@ def _write_derived(
 ) -> list[Record]:
     open_folder(out, options, resume=False, overwrite=overwrite)
     run = hash_of({"benchmark": benchmark.name, "method": method, **options})
-    record = make_record(benchmark, run, method, options, state, UNTRAINED)
+    with _few_threads(benchmark):
+        record = make_record(benchmark, run, method, options, state, UNTRAINED)
     save_model(out / MODEL, state, about_model(record))
     RecordLog(out / RECORDS).append(record)
     return _present(out)
@@ -304,6 +310,22 @@ def _find_record(model: Path, about: dict[str, Any]) -> Record | None:
             if about_model(record) == about:
                 return record
     return None
+
+
+@contextmanager
+def _few_threads(benchmark: Benchmark) -> Iterator[None]:
+    """Gives a model too small to gain from several CPU threads a single one meanwhile.
+
+    The digits model is as fast on one thread as on two; and where another process wants a core,
+    threads that wait for each other made it 7 to 40 times slower.
+    """
+    before = torch.get_num_threads()
+    parameters = sum(parameter.numel() for parameter in benchmark.foundation().parameters())
+    torch.set_num_threads(1 if parameters < SMALL_MODEL else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _bars() -> Progress:

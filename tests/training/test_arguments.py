@@ -39,7 +39,7 @@ def test_the_schedule_rises_and_falls():
     arguments = TrainingArguments(steps=100, warmup_steps=10)
     factors = [arguments.lr_factor(step) for step in range(100)]
     assert 0 < factors[0] < factors[5] < factors[10] == 1
-    assert all(a > b for a, b in itertools.pairwise(factors))
+    assert all(a > b for a, b in itertools.pairwise(factors[10:]))
     assert 0 < factors[-1] < 0.01
     assert TrainingArguments(schedule="constant").lr_factor(299) == 1
 

@@ -23,7 +23,7 @@ class wise_ft(Method):
         alphas: Shares of the finetuned weights, one model for each; 0 is zero-shot, 1 finetuned.
     """
 
-    alphas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
 
     def __post_init__(self) -> None:
         """Refuses shares outside [0, 1]."""
