@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchmetrics.classification import MulticlassStatScores
 
 from gmixout.errors import DataError, TrainingError
 
@@ -77,6 +76,9 @@ def accuracy(
         DataError: If the data set is empty or a label has no logit.
         TrainingError: If a logit is not finite.
     """
+    # Takes seconds to import, of which a command's --help should know nothing.
+    from torchmetrics.classification import MulticlassStatScores
+
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise DataError("the data set is empty: there is no accuracy of no images")
     if device is None:
