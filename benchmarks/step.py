@@ -30,8 +30,12 @@ from rich.table import Table
 from gmixout.training import PeakMemory
 
 MB = 1e6
-ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**16)}
-"""Of the processes that measure memory: glibc gives freed tensors back to the system at once."""
+ALLOCATORS = {
+    "in_use": {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**16)},
+    "resident": {"MALLOC_ARENA_MAX": "1"},
+}
+"""Environments of the processes that measure memory: glibc gives freed tensors back to the system
+at once, so that the peak is memory in use; or keeps what it likes, as it does by default."""
 WARM_UP_MODEL = "test_vit"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 """Time as it passes; this process's processor time, steadier on a shared machine (CPU alone)."""
@@ -124,14 +128,19 @@ def measure_memory(args: argparse.Namespace, method: str, batch: int) -> dict[st
 
 
 def measure_memory_apart(args: argparse.Namespace, method: str, batch: int) -> dict[str, Any]:
-    """`measure_memory` in a process of its own."""
+    """`measure_memory` in a process of its own, and its peak by each of `ALLOCATORS`."""
     command = [sys.executable, __file__, "--measure", method, "--model", args.model]
     command += ["--batch", str(batch), "--density", str(args.density)]
     command += ["--device", str(args.device), "--threads", str(args.threads)]
-    done = subprocess.run(
-        command, env=os.environ | ALLOCATOR, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return json.loads(done.stdout)
+    record: dict[str, Any] = {}
+    peaks = {}
+    for allocator, environment in ALLOCATORS.items():
+        done = subprocess.run(
+            command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+        record = json.loads(done.stdout)
+        peaks[allocator] = record["peak_bytes"]
+    return record | {"peak_bytes": peaks}
 
 
 def measure(args: argparse.Namespace, batch: int) -> dict[str, Any]:
@@ -195,15 +204,17 @@ def make_table(results: dict[str, Any], clock: str) -> Table:
     table = Table(
         title=f"{setting['model']}, density {setting['density']}, {setting['device']}, "
         f"{setting['threads']} thread(s): medians, ratios within rounds, [dim]range[/dim]",
-        caption=f"step: mean of {RESAMPLE_EVERY} steps ({clock} time), one redraw included; memory "
-        "above the loaded model;\nkept: bytes of gradient and optimizer state, of all that is "
-        "trained and of the masked weights alone; inference: after detach() / untouched",
+        caption=f"step: mean of {RESAMPLE_EVERY} steps ({clock} time), one redraw included; peak "
+        "memory above the loaded model, with an allocator that keeps nothing and by default;\n"
+        "kept: bytes of gradient and optimizer state, of all that is trained and of the masked "
+        "weights alone; inference: after detach() / untouched",
     )
     for column in ("batch", "method"):
         table.add_column(column, no_wrap=True)
     for column in (
         *("step, s", "/ full", "/ LoRA", "redraws"),
-        *("peak, MB", "/ full", "/ LoRA"),
+        *("in use, MB", "/ full", "/ LoRA"),
+        *("resident, MB", "/ full", "/ LoRA"),
         *("kept / full", "of masked", "inference"),
     ):
         table.add_column(column, justify="right", no_wrap=True)
@@ -220,19 +231,30 @@ def table_cells(result: dict[str, Any], method: str, clock: str) -> list[str]:
     bases = [base if base in times else None for base in ("full", "lora")]
     masked = method in result["inference"]
     kept = {m: sum(memory[m]["gradient_and_optimizer_bytes"].values()) for m in memory}
-    peak = memory[method]["peak_bytes"]
     means = [mean(step[clock] for step in one_round) for one_round in times[method]]
     passes = result["inference"].get(method, [])
     return [
         f"{median(means):.3f}",
         *(spread(step_ratios(times, method, base, clock)) if base else "-" for base in bases),
         f"{redraw_share(times[method]):.2%}" if masked else "-",
-        f"{peak / MB:.0f}",
-        *(f"{peak / memory[base]['peak_bytes']:.2f}" if base else "-" for base in bases),
+        *(
+            cell
+            for allocator in ALLOCATORS
+            for cell in peak_cells(memory, method, bases, allocator)
+        ),
         f"{kept[method] / kept['full']:.2%}" if "full" in kept else "-",
         f"{masked_share(memory, method):.2%}" if masked and "full" in kept else "-",
         f"{median(p['detached'] / p['untouched'] for p in passes):.3f}" if masked else "-",
     ]
+
+
+def peak_cells(
+    memory: dict[str, Any], method: str, bases: list[str | None], allocator: str
+) -> list[str]:
+    """Peak memory in MB and over that of the methods to compare with."""
+    peaks = {m: record["peak_bytes"][allocator] for m, record in memory.items()}
+    ratios = [f"{peaks[method] / peaks[base]:.2f}" if base else "-" for base in bases]
+    return [f"{peaks[method] / MB:.0f}", *ratios]
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
@@ -286,7 +308,7 @@ def main(argv: list[str] | None = None) -> None:
         "machine": describe_machine(args.threads),
         "batches": [measure(args, batch) for batch in args.batch],
     }
-    Console(width=max(Console().width, 160)).print(make_table(results, args.clock))
+    Console(width=max(Console().width, 180)).print(make_table(results, args.clock))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(results) + "\n")
