@@ -347,3 +347,26 @@ def test_the_same_masked_layer_in_no_grad_and_inference_mode():
                 output, expected = module.train(train)(x), dense.train(train)(x)
             torch.testing.assert_close(output, expected)
             assert not output.requires_grad
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_attention_draws_the_dropout_that_torch_draws(batch_first):
+    dense = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=batch_first)
+    module = nn.Sequential(copy.deepcopy(dense))
+    gmixout.attach(module, GMixout(mask_rate=0.5), head=())
+    x = torch.randn(3, 5, 8)
+    outputs = []
+    for layer in (dense, module[0]):
+        torch.manual_seed(1)
+        outputs.append(layer(x, x, x, need_weights=False)[0])
+    torch.testing.assert_close(*outputs)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_batch_of_nothing(structure):
+    module = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(32, 4))
+    masked = gmixout.attach(
+        module, GMixout(mask_rate=0.5, structure=structure, block_size=2), head=()
+    )
+    module(torch.randn(0, 4, 4, 4)).sum().backward()
+    assert all((values.grad == 0).all() for values in masked.parameters())

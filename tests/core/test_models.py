@@ -298,6 +298,21 @@ def test_a_copy_made_in_training_is_of_its_own():
     assert torch.equal(twin(data[0][0]), expected)
 
 
+def test_weight_averaging_beside_the_training():
+    """An exponential average of the model's state, as timm keeps it, is one of Phi."""
+    utils = pytest.importorskip("timm.utils")
+    model, masked = masked_copy(TinyNet(), CONFIG)
+    optimizer = masked.bind(torch.optim.SGD(masked.param_groups(lr=0.1)))
+    average = utils.ModelEmaV3(model, decay=0.5)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    for batch in batches(4):
+        train(model, optimizer, [batch])
+        average.update(model)
+        state = model.state_dict()
+        expected = {name: 0.5 * (value + state[name]) for name, value in expected.items()}
+    torch.testing.assert_close(dict(average.module.state_dict()), expected)
+
+
 def test_summary_counts_entries_and_bytes():
     model, masked = masked_copy(TinyNet(), GMixout(mask_rate=0.75, residual="persist"))
     optimizer = masked.bind(torch.optim.AdamW(masked.param_groups(lr=1e-3)))
@@ -321,6 +336,31 @@ def test_summary_counts_entries_and_bytes():
     assert masked.summary().bytes["residual"] == 2 * total
     _, masked = masked_copy(TinyNet(), GMixout(mask_rate=0.75))
     assert masked.summary().bytes["residual"] == 0
+
+
+@pytest.mark.parametrize("structure", ["element", "row", "column", "block"])
+def test_every_structure_is_traced_as_one_graph(structure):
+    """Convolution, attention and linear layers; the graph is run as traced, without inductor."""
+    config = GMixout(
+        mask_rate=0.5, resample_every=2, structure=structure, block_size=2, residual="persist",
+        rescale=True,
+    )  # fmt: skip
+    model = TinyNet()
+    (eager, masked_eager), (inner, masked_inner) = (
+        masked_copy(model, config),
+        masked_copy(model, config),
+    )
+    compiled = torch.compile(inner, fullgraph=True, backend="aot_eager")
+    optimizers = [
+        m.bind(torch.optim.SGD(m.param_groups(lr=0.1))) for m in (masked_eager, masked_inner)
+    ]
+    data = list(batches(5))
+    train(eager, optimizers[0], data)
+    train(compiled, optimizers[1], data[:1])
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        train(compiled, optimizers[1], data[1:])
+    assert masked_inner.period == 2
+    torch.testing.assert_close(eager.state_dict(), inner.state_dict())
 
 
 def test_compile_of_a_vit_in_training_equals_eager():

@@ -95,6 +95,21 @@ def test_only_the_masked_entries_move(name, structure):
             assert moved[inside].float().mean() > 0.2, f"{weight}: entries of the mask stood still"
 
 
+def test_a_gradient_left_over_from_before_moves_nothing():
+    """With all of the model's parameters in the optimizer, as code of the field hands them over."""
+    model = PlainNet()
+    for batch in batches(1):
+        loss_of(model, batch).backward()
+    masked = gmixout.attach(model, GMixout(mask_rate=0.5), head="5")
+    optimizer = masked.bind(torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1))
+    before, mask = snapshot(model), masks(masked)
+    for batch in batches(1):
+        loss_of(model, batch).backward()
+    optimizer.step()
+    for name, inside in mask.items():
+        assert torch.equal(model.state_dict()[name][~inside], before[name][~inside])
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("rescale", [False, True])
 def test_a_period_is_a_fresh_optimizer_on_other_entries(name, rescale):

@@ -144,7 +144,7 @@ def test_no_dense_gradient_is_ever_made(monkeypatch, structure):
     monkeypatch.setattr(reference, "STRIP_ENTRIES", 4096)
     monkeypatch.setattr(reference, "GATHER_ENTRIES", 4096)
     product, shape = LinearProduct(), (512, 512)
-    grad, input = normal(2, 512), normal(2, 512)
+    grad, input = normal(64, 512), normal(64, 512)
     index = index_of(structure, shape, 0.95)
     kept = structure.keep(product, input, index)
     largest = largest_tensor(lambda: structure.grad(product, grad, kept, index, shape))

@@ -1,0 +1,64 @@
+"""Two processes under DistributedDataParallel, and the same training in one."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from tiny import PlainNet, batches, loss_of
+
+import gmixout
+from gmixout import GMixout
+
+CONFIG = GMixout(mask_rate=0.5, resample_every=2, structure="element")
+# An even number: at the end a mask is drawn that no rank has sent to the other yet.
+STEPS = 6
+
+
+def start():
+    torch.manual_seed(0)
+    model = PlainNet().double()
+    masked = gmixout.attach(model, CONFIG)
+    optimizer = masked.bind(torch.optim.AdamW(masked.param_groups(lr=1e-3), eps=1e-3))
+    return model, masked, optimizer
+
+
+def halves(batch, rank):
+    return tuple(part[rank::2] for part in batch)
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    model, masked, optimizer = start()
+    # As libraries of the field do: each rank draws other numbers.
+    torch.manual_seed(rank)
+    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    for batch in batches(STEPS, torch.float64):
+        loss_of(parallel, halves(batch, rank)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    indices = {n: b.clone() for n, b in model.named_buffers()}
+    torch.save((indices, masked.period, copy.deepcopy(model.state_dict())), f"{folder}/{rank}.pt")
+    masked.detach()
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
+def test_ranks_draw_the_same_masks_and_train_as_one(tmp_path: Path):
+    mp.spawn(work, (str(tmp_path),), nprocs=2)
+    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert one[1] == two[1] == STEPS // 2
+    assert one[0].keys() == two[0].keys()
+    for name, buffer in one[0].items():
+        assert torch.equal(buffer, two[0][name]), name
+    torch.testing.assert_close(one[2], two[2], rtol=0, atol=0)
+    model, _, optimizer = start()
+    for batch in batches(STEPS, torch.float64):
+        loss_of(model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(model.state_dict(), one[2], rtol=1e-9, atol=1e-9)
