@@ -29,6 +29,7 @@ SETTINGS = {
     "persist": {"residual": "persist"},
     "persist, rescaled": {"residual": "persist", "rescale": True, "anchor_decay": 0.5},
     "persist, lambda 0": {"residual": "persist", "anchor_decay": 0.0},
+    "persist, slow anchor": {"residual": "persist", "anchor_decay": 0.99},
     "persist, fixed anchor": {"residual": "persist", "anchor_decay": 1.0, "resample_every": 1},
     "one mask": {"residual": "reset", "resample_every": None, "anchor_decay": 1.0},
     "dropconnect": {

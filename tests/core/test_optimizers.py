@@ -187,6 +187,17 @@ def test_masks_advance_every_k_steps_and_never_without_a_period():
         assert masked.steps == 6
 
 
+def test_a_gradient_does_not_outlive_its_mask():
+    """Who forgets zero_grad adds up gradients, but never those of other entries."""
+    model, masked = masked_copy(PlainNet(), GMixout(mask_rate=0.5, resample_every=2), head="5")
+    optimizer = masked.bind(torch.optim.SGD(masked.param_groups(lr=0.0)))
+    for count, batch in enumerate(batches(4), start=1):
+        loss_of(model, batch).backward()
+        optimizer.step()
+        left = [values.grad is not None for values in masked.parameters()]
+        assert any(left) == all(left) == (count % 2 == 1)
+
+
 def test_the_count_of_trained_entries_is_constant_over_periods():
     for structure in STRUCTURES:
         config = GMixout(mask_rate=0.7, resample_every=1, structure=structure, block_size=3)
