@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-STRIP_ENTRIES = 2**18
-"""Most entries of a dense gradient that `Element` holds at a time (1 MiB in float32)."""
+STRIP_ENTRIES = 2**20
+"""Most entries of a dense gradient that `Element` holds at a time (4 MiB in float32)."""
 
-GATHER_ENTRIES = 2**22
-"""Most entries of inputs that `LinearProduct.blocks` gathers at a time (16 MiB in float32)."""
+GATHER_ENTRIES = 2**20
+"""Most entries of inputs that `LinearProduct.tiles` gathers at a time (4 MiB in float32)."""
 
 
 class LayerProduct(Protocol):
@@ -37,8 +37,10 @@ class LayerProduct(Protocol):
     def dense(self, grad: Tensor, input: Tensor) -> Tensor:
         """`dL/dW` for all rows and every column of a (narrowed) input, `[O, len(columns), *k]`."""
 
-    def blocks(self, grad: Tensor, input: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """`dL/dW[rows[t], columns[t]]` for each block t; `rows [K, R]`, `columns [K, C]`."""
+    def tiles(
+        self, grad: Tensor, input: Tensor, row: Tensor, column: Tensor, sides: tuple[int, int]
+    ) -> Tensor:
+        """`dL/dW` of tiles of R x C = `sides`, the t-th at tile coordinates `row[t], column[t]`."""
 
 
 class LinearProduct:
@@ -46,29 +48,38 @@ class LinearProduct:
 
     def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
         """See `LayerProduct.rows`; `grad [..., O]`, `input [..., I]`."""
-        chosen = grad[..., rows] if isinstance(rows, slice) else grad.index_select(-1, rows)
+        grad = grad.reshape(-1, grad.shape[-1])  # a gather from a matrix is much the fastest
+        chosen = grad[:, rows] if isinstance(rows, slice) else grad.index_select(1, rows)
         return self.dense(chosen, input)
 
     def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
-        """See `LayerProduct.narrow`."""
-        return input.index_select(-1, columns)
+        """See `LayerProduct.narrow`; `[N, len(columns)]`."""
+        return input.reshape(-1, input.shape[-1]).index_select(1, columns)
 
     def dense(self, grad: Tensor, input: Tensor) -> Tensor:
         """See `LayerProduct.dense`."""
-        return grad.reshape(-1, grad.shape[-1]).T @ input.reshape(-1, input.shape[-1])
+        grad, input = grad.reshape(-1, grad.shape[-1]), input.reshape(-1, input.shape[-1])
+        if input.shape[1] < grad.shape[1]:
+            return (input.T @ grad).T.contiguous()  # the narrower factor first is faster
+        return grad.T @ input
 
-    def blocks(self, grad: Tensor, input: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """See `LayerProduct.blocks`; gathers at most `GATHER_ENTRIES` of grad and input at once."""
-        grad = grad.reshape(-1, grad.shape[-1])
-        input = input.reshape(-1, input.shape[-1])
-        entries_a_block = max(1, grad.shape[0] * (rows.shape[1] + columns.shape[1]))
-        blocks_at_once = max(1, GATHER_ENTRIES // entries_a_block)
-        parts = []
-        for r, c in zip(rows.split(blocks_at_once), columns.split(blocks_at_once), strict=True):
-            left = grad.index_select(1, r.flatten()).unflatten(1, r.shape)
-            right = input.index_select(1, c.flatten()).unflatten(1, c.shape)
-            parts.append(torch.bmm(left.permute(1, 2, 0), right.transpose(0, 1)))
-        return torch.cat(parts)
+    def tiles(
+        self, grad: Tensor, input: Tensor, row: Tensor, column: Tensor, sides: tuple[int, int]
+    ) -> Tensor:
+        """See `LayerProduct.tiles`; gathers at most `GATHER_ENTRIES` of grad and input at once."""
+        # Tile by tile in memory, a chosen tile's part of grad or input is one stretch of it.
+        left = grad.reshape(-1, grad.shape[-1] // sides[0], sides[0]).transpose(0, 1).contiguous()
+        right = (
+            input.reshape(-1, input.shape[-1] // sides[1], sides[1]).transpose(0, 1).contiguous()
+        )
+        entries_a_tile = max(1, left.shape[1] * sum(sides))
+        tiles_at_once = max(1, GATHER_ENTRIES // entries_a_tile)
+        return torch.cat(
+            [
+                torch.bmm(left.index_select(0, r).transpose(1, 2), right.index_select(0, c))
+                for r, c in zip(row.split(tiles_at_once), column.split(tiles_at_once), strict=True)
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -107,15 +118,18 @@ class ConvProduct:
         """See `LayerProduct.dense`."""
         return self._product(self._batched(grad), self._batched(input), self.groups)
 
-    def blocks(self, grad: Tensor, input: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """See `LayerProduct.blocks`: each block becomes a group of one grouped convolution."""
+    def tiles(
+        self, grad: Tensor, input: Tensor, row: Tensor, column: Tensor, sides: tuple[int, int]
+    ) -> Tensor:
+        """See `LayerProduct.tiles`: each tile becomes a group of one grouped convolution."""
         grad, input = self._batched(grad), self._batched(input)
+        rows = row[:, None] * sides[0] + torch.arange(sides[0], device=row.device)
+        own = column[:, None] * sides[1] + torch.arange(sides[1], device=row.device)
+        left = rows
         if self.groups > 1:
-            # The rows of one block may lie in several groups: each row becomes a block.
-            left, columns = rows.reshape(-1, 1), columns.repeat_interleave(rows.shape[1], 0)
-            own = left // (grad.shape[1] // self.groups) * (input.shape[1] // self.groups) + columns
-        else:
-            left, own = rows, columns
+            # The rows of one tile may lie in several groups: each row becomes a tile.
+            left, own = rows.reshape(-1, 1), own.repeat_interleave(sides[0], 0)
+            own = own + left // (grad.shape[1] // self.groups) * (input.shape[1] // self.groups)
         gradient = self._product(
             grad.index_select(1, left.flatten()),
             input.index_select(1, own.flatten()),
@@ -291,15 +305,9 @@ class Block:
         self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
     ) -> Tensor:
         """See `Structure.grad`: one small product a tile."""
-        rows, columns = self._sides(shape)
-        across = _dims(shape)[1] // columns
-        first_row, first_column = (index // across) * rows, (index % across) * columns
-        return product.blocks(
-            grad,
-            kept,
-            first_row[:, None] + torch.arange(rows, device=index.device),
-            first_column[:, None] + torch.arange(columns, device=index.device),
-        )
+        sides = self._sides(shape)
+        across = _dims(shape)[1] // sides[1]
+        return product.tiles(grad, kept, index // across, index % across, sides)
 
     def _sides(self, shape: Sequence[int]) -> tuple[int, int]:
         outputs, inputs = _dims(shape)
