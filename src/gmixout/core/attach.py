@@ -237,7 +237,7 @@ class Masked:
         for masked in self._weights.values():
             if masked.redraws:
                 self._moments.before(masked, optimizer)
-                masked.end()
+                masked.end(self.period - 1)
                 masked.begin(self.period)
                 self._moments.after(masked, optimizer, self.steps)
 

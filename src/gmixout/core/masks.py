@@ -6,7 +6,9 @@ without touching the generators of torch, numpy or python.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +63,14 @@ def draw(
     if isinstance(structure, Element):
         return _stratified(units, count, key, offset % units, device)
     return _random_bits(key, units, device).argsort(stable=True)[:count].sort().values
+
+
+def uniform(shape: Sequence[int], *, seed: int, name: str, period: int, device: Any) -> Tensor:
+    """Random numbers in [0, 1) as reproducible as the masks, and independent of them, float32."""
+    key, _ = _keys(seed, f"{name}\0uniform", period)
+    # 24 bits: as many as float32 holds exactly.
+    bits = _random_bits(key, math.prod(shape), device) >> 8
+    return (bits.float() / 2**24).reshape(tuple(shape))
 
 
 def _stratified(

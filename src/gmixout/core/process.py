@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
-from gmixout.core.masks import STRUCTURES, count_units, draw
+from gmixout.core.masks import STRUCTURES, count_units, draw, uniform
 from gmixout.errors import StateError
+from gmixout.kernels.reference import round_randomly
 
 State = dict[str, Any]
 
@@ -123,7 +124,7 @@ class MaskedWeight(nn.Module):
         self.structure.scatter_(self.weight, self.index, self._phi())
 
     @torch.no_grad()
-    def end(self) -> None:
+    def end(self, period: int) -> None:
         """Ends a period: moves the anchor. The weight holds A everywhere afterwards.
 
         residual="reset":   A <- A + (1-lambda) * c * M * D, which touches the masked entries alone.
@@ -132,6 +133,17 @@ class MaskedWeight(nn.Module):
         weight, decay = self.weight, self.config.anchor_decay
         if self.residual is None:
             anchor = torch.lerp(self.held, self.values, (1 - decay) * self.scale)
+            if weight.dtype != anchor.dtype:
+                # A period's change is often below half a step of the narrower dtype: rounded to the
+                # nearest, it would be lost every time.
+                chance = uniform(
+                    anchor.shape,
+                    seed=self.config.seed,
+                    name=self.name,
+                    period=period,
+                    device=weight.device,
+                )
+                anchor = round_randomly(anchor, weight.dtype, chance)
             self.structure.scatter_(weight, self.index, anchor)
             return
         self._store_residual()

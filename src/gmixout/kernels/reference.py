@@ -167,6 +167,19 @@ class Structure(Protocol):
         """`dL/dW` of the chosen units alone, in `gather`'s layout."""
 
 
+def round_randomly(tensor: Tensor, dtype: torch.dtype, uniform: Tensor) -> Tensor:
+    """Rounds float32 to a narrower dtype, up or down at random, so that the mean is kept.
+
+    Args:
+        tensor: What to round, of any shape.
+        dtype: float16 or bfloat16.
+        uniform: Random numbers in [0, 1), of the tensor's shape.
+    """
+    digits = 1 - round(math.log2(torch.finfo(dtype).eps))
+    step = torch.ldexp(torch.ones_like(tensor), torch.frexp(tensor).exponent - digits)
+    return ((tensor / step + uniform).floor() * step).to(dtype)
+
+
 def _dims(shape: Sequence[int]) -> tuple[int, int]:
     """The two sides that structures cut: `O` and `I` of `[O, I, *k]`, 1 where missing."""
     return (shape[0] if len(shape) > 0 else 1, shape[1] if len(shape) > 1 else 1)

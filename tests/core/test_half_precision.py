@@ -1,0 +1,57 @@
+"""What training adds to weights in half precision is not rounded away."""
+
+import pytest
+import torch
+from torch import nn
+
+import gmixout
+from gmixout.kernels.reference import round_randomly
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_random_rounding_keeps_the_mean_and_moves_by_one_step(dtype):
+    n = 100_000
+    exact = torch.tensor([1.0003, -1.0003, 0.0301, -3.7e-3, 2.0, 0.0])
+    chance = torch.rand(n, len(exact), generator=torch.Generator().manual_seed(0))
+    rounded = round_randomly(exact.expand(n, -1), dtype, chance).double()
+    step = torch.finfo(dtype).eps * exact.abs().double()
+    # The mean of n roundings, each within one step: four standard deviations.
+    assert ((rounded.mean(0) - exact).abs() <= 4 * step / (2 * n**0.5) + 1e-12).all()
+    assert ((rounded - exact).abs() <= step).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("structure", ["element", "row", "column", "block"])
+def test_half_precision_weights_learn_what_float32_weights_learn(dtype, structure):
+    ends = {}
+    for kind in (dtype, torch.float32):
+        layer = nn.Linear(32, 64, bias=False).to(kind)
+        nn.init.ones_(layer.weight)
+        config = gmixout.GMixout(mask_rate=0.5, structure=structure, block_size=4)
+        masked = gmixout.attach(layer, config)
+        optimizer = masked.bind(torch.optim.SGD(masked.parameters(), lr=1e-3))
+        for _ in range(400):
+            (values,) = masked.parameters()
+            values.grad = -torch.ones_like(values)
+            optimizer.step()
+        ends[kind] = masked.detach().weight.detach().double()
+    learned = ends[torch.float32].mean() - 1
+    assert learned > 0.01
+    # 2048 entries, 20 roundings each by at most one step of bfloat16 at 1, 1/128.
+    tolerance = 4 * (20 / 4) ** 0.5 / 128 / 2048**0.5
+    assert ends[dtype].mean() - 1 == pytest.approx(learned.item(), abs=tolerance)
+
+
+def test_the_same_seed_rounds_the_same_way():
+    ends = []
+    for _ in range(2):
+        layer = nn.Linear(8, 8).bfloat16()
+        nn.init.ones_(layer.weight)
+        masked = gmixout.attach(layer, gmixout.GMixout(mask_rate=0.5, resample_every=2))
+        optimizer = masked.bind(torch.optim.SGD(masked.parameters(), lr=1e-3))
+        for _ in range(20):
+            masked.parameters()[0].grad = -torch.ones_like(masked.parameters()[0])
+            optimizer.step()
+        ends.append(masked.detach().weight.detach())
+    assert torch.equal(*ends)
+    assert (ends[0] != 1).any()
