@@ -37,6 +37,7 @@ ALLOCATORS = {
 """Environments of the processes that measure memory: glibc gives freed tensors back to the system
 at once, so that the peak is memory in use; or keeps what it likes, as it does by default."""
 WARM_UP_MODEL = "test_vit"
+INFERENCE_PASSES = 20
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 """Time as it passes; this process's processor time, steadier on a shared machine (CPU alone)."""
 
@@ -82,7 +83,7 @@ def measure_inference(args: argparse.Namespace, method: str, batch: int) -> list
         raise RuntimeError(f"{method}: detach() left other module classes behind.")
     models = {"untouched": plain.eval(), "detached": used.eval()}
     seconds = []
-    for turn in range(1 + args.repeats * RESAMPLE_EVERY):
+    for turn in range(1 + INFERENCE_PASSES):
         took = {}
         for name in sorted(models, reverse=turn % 2 == 0):
             synchronize(args.device)
@@ -282,7 +283,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", default="vit_small_patch16_224", help="timm model (default: %(default)s)")
     add("--batch", type=int, nargs="+", default=[8, 32], help="sizes (default: 8 32)")
-    add("--repeats", type=int, default=5, help=f"rounds of {RESAMPLE_EVERY} steps (default: 5)")
+    add("--repeats", type=int, default=3, help=f"rounds of {RESAMPLE_EVERY} steps (default: 3)")
     add("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="default: all")
     add("--density", type=float, default=0.1, help="share trained (default: %(default)s)")
     add("--device", type=torch.device, default="cpu", help="default: %(default)s")
