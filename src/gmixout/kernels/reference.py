@@ -10,6 +10,7 @@ depends on data and none waits for the device, so all of them compile and run on
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -146,21 +147,27 @@ class ConvProduct:
         return product(input, size, grad, self.stride, self.padding, self.dilation, groups)
 
 
-class Structure(Protocol):
+class Structure(ABC):
     """How a weight is cut into units; `index [K]` names the chosen ones, in ascending order."""
 
+    @abstractmethod
     def units(self, shape: Sequence[int]) -> int:
         """How many units a weight of this shape has."""
 
+    @abstractmethod
     def gather(self, weight: Tensor, index: Tensor) -> Tensor:
         """Copies the chosen units out of a weight or a dense gradient."""
 
+    @abstractmethod
     def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
         """Writes `gather`'s layout back, cast to the weight's dtype; the rest stays untouched."""
 
     def keep(self, product: LayerProduct, input: Tensor, index: Tensor) -> Tensor:
-        """What has to be kept of a layer's input until backward."""
+        """What has to be kept of a layer's input until backward: by default all of it."""
+        del product, index
+        return input
 
+    @abstractmethod
     def grad(
         self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
     ) -> Tensor:
@@ -185,7 +192,7 @@ def _dims(shape: Sequence[int]) -> tuple[int, int]:
     return (shape[0] if len(shape) > 0 else 1, shape[1] if len(shape) > 1 else 1)
 
 
-class Element:
+class Element(Structure):
     """Single entries, by their position in the flattened weight. Values are `[K]`."""
 
     def units(self, shape: Sequence[int]) -> int:
@@ -199,11 +206,6 @@ class Element:
     def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
         """See `Structure.scatter_`."""
         weight.put_(index, values.to(weight.dtype))
-
-    def keep(self, product: LayerProduct, input: Tensor, index: Tensor) -> Tensor:
-        """See `Structure.keep`: everything."""
-        del product, index
-        return input
 
     def grad(
         self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
@@ -224,7 +226,7 @@ class Element:
         return values
 
 
-class Row:
+class Row(Structure):
     """Whole output units: rows of a linear weight, filters of a convolution. `[K, I, *k]`."""
 
     def units(self, shape: Sequence[int]) -> int:
@@ -239,11 +241,6 @@ class Row:
         """See `Structure.scatter_`."""
         weight.index_copy_(0, index, values.to(weight.dtype))
 
-    def keep(self, product: LayerProduct, input: Tensor, index: Tensor) -> Tensor:
-        """See `Structure.keep`: everything."""
-        del product, index
-        return input
-
     def grad(
         self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
     ) -> Tensor:
@@ -252,7 +249,7 @@ class Row:
         return product.rows(grad, kept, index)
 
 
-class Column:
+class Column(Structure):
     """Whole input units; a weight without a second side is cut along its first. `[O, K, *k]`."""
 
     def units(self, shape: Sequence[int]) -> int:
@@ -284,7 +281,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(Structure):
     """Tiles of output by input units. Values are `[K, R, C, *k]`.
 
     A tile's sides are the largest divisors of the weight's sides not above `size`, so that every
@@ -308,11 +305,6 @@ class Block:
         """See `Structure.scatter_`."""
         tiles, row, column = self._tiles(weight, index)
         tiles[row, :, column] = values.to(weight.dtype)
-
-    def keep(self, product: LayerProduct, input: Tensor, index: Tensor) -> Tensor:
-        """See `Structure.keep`: everything."""
-        del product, index
-        return input
 
     def grad(
         self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
