@@ -118,7 +118,11 @@ def _conv_forward(self: nn.modules.conv._ConvNd, input: Tensor) -> Tensor:
         padding = (0,) * len(self.kernel_size)
     convolve: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel_size) - 1]
     geometry = (self.stride, padding, self.dilation, self.groups)
-    output = convolve(input, masked.weight, self.bias, *geometry)
+    # For a bias' gradient alone torch computes the dense gradient of the weight, too.
+    bias, together = self.bias, masked.whole
+    output = convolve(input, masked.weight, bias if together else None, *geometry)
+    if bias is not None and not together:
+        output += bias.to(output.dtype).reshape(-1, *[1] * len(self.kernel_size))
     return collect(masked, output, input, ConvProduct(self.kernel_size, *geometry))
 
 
