@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test check clean
 
 demo: .venv/all.stamp  ## compare the methods on real digits; the table, page and picture of the README
-	$(BIN)/gmixout compare --out runs/demo --resume
+	$(BIN)/gmixout compare --out runs/demo $(if $(wildcard runs/demo/config.yaml),--resume)
 
 test: .venv/dev.stamp demo check  ## the demo, then linters, types and the whole test suite
 	$(BIN)/python -m pytest
