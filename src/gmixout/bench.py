@@ -238,16 +238,23 @@ def soup(
     return _write_derived(out, benchmark, "soup", options, state, overwrite)
 
 
-def report(folder: Path) -> None:
+def report(folder: Path, reference: str = "full") -> None:
     """Makes the tables and the page of a run folder again from its records.
 
     Args:
         folder: A folder that finetune, compare, interpolate or soup wrote.
+        reference: The method that the table of OOD at matched ID compares the others with.
 
     Raises:
+        ConfigError: The folder holds no records of the reference.
         StateError: The folder holds no records.
     """
-    _present(folder)
+    methods = sorted({record.method for record in RecordLog(folder / RECORDS).read()})
+    if reference != "full" and methods and reference not in methods:
+        raise ConfigError(
+            f"reference={reference!r} was not run in {folder}; there is {', '.join(methods)}"
+        )
+    _present(folder, reference)
 
 
 def doctor() -> None:
@@ -292,12 +299,12 @@ def _write_derived(
     return _present(out)
 
 
-def _present(folder: Path) -> list[Record]:
+def _present(folder: Path, reference: str = "full") -> list[Record]:
     """Writes the page and prints the tables of a run folder."""
     written = write_report(folder)
     records = RecordLog(folder / RECORDS).read()
     console = Console()
-    print_tables(records, console)
+    print_tables(records, console, reference)
     console.print("Written:", *written, soft_wrap=True, highlight=False)
     return records
 

@@ -108,3 +108,11 @@ def make_variant(records):
         replace(base, method="lora", options={"rank": 8}, run="b"),
         replace(base, method="l2_sp", run="c"),
     ]
+
+
+def test_another_method_can_be_the_reference(records):
+    text = printed(matched_table(records, "gmixout"), 100)
+    assert "against GMixout" in text
+    assert "GMixout: OOD" in text
+    assert any(line.strip("│ ").startswith("full finetuning") for line in text.splitlines())
+    assert matched_table(records, "lora") is None

@@ -26,8 +26,8 @@ SELECTION_NOTE = (
 )
 MATCHED_NOTE = (
     "OOD accuracy at equal ID accuracy, interpolated along each method's ID-OOD front, minus that "
-    "of full finetuning with the same seed, in points. A dash: the method has no models on both "
-    "sides of that ID level, and nothing is extrapolated."
+    "of the method in the first row with the same seed, in points. A dash: the method has no "
+    "models on both sides of that ID level, and nothing is extrapolated."
 )
 MAX_ALPHAS = 4
 """Alphas of a WiSE-FT line that the terminal shows; the page shows all."""
@@ -144,29 +144,30 @@ def results_table(records: Sequence[Record], width: int = 100) -> Table:
     return table
 
 
-def matched_table(records: Sequence[Record]) -> Table | None:
-    """OOD at matched ID of each method against full finetuning; None where that was not run."""
-    comparison = compare_at_matched_id(records)
+def matched_table(records: Sequence[Record], reference: str = "full") -> Table | None:
+    """OOD at matched ID of each method against a reference; None where that was not run."""
+    comparison = compare_at_matched_id(records, reference)
     if comparison is None or not comparison.differences:
         return None
     styles = styles_of(summarise(records))
-    table = _table("OOD at matched ID accuracy, against full finetuning", WIDE)
+    label = next(style.label for (method, _), style in styles.items() if method == reference)
+    table = _table(f"OOD at matched ID accuracy, against {label}", WIDE)
     table.add_column("method")
     for level in comparison.id_levels:
         table.add_column(f"at ID {100 * level:.1f}", justify="right", no_wrap=True)
-    table.add_row(
-        "full finetuning: OOD (%)", *map(percent, comparison.reference_ood), end_section=True
-    )
+    table.add_row(f"{label}: OOD (%)", *map(percent, comparison.reference_ood), end_section=True)
     for series, estimates in comparison.differences.items():
         table.add_row(styles[series].label, *(difference(each) for each in estimates))
     table.caption = f"{MATCHED_NOTE} {seeds_note(comparison)}"
     return table
 
 
-def print_tables(records: Sequence[Record], console: Console | None = None) -> None:
+def print_tables(
+    records: Sequence[Record], console: Console | None = None, reference: str = "full"
+) -> None:
     """Both tables, fitted to the console."""
     console = console or Console()
-    for table in (results_table(records, console.width), matched_table(records)):
+    for table in (results_table(records, console.width), matched_table(records, reference)):
         if table is not None:
             console.print(table)
             console.print()
