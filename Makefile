@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+.NOTPARALLEL:
 .PHONY: demo test check clean
 
 demo: .venv/all.stamp  ## compare the methods on real digits; the table, page and picture of the README
-	$(BIN)/gmixout compare --out runs/demo $(if $(wildcard runs/demo/config.yaml),--resume)
+	$(BIN)/gmixout compare --out runs/demo $(if $(wildcard runs/demo/config.yaml),--overwrite)
 
 test: .venv/dev.stamp demo check  ## the demo, then linters, types and the whole test suite
 	$(BIN)/python -m pytest

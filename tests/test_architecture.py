@@ -14,6 +14,7 @@ import gmixout
 PACKAGE = Path(gmixout.__file__).parent
 
 FLOORS = [
+    {"__main__"},
     {"cli"},
     {"bench"},
     {"training", "reports"},
@@ -21,6 +22,7 @@ FLOORS = [
     {"gmixout"},
     {"core", "weightspace"},
     {"kernels"},
+    {"files"},
     {"errors"},
 ]
 """The house from the top down: a room imports those on lower floors alone, and itself.

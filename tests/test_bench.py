@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from toy_benchmark import foundation, toy
 
 from gmixout import bench, data
+from gmixout.bench import job as job_module
 from gmixout.errors import ConfigError, GmixoutError, StateError
 from gmixout.evaluation.records import RecordLog
 from gmixout.methods import get_method
-from gmixout.training import job as job_module
 
 QUICK = {"benchmark": "toy", "steps": 6, "batch_size": 8, "log_every_steps": 2}
 

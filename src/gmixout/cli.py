@@ -52,13 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 description="Robust finetuning of vision foundation models. "
                 "Any command takes --help, and --debug for the traceback of an error.",
             )
-        except GmixoutError as error:
+        except (GmixoutError, OSError) as error:
             if debug:
                 raise
             stderr.print(f"gmixout: {error}")
             return 2
         except KeyboardInterrupt as error:
-            stderr.print(f"gmixout: {error or 'stopped'}; the same command with --resume goes on.")
+            way_on = "; the same command with --resume goes on." if str(error) else "."
+            stderr.print(f"gmixout: {error or 'stopped'}{way_on}")
             return 130
     return 0
 

@@ -185,11 +185,10 @@ def _plain_number(value: Any, whole: bool) -> float | None:
     if isinstance(value, (str, bool)):
         return None
     try:
-        number = float(value)
-        if not math.isfinite(number) or (whole and int(value) != number):
-            return None
-        return int(value) if whole else number
-    except (TypeError, ValueError):
+        if not whole:
+            return float(value)
+        return int(value) if int(value) == value else None
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

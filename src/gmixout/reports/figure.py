@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 
 from gmixout.evaluation.records import Record
 from gmixout.evaluation.summary import Cell, by_series, select_by_id_validation, summarise
+from gmixout.files import write_atomically
 from gmixout.reports.style import Box, Style, focus, paths_of, point_of, rate, styles_of, whole
 
 INK, SOFT, GRID = "#222222", "#666666", "#e4e4e4"
@@ -21,9 +22,8 @@ LINES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."
 def save_id_ood_figure(records: Sequence[Record], path: str | os.PathLike[str]) -> Path:
     """Write `id_ood_figure` as a PNG of double density; an older file stays whole until then."""
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    id_ood_figure(records).savefig(unfinished, format="png", dpi=200)
-    os.replace(unfinished, path)
+    figure = id_ood_figure(records)
+    write_atomically(path, lambda unfinished: figure.savefig(unfinished, format="png", dpi=200))
     return path
 
 

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from gmixout.evaluation.curves import compare_at_matched_id
 from gmixout.evaluation.records import Record
 from gmixout.evaluation.summary import Cell, Estimate
+from gmixout.files import write_atomically
 from gmixout.reports.style import Style, focus, paths_of, point_of, rate, styles_of, whole
 from gmixout.reports.table import (
     COSTS,
@@ -32,9 +33,8 @@ GREY = "#808080"
 def save_page(records: Sequence[Record], config: str, path: str | os.PathLike[str]) -> Path:
     """Write `page`; an older file stays whole until the new one is complete."""
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(page(records, config), encoding="utf-8")
-    os.replace(unfinished, path)
+    text = page(records, config)
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
     return path
 
 

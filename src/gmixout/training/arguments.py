@@ -22,7 +22,7 @@ class TrainingArguments:
     steps: int = 300
     """Number of optimizer steps of the whole run."""
     batch_size: int = 32
-    """Images a step, over all processes together."""
+    """Images a step."""
     head_lr: float = 1e-3
     """Peak learning rate of the classifier head."""
     weight_decay: float = 0.0
@@ -50,6 +50,7 @@ class TrainingArguments:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("seed", "warmup_steps", "num_workers"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("seed", self.seed < 2**63, "below 2**63")
         for name in ("lr", "head_lr", "weight_decay"):
             value = getattr(self, name)
             self._require(name, math.isfinite(value) and value >= 0, "a finite number, 0 or more")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-from gmixout.errors import ConfigError
+from gmixout.errors import ConfigError, DataError
 
 
 class Batches(Sampler[list[int]]):
@@ -23,18 +23,26 @@ class Batches(Sampler[list[int]]):
 
     Raises:
         ConfigError: A batch would hold an example twice.
+        DataError: There are no examples.
     """
 
     drop_last = False  # accelerate asks
 
     def __init__(self, examples: int, batch_size: int, steps: int, seed: int, start: int) -> None:
+        self.check(examples, batch_size)
+        self.batch_size = batch_size
+        self._examples, self._steps, self._seed, self._start = examples, steps, seed, start
+
+    @staticmethod
+    def check(examples: int, batch_size: int) -> None:
+        """Raises a `DataError` without examples, a `ConfigError` if a batch would be short."""
+        if examples == 0:
+            raise DataError("the training set is empty: there is nothing to learn from")
         if batch_size > examples:
             raise ConfigError(
                 f"batch_size={batch_size} is larger than the training set of {examples} images; "
                 f"choose {examples} or less"
             )
-        self.batch_size = batch_size
-        self._examples, self._steps, self._seed, self._start = examples, steps, seed, start
 
     def __len__(self) -> int:
         return self._steps - self._start

@@ -1,40 +1,14 @@
-"""Files that are there as a whole or not at all, and the checkpoint of a training run."""
+"""The checkpoint of a training run."""
 
-import os
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gmixout.errors import StateError
+from gmixout.files import write_atomically
 
 _FORMAT = "gmixout checkpoint 1"
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file so that a crash at any moment leaves the old one or the new one.
-
-    Args:
-        path: The file.
-        write: Is called with the temporary path (same folder) to fill.
-
-    Raises:
-        StateError: The file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        _flush_to_disk(temporary)
-        os.replace(temporary, path)
-        _flush_to_disk(path.parent)
-    except OSError as error:
-        raise StateError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def save_checkpoint(path: Path, run: str, state: dict[str, Any]) -> None:
@@ -70,13 +44,3 @@ def load_checkpoint(path: Path, run: str) -> dict[str, Any]:
             "use another folder, or start over with --overwrite"
         )
     return content
-
-
-def _flush_to_disk(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

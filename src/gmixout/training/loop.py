@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
@@ -158,7 +157,7 @@ class _Trainer:
 
     def save(self) -> None:
         """Writes the checkpoint."""
-        if self.checkpoint is None or not self.accelerator.is_main_process:
+        if self.checkpoint is None:
             return
         device, scaler = self.accelerator.device, self.accelerator.scaler
         state = {
@@ -262,13 +261,15 @@ def _make_accelerator(mixed_precision: str) -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()
     try:
-        # A batch is divided among the processes: batch_size means the same on any number of them
-        return Accelerator(
-            mixed_precision=mixed_precision,
-            dataloader_config=DataLoaderConfiguration(split_batches=True),
-        )
+        accelerator = Accelerator(mixed_precision=mixed_precision)
     except ValueError as error:
         raise ConfigError(f"mixed_precision={mixed_precision}: {error}") from error
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            f"this is one of {accelerator.num_processes} processes, and a run writes one folder: "
+            "start gmixout in one process, without a launcher. (The library works under DDP.)"
+        )
+    return accelerator
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from gmixout.bench.folder import CHECKPOINT, MODEL, load_model, save_model
 from gmixout.data import Benchmark
 from gmixout.errors import StateError
 from gmixout.evaluation.metrics import evaluate
@@ -22,7 +23,7 @@ from gmixout.evaluation.records import Record, RecordLog
 from gmixout.methods import METHODS, Method
 from gmixout.methods.zero_shot import zero_shot
 from gmixout.training.arguments import TrainingArguments
-from gmixout.training.folder import CHECKPOINT, MODEL, load_model, save_model
+from gmixout.training.batches import Batches
 from gmixout.training.loop import train
 
 State = Mapping[str, Tensor]
@@ -139,6 +140,16 @@ class Job:
         if self.method is None:
             return "pretrained"
         return f"{self.method.name} lr={self.arguments.lr:g} seed={self.arguments.seed}"
+
+    def check(self) -> None:
+        """Finds out what can be found out before a folder is touched.
+
+        Raises:
+            GmixoutError: The data or the model do not allow this run.
+        """
+        if self.method is not None:
+            Batches.check(len(self.benchmark.train), self.arguments.batch_size)  # type: ignore[arg-type]
+            self.method.start(self.benchmark.foundation(), self.arguments.seed)
 
     def known(self, log: RecordLog) -> list[Record]:
         """The records of models that were built on this run."""

@@ -15,17 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from gmixout import weightspace
-from gmixout.data import Benchmark, load_benchmark
-from gmixout.errors import ConfigError, StateError
-from gmixout.evaluation import metrics
-from gmixout.evaluation.records import Record, RecordLog
-from gmixout.evaluation.summary import select_by_id_validation
-from gmixout.methods import Method, get_method
-from gmixout.reports import write_report
-from gmixout.reports.table import print_tables
-from gmixout.training import TrainingArguments
-from gmixout.training.folder import MODEL, RECORDS, load_model, open_folder, save_model
-from gmixout.training.job import (
+from gmixout.bench.folder import MODEL, RECORDS, load_model, open_folder, save_model
+from gmixout.bench.job import (
     UNTRAINED,
     Job,
     about_model,
@@ -35,6 +26,15 @@ from gmixout.training.job import (
     method_spec,
     versions,
 )
+from gmixout.data import Benchmark, load_benchmark
+from gmixout.errors import ConfigError, StateError
+from gmixout.evaluation import metrics
+from gmixout.evaluation.records import Record, RecordLog
+from gmixout.evaluation.summary import select_by_id_validation
+from gmixout.methods import Method, get_method
+from gmixout.reports import write_report
+from gmixout.reports.table import print_tables
+from gmixout.training import TrainingArguments
 
 State = Mapping[str, Tensor]
 
@@ -76,8 +76,10 @@ def finetune(
     arguments = TrainingArguments(**training)
     loaded = load_benchmark(benchmark)
     config = {"benchmark": benchmark, "method": method_spec(method), **asdict(arguments)}
+    job = Job(loaded, method.trained, arguments)
+    job.check()
     open_folder(out, config, resume, overwrite, arguments.conduct())
-    job, log = Job(loaded, method.trained, arguments), RecordLog(out / RECORDS)
+    log = RecordLog(out / RECORDS)
     if job.is_finished(out, log):
         Console(stderr=True).print(f"The run in {out} is finished; nothing was trained.")
         return _present(out)
@@ -137,14 +139,16 @@ def compare(
         "seeds": list(seeds),
         **{k: v for k, v in asdict(grid[0]).items() if k not in ("lr", "seed")},
     }
-    may_change = ("methods", "lrs", "seeds", *grid[0].conduct())
-    open_folder(out, config, resume, overwrite, may_change)
-    log = RecordLog(out / RECORDS)
     jobs: dict[str, tuple[Job, list[Method]]] = {}
     for arguments in grid:
         for method in methods:
             job = Job(loaded, method.trained, arguments)
             jobs.setdefault(job.run, (job, []))[1].append(method)
+    for job, _ in jobs.values():
+        job.check()
+    may_change = ("methods", "lrs", "seeds", *grid[0].conduct())
+    open_folder(out, config, resume, overwrite, may_change)
+    log = RecordLog(out / RECORDS)
     with _bars() as bars, _few_threads(loaded):
         total = bars.add_task("all runs", total=len(jobs))
         for job, sharing in jobs.values():
@@ -290,10 +294,10 @@ def _write_derived(
     state: State,
     overwrite: bool,
 ) -> list[Record]:
-    open_folder(out, options, resume=False, overwrite=overwrite)
     run = hash_of({"benchmark": benchmark.name, "method": method, **options})
     with _few_threads(benchmark):
         record = make_record(benchmark, run, method, options, state, UNTRAINED)
+    open_folder(out, options, resume=False, overwrite=overwrite)
     save_model(out / MODEL, state, about_model(record))
     RecordLog(out / RECORDS).append(record)
     return _present(out)

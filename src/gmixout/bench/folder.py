@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gmixout.errors import ConfigError, StateError
-from gmixout.training.checkpoint import write_atomically
+from gmixout.files import write_atomically
 
 CONFIG, RECORDS, MODEL, CHECKPOINT = (
     "config.yaml",
@@ -22,6 +22,8 @@ CONFIG, RECORDS, MODEL, CHECKPOINT = (
     "model.safetensors",
     "checkpoint.pt",
 )
+_MARK = "# A gmixout run: what was run, with every setting.\n"
+"""First line of a run's config.yaml: what tells it from a folder of somebody else."""
 _OURS = (CONFIG, RECORDS, MODEL, CHECKPOINT, "report.html", "id_ood.png")
 
 
@@ -43,15 +45,21 @@ def open_folder(
 
     Raises:
         ConfigError: Both `resume` and `overwrite`.
-        StateError: The folder holds a run and neither is given; there is nothing to resume; what
-            there is was run with another config; the folder cannot be written.
+        StateError: The folder holds a run and neither is given, or files of somebody else; there is
+            nothing to resume; what there is was run with another config; the folder cannot be
+            written.
     """
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it: choose one")
     if folder.exists() and not folder.is_dir():
         raise StateError(f"out={folder} is a file, not a folder; give another --out")
-    holds_run = any((folder / name).exists() for name in _OURS)
-    if holds_run and not resume and not overwrite:
+    present = [name for name in _OURS if (folder / name).exists()]
+    if present and not _is_run(folder):
+        raise StateError(
+            f"{folder} holds files that are no run of gmixout ({', '.join(present)}), which a run "
+            "would replace; give another --out"
+        )
+    if present and not resume and not overwrite:
         raise StateError(
             f"{folder} already holds a run: --resume goes on with it, --overwrite deletes it, "
             "or give another --out"
@@ -60,7 +68,7 @@ def open_folder(
         _check_same_config(folder, config, may_change)
     elif overwrite:
         _delete_run(folder)
-    text = yaml.safe_dump(config, sort_keys=False)
+    text = _MARK + yaml.safe_dump(config, sort_keys=False)
     write_atomically(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
@@ -97,9 +105,13 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise StateError(f"{file} cannot be read as a model: {error}") from error
-    if about is None:
-        raise StateError(f"{file} was not written by gmixout: it does not say what it is")
-    return state, json.loads(about)
+    try:
+        known = json.loads(about or "")
+        if not {"benchmark", "run", "method", "options"} <= known.keys():
+            raise ValueError
+    except (ValueError, AttributeError):
+        raise StateError(f"{file} was not written by gmixout: it does not say what it is") from None
+    return state, known
 
 
 def _way_to_a_model(path: Path) -> str:
@@ -108,6 +120,13 @@ def _way_to_a_model(path: Path) -> str:
     if (path / CHECKPOINT).exists():
         return "its run is not finished; repeat its command with --resume"
     return f"make one with: gmixout finetune --out {path}"
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return (folder / CONFIG).read_text(encoding="utf-8").startswith(_MARK)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _check_same_config(folder: Path, config: dict[str, Any], may_change: tuple[str, ...]) -> None:

@@ -1,0 +1,19 @@
+"""The command `gmixout`; says what to install where the library alone is installed."""
+
+import sys
+
+
+def main() -> int:
+    """Runs the command line, whose libraries come with the extra `all`."""
+    try:
+        from gmixout.cli import main as run
+    except ModuleNotFoundError as error:
+        sys.stderr.write(
+            f"gmixout: the command line needs {error.name}; pip install 'gmixout[all]'\n"
+        )
+        return 2
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
