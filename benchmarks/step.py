@@ -38,6 +38,7 @@ ALLOCATORS = {
 at once, so that the peak is memory in use; or keeps what it likes, as it does by default."""
 WARM_UP_MODEL = "test_vit"
 INFERENCE_PASSES = 20
+RESULTS = Path("benchmarks/results/step.json")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 """Time as it passes; this process's processor time, steadier on a shared machine (CPU alone)."""
 
@@ -289,7 +290,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--device", type=torch.device, default="cpu", help="default: %(default)s")
     add("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     add("--clock", choices=CLOCKS, default="wall", help="of the table; cpu: processor time alone")
-    add("--out", type=Path, help="file for the raw values (JSON)")
+    add("--out", type=Path, default=RESULTS, help="file for the raw values (default: %(default)s)")
     add("--measure", choices=METHODS, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -307,12 +308,13 @@ def main(argv: list[str] | None = None) -> None:
         "setting": {k: str(v) if k == "device" else v for k, v in vars(args).items() if k != "out"},
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "machine": describe_machine(args.threads),
-        "batches": [measure(args, batch) for batch in args.batch],
+        "batches": [],
     }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for batch in args.batch:
+        results["batches"].append(measure(args, batch))
+        args.out.write_text(json.dumps(results) + "\n")  # now: the next batch may take an hour
     Console(width=max(Console().width, 180)).print(make_table(results, args.clock))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(results) + "\n")
 
 
 if __name__ == "__main__":

@@ -228,3 +228,37 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(sign, tmp_path):
     assert run(*words, "--out", whole) == 0
     models = [folder / "model.safetensors" for folder in (stopped, whole)]
     assert models[0].read_bytes() == models[1].read_bytes()
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"], ["--resume"]])
+def test_files_of_somebody_else_stay(flags, tmp_path, capsys):
+    theirs = {"config.yaml": "a: 1\n", "model.safetensors": "weights", "notes.txt": "mine"}
+    for name, text in theirs.items():
+        (tmp_path / name).write_text(text)
+    assert run(*TOY, "--steps", 2, "--out", tmp_path, *flags) == 2
+    assert "no run of gmixout" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == theirs
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_run_that_cannot_be_leaves_the_one_it_would_overwrite(tmp_path, capsys):
+    assert run(*TOY, "--steps", 2, "--out", tmp_path) == 0
+    before = (tmp_path / "model.safetensors").read_bytes()
+    assert run(*TOY, "--batch_size", 10**6, "--out", tmp_path, "--overwrite") == 2
+    assert "batch_size" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert run(*TOY, "--steps", 3, "--out", tmp_path, "--overwrite") == 0
+
+
+def test_without_its_libraries_the_command_says_what_to_install(tmp_path):
+    (tmp_path / "jsonargparse.py").write_text("raise ModuleNotFoundError(name='jsonargparse')")
+    end = subprocess.run(
+        [sys.executable, "-m", "gmixout", "doctor"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert end.returncode == 2
+    assert "jsonargparse; pip install 'gmixout[all]'" in end.stderr
+    assert "Traceback" not in end.stderr

@@ -33,7 +33,9 @@ def attach(
 
     Args:
         model: Any model. Its modules keep their identity, `isinstance`, hooks and state-dict keys;
-            until `detach()` they belong to subclasses of their classes.
+            until `detach()` they belong to subclasses of their classes (so pickle and evaluate
+            averaged weights in a deepcopy, or after it). Weights loaded into the model meanwhile
+            are a new start: they become the anchor.
         config: The process.
         select: `select(name, parameter)` says which parameters are masked. By default the weights
             of linear and convolutional layers and of attention projections, without the head.
@@ -186,7 +188,10 @@ class Masked:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise AttachError(f"bind() takes a torch.optim optimizer, not {optimizer!r}.")
         if self._optimizer is not None:
-            raise AttachError("An optimizer is bound already; one process follows one optimizer.")
+            raise AttachError(
+                "An optimizer is bound already, and one process follows one optimizer. Make one "
+                "that holds everything, from param_groups(), or detach() and attach() again."
+            )
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         missing = [name for name, m in self._weights.items() if id(m.values) not in held]
         if missing:

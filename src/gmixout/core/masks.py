@@ -61,7 +61,9 @@ def draw(
     if count == units:
         return torch.arange(units, device=device)
     if isinstance(structure, Element):
-        return _stratified(units, count, key, offset % units, device)
+        # The strata's bounds take float64, which Apple's GPUs lack.
+        able = "cpu" if torch.device(device).type == "mps" else device
+        return _stratified(units, count, key, offset % units, able).to(device)
     return _random_bits(key, units, device).argsort(stable=True)[:count].sort().values
 
 
