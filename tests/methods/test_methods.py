@@ -77,13 +77,13 @@ def test_options_reach_the_process():
 def test_the_head_has_its_own_learning_rate():
     model = foundation()
     groups = {g["name"]: g for g in DenseFinetuning(model).param_groups(lr=0.1, head_lr=0.2)}
-    assert (groups["body"]["lr"], groups["head"]["lr"]) == (0.1, 0.2)
+    assert (groups["dense"]["lr"], groups["head"]["lr"]) == (0.1, 0.2)
     assert groups["head"]["params"] == list(model.head.parameters())
-    assert groups["body"]["params"] == list(model.body.parameters())
+    assert groups["dense"]["params"] == list(model.body.parameters())
     groups = DenseFinetuning(model).param_groups(lr=0.1)
     assert {group["lr"] for group in groups} == {0.1}
     model.head.requires_grad_(False)
-    assert [g["name"] for g in DenseFinetuning(model).param_groups(lr=0.1)] == ["body"]
+    assert [g["name"] for g in DenseFinetuning(model).param_groups(lr=0.1)] == ["dense"]
 
 
 def test_wise_ft_walks_from_the_zero_shot_head_to_the_finetuned_model():

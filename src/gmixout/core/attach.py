@@ -1,9 +1,7 @@
 """Puts a masking process on a model, runs it behind an optimizer, and takes it off again."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict
-from numbers import Real
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +11,7 @@ from gmixout.core.config import GMixout
 from gmixout.core.layers import child_name, is_lean, mask_module, unmask_module
 from gmixout.core.moments import MomentPolicy, make_policy
 from gmixout.core.process import MaskedWeight
-from gmixout.core.selection import Select, choose, find_head, within
+from gmixout.core.selection import Select, choose, dense_groups, find_head
 from gmixout.core.summary import Summary, WeightSummary
 from gmixout.errors import AttachError, ConfigError, StateError
 
@@ -155,21 +153,9 @@ class Masked:
         Raises:
             ConfigError: A rate is negative or no number.
         """
-        for name, rate in (("lr", lr), ("head_lr", lr if head_lr is None else head_lr)):
-            if not (isinstance(rate, Real) and math.isfinite(rate) and rate >= 0):
-                raise ConfigError(f"param_groups({name}={rate!r}) must be a finite number >= 0.")
-        dense: list[nn.Parameter] = []
-        head: list[nn.Parameter] = []
-        masked = {id(values) for values in self.parameters()}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and id(parameter) not in masked:
-                (head if within(name, self.heads) else dense).append(parameter)
-        groups: list[dict[str, Any]] = [
-            {"params": self.parameters(), "lr": lr * self.config.rate_scale, "name": "masked"},
-            {"params": dense, "lr": lr, "name": "dense"},
-            {"params": head, "lr": lr if head_lr is None else head_lr, "name": "head"},
-        ]
-        return [group for group in groups if group["params"]]
+        masked = self.parameters()
+        rest = dense_groups(self.model, self.heads, lr, head_lr, leave_out=masked)
+        return [{"params": masked, "lr": lr * self.config.rate_scale, "name": "masked"}, *rest]
 
     def bind(self, optimizer: OptimizerT) -> OptimizerT:
         """Lets the masks advance by themselves after each `optimizer.step()`.

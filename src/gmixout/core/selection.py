@@ -1,6 +1,9 @@
-"""Which parameters of a model are masked, and which of its modules is the head."""
+"""Which parameters of a model are masked, which trained densely, and which are the head's."""
 
+import math
 from collections.abc import Callable, Iterable
+from numbers import Real
+from typing import Any
 
 from torch import nn
 
@@ -83,3 +86,39 @@ def choose(
 def within(name: str, modules: Iterable[str]) -> bool:
     """Whether a parameter belongs to one of the named modules."""
     return any(name.startswith(f"{module}.") for module in modules)
+
+
+def dense_groups(
+    model: nn.Module,
+    heads: Iterable[str],
+    lr: float,
+    head_lr: float | None = None,
+    leave_out: Iterable[nn.Parameter] = (),
+) -> list[dict[str, Any]]:
+    """Parameter groups "dense" and "head" of what is trained as it is; empty ones are left out.
+
+    Args:
+        model: The model.
+        heads: Names of the classifier's modules.
+        lr: Learning rate of "dense".
+        head_lr: Learning rate of "head"; None: `lr`.
+        leave_out: Trainable parameters that belong to neither.
+
+    Raises:
+        ConfigError: A rate is negative or no number.
+    """
+    head_lr = lr if head_lr is None else head_lr
+    for name, rate in (("lr", lr), ("head_lr", head_lr)):
+        if not (isinstance(rate, Real) and math.isfinite(rate) and rate >= 0):
+            raise ConfigError(f"param_groups({name}={rate!r}) must be a finite number >= 0.")
+    dense: list[nn.Parameter] = []
+    head: list[nn.Parameter] = []
+    others = {id(parameter) for parameter in leave_out}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in others:
+            (head if within(name, heads) else dense).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": dense, "lr": lr, "name": "dense"},
+        {"params": head, "lr": head_lr, "name": "head"},
+    ]
+    return [group for group in groups if group["params"]]

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gmixout.core.selection import find_head, within
+from gmixout.core.selection import dense_groups, find_head
 
 State = Mapping[str, Tensor]
 
@@ -43,17 +43,8 @@ class DenseFinetuning:
         self._heads = find_head(model)
 
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
-        """Returns two groups, `body` at `lr` and `head` at `head_lr`; empty ones are left out."""
-        body: list[nn.Parameter] = []
-        head: list[nn.Parameter] = []
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                (head if within(name, self._heads) else body).append(parameter)
-        groups: list[dict[str, Any]] = [
-            {"params": body, "lr": lr, "name": "body"},
-            {"params": head, "lr": lr if head_lr is None else head_lr, "name": "head"},
-        ]
-        return [group for group in groups if group["params"]]
+        """Returns two groups, "dense" at `lr` and "head" at `head_lr`; empty ones are left out."""
+        return dense_groups(self.model, self._heads, lr, head_lr)
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
         """Returns the optimizer as it is."""
