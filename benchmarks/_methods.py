@@ -85,6 +85,14 @@ def start_linear_probe(model: nn.Module, density: float) -> Trainer:
     return Trainer(model, torch.optim.AdamW(head.parameters()))
 
 
+def start_floor(model: nn.Module, density: float) -> Trainer:
+    """All but the weights that GMixout masks: what no method that back-propagates goes below."""
+    del density
+    for name in body_weights(model):
+        model.get_submodule(name).weight.requires_grad_(False)
+    return Trainer(model, torch.optim.AdamW(p for p in model.parameters() if p.requires_grad))
+
+
 def start_lora(model: nn.Module, density: float) -> Trainer:
     """LoRA on every linear layer of the blocks, with the classifier trained (peft)."""
     del density
@@ -125,6 +133,7 @@ def start_gmixout(structure: str) -> Callable[[nn.Module, float], Trainer]:
 METHODS: dict[str, Callable[[nn.Module, float], Trainer]] = {
     "full": start_full,
     "linear_probe": start_linear_probe,
+    "floor": start_floor,
     "lora": start_lora,
     "dense_mixout": start_dense_mixout,
     "gmixout_element": start_gmixout("element"),
