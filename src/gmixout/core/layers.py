@@ -49,6 +49,7 @@ class _Collect(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kept, index = ctx.saved_tensors
+        grad = ctx.product.lay_out(grad)
         gradient = ctx.masked.structure.grad(ctx.product, grad, kept, index, ctx.shape)
         return grad, None, _scaled(ctx.masked, gradient), None, None, None
 

@@ -29,6 +29,9 @@ GATHER_ENTRIES = 2**20
 class LayerProduct(Protocol):
     """How a weight gradient arises: bilinear in the output's gradient and the layer's input."""
 
+    def lay_out(self, grad: Tensor) -> Tensor:
+        """The gradient as the layer's own backward wants it, so that one copy serves both."""
+
     def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
         """`dL/dW[rows]`, shape `[len(rows), I, *k]`."""
 
@@ -46,6 +49,10 @@ class LayerProduct(Protocol):
 
 class LinearProduct:
     """`y = x W^T + b`, so `dL/dW = (dL/dy)^T x` summed over all leading dimensions."""
+
+    def lay_out(self, grad: Tensor) -> Tensor:
+        """See `LayerProduct.lay_out`: a matrix in one piece."""
+        return grad.contiguous()
 
     def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
         """See `LayerProduct.rows`; `grad [..., O]`, `input [..., I]`."""
@@ -92,6 +99,10 @@ class ConvProduct:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+
+    def lay_out(self, grad: Tensor) -> Tensor:
+        """See `LayerProduct.lay_out`: in the memory format it came in."""
+        return grad
 
     def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
         """See `LayerProduct.rows`; `grad [N, O, *s']`, `input [N, I*G, *s]`, N may be missing."""
