@@ -48,7 +48,7 @@ def close(left, right):
         torch.testing.assert_close(value, right[name], rtol=1e-9, atol=1e-9, msg=name)
 
 
-def run(config, optimizer, steps):
+def check_against_dense(config, optimizer, steps):
     make, rule = OPTIMIZERS[optimizer]
     model = TinyNet().double()
     slow = DenseProcess(copy.deepcopy(model), MASKED_OF_TINY, config, rule)
@@ -70,7 +70,7 @@ def run(config, optimizer, steps):
 def test_every_setting_and_structure(setting, structure):
     options = {"mask_rate": 0.75, "anchor_decay": 0.9, "resample_every": 3, "block_size": 2}
     options |= {"structure": structure, "seed": 5} | SETTINGS[setting]
-    run(GMixout(**options), "sgd", steps=14)
+    check_against_dense(GMixout(**options), "sgd", steps=14)
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
@@ -80,7 +80,7 @@ def test_optimizers_with_memory_start_anew_each_period(optimizer, residual, resc
     config = GMixout(
         mask_rate=0.5, anchor_decay=0.7, resample_every=4, residual=residual, rescale=rescale
     )
-    run(config, optimizer, steps=18)
+    check_against_dense(config, optimizer, steps=18)
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -95,7 +95,7 @@ def test_the_anchor_over_200_steps(structure, residual, rescale):
         residual=residual,
         rescale=rescale,
     )
-    run(config, "adamw", steps=200)
+    check_against_dense(config, "adamw", steps=200)
 
 
 def test_residual_in_half_precision_on_the_cpu_is_the_same_process_roughly():

@@ -76,7 +76,7 @@ def test_numbers_of_other_libraries_are_taken_for_what_they_are():
     assert GMixout(residual_dtype=torch.bfloat16) == GMixout(residual_dtype="bfloat16")
 
 
-def message_of(error, function, *mentions):
+def check_refused(error, function, *mentions):
     with pytest.raises(error) as caught:
         function()
     message = str(caught.value)
@@ -87,17 +87,17 @@ def message_of(error, function, *mentions):
 
 def test_a_model_with_nothing_to_mask():
     config = GMixout()
-    message_of(AttachError, lambda: gmixout.attach(nn.ReLU(), config), "0 parameters")
-    message_of(AttachError, lambda: gmixout.attach(nn.LayerNorm(4), config), "select=")
+    check_refused(AttachError, lambda: gmixout.attach(nn.ReLU(), config), "0 parameters")
+    check_refused(AttachError, lambda: gmixout.attach(nn.LayerNorm(4), config), "select=")
     frozen = TinyNet().requires_grad_(False)
-    message_of(AttachError, lambda: gmixout.attach(frozen, config), "requires_grad=True")
-    message_of(
+    check_refused(AttachError, lambda: gmixout.attach(frozen, config), "requires_grad=True")
+    check_refused(
         AttachError, lambda: gmixout.attach(TinyNet(), config, select=lambda n, p: False), "select="
     )
 
 
 def test_a_lazy_model():
-    message_of(
+    check_refused(
         AttachError, lambda: gmixout.attach(nn.Sequential(nn.LazyLinear(4)), GMixout(), head=()),
         "0.weight", "batch",
     )  # fmt: skip
@@ -105,17 +105,19 @@ def test_a_lazy_model():
 
 def test_wrong_arguments_of_attach():
     model = TinyNet()
-    message_of(ConfigError, lambda: gmixout.attach(model, {"mask_rate": 0.5}), "GMixout")
-    message_of(ConfigError, lambda: gmixout.attach(model, GMixout(), head="haed"), "haed", "head")
-    message_of(AttachError, lambda: gmixout.attach(None, GMixout()), "Module")
+    check_refused(ConfigError, lambda: gmixout.attach(model, {"mask_rate": 0.5}), "GMixout")
+    check_refused(
+        ConfigError, lambda: gmixout.attach(model, GMixout(), head="haed"), "haed", "head"
+    )
+    check_refused(AttachError, lambda: gmixout.attach(None, GMixout()), "Module")
 
 
 def test_attach_twice():
     model = TinyNet()
     masked = gmixout.attach(model, GMixout())
-    message_of(AttachError, lambda: gmixout.attach(model, GMixout()), "detach()")
-    message_of(AttachError, lambda: gmixout.attach(model.attention, GMixout()), "detach()")
-    message_of(AttachError, lambda: gmixout.attach(nn.Sequential(model), GMixout()), "detach()")
+    check_refused(AttachError, lambda: gmixout.attach(model, GMixout()), "detach()")
+    check_refused(AttachError, lambda: gmixout.attach(model.attention, GMixout()), "detach()")
+    check_refused(AttachError, lambda: gmixout.attach(nn.Sequential(model), GMixout()), "detach()")
     masked.detach()
     gmixout.attach(model, GMixout())
 
@@ -147,21 +149,21 @@ def test_nothing_works_after_detach():
         lambda: masked.param_groups(lr=0.1),
         masked.summary,
     ):
-        message_of(AttachError, function, "detach()", "attach()")
+        check_refused(AttachError, function, "detach()", "attach()")
 
 
 def test_optimizers_that_cannot_be_bound():
     model = TinyNet()
     before = torch.optim.SGD(model.parameters(), lr=0.1)
     masked = gmixout.attach(model, GMixout())
-    message_of(AttachError, lambda: masked.bind(before), "masked values", "param_groups")
+    check_refused(AttachError, lambda: masked.bind(before), "masked values", "param_groups")
     some = torch.optim.SGD(masked.parameters()[:-1], lr=0.1)
-    message_of(AttachError, lambda: masked.bind(some), "hidden.weight")
-    message_of(AttachError, lambda: masked.bind(None), "optimizer")
-    message_of(AttachError, lambda: masked.bind(model), "optimizer")
+    check_refused(AttachError, lambda: masked.bind(some), "hidden.weight")
+    check_refused(AttachError, lambda: masked.bind(None), "optimizer")
+    check_refused(AttachError, lambda: masked.bind(model), "optimizer")
     masked.bind(torch.optim.SGD(masked.param_groups(lr=0.1)))
     again = torch.optim.SGD(masked.param_groups(lr=0.1))
-    message_of(AttachError, lambda: masked.bind(again), "bound already")
+    check_refused(AttachError, lambda: masked.bind(again), "bound already")
 
 
 @pytest.mark.parametrize(
@@ -180,14 +182,14 @@ def test_an_optimizer_that_has_stepped_is_refused(make):
     optimizer = make(masked.param_groups(lr=0.1))
     loss_of(model, next(batches(1))).backward()
     optimizer.step()
-    message_of(AttachError, lambda: masked.bind(optimizer), "stepped")
+    check_refused(AttachError, lambda: masked.bind(optimizer), "stepped")
 
 
 @pytest.mark.parametrize("rate", [-1, float("nan"), float("inf"), "1e-3", None])
 def test_a_learning_rate_that_is_none(rate):
     masked = gmixout.attach(TinyNet(), GMixout())
-    message_of(ConfigError, lambda: masked.param_groups(lr=rate), "lr", repr(rate))
+    check_refused(ConfigError, lambda: masked.param_groups(lr=rate), "lr", repr(rate))
     if rate is not None:
-        message_of(
+        check_refused(
             ConfigError, lambda: masked.param_groups(lr=1.0, head_lr=rate), "head_lr", repr(rate)
         )
