@@ -1,5 +1,6 @@
 import math
 import signal
+import time
 from functools import partial
 
 import pytest
@@ -17,7 +18,12 @@ STEPS = 12
 
 
 def run(
-    name="full", checkpoint=None, on_progress=lambda step, loss: None, **settings
+    name="full",
+    checkpoint=None,
+    on_progress=lambda step, loss: None,
+    observe=None,
+    observe_at=(),
+    **settings,
 ) -> TrainingResult:
     arguments = TrainingArguments(
         **{
@@ -32,7 +38,17 @@ def run(
     )
     options = {"resample_every": 4} if name == "gmixout" else {}
     start = partial(get_method(name, **options).start, seed=arguments.seed)
-    return train(foundation(), start, toy().train, arguments, checkpoint, "run", on_progress)
+    return train(
+        foundation(),
+        start,
+        toy().train,
+        arguments,
+        checkpoint,
+        "run",
+        on_progress,
+        observe,
+        observe_at,
+    )
 
 
 def assert_same(a: nn.Module, b: nn.Module) -> None:
@@ -152,3 +168,54 @@ def test_batches_walk_through_whole_permutations():
     assert stream[:10] != stream[10:20]
     assert list(Batches(10, 4, 10, seed=0, start=6)) == batches[6:]
     assert list(Batches(10, 4, 10, seed=1, start=0)) != batches
+
+
+def test_observations_come_before_the_checkpoint_and_change_nothing(tmp_path):
+    whole, file, seen = run(), tmp_path / "c.pt", []
+
+    def observe(step, finetuning, loss):
+        saved = torch.load(file, weights_only=True)["progress"]["step"] if file.exists() else 0
+        seen.append((step, loss, saved))
+        finetuning.model.eval()
+        torch.manual_seed(0)  # a loader or a sampler would
+        assert "body.weight" in finetuning.snapshot()
+
+    watched = run(checkpoint=file, checkpoint_every_steps=5, observe=observe, observe_at=(3, 5, 12))
+    assert_same(watched.model, whole.model)
+    assert watched.losses == whole.losses
+    assert [(step, saved) for step, _, saved in seen] == [(3, 0), (5, 0), (12, 10)]
+    stretches = [whole.losses[:3], whole.losses[3:5], whole.losses[5:]]
+    assert [loss for _, loss, _ in seen] == pytest.approx([sum(s) / len(s) for s in stretches])
+
+
+def test_a_resumed_run_lacks_no_observation(tmp_path):
+    seen = []
+
+    def observe(step, finetuning, loss):
+        seen.append((step, loss))
+
+    def killed(step, finetuning, loss):
+        if step == 8:
+            raise RuntimeError("killed while observing")
+        observe(step, finetuning, loss)
+
+    settings = {"observe_at": range(2, 13, 3), "checkpoint_every_steps": 4}
+    run(observe=observe, **settings)
+    whole, seen[:] = list(seen), []
+    with pytest.raises(RuntimeError, match="killed"):
+        run(checkpoint=tmp_path / "c.pt", observe=killed, **settings)
+    run(checkpoint=tmp_path / "c.pt", observe=observe, **settings)
+    assert [step for step, _ in seen] == [2, 5, 5, 8, 11]
+    assert dict(seen) == dict(whole)
+
+
+def test_an_observation_costs_the_run_no_time_and_no_memory():
+    size = 200 * 10**6
+
+    def observe(step, finetuning, loss):
+        time.sleep(0.3)
+        assert torch.ones(size, dtype=torch.uint8).all()
+
+    watched = run(observe=observe, observe_at=range(1, STEPS))
+    assert watched.seconds < 0.3 * (STEPS - 1)
+    assert watched.peak_memory_bytes < size / 2

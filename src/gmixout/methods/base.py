@@ -1,13 +1,14 @@
 """What a finetuning method is to the rest of the package: a small object without a loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gmixout.core.selection import dense_groups, find_head
+from gmixout.errors import ConfigError
 
 State = Mapping[str, Tensor]
 
@@ -26,6 +27,13 @@ class Finetuning(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what `state_dict` returned."""
+
+    def snapshot(self) -> State:
+        """Returns the weights that `detach` would leave now, and goes on.
+
+        The keys are the plain model's. Tensors may share memory with the model: copy what is to
+        outlive the next step.
+        """
 
     def detach(self) -> nn.Module:
         """Ends finetuning and returns the plain model."""
@@ -58,6 +66,10 @@ class DenseFinetuning:
         """Takes nothing."""
         del state
 
+    def snapshot(self) -> State:
+        """Returns the model's own state."""
+        return self.model.state_dict()
+
     def detach(self) -> nn.Module:
         """Returns the model."""
         return self.model
@@ -70,6 +82,9 @@ class Method(ABC):
     types it (`--method wise_ft`), so that the command line, YAML files, records and the table of
     methods share one name.
     """
+
+    pools: ClassVar[bool] = False
+    """Whether the method makes one model of several finished runs; see `pool`."""
 
     @property
     def name(self) -> str:
@@ -101,3 +116,16 @@ class Method(ABC):
         """Yields the models to evaluate, each with the options that tell it from the others."""
         del pretrained
         yield self.options, finetuned
+
+    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> State:
+        """Makes one model of the finished runs of `trained`; methods with `pools` have it.
+
+        Args:
+            states: The final weights of one or more runs that share their pretrained start.
+            score: Accuracy on in-domain validation data.
+
+        Raises:
+            ConfigError: The method does not pool.
+        """
+        del states, score
+        raise ConfigError(f"method {self.name} makes no model of several runs; soups do")

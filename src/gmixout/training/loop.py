@@ -5,7 +5,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -31,6 +31,10 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": partial(torch.optim.SGD, momentum=0.9),
 }
+
+
+Observe = Callable[[int, Finetuning, float], None]
+"""Gets the number of steps done, the run, and its mean loss since the observation before."""
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -63,6 +67,8 @@ def train(
     checkpoint: Path | None = None,
     run: str = "",
     on_progress: Callable[[int, float], None] = lambda step, loss: None,
+    observe: Observe | None = None,
+    observe_at: Collection[int] = (),
 ) -> TrainingResult:
     """Finetunes a model in place, with cross-entropy.
 
@@ -78,6 +84,11 @@ def train(
         checkpoint: File that keeps the state; if it is there, training goes on from it.
         run: What the run is; a checkpoint of another one is refused.
         on_progress: Called every `log_every_steps` with the number of steps done and the loss.
+        observe: Called after each of the steps `observe_at`, before a checkpoint of that step is
+            written, so that a run that is killed and resumed may repeat an observation and never
+            lacks one. Its time and memory count for nothing in the result; what it does to the
+            modes of the model's modules and to torch's random state is undone.
+        observe_at: Numbers of steps, counted from 1.
 
     Raises:
         ConfigError: The settings do not fit the machine or the data.
@@ -93,7 +104,7 @@ def train(
         with PeakMemory(device) as memory:
             trainer = _Trainer(accelerator, model, start, dataset, arguments, memory)
             trainer.keep_state_in(checkpoint, run)
-            trainer.run(on_progress)
+            trainer.run(on_progress, observe, observe_at)
         return trainer.finish()
 
 
@@ -172,7 +183,12 @@ class _Trainer:
         }
         save_checkpoint(self.checkpoint, self.run_name, state)
 
-    def run(self, on_progress: Callable[[int, float], None]) -> None:
+    def run(
+        self,
+        on_progress: Callable[[int, float], None],
+        observe: Observe | None,
+        observe_at: Collection[int],
+    ) -> None:
         """Trains up to the last step."""
         settings, progress = self.arguments, self.progress
         with _interrupt_flag() as interrupted:
@@ -182,16 +198,35 @@ class _Trainer:
                 done = progress.step == settings.steps
                 stop = interrupted.is_set()
                 save = done or stop or progress.step % settings.checkpoint_every_steps == 0
-                if save or progress.step % settings.log_every_steps == 0:
+                log = save or progress.step % settings.log_every_steps == 0
+                look_on = observe is not None and progress.step in observe_at
+                if log or look_on:
                     self._look()
+                if log:
                     on_progress(progress.step, progress.losses[-1])
+                if observe is not None and look_on:
+                    self._observe(observe, observe_at)
                 if save:
                     self.save()
+                if save or look_on:
                     self._since = time.perf_counter()
                 if stop and not done:
                     raise TrainingInterrupted(
                         f"stopped after step {progress.step} of {settings.steps}"
                     )
+
+    def _observe(self, observe: Observe, observe_at: Collection[int]) -> None:
+        step = self.progress.step
+        before = max((earlier for earlier in observe_at if earlier < step), default=0)
+        modes = {module: module.training for module in self.plain_model.modules()}
+        device = self.accelerator.device
+        with (
+            self.memory.paused(),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+        ):
+            observe(step, self.finetuning, statistics.fmean(self.progress.losses[before:]))
+        for module, mode in modes.items():
+            module.training = mode
 
     def finish(self) -> TrainingResult:
         """Takes the method off the model and sums up the run."""

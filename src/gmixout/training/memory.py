@@ -3,6 +3,8 @@
 import ctypes
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -70,6 +72,22 @@ class PeakMemory:
             match = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
             peak = int(match[1]) * 1024 if match else 0
         return max(0, peak - self._start)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out what happens inside: read the peak before, it starts anew afterwards.
+
+        Memory that the body keeps beyond its end is counted.
+        """
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return
+        _give_back_freed_memory()
+        if self._sampler is None:
+            _CLEAR_REFS.write_text("5")
+        else:
+            self._sampled = 0
 
     def _sample(self) -> None:
         while not self._stop.wait(0.002):
