@@ -5,6 +5,7 @@ import pytest
 
 from gmixout.evaluation.records import Record
 
+ACCURACY = {"id_val": 0.9, "id_test": 0.9, "noise/1": 0.8, "noise/2": 0.6, "fonts": 0.5}
 EXAMPLE = Record(
     run="0123456789ab",
     benchmark="digits",
@@ -13,9 +14,15 @@ EXAMPLE = Record(
     lr=1e-3,
     head_lr=1e-3,
     seed=0,
+    step=300,
     steps=300,
     batch_size=32,
-    accuracy={"id_val": 0.9, "id_test": 0.9, "noise/1": 0.8, "noise/2": 0.6, "fonts": 0.5},
+    training={"label_smoothing": 0.0},
+    train_loss=0.1,
+    accuracy=ACCURACY,
+    nll=dict.fromkeys(ACCURACY, 0.3),
+    ece=dict.fromkeys(ACCURACY, 0.05),
+    examples=dict.fromkeys(ACCURACY, 100),
     trainable=100,
     parameters=1000,
     seconds=3.0,
@@ -41,6 +48,11 @@ def make_record() -> Callable[..., Record]:
         if "ood" in changes:
             accuracy = {k: accuracy[k] for k in ("id_val", "id_test")} | {"noise": changes["ood"]}
             del changes["ood"]
+        accuracy = changes.pop("accuracy", accuracy)
+        for name, value in (("nll", 0.3), ("ece", 0.05), ("examples", 100)):
+            changes.setdefault(name, dict.fromkeys(accuracy, value))
+        if changes.get("steps") == 0:
+            changes["step"] = 0
         record = replace(EXAMPLE, **{"accuracy": accuracy, **changes})
         identity = f"{record.method}-{record.lr}-{record.seed}"
         return replace(record, run=changes.get("run", identity))

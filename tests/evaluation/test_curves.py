@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import pytest
@@ -7,13 +8,17 @@ from hypothesis import strategies as st
 from gmixout.evaluation.curves import (
     Curve,
     Point,
+    against_reference_curve,
     compare_at_matched_id,
     curves,
+    effective_robustness,
+    front_area,
     id_levels_of,
     ood_at_matched_id,
     pareto_front,
 )
 
+MANY = {"id_val": 10**6, "id_test": 10**6, "noise": 10**6}
 percent = st.integers(0, 100).map(lambda value: value / 100)
 points = st.lists(st.builds(Point, percent, percent), min_size=1, max_size=12)
 
@@ -109,3 +114,46 @@ def test_curves_keep_seeds_and_methods_apart(three_seeds):
     assert found["full", 0] == 2
     assert found["l2", 2] == 1
     assert found["zero_shot", 0] == 1
+
+
+def test_area_of_the_front_is_the_dominated_share_of_the_box(make_record):
+    records = [
+        make_record(lr=lr, id=id, ood=ood)
+        for lr, id, ood in [(1, 0.90, 0.80), (2, 0.95, 0.70), (3, 0.92, 0.60)]
+    ]
+    records += [make_record(method="b", lr=lr, id=i, ood=o) for lr, i, o in [(1, 1.0, 0.50)]]
+    # the box is 0.1 wide and 0.3 high; full dominates nothing left of 0.90 (it starts there)
+    areas = front_area(records)
+    assert areas["full", ""].mean == pytest.approx(0.05 * 0.20 / (0.10 * 0.30))
+    assert areas["b", ""].mean == 0
+
+
+def test_a_point_is_compared_with_the_curve_at_its_own_id(three_seeds, make_record):
+    soups = [
+        make_record(method="soup", lr=None, seed=seed, id=0.93, ood=0.65 + seed / 100 + gain)
+        for seed, gain in enumerate([0.02, 0.03, 0.04])
+    ]
+    found = against_reference_curve([*three_seeds, *soups], "full")
+    # full finetuning is at 0.65 there, plus a point a seed
+    assert found["soup", ""].difference.mean == pytest.approx(0.03)
+    assert found["soup", ""].difference.n == 3
+    assert found["full", ""].difference.mean == pytest.approx(0)
+    assert found["l2", ""].difference is None
+    assert found["mixout", ""].selected.lr == 1e-4
+
+
+def test_effective_robustness_is_what_lies_above_the_baselines_line(make_record):
+    def logistic(x):
+        return 1 / (1 + math.exp(-x))
+
+    base = [
+        make_record(lr=lr, id=logistic(x), ood=logistic(0.5 - 0.4 * x), examples=MANY)
+        for lr, x in [(1, 1.0), (2, 2.0), (3, 2.5)]
+    ]
+    above = make_record(
+        method="gmixout", id=logistic(1.7), ood=logistic(0.5 - 0.4 * 1.7) + 0.1, examples=MANY
+    )
+    found = effective_robustness([*base, above])
+    assert found["gmixout", ""].mean == pytest.approx(0.1, abs=1e-3)
+    assert found["full", ""].mean == pytest.approx(0, abs=1e-3)
+    assert effective_robustness([above]) == {}

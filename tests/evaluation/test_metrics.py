@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -6,7 +7,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gmixout.errors import DataError, TrainingError
-from gmixout.evaluation.metrics import accuracy, evaluate
+from gmixout.evaluation.metrics import accuracy, evaluate, predict, score
 
 
 def dataset(logits, labels):
@@ -76,12 +77,44 @@ def test_evaluate_covers_every_set_and_names_the_broken_one(seven_of_ten):
     benchmark = SimpleNamespace(
         id_val=right, id_test=seven_of_ten, shifts={"noise/1": wrong, "fonts": right}
     )
-    assert evaluate(nn.Identity(), benchmark) == {
+    found = evaluate(nn.Identity(), benchmark)
+    assert {name: scores.accuracy for name, scores in found.items()} == {
         "id_val": 1.0,
         "id_test": 0.7,
         "noise/1": 0.0,
         "fonts": 1.0,
     }
+    assert found["id_test"].examples == 10
     benchmark.shifts["fonts"] = dataset(torch.eye(3), [0, 1, 9])
     with pytest.raises(DataError, match=r"`fonts`.*label 9"):
         evaluate(nn.Identity(), benchmark)
+
+
+def test_scores_of_predictions_with_a_known_answer():
+    # two confident images, one of them wrong; confidence 0.9, accuracy 0.5
+    logits = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+    scores = score(logits, torch.tensor([0, 1]))
+    assert scores.accuracy == 0.5
+    assert scores.nll == pytest.approx(-(math.log(0.9) + math.log(0.1)) / 2)
+    assert scores.ece == pytest.approx(0.4, abs=1e-6)
+    assert scores.examples == 2
+
+
+def test_ece_is_the_weighted_gap_over_bins():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(500, 4, generator=generator)
+    labels = torch.randint(4, (500,), generator=generator)
+    confidence, predicted = logits.softmax(1).max(1)
+    bins = (confidence * 15).ceil().long()
+    gaps = [
+        (confidence[bins == b].mean() - (predicted == labels)[bins == b].float().mean()).abs()
+        * (bins == b).float().mean()
+        for b in bins.unique()
+    ]
+    assert score(logits, labels).ece == pytest.approx(float(sum(gaps)), abs=1e-5)
+
+
+def test_predictions_keep_the_order_of_the_data(seven_of_ten):
+    logits, labels = predict(nn.Identity(), seven_of_ten, batch_size=3)
+    assert torch.equal(logits, seven_of_ten.tensors[0])
+    assert torch.equal(labels, seven_of_ten.tensors[1])

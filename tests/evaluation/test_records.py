@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from gmixout.errors import StateError
-from gmixout.evaluation.records import Record, RecordLog
+from gmixout.evaluation.records import SCHEMA, Record, RecordLog
 
 
 def test_json_round_trip(make_record):
@@ -17,7 +17,7 @@ def test_json_round_trip(make_record):
     line = record.to_json()
     assert "\n" not in line
     assert Record.from_json(line) == record
-    assert json.loads(line)["schema"] == 1
+    assert json.loads(line)["schema"] == SCHEMA
 
 
 def test_untrained_record_needs_no_rates(make_record):
@@ -102,7 +102,7 @@ def test_a_killed_writer_leaves_a_log_to_go_on_with(tmp_path, make_record):
     record = make_record()
     program = (
         "import sys\n"
-        "from gmixout.evaluation.records import Record, RecordLog\n"
+        "from gmixout.evaluation.records import SCHEMA, Record, RecordLog\n"
         "record, log = Record.from_json(sys.argv[1]), RecordLog(sys.argv[2])\n"
         "while True:\n    log.append(record)\n    print(flush=True)\n"
     )
@@ -121,9 +121,9 @@ def test_a_killed_writer_leaves_a_log_to_go_on_with(tmp_path, make_record):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"schema": 2}', "schema 2"),
+        ('{"schema": 1}', "schema 1"),
         ("[1, 2]", "schema"),
-        ('{"schema": 1, "run": "x"}', "missing.*accuracy"),
+        ('{"schema": 2, "run": "x"}', "missing.*accuracy"),
         ("not json", "not a line of JSON"),
         ("", "not a line of JSON"),
     ],

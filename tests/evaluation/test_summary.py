@@ -1,11 +1,12 @@
 import statistics
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from gmixout.errors import StateError
-from gmixout.evaluation.summary import Estimate, by_series, select_by_id_validation, summarise
+from gmixout.evaluation.summary import Estimate, by_series, learning_curves, summarise
 
 
 def test_spread_has_n_minus_one_in_the_denominator():
@@ -26,31 +27,62 @@ def test_interval_is_that_of_the_t_test():
     assert Estimate.of(values).interval(0.9) == pytest.approx(tuple(expected))
 
 
-def test_selection_is_by_id_validation_alone(make_record):
-    records = [
-        make_record(lr=1e-4, id_val=0.90, id=0.99, ood=0.99),
-        make_record(lr=1e-3, id_val=0.95, id=0.10, ood=0.10),
-        make_record(lr=1e-2, id_val=0.94, id=0.99, ood=0.99),
+def test_bootstrap_interval_lies_within_the_values_and_is_the_same_twice():
+    estimate = Estimate.of([0.022, 0.015, 0.029, 0.011])
+    low, high = estimate.bootstrap()
+    assert 0.011 <= low < estimate.mean < high <= 0.029
+    assert estimate.bootstrap() == (low, high)
+    assert Estimate.of([0.5]).bootstrap() is None
+
+
+def test_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    trials, n = 200, 20
+    covered = 0
+    for _ in range(trials):
+        low, high = Estimate.of(generator.normal(size=n)).bootstrap()
+        covered += low <= 0 <= high
+    sd = (0.95 * 0.05 / trials) ** 0.5
+    assert abs(covered / trials - 0.95) < 4 * sd  # percentile intervals cover a little less
+
+
+@pytest.mark.parametrize(
+    ("values", "clear"),
+    [
+        ([0.02, 0.021, 0.019], True),
+        ([-0.02, -0.021, -0.019], True),
+        ([0.02, -0.01, 0.03], False),  # by either interval
+        ([0.001, 0.05, 0.03], False),  # by Student's alone: no value is below 0
+        ([0.5], False),
+    ],
+)
+def test_a_difference_is_clear_when_no_interval_reaches_zero(values, clear):
+    assert Estimate.of(values).clear is clear
+
+
+def test_models_on_the_way_are_learning_curves_and_in_no_cell(make_record):
+    way = [
+        make_record(seed=seed, step=step, id=step / 400, run=f"run{seed}")
+        for seed in (0, 1)
+        for step in (300, 100, 200)
     ]
-    assert select_by_id_validation(records) is records[1]
-
-
-def test_selection_ties_go_to_the_lower_rate_then_alpha(make_record):
-    records = [
-        make_record(lr=lr, options={"alpha": alpha}, method="wise_ft")
-        for lr in (1e-2, 1e-3)
-        for alpha in (0.9, 0.5)
+    other = make_record(method="gmixout")
+    assert [(c.method, c.step) for c in summarise([*way, other])] == [
+        ("full", 300),
+        ("gmixout", 300),
     ]
-    assert select_by_id_validation(records) is records[3]
-    with pytest.raises(StateError, match="no records"):
-        select_by_id_validation([])
+    (line,) = learning_curves([*way, other])
+    assert [cell.step for cell in line] == [100, 200, 300]
+    assert [len(cell.records) for cell in line] == [2, 2, 2]
 
 
-def test_selection_over_seeds_ties_in_spite_of_rounding(make_record):
-    # both means are 0.94, but in floating point the second is an ulp higher
-    low = [make_record(lr=1e-3, seed=s, id_val=v) for s, v in enumerate([0.94, 0.94, 0.94])]
-    high = [make_record(lr=1e-2, seed=s, id_val=v) for s, v in enumerate([0.92, 0.93, 0.97])]
-    assert select_by_id_validation(summarise(high + low)).lr == 1e-3
+def test_training_settings_that_differ_are_never_averaged(make_record):
+    plain = make_record(training={"augment": "none"}, run="a")
+    other = make_record(training={"augment": "randaugment"}, run="b")
+    assert [cell.variant for cell in summarise([plain, other])] == [
+        'augment="none"',
+        'augment="randaugment"',
+    ]
 
 
 def test_cells_gather_seeds_and_sort_by_rate_and_alpha(make_record):
@@ -96,7 +128,7 @@ def test_the_latest_evaluation_of_a_model_counts(make_record):
 
 def test_two_runs_of_one_seed_are_refused(make_record):
     with pytest.raises(StateError, match="seed 0: aaa, bbb"):
-        summarise([make_record(run="aaa"), make_record(run="bbb", head_lr=1.0)])
+        summarise([make_record(run="aaa"), make_record(run="bbb", device="gpu")])
 
 
 def test_benchmarks_are_not_mixed(make_record):

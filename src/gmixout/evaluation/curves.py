@@ -15,9 +15,17 @@ Definitions used everywhere in this project:
 - Methods are compared *paired by seed*: the difference to the reference at the level, seed by seed,
   then mean, standard deviation (n - 1) and a 95% Student t interval over seeds.
 
+- The *area of the front* sums a curve up in one number: the share of the box between the lowest and
+  the highest ID and OOD accuracy of all fronts that the method's front dominates.
+- A method that is a point (a soup) has no curve; `against_reference_curve` compares the model that
+  ID validation selects for each method with the reference's front at that model's own ID accuracy.
+- *Effective robustness* is OOD accuracy above what a line through baseline models predicts from ID
+  accuracy, both on the logit scale (Taori et al., "Measuring Robustness to Natural Distribution
+  Shifts in Image Classification", NeurIPS 2020, section 3, arXiv 2007.00644).
+
 The front is drawn from test accuracies: it describes what a method offers to a perfect choice of
 rate, and favours methods with many points a little. What an honest choice gets is the business of
-`select_by_id_validation`.
+`gmixout.evaluation.selection`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,8 +34,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gmixout.evaluation.records import Record
-from gmixout.evaluation.summary import Estimate, summarise
+from gmixout.evaluation.records import ID_SETS, Record
+from gmixout.evaluation.selection import id_validation
+from gmixout.evaluation.summary import Cell, Estimate, by_series, summarise
+
+Series = tuple[str, str]
+"""Method and variant: the name of a curve."""
 
 
 class Point(NamedTuple):
@@ -143,6 +155,114 @@ def compare_at_matched_id(
     return MatchedComparison(
         reference, list(reference_ood), list(reference_ood.values()), differences
     )
+
+
+def front_area(records: Iterable[Record]) -> dict[Series, Estimate]:
+    """Area under each trained method's front, seed by seed, as a share of the box of all fronts.
+
+    The hypervolume indicator of multi-objective optimization (Zitzler and Thiele, IEEE Transactions
+    on Evolutionary Computation 3(4), 1999) with the box's lower left corner as reference point: a
+    point dominates the rectangle from that corner to itself. One box for all methods and seeds, so
+    the areas compare within one set of records, and with nothing else.
+
+    Returns:
+        Share in [0, 1] by series; empty where the fronts span no box.
+    """
+    fronts = {
+        (curve.method, curve.variant, curve.seed): curve.front
+        for curve in curves(record for record in records if record.steps > 0)
+    }
+    points = [point for front in fronts.values() for point in front]
+    if not points:
+        return {}
+    low = Point(min(p.id for p in points), min(p.ood for p in points))
+    high = Point(max(p.id for p in points), max(p.ood for p in points))
+    box = (high.id - low.id) * (high.ood - low.ood)
+    if box == 0:
+        return {}
+    areas: dict[Series, list[float]] = {}
+    for (method, variant, _), front in fronts.items():
+        edges = [low.id, *(point.id for point in front)]
+        area = sum(
+            (right - left) * (point.ood - low.ood)
+            for left, right, point in zip(edges, edges[1:], front, strict=False)
+        )
+        areas.setdefault((method, variant), []).append(area / box)
+    return {series: Estimate.of(each) for series, each in areas.items()}
+
+
+class AgainstCurve(NamedTuple):
+    """The selected model of a method against the reference's front at the same ID accuracy."""
+
+    selected: Cell
+    difference: Estimate | None
+    """OOD minus the reference's, over the seeds at whose ID accuracy the reference has a front;
+    None where there is no such seed."""
+
+
+def against_reference_curve(
+    records: Iterable[Record], reference: str = "full"
+) -> dict[Series, AgainstCurve]:
+    """Compares the model that ID validation selects for each method with the reference's curve.
+
+    This is the comparison for methods that are a point rather than a curve. The reference's curve
+    is drawn from its test accuracies (a perfect choice of its rate), the other side is an honest
+    choice: the difference is, if anything, to the disadvantage of the method.
+    """
+    records = [record for record in records if record.steps > 0]
+    fronts = {curve.seed: curve.points for curve in curves(records) if curve.method == reference}
+    compared = {}
+    for series, cells in by_series(summarise(records)).items():
+        selected = id_validation.choose(cells)
+        compared[series] = AgainstCurve(
+            selected,
+            _estimate(
+                _difference(record.ood, ood_at_matched_id(fronts.get(record.seed, ()), record.id))
+                for record in selected.records
+            ),
+        )
+    return compared
+
+
+def effective_robustness(
+    records: Iterable[Record], baselines: Sequence[str] = ("zero_shot", "linear_probe", "full")
+) -> dict[Series, Estimate]:
+    """OOD accuracy above the line through the baselines, of each method's selected model.
+
+    The line is fitted by least squares to logit(OOD) over logit(ID) of every model of the baseline
+    methods (one variant or many, every rate, every seed); see the module's docstring. Among
+    finetuned models of one foundation OOD falls as ID rises, so the line falls too.
+
+    Returns:
+        A difference of accuracies by series, for the model that ID validation selects; empty where
+        fewer than two ID accuracies of baselines are known.
+    """
+    cells = summarise(records)
+    base = [record for cell in cells if cell.method in baselines for record in cell.records]
+    id = np.array([_logit(record.id, record.examples["id_test"]) for record in base])
+    if len(set(id.tolist())) < 2:
+        return {}
+    ood = np.array([_logit(record.ood, _ood_examples(record)) for record in base])
+    slope, intercept = np.polyfit(id, ood, 1)
+
+    def above(record: Record) -> float:
+        predicted = intercept + slope * _logit(record.id, record.examples["id_test"])
+        return record.ood - float(1 / (1 + np.exp(-predicted)))
+
+    return {
+        series: id_validation.choose(each).estimate(above)
+        for series, each in by_series(cells).items()
+    }
+
+
+def _ood_examples(record: Record) -> int:
+    return sum(count for name, count in record.examples.items() if name not in ID_SETS)
+
+
+def _logit(accuracy: float, examples: int) -> float:
+    """log(a / (1 - a)) with half an image on either side, so that 0 and 1 stay finite."""
+    right = accuracy * examples + 0.5
+    return float(np.log(right / (examples + 1 - right)))
 
 
 def id_levels_of(references: Sequence[Curve], count: int = 3) -> list[float]:

@@ -1,11 +1,13 @@
-"""Accuracy of a model on a data set, and on all the data sets of a benchmark."""
+"""How well a model does on a data set, and on all the data sets of a benchmark."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from gmixout.errors import DataError, TrainingError
@@ -27,13 +29,29 @@ class Splits(Protocol):
         """Shifted test sets by name."""
 
 
+@dataclass(frozen=True)
+class Scores:
+    """How well a model does on one data set."""
+
+    accuracy: float
+    """Share of the images whose largest logit is that of their label, in [0, 1]."""
+    nll: float
+    """Mean negative log-likelihood of the labels, in nats."""
+    ece: float
+    """Expected calibration error in [0, 1]: the mean distance of confidence and accuracy over 15
+    bins of equal width (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3).
+    """
+    examples: int
+    """Number of images."""
+
+
 def evaluate(
     model: nn.Module,
     benchmark: Splits,
     batch_size: int = 512,
     device: torch.device | str | None = None,
-) -> dict[str, float]:
-    """Accuracy in [0, 1] on `id_val`, `id_test` and every shift of the benchmark.
+) -> dict[str, Scores]:
+    """Scores on `id_val`, `id_test` and every shift of the benchmark.
 
     Args:
         model: Maps images [B, C, H, W] to logits [B, classes].
@@ -42,26 +60,53 @@ def evaluate(
         device: Where the batches go; by default to where the model's first parameter is.
 
     Raises:
-        DataError: See `accuracy`; the message names the set.
-        TrainingError: See `accuracy`; the message names the set.
+        DataError: See `predict`; the message names the set.
+        TrainingError: See `predict`; the message names the set.
     """
     sets = {"id_val": benchmark.id_val, "id_test": benchmark.id_test, **benchmark.shifts}
     results = {}
     for name, dataset in sets.items():
         try:
-            results[name] = accuracy(model, dataset, batch_size, device)
+            results[name] = score(*predict(model, dataset, batch_size, device))
         except (DataError, TrainingError) as error:
             raise type(error)(f"evaluating on `{name}`: {error}") from error
     return results
 
 
-def accuracy(
+def score(logits: Tensor, labels: Tensor) -> Scores:
+    """Scores of predictions.
+
+    Args:
+        logits: `[N, classes]`, finite.
+        labels: `[N]`, from 0 to classes - 1.
+    """
+    # Takes seconds to import, of which a command's --help should know nothing.
+    from torchmetrics.functional import calibration_error
+
+    classes = logits.shape[1]
+    ece = calibration_error(
+        logits.softmax(1), labels, task="multiclass", num_classes=classes, n_bins=15, norm="l1"
+    )
+    return Scores(
+        accuracy=float((logits.argmax(1) == labels).sum()) / len(labels),
+        nll=float(cross_entropy(logits.double(), labels)),
+        ece=float(ece.clamp(0, 1)),
+        examples=len(labels),
+    )
+
+
+def accuracy(model: nn.Module, dataset: Dataset[Any], batch_size: int = 512) -> float:
+    """Share of the images whose largest logit is that of their label; raises as `predict`."""
+    return score(*predict(model, dataset, batch_size)).accuracy
+
+
+def predict(
     model: nn.Module,
     dataset: Dataset[Any],
     batch_size: int = 512,
     device: torch.device | str | None = None,
-) -> float:
-    """Share of the images whose largest logit is that of their label.
+) -> tuple[Tensor, Tensor]:
+    """A model's logits on a data set, and the labels.
 
     The model is in eval mode meanwhile, and each of its modules gets back the mode it had. The
     global random state is left alone.
@@ -72,30 +117,27 @@ def accuracy(
         batch_size: Images in a forward pass.
         device: Where the batches go; by default to where the model's first parameter is.
 
+    Returns:
+        Logits `[N, classes]` and labels `[N]`, on the CPU.
+
     Raises:
         DataError: If the data set is empty or a label has no logit.
         TrainingError: If a logit is not finite.
     """
-    # Takes seconds to import, of which a command's --help should know nothing.
-    from torchmetrics.classification import MulticlassStatScores
-
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise DataError("the data set is empty: there is no accuracy of no images")
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     # a generator of its own: an unshuffled DataLoader draws from the global one all the same
     loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator())
-    counts = None
+    batches = []
     with evaluating(model), torch.inference_mode():
         for images, labels in loader:
-            logits, labels = model(images.to(device)), labels.to(device)
+            logits = model(images.to(device)).float()
             _check(logits, labels)
-            if counts is None:
-                counts = MulticlassStatScores(logits.shape[1], average="micro").to(device)
-            counts.update(logits, labels)
-    assert counts is not None
-    correct, *_, total = counts.compute().tolist()
-    return float(correct / total)
+            batches.append((logits.cpu(), labels))
+    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return logits, labels
 
 
 @contextmanager

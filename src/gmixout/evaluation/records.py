@@ -16,7 +16,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from gmixout.errors import StateError
 
-SCHEMA = 1
+SCHEMA = 2
+ID_SETS = ("id_val", "id_test")
+_HIGHEST = {"accuracy": 1.0, "ece": 1.0, "nll": math.inf, "examples": math.inf}
 
 
 def _now() -> str:
@@ -25,11 +27,11 @@ def _now() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One evaluated model. Accuracies are fractions in [0, 1].
+    """One evaluated model. Accuracies and calibration errors are fractions in [0, 1].
 
     Raises:
-        StateError: If a field has a foreign type, an accuracy is no fraction, or `accuracy` lacks
-            `id_val`, `id_test` or any shift.
+        StateError: If a field has a foreign type, a figure is out of range, `accuracy` lacks
+            `id_val`, `id_test` or any shift, or another figure is not given for the same sets.
     """
 
     schema: int = SCHEMA
@@ -46,11 +48,23 @@ class Record:
     """Learning rate as the user gave it; None when nothing was trained."""
     head_lr: float | None
     seed: int
+    step: int
+    """Optimizer steps done when the model was evaluated; `steps` at the end of training."""
     steps: int
-    """Optimizer steps; 0 when nothing was trained."""
+    """Optimizer steps of the whole run; 0 when nothing was trained."""
     batch_size: int | None
+    training: dict[str, Any]
+    """All other training settings that decide the outcome; empty when nothing was trained."""
+    train_loss: float | None
+    """Mean training loss of the stretch of steps before the evaluation."""
     accuracy: dict[str, float]
     """`id_val`, `id_test` and one entry for each shift, named "group" or "group/part"."""
+    nll: dict[str, float]
+    """Mean negative log-likelihood in nats of the same sets."""
+    ece: dict[str, float]
+    """Expected calibration error of the same sets (see `metrics.Scores`)."""
+    examples: dict[str, int]
+    """Images in each of the same sets."""
     trainable: int
     """Number of values that got a gradient in a step."""
     parameters: int
@@ -78,9 +92,25 @@ class Record:
                 "a record's accuracy needs `id_val`, `id_test` and at least one shift, "
                 f"got {sorted(self.accuracy)}"
             )
-        for name, value in self.accuracy.items():
-            if not (_is_a(value, float) and 0 <= value <= 1):
-                raise StateError(f"accuracy `{name}` is {value!r}; it must be between 0 and 1")
+        for name, highest in _HIGHEST.items():
+            figures = getattr(self, name)
+            if figures.keys() != self.accuracy.keys():
+                raise StateError(
+                    f"a record's {name} must be of the same sets as its accuracy, "
+                    f"{sorted(self.accuracy)}, got {sorted(figures)}"
+                )
+            for key, value in figures.items():
+                if not (_is_a(value, float) and 0 <= value <= highest):
+                    raise StateError(
+                        f"{name} `{key}` is {value!r}; it must be between 0 and {highest}"
+                    )
+        if not 0 <= self.step <= self.steps:
+            raise StateError(f"step={self.step} of a run of {self.steps} steps")
+
+    @property
+    def final(self) -> bool:
+        """Whether this is the model at the end of its training (and not on the way there)."""
+        return self.step == self.steps
 
     @property
     def alpha(self) -> float | None:
@@ -100,16 +130,23 @@ class Record:
     @property
     def shifts(self) -> dict[str, float]:
         """Accuracy of each shift group: the mean over its parts."""
-        parts: dict[str, list[float]] = {}
-        for name, value in self.accuracy.items():
-            if name not in ("id_val", "id_test"):
-                parts.setdefault(name.split("/")[0], []).append(value)
-        return {group: fmean(values) for group, values in parts.items()}
+        return by_group(self.accuracy)
 
     @property
     def ood(self) -> float:
         """Mean over the shift groups, so that a group with many parts weighs no more."""
         return fmean(self.shifts.values())
+
+    @property
+    def worst(self) -> float:
+        """Accuracy of the shift group that suffers most."""
+        return min(self.shifts.values())
+
+    @property
+    def model(self) -> tuple[str, str, str, str, int, int]:
+        """What this model is; two records with the same are one model that was evaluated twice."""
+        options = json.dumps(self.options, sort_keys=True)
+        return self.benchmark, self.run, self.method, options, self.seed, self.step
 
     def to_json(self) -> str:
         """The record as one line, without its line break."""
@@ -139,6 +176,15 @@ class Record:
                 f"unknown: {sorted(values.keys() - names)}"
             )
         return cls(**values)
+
+
+def by_group(figures: Mapping[str, float]) -> dict[str, float]:
+    """The mean of each shift group over its parts; the in-domain sets are left out."""
+    parts: dict[str, list[float]] = {}
+    for name, value in figures.items():
+        if name not in ID_SETS:
+            parts.setdefault(name.split("/")[0], []).append(value)
+    return {group: fmean(values) for group, values in parts.items()}
 
 
 def _is_a(value: object, kind: Any) -> bool:

@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Protocol, TypeVar
+from typing import Any
 
+import numpy as np
 from scipy.special import stdtrit
 
 from gmixout.errors import StateError
@@ -14,18 +15,33 @@ from gmixout.evaluation.records import Record
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds. One seed has no spread: `sd` is None then, never 0."""
+    """A mean over seeds, with what is known of its uncertainty."""
 
-    mean: float
-    sd: float | None
-    """Standard deviation over seeds, with n - 1 in the denominator."""
-    n: int
+    values: tuple[float, ...]
+    """One for each seed."""
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Estimate":
-        """Mean and spread of one value a seed."""
-        values = list(values)
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+        """Gathers one value a seed; there must be one at least."""
+        return cls(tuple(values))
+
+    @property
+    def n(self) -> int:
+        """Number of seeds."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return fmean(self.values)
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation over seeds, with n - 1 in the denominator.
+
+        One seed has no spread: None then, never 0.
+        """
+        return stdev(self.values) if self.n > 1 else None
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
         """Student's t interval of the mean; None when there is one seed only."""
@@ -33,6 +49,29 @@ class Estimate:
             return None
         half = stdtrit(self.n - 1, (1 + confidence) / 2) * self.sd / self.n**0.5
         return self.mean - half, self.mean + half
+
+    def bootstrap(self, confidence: float = 0.95) -> tuple[float, float] | None:
+        """Percentile bootstrap interval of the mean; None when there is one seed only.
+
+        With the few seeds of a study it is narrower than it should be (with n values it never
+        leaves their range), which is why `clear` asks Student's interval as well.
+
+        Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+        """
+        if self.n < 2:
+            return None
+        from scipy.stats import bootstrap  # a second, which --help should not pay
+
+        drawn = bootstrap(
+            (self.values,), np.mean, confidence_level=confidence, method="percentile", rng=0
+        )
+        return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+
+    @property
+    def clear(self) -> bool:
+        """Whether a difference stands out of the noise: no 95% interval of it reaches 0."""
+        intervals = (self.interval(), self.bootstrap())
+        return all(each is not None and (each[0] > 0 or each[1] < 0) for each in intervals)
 
 
 @dataclass(frozen=True)
@@ -55,52 +94,26 @@ class Cell:
     @property
     def id_val(self) -> float:
         """In-domain validation accuracy, mean over seeds."""
-        # rounded, so that means equal on paper are a tie for the selection rule too
+        # rounded, so that means equal on paper are a tie for a selection rule too
         return round(fmean(record.id_val for record in self.records), 9)
+
+    @property
+    def ood(self) -> float:
+        """Mean accuracy over the shift groups, mean over seeds."""
+        return round(fmean(record.ood for record in self.records), 9)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that led to the models."""
+        return self.records[0].step
 
     def estimate(self, value: Callable[[Record], float]) -> Estimate:
         """Mean and spread of any figure of the records: `cell.estimate(lambda r: r.ood)`."""
         return Estimate.of(value(record) for record in self.records)
 
 
-class Candidate(Protocol):
-    """What a selection rule may look at: nothing out of domain, nothing of the test sets."""
-
-    @property
-    def id_val(self) -> float:
-        """In-domain validation accuracy."""
-
-    @property
-    def lr(self) -> float | None:
-        """Learning rate."""
-
-    @property
-    def alpha(self) -> float | None:
-        """Place on an interpolation path."""
-
-
-C = TypeVar("C", bound=Candidate)
-
-
-def select_by_id_validation(candidates: Iterable[C]) -> C:
-    """The selection rule "id_val": highest in-domain validation accuracy.
-
-    Of equals the one with the lower learning rate, then the lower alpha: the one that moved less.
-
-    Args:
-        candidates: Records of one method, or cells (then the mean over seeds decides).
-
-    Raises:
-        StateError: If there are no candidates.
-    """
-    candidates = list(candidates)
-    if not candidates:
-        raise StateError("nothing to select from: there are no records")
-    return min(candidates, key=lambda each: (-each.id_val, each.lr or 0.0, each.alpha or 0.0))
-
-
 def summarise(records: Iterable[Record]) -> list[Cell]:
-    """Records gathered over seeds, sorted by learning rate and alpha within each curve.
+    """Finished models gathered over seeds, by learning rate and alpha within each curve.
 
     Curves keep the order in which they first occur. A model that was evaluated again counts once,
     with its latest record.
@@ -109,24 +122,18 @@ def summarise(records: Iterable[Record]) -> list[Cell]:
         StateError: If the records are of several benchmarks, or two runs of one cell have the
             same seed, so that something differs between them that no cell shows.
     """
-    records = list(records)
-    benchmarks = sorted({record.benchmark for record in records})
-    if len(benchmarks) > 1:
-        raise StateError(f"records of several benchmarks {benchmarks}: report on one at a time")
-    latest = {(r.run, r.method, r.seed, json.dumps(r.options, sort_keys=True)): r for r in records}
-    unique = list(latest.values())
-    variants = _variants(unique)
-    groups: dict[tuple[str, str, float | None, float | None], list[Record]] = {}
-    for record, variant in zip(unique, variants, strict=True):
-        groups.setdefault((record.method, variant, record.lr, record.alpha), []).append(record)
-    cells = [
-        Cell(*key, tuple(sorted(group, key=lambda record: record.seed)))
-        for key, group in groups.items()
-    ]
-    for cell in cells:
-        _refuse_repeated_seeds(cell)
-    order = list(dict.fromkeys(cell.series for cell in cells))
-    return sorted(cells, key=lambda c: (order.index(c.series), c.lr or 0.0, c.alpha or 0.0))
+    return _cells(record for record in records if record.final)
+
+
+def learning_curves(records: Iterable[Record]) -> list[list[Cell]]:
+    """The way of every setting through its training: its cells by rising step, the end included.
+
+    Settings that were evaluated at their end alone are left out. Raises as `summarise`.
+    """
+    lines: dict[tuple[tuple[str, str], float | None, float | None], list[Cell]] = {}
+    for cell in sorted(_cells(records), key=lambda cell: cell.step):
+        lines.setdefault((cell.series, cell.lr, cell.alpha), []).append(cell)
+    return [line for line in lines.values() if len(line) > 1]
 
 
 def by_series(cells: Iterable[Cell]) -> dict[tuple[str, str], list[Cell]]:
@@ -137,11 +144,33 @@ def by_series(cells: Iterable[Cell]) -> dict[tuple[str, str], list[Cell]]:
     return series
 
 
+def _cells(records: Iterable[Record]) -> list[Cell]:
+    unique = list({record.model: record for record in records}.values())
+    benchmarks = sorted({record.benchmark for record in unique})
+    if len(benchmarks) > 1:
+        raise StateError(f"records of several benchmarks {benchmarks}: report on one at a time")
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record, variant in zip(unique, _variants(unique), strict=True):
+        key = (record.method, variant, record.lr, record.alpha, record.step)
+        groups.setdefault(key, []).append(record)
+    cells = [
+        Cell(method, variant, lr, alpha, tuple(sorted(group, key=lambda record: record.seed)))
+        for (method, variant, lr, alpha, _), group in groups.items()
+    ]
+    for cell in cells:
+        _refuse_repeated_seeds(cell)
+    order = list(dict.fromkeys(cell.series for cell in cells))
+    return sorted(cells, key=lambda c: (order.index(c.series), c.lr or 0.0, c.alpha or 0.0, c.step))
+
+
 def _variants(records: Sequence[Record]) -> list[str]:
     """For each record the settings in which its method's records differ; rate and alpha aside."""
     settings = [
-        {(key, json.dumps(value)) for key, value in record.options.items() if key != "alpha"}
-        | {("steps", str(record.steps)), ("batch_size", str(record.batch_size))}
+        {
+            (key, json.dumps(value))
+            for key, value in {**record.options, **record.training, **_numbers(record)}.items()
+            if key != "alpha"
+        }
         for record in records
     ]
     common: dict[str, set[tuple[str, str]]] = {}
@@ -153,6 +182,10 @@ def _variants(records: Sequence[Record]) -> list[str]:
     ]
 
 
+def _numbers(record: Record) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in ("steps", "batch_size", "head_lr")}
+
+
 def _refuse_repeated_seeds(cell: Cell) -> None:
     seeds = [record.seed for record in cell.records]
     repeated = {seed for seed in seeds if seeds.count(seed) > 1}
@@ -160,6 +193,6 @@ def _refuse_repeated_seeds(cell: Cell) -> None:
         runs = sorted({record.run for record in cell.records if record.seed in repeated})
         raise StateError(
             f"several runs of {cell.method} (lr={cell.lr}, alpha={cell.alpha}) with seed "
-            f"{sorted(repeated)[0]}: {', '.join(runs)}. They differ in a setting that tables do "
-            "not show (head_lr, say); keep such runs in folders of their own."
+            f"{sorted(repeated)[0]}: {', '.join(runs)}. They differ in something that records "
+            "do not show (the code's version, say); keep such runs in folders of their own."
         )
