@@ -1,11 +1,11 @@
 """Puts a masking process on a model, runs it behind an optimizer, and takes it off again."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
 from gmixout.core.layers import child_name, is_lean, mask_module, unmask_module
@@ -283,6 +283,56 @@ class Masked:
             masked.import_state(state["weights"][name], self.period if masked.redraws else 0)
         if self._moments is not None:
             self._moments.load_state(state["moments"])
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """The final model's weights as of now: what `detach()` would leave, without ending it.
+
+        Phi for residual="reset"; for "persist" the mean of Phi over masks: A + D when rescaling,
+        A + (1-p) * D when not. Everything outside the masked weights is as it is.
+
+        Returns:
+            A state under the model's own keys. Tensors may be the model's own: copy what is to
+            outlast the next step.
+        """
+        if self.config.residual == "reset":
+            return self._state({})  # the model holds just that
+        return self._state(self._each(MaskedWeight.plain))
+
+    def anchor(self) -> dict[str, Tensor]:
+        """The weights that masked entries are held at: A in place of every masked weight's Phi.
+
+        Returns:
+            A state under the model's own keys; what is not masked may share memory with the model.
+        """
+        return self._state(self._each(MaskedWeight.anchor))
+
+    def subnetwork(self, period: int) -> dict[str, Tensor]:
+        """A member of the implicit ensemble: A + c * M' * D with the mask M' of another period.
+
+        The anchor A and the residual D are the present ones; M' is the mask that `period` draws, so
+        the present `period` gives Phi. With residual="reset" D lives on the mask M in force alone,
+        and the member is A + c * (M' and M) * D; at the start of a period it is A, whatever M'.
+
+        Args:
+            period: Index of a masking period, from 0; it may lie beyond the end of training.
+
+        Returns:
+            A state under the model's own keys; what is not masked may share memory with the model.
+        """
+        return self._state(self._each(lambda masked: masked.subnetwork(period)))
+
+    def _each(self, form: Callable[[MaskedWeight], Tensor]) -> dict[nn.Parameter, Tensor]:
+        """One tensor for each masked parameter."""
+        self.model  # noqa: B018 - raises after detach()
+        return {masked.parameter: form(masked) for masked in self._weights.values()}
+
+    def _state(self, weights: dict[nn.Parameter, Tensor]) -> dict[str, Tensor]:
+        """The model's state with other values in place of some parameters, tied ones too."""
+        state = dict(self.model.state_dict())
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            if parameter in weights and name in state:
+                state[name] = weights[parameter]
+        return state
 
     def summary(self) -> Summary:
         """What is masked, how, and the memory of each kind of state."""

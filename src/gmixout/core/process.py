@@ -81,12 +81,17 @@ class MaskedWeight(nn.Module):
         return input
 
     @property
+    def parameter(self) -> nn.Parameter:
+        """The model's own parameter that is masked."""
+        owner, attribute = self._home
+        parameter = owner._parameters[attribute]
+        assert parameter is not None  # attach() only selects parameters that are there
+        return parameter
+
+    @property
     def weight(self) -> Tensor:
         """The layer's weight, which holds Phi; no gradient flows into it."""
-        owner, attribute = self._home
-        weight = owner._parameters[attribute]
-        assert weight is not None  # attach() only selects parameters that are there
-        return weight.detach()
+        return self.parameter.detach()
 
     @property
     def redraws(self) -> bool:
@@ -155,7 +160,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def plain(self) -> Tensor:
-        """The weight of the final model, in the layer's shape and dtype.
+        """The weight of the final model, in the layer's shape and dtype; the process goes on.
 
         Phi for residual="reset"; for "persist" the mean of Phi over masks: A + D when rescaling,
         A + (1-p) * D when not.
@@ -164,11 +169,33 @@ class MaskedWeight(nn.Module):
         if self.residual is None:
             return weight
         share = 1.0 if self.config.rescale or self.whole else self.config.density
-        self._store_residual()
-        self.structure.scatter_(weight, self.index, self.held)
+        # Outside the mask Phi is A. On it the stored residual is stale: those entries come last.
         weight.copy_(self._wide(weight) + share * self.residual.to(weight.device))
-        # W of the entries in training exactly, not by way of the stored residual.
         self.structure.scatter_(weight, self.index, torch.lerp(self.held, self.values, share))
+        return weight
+
+    @torch.no_grad()
+    def anchor(self) -> Tensor:
+        """A, in the layer's shape and dtype: a copy."""
+        weight = self.weight.clone()
+        self.structure.scatter_(weight, self.index, self.held)
+        return weight
+
+    @torch.no_grad()
+    def subnetwork(self, period: int) -> Tensor:
+        """A + c * M' * D with the mask M' of a period, in the layer's shape and dtype: a copy.
+
+        For residual="reset" there is no D outside the mask M in force: A + c * (M' and M) * D.
+        """
+        weight = self.anchor()
+        residual = self._wide(torch.zeros_like(weight))
+        if self.residual is not None:
+            residual.copy_(self.residual)
+        self.structure.scatter_(residual, self.index, self.values - self.held)
+        index = self._draw(period)
+        anchor = self._wide(self.structure.gather(weight, index))
+        entries = anchor + self.scale * self.structure.gather(residual, index)
+        self.structure.scatter_(weight, index, entries)
         return weight
 
     def export_state(self) -> State:
