@@ -1,3 +1,6 @@
+import importlib
+import json
+
 import pytest
 import torch
 from torch.nn import functional
@@ -7,8 +10,6 @@ import gmixout
 from gmixout.errors import ConfigError
 from gmixout.methods import METHODS, get_method
 from gmixout.methods.base import DenseFinetuning
-
-TRAINED = [name for name in METHODS if get_method(name).trained == get_method(name)]
 
 
 def finetune(name: str, seed: int = 0, **options) -> torch.nn.Module:
@@ -24,29 +25,28 @@ def finetune(name: str, seed: int = 0, **options) -> torch.nn.Module:
 
 
 def test_names_are_those_that_users_type():
-    expected = "zero_shot full wise_ft random_mask mixout high_rate_mixout dropconnect gmixout"
+    expected = (
+        "zero_shot linear_probe lp_ft full ema l2_sp wise_ft uniform_soup greedy_soup "
+        "lora dora shira bitfit random_mask dropconnect mixout high_rate_mixout gmixout "
+        "gmixout_wise_ft"
+    )
     assert list(METHODS) == expected.split()
     assert all(get_method(name).name == name for name in METHODS)
 
 
+def rebuild(value):
+    """What a YAML file spells as plain values."""
+    if isinstance(value, dict):
+        module, _, kind = value["class_path"].rpartition(".")
+        options = {k: rebuild(v) for k, v in value["init_args"].items()}
+        return getattr(importlib.import_module(module), kind)(**options)
+    return tuple(value) if isinstance(value, list) else value
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_options_make_the_same_method_again(name):
-    method = get_method(name)
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in method.options.items()}
-    assert get_method(name, **options) == method
-
-
-@pytest.mark.parametrize("name", TRAINED)
-def test_training_ends_in_a_plain_model_that_moved(name, rng_untouched):
-    with rng_untouched():
-        model = finetune(name)
-    before = foundation()
-    assert type(model) is type(before)
-    assert [type(m) for m in model.modules()] == [type(m) for m in before.modules()]
-    after = model.state_dict()
-    assert list(after) == list(before.state_dict())
-    for key, value in before.state_dict().items():
-        assert not torch.equal(after[key], value), key
+def test_options_are_plain_and_make_the_same_method_again(name):
+    options = json.loads(json.dumps(get_method(name).options))
+    assert get_method(name, **{k: rebuild(v) for k, v in options.items()}) == get_method(name)
 
 
 @pytest.mark.parametrize("name", ["gmixout", "mixout", "random_mask"])
@@ -96,7 +96,41 @@ def test_wise_ft_walks_from_the_zero_shot_head_to_the_finetuned_model():
         assert torch.equal(variants[2][1][key], finetuned[key])
     middle = (pretrained["head.weight"] + finetuned["head.weight"]) / 2
     torch.testing.assert_close(variants[1][1]["head.weight"], middle)
-    assert method.trained == get_method("full")
+
+
+@pytest.mark.parametrize("name", ["wise_ft", "gmixout_wise_ft", "uniform_soup", "greedy_soup"])
+def test_a_built_method_shares_the_runs_of_another_and_says_which(name):
+    usual = get_method("gmixout" if name == "gmixout_wise_ft" else "full")
+    method, state = get_method(name), foundation().state_dict()
+    assert method.trained == usual
+    assert all("of" not in options for options, _ in method.variants(state, state))
+    other = get_method("gmixout", mask_rate=0.5)
+    method = get_method(name, of=other)
+    assert method.trained == other
+    assert type(method.start(foundation(), 0)) is type(other.start(foundation(), 0))
+    told = {options["of"] for options, _ in method.variants(state, state)}
+    assert told == {"gmixout(mask_rate=0.5)"}
+
+
+def test_a_method_is_told_by_what_is_unusual_of_it():
+    assert str(get_method("gmixout")) == "gmixout"
+    assert str(get_method("random_mask", structure="column")) == "random_mask(structure='column')"
+    of = get_method("lora", rank=2)
+    assert str(get_method("wise_ft", of=of)) == "wise_ft(of=lora(rank=2))"
+
+
+def test_soups_pool_runs():
+    states = [{"w": torch.tensor([value])} for value in (0.0, 1.0, 5.0)]
+
+    def score(state):
+        return -abs(float(state["w"]) - 0.4)
+
+    uniform, greedy = get_method("uniform_soup"), get_method("greedy_soup")
+    assert [name for name in METHODS if get_method(name).pools] == ["uniform_soup", "greedy_soup"]
+    assert uniform.pool(states, score)["w"].item() == 2.0
+    assert greedy.pool(states, score)["w"].item() == 0.5
+    with pytest.raises(ConfigError, match="full makes no model of several"):
+        get_method("full").pool(states, score)
 
 
 def test_zero_shot_trains_nothing():
@@ -118,6 +152,15 @@ def test_zero_shot_trains_nothing():
         ("mixout", {"structure": "cell"}, "structure='cell'"),
         ("wise_ft", {"alphas": (0.5, 1.5)}, r"alphas=\[0\.5, 1\.5\]"),
         ("wise_ft", {"alphas": ()}, "one or more"),
+        ("gmixout_wise_ft", {"alphas": (2.0,)}, "gmixout_wise_ft.*0 to 1"),
+        ("wise_ft", {"of": get_method("zero_shot")}, "of=zero_shot.*trained itself"),
+        ("greedy_soup", {"of": get_method("wise_ft")}, "of=wise_ft.*trained itself"),
+        ("uniform_soup", {"of": "full"}, "of=full.*trained itself"),
+        ("lp_ft", {"probe_steps": -1}, "probe_steps=-1"),
+        ("ema", {"decay": 1.0}, r"decay=1\.0.*\[0, 1\)"),
+        ("l2_sp", {"alpha": -1.0}, r"alpha=-1\.0"),
+        ("l2_sp", {"beta": float("nan")}, "beta=nan"),
+        ("lora", {"rank": 0}, "rank=0"),
     ],
 )
 def test_wrong_names_and_options(name, options, says):

@@ -4,7 +4,18 @@ import inspect
 from typing import Any
 
 from gmixout.errors import ConfigError
-from gmixout.methods import full, masking, wise_ft, zero_shot
+from gmixout.methods import (
+    adapters,
+    bitfit,
+    ema,
+    full,
+    l2_sp,
+    masking,
+    probing,
+    soups,
+    wise_ft,
+    zero_shot,
+)
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
 
 __all__ = ["METHODS", "DenseFinetuning", "Finetuning", "Method", "get_method"]
@@ -13,13 +24,24 @@ METHODS: dict[str, type[Method]] = {
     method.__name__: method
     for method in (
         zero_shot.zero_shot,
+        probing.linear_probe,
+        probing.lp_ft,
         full.full,
+        ema.ema,
+        l2_sp.l2_sp,
         wise_ft.wise_ft,
+        soups.uniform_soup,
+        soups.greedy_soup,
+        adapters.lora,
+        adapters.dora,
+        adapters.shira,
+        bitfit.bitfit,
         masking.random_mask,
+        masking.dropconnect,
         masking.mixout,
         masking.high_rate_mixout,
-        masking.dropconnect,
         masking.gmixout,
+        wise_ft.gmixout_wise_ft,
     )
 }
 
@@ -36,7 +58,7 @@ def get_method(name: str, **options: Any) -> Method:
 
     Example:
         >>> get_method("wise_ft", alphas=(0.5,))
-        wise_ft(alphas=(0.5,))
+        wise_ft(of=full(), alphas=(0.5,))
     """
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}; known methods: {', '.join(METHODS)}")

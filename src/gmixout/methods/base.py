@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -44,15 +45,24 @@ class DenseFinetuning:
 
     Args:
         model: The model; its parameters with `requires_grad` are trained.
+        select: `select(name)` says which of them; the others are frozen until `detach`. By default
+            all are trained.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, select: Callable[[str], bool] | None = None) -> None:
         self.model = model
-        self._heads = find_head(model)
+        self.heads = find_head(model)
+        self.frozen = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and not (select is None or select(name))
+        ]
+        for parameter in self.frozen:
+            parameter.requires_grad_(False)
 
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
         """Returns two groups, "dense" at `lr` and "head" at `head_lr`; empty ones are left out."""
-        return dense_groups(self.model, self._heads, lr, head_lr)
+        return dense_groups(self.model, self.heads, lr, head_lr)
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
         """Returns the optimizer as it is."""
@@ -71,7 +81,9 @@ class DenseFinetuning:
         return self.model.state_dict()
 
     def detach(self) -> nn.Module:
-        """Returns the model."""
+        """Returns the model, what was frozen trainable again."""
+        for parameter in self.frozen:
+            parameter.requires_grad_(True)
         return self.model
 
 
@@ -80,7 +92,21 @@ class Method(ABC):
 
     Subclasses are frozen dataclasses; their fields are the options. A class is named the way a user
     types it (`--method wise_ft`), so that the command line, YAML files, records and the table of
-    methods share one name.
+    methods share one name. A method of your own is such a class in a module of your own, and on the
+    command line `--method my.module.MyMethod`.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from gmixout.methods import DenseFinetuning, Method
+        >>> @dataclass(frozen=True)
+        ... class norms_only(Method):
+        ...     bias: bool = True
+        ...
+        ...     def start(self, model, seed):
+        ...         kinds = ("norm.weight", "norm.bias") if self.bias else ("norm.weight",)
+        ...         return DenseFinetuning(model, select=lambda name: name.endswith(kinds))
+        >>> print(norms_only(bias=False))
+        norms_only(bias=False)
     """
 
     pools: ClassVar[bool] = False
@@ -93,8 +119,18 @@ class Method(ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options by name, as written to records."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        """The options by name as plain values, the way a YAML file spells them."""
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+    def __str__(self) -> str:
+        """Returns the name with the options that are not the usual ones."""
+        told = []
+        for option in fields(self):  # type: ignore[arg-type]
+            factory = option.default_factory
+            usual = option.default if factory is MISSING else factory()
+            if (value := getattr(self, option.name)) != usual:
+                told.append(f"{option.name}={value if isinstance(value, Method) else repr(value)}")
+        return f"{self.name}({', '.join(told)})" if told else self.name
 
     @property
     def trained(self) -> "Method | None":
@@ -129,3 +165,10 @@ class Method(ABC):
         """
         del states, score
         raise ConfigError(f"method {self.name} makes no model of several runs; soups do")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Method):
+        kind = type(value)
+        return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": value.options}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,25 +1,25 @@
-"""WiSE-FT: the line in weight space from the zero-shot to the fully finetuned model."""
+"""WiSE-FT: the line in weight space from the zero-shot to the finetuned model."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
 from gmixout.errors import ConfigError
-from gmixout.methods.base import Finetuning, Method, State
-from gmixout.methods.full import full
+from gmixout.methods.base import Method, State
+from gmixout.methods.built import Built
+from gmixout.methods.masking import gmixout
 from gmixout.weightspace import interpolate
 
 
 @dataclass(frozen=True)
-class wise_ft(Method):
-    """WiSE-FT (arXiv 2109.01903): interpolates from the zero-shot to the fully finetuned model.
+class wise_ft(Built):
+    """WiSE-FT (arXiv 2109.01903): interpolates from the zero-shot to the finetuned model.
 
     Finetuning starts from the zero-shot head, which stays in the path: the pretrained end of the
     line is the zero-shot classifier, never a random head.
 
     Args:
+        of: The method that finetunes; its runs are shared with it.
         alphas: Shares of the finetuned weights, one model for each; 0 is zero-shot, 1 finetuned.
     """
 
@@ -27,23 +27,27 @@ class wise_ft(Method):
 
     def __post_init__(self) -> None:
         """Refuses shares outside [0, 1]."""
+        super().__post_init__()
         if not self.alphas or not all(0.0 <= alpha <= 1.0 for alpha in self.alphas):
             raise ConfigError(
-                f"wise_ft(alphas={list(self.alphas)}): give one or more numbers from 0 to 1"
+                f"{self.name}(alphas={list(self.alphas)}): give one or more numbers from 0 to 1"
             )
-
-    @property
-    def trained(self) -> Method:
-        """Full finetuning: its runs are shared."""
-        return full()
-
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
-        """Starts full finetuning."""
-        return self.trained.start(model, seed)
 
     def variants(
         self, pretrained: State, finetuned: State
     ) -> Iterator[tuple[dict[str, Any], State]]:
         """Yields one model for each alpha."""
         for alpha in self.alphas:
-            yield {"alpha": alpha}, interpolate(pretrained, finetuned, alpha)
+            yield {"alpha": alpha, **self.told}, interpolate(pretrained, finetuned, alpha)
+
+
+@dataclass(frozen=True)
+class gmixout_wise_ft(wise_ft):
+    """WiSE-FT of GMixout: interpolates from the zero-shot model to the one GMixout made.
+
+    Args:
+        of: The method that finetunes; its runs are shared with it.
+        alphas: Shares of the finetuned weights, one model for each; 0 is zero-shot, 1 finetuned.
+    """
+
+    of: Method = field(default_factory=gmixout)

@@ -1,0 +1,228 @@
+"""Adapters of the peft library: trained beside frozen weights, merged into them at the end."""
+
+import hashlib
+import re
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from gmixout.core.selection import find_head, within
+from gmixout.errors import ConfigError
+from gmixout.methods.base import DenseFinetuning, Finetuning, Method, State
+
+LINEAR = (nn.Linear,)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+_NAME = "default"  # peft's own name for the only adapter of a model
+
+
+class _Adapted(DenseFinetuning):
+    """Trains what a peft tuner adds to a model, and the head; the rest is frozen.
+
+    Args:
+        model: The model with the tuner's layers in it.
+        heads: Names of the classifier's modules.
+        frozen: Parameters of the plain model that were trainable.
+        tuner: The tuner.
+    """
+
+    def __init__(
+        self, model: nn.Module, heads: tuple[str, ...], frozen: list[nn.Parameter], tuner: Any
+    ) -> None:
+        self.model, self.heads, self.frozen, self._tuner = model, heads, frozen, tuner
+        self._layers: dict[str, Any] = {
+            name: model.get_submodule(name) for name in tuner.targeted_module_names
+        }
+
+    @torch.no_grad()
+    def snapshot(self) -> State:
+        """Returns the plain model's state with the adapters merged into copies of the weights."""
+        merged = {}
+        for name, layer in self._layers.items():
+            base = layer.get_base_layer()
+            before = base.weight.detach().clone()
+            layer.merge()
+            merged[f"{name}.weight"] = base.weight.detach().clone()
+            layer.unmerge()
+            base.weight.copy_(before)  # peft subtracts what it added, which rounds
+        state = {}
+        for key, value in self.model.state_dict().items():
+            plain = key.replace(".base_layer.", ".")
+            if plain != key or not within(key, self._layers):
+                state[plain] = merged.get(plain, value)
+        return state
+
+    def detach(self) -> nn.Module:
+        """Returns the model with the adapters merged and gone."""
+        self._tuner.merge_and_unload()
+        return super().detach()
+
+
+class _Adapter(Method):
+    """A method of peft; subclasses say what it adapts and how."""
+
+    rank: int
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = LINEAR + CONVOLUTIONS
+    adapts: ClassVar[str] = "linear and ungrouped convolutional layers"
+
+    def __post_init__(self) -> None:
+        """Refuses ranks below 1."""
+        if self.rank < 1:
+            raise ConfigError(f"{self.name}(rank={self.rank}) must be 1 or more")
+
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Puts adapters on the model.
+
+        Raises:
+            ConfigError: The model has nothing that can be adapted, or peft is not installed.
+        """
+        heads = find_head(model)
+        targets = dict(self._targets(model, heads))
+        if not targets:
+            raise ConfigError(
+                f"method {self.name} adapts {self.adapts}, and outside of its head this model has "
+                "none that can be trained; choose another method, full or gmixout say"
+            )
+        self.check(targets)
+        trainable = [
+            (name, parameter)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        ]
+        devices = {p.device for _, p in trainable if p.device.type == "cuda"}
+        with torch.random.fork_rng(list(devices)):
+            torch.manual_seed(seed)
+            tuner = self.tune(_peft(self.name), model, targets, seed)
+        for name, parameter in trainable:
+            parameter.requires_grad_(within(name, heads))
+        return _Adapted(model, heads, [parameter for _, parameter in trainable], tuner)
+
+    def check(self, targets: dict[str, nn.Module]) -> None:
+        """Raises a `ConfigError` if a layer cannot be adapted with these options."""
+
+    @abstractmethod
+    def tune(self, peft: Any, model: nn.Module, targets: dict[str, nn.Module], seed: int) -> Any:
+        """Returns a peft tuner on the model; torch's generator is seeded meanwhile."""
+
+    def _targets(self, model: nn.Module, heads: tuple[str, ...]) -> Iterator[tuple[str, nn.Module]]:
+        # nn.MultiheadAttention reads its layers' weights and never calls them; peft's own layer for
+        # it adds the adapter to the frozen weights and subtracts it again in each forward pass
+        attention = [n for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)]
+        for name, module in model.named_modules():
+            if (
+                name
+                and isinstance(module, self.kinds)
+                and module.weight.requires_grad
+                and getattr(module, "groups", 1) == 1  # peft cannot merge others
+                and not within(f"{name}.", (*heads, *attention))
+            ):
+                yield name, module
+
+
+@dataclass(frozen=True)
+class lora(_Adapter):
+    """LoRA (Hu et al., ICLR 2022, arXiv 2106.09685), through peft: low-rank changes of weights.
+
+    Adapts every linear and ungrouped convolutional layer but the head, which is trained as it is;
+    not those inside of `nn.MultiheadAttention`, which never calls them.
+
+    Args:
+        rank: Rank r of the change of each weight.
+        alpha: The change is multiplied by `alpha / rank`.
+    """
+
+    rank: int = 8
+    alpha: int = 8
+
+    def tune(self, peft: Any, model: nn.Module, targets: dict[str, nn.Module], seed: int) -> Any:
+        """Returns a LoRA tuner."""
+        del seed
+        return peft.LoraModel(model, self._config(peft, targets), _NAME)
+
+    def _config(self, peft: Any, targets: dict[str, nn.Module], **more: Any) -> Any:
+        return peft.LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, target_modules=_exactly(targets), **more
+        )
+
+
+@dataclass(frozen=True)
+class dora(lora):
+    """DoRA (Liu et al., ICML 2024, arXiv 2402.09353), through peft: LoRA and a trained magnitude.
+
+    Adapts what LoRA adapts.
+
+    Args:
+        rank: Rank r of the change of each weight.
+        alpha: The change is multiplied by `alpha / rank`.
+    """
+
+    def _config(self, peft: Any, targets: dict[str, nn.Module], **more: Any) -> Any:
+        return super()._config(peft, targets, use_dora=True, **more)
+
+
+@dataclass(frozen=True)
+class shira(_Adapter):
+    """SHiRA (Bhardwaj et al., NeurIPS 2024, arXiv 2406.13175), through peft: a sparse change.
+
+    Adapts every linear layer but the head, which is trained as it is. Each layer has a random mask
+    of its own; with peft's own seeding all layers of one shape would share one.
+
+    Args:
+        rank: A layer with m inputs and n outputs gets `rank * (m + n)` trained entries, as many as
+            LoRA of that rank has.
+    """
+
+    rank: int = 8
+
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = LINEAR
+    adapts: ClassVar[str] = "linear layers"
+
+    def check(self, targets: dict[str, nn.Module]) -> None:
+        """Raises a `ConfigError` if a weight has fewer entries than would be trained of it."""
+        for name, layer in targets.items():
+            rows, columns = layer.weight.shape  # type: ignore[misc]
+            if self.rank * (rows + columns) > rows * columns:
+                raise ConfigError(
+                    f"shira(rank={self.rank}) trains rank * (m + n) entries of a layer, and "
+                    f"{name!r} of {rows} x {columns} has fewer: choose a rank of "
+                    f"{rows * columns // (rows + columns)} or less"
+                )
+
+    def tune(self, peft: Any, model: nn.Module, targets: dict[str, nn.Module], seed: int) -> Any:
+        """Returns a SHiRA tuner."""
+        checks: Any = torch.sparse.check_sparse_tensor_invariants
+        if not checks.is_enabled():
+            checks.disable()  # as they are, but said, or torch warns of peft's sparse tensors
+        random_mask = peft.tuners.shira.mask_functions.random_mask
+        names = {layer: name for name, layer in targets.items()}
+
+        def mask(layer: nn.Module, rank: int, **_: Any) -> torch.Tensor:
+            digest = hashlib.sha256(f"{seed}/{names[layer]}".encode()).digest()
+            drawn: torch.Tensor = random_mask(
+                layer, rank, random_seed=int.from_bytes(digest[:7], "little")
+            )
+            return drawn
+
+        config = peft.ShiraConfig(r=self.rank, target_modules=_exactly(targets))
+        config.mask_fn = mask
+        return peft.ShiraModel(model, config, _NAME)
+
+
+def _exactly(targets: dict[str, nn.Module]) -> str:
+    """A pattern of these names alone; peft takes names in a list as endings of longer ones."""
+    return "|".join(map(re.escape, targets))
+
+
+def _peft(method: str) -> Any:
+    try:
+        import peft
+        import peft.tuners.shira.mask_functions
+    except ImportError as error:
+        raise ConfigError(
+            f"method {method} needs the library peft ({error}): pip install 'gmixout[lora]'"
+        ) from error
+    return peft

@@ -1,0 +1,52 @@
+"""Methods that are built on the finished runs of another one."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from gmixout.errors import ConfigError
+from gmixout.methods.base import Finetuning, Method, State
+from gmixout.methods.full import full
+
+
+@dataclass(frozen=True)
+class Built(Method):
+    """A method that trains nothing itself: it makes models of the runs of another method.
+
+    Args:
+        of: The method whose runs are used; they are shared with it.
+    """
+
+    of: Method = field(default_factory=full)
+
+    def __post_init__(self) -> None:
+        """Refuses what has no runs of its own."""
+        if not isinstance(self.of, Method) or self.of.trained != self.of:
+            raise ConfigError(
+                f"{self.name}(of={self.of}): `of` must be a method that is trained itself, "
+                "full, lora or gmixout say"
+            )
+
+    @property
+    def trained(self) -> Method:
+        """The method whose runs are used."""
+        return self.of
+
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Starts the method whose runs are used."""
+        return self.of.start(model, seed)
+
+    @abstractmethod
+    def variants(
+        self, pretrained: State, finetuned: State
+    ) -> Iterator[tuple[dict[str, Any], State]]:
+        """Yields the models that are built; their options are `told` and what tells them apart."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What records say of the method underneath: nothing if it is the usual one."""
+        usual: Any = type(self)()
+        return {} if self.of == usual.of else {"of": str(self.of)}

@@ -1,0 +1,32 @@
+"""EMA: full finetuning that ends in the moving average of its weights."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from gmixout.methods.averaged import Averaged, check_decay
+from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+
+
+@dataclass(frozen=True)
+class ema(Method):
+    """Full finetuning that ends in the exponential moving average of its weights.
+
+    Source: Polyak and Juditsky (SIAM J. Control Optim. 1992) for the average over the steps; here
+    with exponential weights that start at the pretrained model.
+
+    Args:
+        decay: Share of the average that a step keeps, in [0, 1): it spans the last `1/(1-decay)`
+            steps or so, so let that be a fraction of the run.
+    """
+
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        """Refuses a decay out of range."""
+        check_decay(self.decay, "method ema: decay")
+
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Starts full finetuning and the average beside it."""
+        del seed
+        return Averaged(DenseFinetuning(model), self.decay)

@@ -1,0 +1,75 @@
+"""L2-SP: full finetuning with a pull towards the pretrained weights."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gmixout.core.selection import within
+from gmixout.errors import ConfigError
+from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+
+
+class _Pulled(DenseFinetuning):
+    def __init__(self, model: nn.Module, method: "l2_sp") -> None:
+        super().__init__(model)
+        self._hook: Any = None
+        self._head: list[Tensor] = []
+        self._body: list[Tensor] = []
+        for name, parameter in model.named_parameters():
+            (self._head if within(name, self.heads) else self._body).append(parameter)
+        self._alpha, self._beta = method.alpha, method.beta
+        self._start = [parameter.detach().clone() for parameter in self._body]
+
+    def bind(self, optimizer: Optimizer) -> Optimizer:
+        """Adds the penalty's gradient before each step."""
+        self._hook = optimizer.register_step_pre_hook(self._before_step)
+        return optimizer
+
+    def detach(self) -> nn.Module:
+        """Returns the model."""
+        if self._hook is not None:
+            self._hook.remove()
+        return super().detach()
+
+    @torch.no_grad()
+    def _before_step(self, *_: Any) -> None:
+        for parameter, start in zip(self._body, self._start, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter - start, alpha=self._alpha)
+        for parameter in self._head:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter, alpha=self._beta)
+
+
+@dataclass(frozen=True)
+class l2_sp(Method):
+    """L2-SP (Li et al., ICML 2018, arXiv 1802.01483): a pull towards the pretrained weights.
+
+    Minimises `loss + alpha/2 ||w - w0||^2 + beta/2 ||v||^2` over the body's weights `w`, with `w0`
+    the pretrained ones, and the head's `v` (equation 4 of the paper). The penalty's gradient is
+    added right before each optimizer step: after a GradScaler has divided its scale out and after
+    the gradient's norm was cut (`max_grad_norm`), so neither changes the pull. Adam divides it by
+    the gradient's own size, as everything in its gradient. Costs a copy of the pretrained weights.
+
+    Args:
+        alpha: Weight of the body's distance to the pretrained weights.
+        beta: Weight of the head's size.
+    """
+
+    alpha: float = 0.1
+    beta: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuses weights that are negative or not finite."""
+        for name, value in vars(self).items():
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"l2_sp({name}={value}) must be a finite number, 0 or more")
+
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Remembers the pretrained weights."""
+        del seed
+        return _Pulled(model, self)

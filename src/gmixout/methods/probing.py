@@ -1,0 +1,145 @@
+"""Linear probing, alone and before full finetuning."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gmixout.core.selection import dense_groups, find_head, within
+from gmixout.errors import ConfigError
+from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+
+
+class _Probing(DenseFinetuning):
+    """Trains the head on the features that the pretrained body has at inference.
+
+    The body is in eval mode meanwhile: no dropout between features and head, and the running
+    statistics of normalisation layers stay. The mode it was found in comes back at the end.
+    """
+
+    def __init__(self, model: nn.Module, method: Method) -> None:
+        heads = find_head(model)
+        head = [p for name, p in model.named_parameters() if within(name, heads)]
+        if not any(parameter.requires_grad for parameter in head):
+            raise ConfigError(
+                f"method {method.name} trains the classifier head, and this model has none that "
+                "can be trained: neither get_classifier() nor a top-level module called head, "
+                "heads, head_dist, fc or classifier with trainable weights. Rename it, unfreeze "
+                "it, or choose another method"
+            )
+        super().__init__(model, select=lambda name: within(name, heads))
+        self._modes = {module: module.training for module in model.modules()}
+        model.eval()
+
+    def restore(self) -> None:
+        """Ends probing: what was frozen is trainable, and every module in the mode of before."""
+        super().detach()
+        for module, mode in self._modes.items():
+            module.training = mode
+
+    def detach(self) -> nn.Module:
+        """Returns the model."""
+        self.restore()
+        return self.model
+
+
+class _LinearProbing(_Probing):
+    def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
+        """Returns the group "head", at `lr`."""
+        del head_lr
+        return super().param_groups(lr, lr)
+
+
+@dataclass(frozen=True)
+class linear_probe(Method):
+    """Linear probe: only the classifier head is trained.
+
+    Its learning rate is `lr`, as every method's that a comparison varies: with `head_lr`, which is
+    held fixed there, all points of the curve would be one.
+    """
+
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Freezes all but the head.
+
+        Raises:
+            ConfigError: The model has no head that can be trained.
+        """
+        del seed
+        return _LinearProbing(model, self)
+
+
+class _ProbingFirst(_Probing):
+    """Probes for a number of steps, then trains everything."""
+
+    def __init__(self, model: nn.Module, method: "lp_ft") -> None:
+        super().__init__(model, method)
+        self._probe_steps = method.probe_steps
+        self._steps = 0
+        self._hook: Any = None
+        self._go_on()
+
+    def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
+        """Returns two groups, "dense" at `lr`, without gradients at first, and "head"."""
+        body = {"params": self.frozen, "lr": lr, "name": "dense"}
+        trained = [parameter for parameter in self.frozen if parameter.requires_grad]
+        head = dense_groups(self.model, self.heads, lr, head_lr, leave_out=trained)
+        return [body, *head]
+
+    def bind(self, optimizer: Optimizer) -> Optimizer:
+        """Counts the optimizer's steps."""
+        self._hook = optimizer.register_step_post_hook(self._after_step)
+        return optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the number of steps."""
+        return {"steps": self._steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with the phase that the number of steps says."""
+        self._steps = state["steps"]
+        self._go_on()
+
+    def detach(self) -> nn.Module:
+        """Returns the model."""
+        if self._hook is not None:
+            self._hook.remove()
+        return super().detach()
+
+    def _after_step(self, *_: Any) -> None:
+        self._steps += 1
+        self._go_on()
+
+    def _go_on(self) -> None:
+        probing = any(not parameter.requires_grad for parameter in self.frozen)
+        if probing and self._steps >= self._probe_steps:
+            self.restore()
+
+
+@dataclass(frozen=True)
+class lp_ft(Method):
+    """LP-FT (Kumar et al., ICLR 2022, arXiv 2202.10054): linear probing, then full finetuning.
+
+    Both phases share one budget and one schedule of the learning rate. While the head is probed
+    (at `head_lr`) the body has no gradients, so weight decay leaves it alone, too.
+
+    Args:
+        probe_steps: Steps in which only the head is trained; in a run of as many steps or fewer the
+            body is never trained.
+    """
+
+    probe_steps: int = 100
+
+    def __post_init__(self) -> None:
+        """Refuses negative numbers."""
+        if self.probe_steps < 0:
+            raise ConfigError(f"lp_ft(probe_steps={self.probe_steps}) must be 0 or more")
+
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Freezes all but the head for a while.
+
+        Raises:
+            ConfigError: The model has no head that can be trained.
+        """
+        del seed
+        return _ProbingFirst(model, self)
