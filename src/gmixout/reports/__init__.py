@@ -1,42 +1,96 @@
-"""Records become tables, a figure and a page. Nothing here trains, evaluates or decides."""
+"""Records become tables, figures and a page. Nothing here trains, evaluates or decides."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from gmixout.errors import StateError
-from gmixout.evaluation.records import RecordLog
+from gmixout.evaluation.records import Record, RecordLog
+
+REPORT_FILES = (
+    "report.html", "report.csv", "report.md", "report.tex",
+    "id_ood.png", "id_ood.svg", "cost.png", "cost.svg",
+)  # fmt: skip
+"""What `write_report` leaves in a folder."""
 
 
-def write_report(folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `report.html` and `id_ood.png` of a run folder, or write them anew.
+def write_report(
+    folders: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    reference: str = "full",
+    running: str | None = None,
+) -> list[Path]:
+    """Write the report on one or several run folders, or write it anew.
 
     Args:
-        folder: Holds `config.yaml` and `records.jsonl`, as `gmixout compare` and
-            `gmixout finetune` leave them.
+        folders: Each holds `records.jsonl` and, as a rule, `config.yaml`, as `gmixout compare` and
+            `gmixout finetune` leave them. Records of several folders are taken together; a record
+            that several of them hold counts once.
+        out: Where the report goes; by default into the one folder.
+        reference: Method that the others are compared with (on the page: at first).
+        running: How far a comparison is that is still running ("12 of 60 runs"). Then the page
+            alone is written: it says so and loads itself anew now and then.
 
     Returns:
-        The files written.
+        The files written: `REPORT_FILES`.
 
     Raises:
-        StateError: If the folder, one of the two files or every record is missing, or a record is
-            broken. Nothing is written then.
+        StateError: If a folder, its records.jsonl or every record is missing, a record is broken,
+            the folders are of several benchmarks, or it is not said where a report on several
+            folders goes. Nothing is written then.
     """
     # matplotlib and plotly are loaded for a report, not for a table in the terminal
-    from gmixout.reports.figure import save_id_ood_figure
+    from gmixout.reports.figure import save_cost_figure, save_id_ood_figure
     from gmixout.reports.page import save_page
+    from gmixout.reports.texts import save_csv, save_latex, save_markdown
 
-    folder = Path(folder)
-    for path in (folder, folder / "config.yaml", folder / "records.jsonl"):
-        if not path.exists():
-            raise StateError(_not_a_run(folder, f"{path} does not exist"))
-    records = RecordLog(folder / "records.jsonl").read()
-    if not records:
-        raise StateError(_not_a_run(folder, "its records.jsonl holds no record yet"))
-    config = (folder / "config.yaml").read_text(encoding="utf-8")
+    paths = [Path(folders)] if isinstance(folders, str | os.PathLike) else list(map(Path, folders))
+    if not paths or (out is None and len(paths) > 1):
+        raise StateError(
+            f"a report on {len(paths)} folders: give at least one, and for several `out`, the "
+            "folder that the report goes to"
+        )
+    out = paths[0] if out is None else Path(out)
+    records = _merged(paths)
+    configs = {str(path): _config_of(path) for path in paths}
+    html = save_page(records, configs, out / "report.html", reference, running)
+    if running is not None:
+        return [html]
     return [
-        save_id_ood_figure(records, folder / "id_ood.png"),
-        save_page(records, config, folder / "report.html"),
+        html,
+        save_csv(records, out / "report.csv", reference),
+        save_markdown(records, out / "report.md", reference),
+        save_latex(records, out / "report.tex", reference),
+        *(save_id_ood_figure(records, out / f"id_ood.{kind}") for kind in ("png", "svg")),
+        *(save_cost_figure(records, out / f"cost.{kind}") for kind in ("png", "svg")),
     ]
+
+
+def _merged(folders: Sequence[Path]) -> list[Record]:
+    """The records of all folders, each once."""
+    merged: dict[str, Record] = {}
+    for folder in folders:
+        for path in (folder, folder / "records.jsonl"):
+            if not path.exists():
+                raise StateError(_not_a_run(folder, f"{path} does not exist"))
+        records = RecordLog(folder / "records.jsonl").read()
+        if not any(record.final for record in records):
+            raise StateError(_not_a_run(folder, "its records.jsonl holds no finished model yet"))
+        merged |= {record.to_json(): record for record in records}
+    benchmarks = sorted({record.benchmark for record in merged.values()})
+    if len(benchmarks) > 1:
+        raise StateError(
+            f"the folders hold records of several benchmarks, {', '.join(benchmarks)}: "
+            "report on those of one at a time"
+        )
+    return list(merged.values())
+
+
+def _config_of(folder: Path) -> str:
+    path = folder / "config.yaml"
+    if not path.exists():
+        return "(this folder has no config.yaml; the records hold what was run)"
+    return path.read_text(encoding="utf-8")
 
 
 def _not_a_run(folder: Path, reason: str) -> str:

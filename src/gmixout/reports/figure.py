@@ -1,127 +1,252 @@
-"""The ID-OOD picture as an image: every method a curve over learning rates."""
+"""The pictures as images: the ID-OOD plane, and cost against robustness."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 
 from gmixout.evaluation.records import Record
-from gmixout.evaluation.summary import Cell, by_series, select_by_id_validation, summarise
+from gmixout.evaluation.summary import Cell, Estimate
 from gmixout.files import write_atomically
-from gmixout.reports.style import Box, Style, focus, paths_of, point_of, rate, styles_of, whole
+from gmixout.reports.rows import Row, columns_of, rows_of
+from gmixout.reports.style import (
+    MANY,
+    Box,
+    Style,
+    ellipse_of,
+    focus,
+    is_trained,
+    paths_of,
+    point_of,
+    rate,
+    styles_of,
+    whole,
+)
 
 INK, SOFT, GRID = "#222222", "#666666", "#e4e4e4"
+LIGHT = "#a6a6a6"
 LINES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+COSTS = ("step_seconds", "peak_memory_bytes", "trainable_share")
 
 
 def save_id_ood_figure(records: Sequence[Record], path: str | os.PathLike[str]) -> Path:
-    """Write `id_ood_figure` as a PNG of double density; an older file stays whole until then."""
+    """Write `id_ood_figure` in the format of the path's ending (png, svg, pdf)."""
+    return _save(lambda: id_ood_figure(records), path)
+
+
+def save_cost_figure(records: Sequence[Record], path: str | os.PathLike[str]) -> Path:
+    """Write `cost_figure` in the format of the path's ending (png, svg, pdf)."""
+    return _save(lambda: cost_figure(records), path)
+
+
+def _save(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Path:
+    """An older file stays whole until the new one is; equal records make equal files."""
     path = Path(path)
-    figure = id_ood_figure(records)
-    write_atomically(path, lambda unfinished: figure.savefig(unfinished, format="png", dpi=200))
+    kind = path.suffix.removeprefix(".")
+    with mpl.rc_context({"svg.hashsalt": "gmixout"}):
+        figure = draw()
+        # of all formats PNG alone would refuse to leave the date out
+        metadata = {} if kind == "png" else {"CreationDate" if kind == "pdf" else "Date": None}
+        write_atomically(
+            path,
+            lambda unfinished: figure.savefig(unfinished, format=kind, dpi=200, metadata=metadata),
+        )
     return path
 
 
 def id_ood_figure(records: Sequence[Record]) -> Figure:
     """In-domain accuracy against mean accuracy under shift.
 
-    A marker is a setting's mean over seeds, with bars of one standard deviation; it grows with the
-    learning rate. A ring marks what in-domain validation selects. Where the zero-shot model or a
-    collapsed run lies far off, a small plot on the left shows everything and the large one the
-    part where the methods differ.
+    A marker is a setting's mean over seeds, in an ellipse of one standard deviation; it grows with
+    the learning rate. A ring marks what in-domain validation chooses. Where the zero-shot model or
+    a collapsed run lies far off, a small plot on the left shows everything and the large one the
+    part where the methods differ. Of many methods those that a reader looks for second are grey
+    and named at the right-hand side.
     """
-    cells = summarise(records)
+    rows = rows_of(records)
+    cells = [row.cell for row in rows]
+    styles = styles_of(cells)
+    light = _light(styles)
     view = focus(cells)
-    figure = Figure(figsize=(9.6, 4.9), layout="constrained", facecolor="white")
-    title = f"all models on {cells[0].records[0].benchmark}"
+    figure = Figure(figsize=(9.6, 5.6 if light else 4.9), layout="constrained", facecolor="white")
+    title = f"all models on {_plain(cells[0].records[0].benchmark)}"
     if all(view.holds(point_of(cell)) for cell in cells):
         axes = [figure.subplots()]
-        _detail(axes[0], cells, view, title)
+        _detail(axes[0], rows, styles, light, view, title)
     else:
         axes = list(figure.subplots(1, 2, width_ratios=(1, 2.1)))
-        _overview(axes[0], cells, view, title)
-        _detail(axes[1], cells, view, "close-up of the box")
+        _overview(axes[0], cells, styles, light, view, title)
+        _detail(axes[1], rows, styles, light, view, "close-up of the box")
     axes[0].set_ylabel("accuracy under shift, mean (%)", color=INK)
-    figure.legend(
-        handles=_handles(cells),
-        loc="outside upper left",
-        ncols=6,
-        frameon=False,
-        fontsize=9.5,
-        labelcolor=INK,
-        handletextpad=0.5,
-        columnspacing=1.4,
-    )
+    _legend(figure, [style for series, style in styles.items() if series not in light])
     figure.supxlabel(_note(cells), fontsize=8.5, color=SOFT, x=0.01, ha="left")
     return figure
 
 
-def _overview(axes: Axes, cells: list[Cell], view: Box, title: str) -> None:
+def cost_figure(records: Sequence[Record]) -> Figure:
+    """Mean accuracy under shift of each method's chosen setting against what it costs.
+
+    One plot each for step time, memory and trainable share, as far as they were measured; bars are
+    one standard deviation over seeds.
+    """
+    rows = [row for row in rows_of(records) if row.selected and is_trained(row.cell)]
+    columns = [column for column in columns_of(rows) if column.key in COSTS] if rows else []
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained", facecolor="white")
+    if not columns:
+        figure.text(0.5, 0.5, "nothing was trained, so nothing was paid", ha="center", color=SOFT)
+        return figure
+    every = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, column in zip(every, columns, strict=True):
+        for row in rows:
+            cost = column.value(row)
+            if isinstance(cost, float | int):
+                _mark(axes, column.scale * cost, row)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(_plain(column.heading), color=INK)
+        _decorate(axes)
+    every[0].set_ylabel("accuracy under shift, mean (%)", color=INK)
+    _legend(figure, [row.style for row in rows])
+    note = "Each method at the setting that in-domain validation chooses; up and left is better."
+    figure.supxlabel(note, fontsize=8.5, color=SOFT, x=0.01, ha="left")
+    return figure
+
+
+def _mark(axes: Axes, cost: float, row: Row) -> None:
+    ood: Estimate = row.estimate(lambda record: 100 * record.ood)
+    axes.errorbar(
+        cost,
+        ood.mean,
+        yerr=ood.sd,
+        fmt=row.style.marker,
+        color=row.style.color,
+        markersize=9,
+        markeredgecolor="white",
+        markeredgewidth=0.7,
+        elinewidth=1.1,
+    )
+
+
+def _light(styles: dict[tuple[str, str], Style]) -> dict[tuple[str, str], Style]:
+    """The curves that are drawn grey."""
+    if len(styles) <= MANY or not any(style.main for style in styles.values()):
+        return {}
+    return {series: style for series, style in styles.items() if not style.main}
+
+
+def _overview(
+    axes: Axes,
+    cells: list[Cell],
+    styles: dict[tuple[str, str], Style],
+    light: Iterable[tuple[str, str]],
+    view: Box,
+    title: str,
+) -> None:
     """All models, small, with the part that the large plot shows."""
-    _draw(axes, cells, size=0.55)
+    _draw(axes, cells, styles, light, size=0.55)
     _frame(axes, whole(cells), title)
     corner = (view.id[0], view.ood[0])
     width, height = view.id[1] - view.id[0], view.ood[1] - view.ood[0]
     axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=SOFT, linewidth=0.9))
 
 
-def _detail(axes: Axes, cells: list[Cell], view: Box, title: str) -> None:
+def _detail(
+    axes: Axes,
+    rows: list[Row],
+    styles: dict[tuple[str, str], Style],
+    light: dict[tuple[str, str], Style],
+    view: Box,
+    title: str,
+) -> None:
     """The part where the methods differ, with spread and selection."""
-    _draw(axes, cells, size=1.0)
+    cells = [row.cell for row in rows]
+    _draw(axes, cells, styles, light, size=1.0)
     for cell in cells:
-        _spread(axes, cell, styles_of(cells)[cell.series])
-    for each in by_series(cell for cell in cells if cell.lr is not None).values():
-        point = point_of(select_by_id_validation(each))
-        axes.plot(*point, "o", ms=15, mfc="none", mec=INK, mew=0.9, zorder=5)
+        outline = ellipse_of(cell)
+        if outline and cell.alpha is None and cell.series not in light:
+            color = styles[cell.series].color
+            axes.add_patch(Polygon(outline, facecolor=color, edgecolor="none", alpha=0.18))
+    for row in rows:
+        if row.selected and is_trained(row.cell) and row.cell.series not in light:
+            axes.plot(*point_of(row.cell), "o", ms=15, mfc="none", mec=INK, mew=0.9, zorder=5)
     _frame(axes, view, title)
+    chosen = [row for row in rows if row.selected and row.cell.series in light]
+    _name_beside(axes, [row for row in chosen if view.holds(point_of(row.cell))], view)
 
 
-def _draw(axes: Axes, cells: list[Cell], size: float) -> None:
+def _draw(
+    axes: Axes,
+    cells: list[Cell],
+    styles: dict[tuple[str, str], Style],
+    light: Iterable[tuple[str, str]],
+    size: float,
+) -> None:
     """Lines and markers of every curve, the markers growing with the learning rate."""
-    styles = styles_of(cells)
     for series, path in paths_of(cells):
         x, y = zip(*map(point_of, path), strict=True)
         style = styles[series]
-        axes.plot(x, y, LINES[style.dash], color=style.color, linewidth=1.7 * size**0.5, zorder=2)
+        is_light = series in light
+        many = any(cell.alpha is not None for cell in path)
+        axes.plot(
+            x,
+            y,
+            LINES[style.dash],
+            color=LIGHT if is_light else style.color,
+            linewidth=(0.8 if is_light or many else 1.7) * size**0.5,
+            zorder=1 if is_light else 2,
+        )
     rates = sorted({cell.lr for cell in cells if cell.lr is not None})
     for cell in cells:
         style = styles[cell.series]
-        if cell.lr is None:
+        is_light = cell.series in light
+        if not is_trained(cell):
             diameter = 14.0
         elif cell.alpha is not None:
             diameter = 4.5
+        elif cell.lr is None:
+            diameter = 9.0
         else:
             diameter = 6 + 4 * rates.index(cell.lr) / max(len(rates) - 1, 1)
         axes.plot(
             *point_of(cell),
             style.marker,
-            color=style.color,
-            markersize=diameter * size,
+            color=LIGHT if is_light else style.color,
+            markersize=diameter * size * (0.6 if is_light else 1.0),
             markeredgecolor="white",
             markeredgewidth=0.7 * size,
-            zorder=3 if cell.alpha is None else 2.5,
+            zorder=1.5 if is_light else 3 if cell.alpha is None else 2.5,
         )
 
 
-def _spread(axes: Axes, cell: Cell, style: Style) -> None:
-    """Bars of one standard deviation; none where one seed knows no spread."""
-    id, ood = cell.estimate(lambda record: record.id), cell.estimate(lambda record: record.ood)
-    if id.sd is None or ood.sd is None or cell.alpha is not None:
-        return
-    axes.errorbar(
-        *point_of(cell),
-        xerr=100 * id.sd,
-        yerr=100 * ood.sd,
-        color=style.color,
-        alpha=0.45,
-        elinewidth=1.1,
-        zorder=2,
-    )
+def _name_beside(axes: Axes, rows: list[Row], view: Box) -> None:
+    """Names at the right-hand side, each with a thin line to its point, none over another."""
+    height = view.ood[1] - view.ood[0]
+    rows = sorted(rows, key=lambda row: point_of(row.cell).ood)
+    gap, places = 0.045 * height, list[float]()
+    for row in rows:
+        wanted = point_of(row.cell).ood
+        places.append(max(wanted, places[-1] + gap) if places else wanted)
+    # what was pushed over the top edge pushes the others down again
+    limit = view.ood[1] - gap / 2
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], limit)
+        limit = places[index] - gap
+    for row, place in zip(rows, places, strict=True):
+        axes.annotate(
+            _plain(row.label),
+            xy=point_of(row.cell),
+            xytext=(view.id[1] + 0.03 * (view.id[1] - view.id[0]), place),
+            fontsize=7.5,
+            color=SOFT,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": LIGHT, "linewidth": 0.5},
+        )
 
 
 def _frame(axes: Axes, box: Box, title: str) -> None:
@@ -129,6 +254,10 @@ def _frame(axes: Axes, box: Box, title: str) -> None:
     axes.set_ylim(*box.ood)
     axes.set_xlabel("in-domain accuracy (%)", color=INK)
     axes.set_title(title, loc="left", fontsize=9, color=SOFT)
+    _decorate(axes)
+
+
+def _decorate(axes: Axes) -> None:
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=SOFT, length=0, labelsize=9)
@@ -136,28 +265,45 @@ def _frame(axes: Axes, box: Box, title: str) -> None:
         spine.set_color(GRID)
 
 
-def _handles(cells: list[Cell]) -> list[Line2D]:
-    return [
+def _legend(figure: Figure, styles: Sequence[Style]) -> None:
+    handles = [
         Line2D(
             [],
             [],
             color=style.color,
-            linestyle=LINES[style.dash] if method != "zero_shot" else "",
+            linestyle=LINES[style.dash] if style.marker != "*" else "",
             marker=style.marker,
-            markersize=12 if method == "zero_shot" else 7,
+            markersize=12 if style.marker == "*" else 7,
             markeredgecolor="white",
             linewidth=1.7,
-            label=style.label,
+            label=_plain(style.label),
         )
-        for (method, _), style in styles_of(cells).items()
+        for style in styles
     ]
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=3 if any(len(style.label) > 24 for style in styles) else 6,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        handletextpad=0.5,
+        columnspacing=1.2,
+    )
+
+
+def _plain(text: str) -> str:
+    """The text, not too long, and without what matplotlib would read as mathematics."""
+    short = text if len(text) <= 44 else text[:43] + "…"
+    return short.replace("$", r"\$")
 
 
 def _note(cells: list[Cell]) -> str:
     """What the picture's signs mean, as far as it has them."""
-    trained = [cell for cell in cells if cell.lr is not None]
+    trained = [cell for cell in cells if is_trained(cell)]
     seeds = max(len(cell.records) for cell in cells)
-    note = [f"Mean of {seeds} seeds, bars ±1 standard deviation" if seeds > 1 else "One seed"]
+    many = f"Mean of {seeds} seeds, ellipses of 1 standard deviation"
+    note = [many if seeds > 1 else "One seed"]
     rates = sorted({cell.lr for cell in trained if cell.lr is not None})
     if len(rates) > 1:
         note.append(f"larger markers: higher learning rate ({rate(rates[0])} to {rate(rates[-1])})")

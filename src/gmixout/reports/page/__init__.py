@@ -1,0 +1,195 @@
+"""One HTML file with everything that records have to say; it needs no network to be read.
+
+`page.html` is the document with its tables, `data.py` computes what the plots show, and the scripts
+draw it: `state.js` keeps what the reader chose, `tables.js` sorts and filters, `plots.js` holds a
+function for every plot.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from gmixout.evaluation.records import Record
+from gmixout.evaluation.selection import RULES
+from gmixout.evaluation.summary import Estimate
+from gmixout.files import write_atomically
+from gmixout.reports.page.data import groups_of, page_data, switches_of
+from gmixout.reports.rows import (
+    DASH_NOTE,
+    MATCHED_NOTE,
+    NOISE_NOTE,
+    OWN_NOTE,
+    Column,
+    Row,
+    Standings,
+    columns_of,
+    interval_text,
+    rows_of,
+    standings_of,
+)
+from gmixout.reports.style import rate
+
+SCRIPTS = ("state.js", "tables.js", "plots.js")
+REFRESH_SECONDS = 20
+
+
+def save_page(
+    records: Sequence[Record],
+    configs: Mapping[str, str],
+    path: str | os.PathLike[str],
+    reference: str = "full",
+    running: str | None = None,
+) -> Path:
+    """Write `page`; an older file stays whole until the new one is complete."""
+    path = Path(path)
+    text = page(records, configs, reference, running)
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    return path
+
+
+def page(
+    records: Sequence[Record],
+    configs: Mapping[str, str],
+    reference: str = "full",
+    running: str | None = None,
+) -> str:
+    """The report as one self-contained HTML document.
+
+    Args:
+        records: Records of one benchmark, at least one of them of a finished model.
+        configs: Text of the `config.yaml` of each run folder by the folder's name, shown as it is.
+        reference: Method that the others are compared with at first; the reader can choose others.
+        running: How far a comparison is that is still running ("12 of 60 runs"): the page says so
+            and loads itself anew now and then. It offers the one reference only, to be made fast.
+    """
+    rows = rows_of(records)
+    columns = columns_of(rows)
+    standings = _comparisons(records, rows, reference, only=running is not None)
+    environment = Environment(
+        loader=PackageLoader("gmixout.reports", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"interval": interval_text}
+    return environment.get_template("page.html").render(
+        benchmark=rows[0].cell.records[0].benchmark,
+        running=running,
+        refresh=REFRESH_SECONDS,
+        summary=_summary(rows),
+        seeds=max(len(row.cell.records) for row in rows),
+        columns=[_rendered(column, rows) for column in columns],
+        rows=rows,
+        rate=rate,
+        has_alpha=any(row.cell.alpha is not None for row in rows),
+        groups=groups_of(rows),
+        switches=switches_of(rows),
+        standings=standings,
+        rules=RULES.values(),
+        notes={"matched": MATCHED_NOTE, "own": OWN_NOTE, "dash": DASH_NOTE, "noise": NOISE_NOTE},
+        glyphs=GLYPHS,
+        dashes=DASHES,
+        facts=_facts(records),
+        configs=configs,
+        data=page_data(records, rows, columns, standings),
+        style=_asset("page.css"),
+        scripts="\n".join(map(_asset, SCRIPTS)),
+        plotly=get_plotlyjs(),
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _comparisons(
+    records: Sequence[Record], rows: Sequence[Row], reference: str, only: bool
+) -> list[Standings]:
+    """Against every method that something can be compared with; `reference` first."""
+    methods = dict.fromkeys([reference, *(row.cell.method for row in rows)])
+    every = (standings_of(records, name, rows) for name in ([reference] if only else methods))
+    return [each for each in every if each.compared]
+
+
+def _rendered(column: Column, rows: Sequence[Row]) -> dict[str, Any]:
+    """A column of the page's table: its heading and, for each row, text, spread and sort key."""
+
+    def key(row: Row) -> float | None:
+        value = column.value(row)
+        return value.mean if isinstance(value, Estimate) else value
+
+    return {
+        "heading": column.heading,
+        "note": column.note,
+        "entries": [(column.text(row), column.spread(row), key(row)) for row in rows],
+    }
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    """How much the page rests on, in one line."""
+    counts = {
+        "method": len({row.cell.method for row in rows}),
+        "setting": len(rows),
+        "seed": len({record.seed for row in rows for record in row.cell.records}),
+        "model": sum(len(row.cell.records) for row in rows),
+    }
+    return ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items())
+
+
+def _facts(records: Sequence[Record]) -> dict[str, str]:
+    """What was run, on what, when: each with all the values that occur."""
+
+    def values(each: Iterable[Any]) -> str:
+        return ", ".join(dict.fromkeys(str(value) for value in each if value is not None)) or "none"
+
+    trained = [record for record in records if record.steps > 0]
+    times = sorted(record.time for record in records)
+    names = dict.fromkeys(name for record in records for name in record.versions)
+    return {
+        "benchmark": values(record.benchmark for record in records),
+        "evaluations": str(len(records)),
+        "training runs": str(len({record.run for record in trained})),
+        "seeds": values(sorted({record.seed for record in records})),
+        "steps of batch size": values(
+            f"{record.steps} of {record.batch_size}" for record in trained
+        ),
+        "learning rates": values(
+            rate(lr) for lr in sorted({r.lr for r in trained if r.lr is not None})
+        ),
+        "rate of the head": values(rate(record.head_lr) or None for record in trained),
+        "images": values(
+            ", ".join(f"{name} {count}" for name, count in record.examples.items())
+            for record in records
+        ),
+        "parameters": values(f"{record.parameters:,}" for record in records),
+        "evaluated": times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}",
+        "device": values(f"{record.device}, {record.threads} threads" for record in records),
+        **{name: values(record.versions.get(name) for record in records) for name in names},
+        "git commit": values(record.git for record in records),
+    }
+
+
+DASHES = {"solid": "", "dash": "5 3", "dot": "1.5 3", "dashdot": "6 2.5 1.5 2.5"}
+"""Plotly's dashes as SVG's."""
+GLYPHS = {
+    "circle": "M13 2a4 4 0 1 0 .001 0z",
+    "square": "M9.3 2.3h7.4v7.4h-7.4z",
+    "diamond": "M13 1l5 5-5 5-5-5z",
+    "diamond-tall": "M13 0.5l3.4 5.5-3.4 5.5-3.4-5.5z",
+    "triangle-up": "M13 1.2l4.8 8.6h-9.6z",
+    "triangle-down": "M13 10.8l4.8-8.6h-9.6z",
+    "triangle-left": "M8.2 6l8.6-4.8v9.6z",
+    "triangle-right": "M17.8 6l-8.6-4.8v9.6z",
+    "pentagon": "M13 1.2l4.8 3.5-1.8 5.6h-6l-1.8-5.6z",
+    "hexagon": "M13 1l4.4 2.5v5l-4.4 2.5-4.4-2.5v-5z",
+    "star": "M13 0l1.5 4.2h4.5l-3.6 2.7 1.3 4.3-3.7-2.6-3.7 2.6 1.3-4.3-3.6-2.7h4.5z",
+    "x": "M10 1.5l3 3 3-3 1.5 1.5-3 3 3 3-1.5 1.5-3-3-3 3-1.5-1.5 3-3-3-3z",
+    "cross": "M11.5 1.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
+}
+"""Plotly's markers as SVG paths on a field of 26 by 12."""

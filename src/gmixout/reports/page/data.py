@@ -1,0 +1,360 @@
+"""What the plots of the page are drawn from, as plain data for JSON.
+
+The scripts of the page choose, scale and draw; they compute no statistic. Accuracies and their
+differences are in per cent (points) here, costs in the units of `rows.columns_of`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import median
+from typing import Any
+
+from gmixout.evaluation.curves import curves, ood_at_matched_id, pareto_front
+from gmixout.evaluation.records import Record
+from gmixout.evaluation.selection import id_validation
+from gmixout.evaluation.summary import Cell, Estimate, by_series, learning_curves
+from gmixout.reports.rows import Column, Row, Series, Standings, setting_of
+from gmixout.reports.style import (
+    MANY,
+    Style,
+    ellipse_of,
+    focus,
+    is_trained,
+    paths_of,
+    point_of,
+    whole,
+)
+
+MAX_CURVES = 24
+"""Curves up to which each has a switch of its own; above, the variants of a method share one."""
+COSTS = ("step_seconds", "peak_memory_bytes", "trainable_share", "seconds")
+
+
+def page_data(
+    records: Sequence[Record],
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    standings: Sequence[Standings],
+) -> dict[str, Any]:
+    """All that the scripts of the page are given."""
+    cells = [row.cell for row in rows]
+    styles = {row.cell.series: row.style for row in rows}
+    place = {series: index for index, series in enumerate(styles)}
+    groups = groups_of(rows)
+    return {
+        "many": MANY,
+        "series": [
+            {
+                "group": groups[series],
+                "label": style.label,
+                "color": style.color,
+                "symbol": style.symbol,
+                "dash": style.dash,
+                "main": style.main,
+            }
+            for series, style in styles.items()
+        ],
+        "cells": [_cell(row, place[row.cell.series]) for row in rows],
+        "paths": _paths(cells, place),
+        "fronts": _fronts(cells, place),
+        "views": {"close-up": _view(focus(cells)), "all models": _view(whole(cells))},
+        "standings": [_standings(each, place) for each in standings],
+        "cost": _cost(records, rows, columns, standings, place),
+        "learning": _learning(records, place),
+        "sweeps": sweeps_of(rows),
+    }
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one switch of the page shows and hides: a curve, or all variants of a method."""
+
+    key: str
+    label: str
+    style: Style
+    main: bool
+
+
+def groups_of(rows: Sequence[Row]) -> dict[Series, int]:
+    """For each curve the number of its switch."""
+    series = list(dict.fromkeys(row.cell.series for row in rows))
+    if len(series) <= MAX_CURVES:
+        return {each: index for index, each in enumerate(series)}
+    methods = list(dict.fromkeys(method for method, _ in series))
+    return {each: methods.index(each[0]) for each in series}
+
+
+def switches_of(rows: Sequence[Row]) -> list[Group]:
+    """The switches, in their order."""
+    groups = groups_of(rows)
+    found: dict[int, Group] = {}
+    for row in rows:
+        method, variant = row.cell.series
+        shared = sum(number == groups[method, variant] for number in groups.values()) > 1
+        label = row.label.removesuffix(f" ({variant})") if shared else row.label
+        group = Group(f"{method} {'' if shared else variant}", label, row.style, row.style.main)
+        found.setdefault(groups[method, variant], group)
+    return list(found.values())
+
+
+def _view(box: Any) -> dict[str, Any]:
+    return {"x": list(box.id), "y": list(box.ood)}
+
+
+def _cell(row: Row, series: int) -> dict[str, Any]:
+    cell = row.cell
+    point = point_of(cell)
+    runs = [[100 * record.id, 100 * record.ood] for record in cell.records]
+    outline = ellipse_of(cell)
+    sd = [row.estimate(value).sd for value in (lambda r: 100 * r.id, lambda r: 100 * r.ood)]
+    shifts = {g: row.estimate(lambda r, g=g: r.shifts[g]) for g in row.groups}  # type: ignore[misc]
+    return {
+        "series": series,
+        "setting": setting_of(cell),
+        "lr": cell.lr,
+        "alpha": cell.alpha,
+        "trained": is_trained(cell),
+        "chosen": sorted(row.chosen_by),
+        "id": point.id,
+        "ood": point.ood,
+        "sd": None if outline is None else sd,
+        "ellipse": None if outline is None else [[round(x, 3) for x in p] for p in outline],
+        "runs": runs,
+        "seeds": [record.seed for record in cell.records],
+        "shifts": {name: 100 * value.mean for name, value in shifts.items()},
+    }
+
+
+def _paths(cells: Sequence[Cell], place: dict[Series, int]) -> list[dict[str, Any]]:
+    number = {id(cell): index for index, cell in enumerate(cells)}
+    return [
+        {
+            "series": place[series],
+            "cells": [number[id(cell)] for cell in path],
+            "alpha": any(cell.alpha is not None for cell in path),
+        }
+        for series, path in paths_of(cells)
+    ]
+
+
+def _fronts(cells: Sequence[Cell], place: dict[Series, int]) -> dict[str, Any]:
+    """The fronts of the means over seeds: of every trained method, and of all models."""
+    own = [
+        {"series": place[series], "points": pareto_front(map(point_of, each))}
+        for series, each in by_series(cells).items()
+        if is_trained(each[0])
+    ]
+    return {"own": own, "overall": pareto_front(map(point_of, cells))}
+
+
+def _standings(standings: Standings, place: dict[Series, int]) -> dict[str, Any]:
+    """The differences, a list a comparison: at its own ID, and at each level."""
+
+    def difference(each: Estimate | None) -> dict[str, Any] | None:
+        if each is None:
+            return None
+        bounds = each.bootstrap()
+        return {
+            "mean": 100 * each.mean,
+            "bounds": None if bounds is None else [100 * bound for bound in bounds],
+            "clear": each.clear,
+            "n": each.n,
+        }
+
+    return {
+        "reference": standings.reference,
+        "label": standings.label,
+        "levels": [100 * level for level in standings.id_levels],
+        "differences": [
+            [place[each.row.cell.series], [difference(value) for value in each.differences]]
+            for each in standings.compared
+        ],
+    }
+
+
+def _cost(
+    records: Sequence[Record],
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    standings: Sequence[Standings],
+    place: dict[Series, int],
+) -> dict[str, Any]:
+    """Costs of each method's chosen setting against its OOD, and against that at matched ID."""
+    known = [column for column in columns if column.key in COSTS]
+    levels = standings[0].id_levels if standings else []
+    heights: dict[Series, list[list[float]]] = {}
+    for curve in curves(record for record in records if record.steps > 0):
+        each = heights.setdefault((curve.method, curve.variant), [[] for _ in levels])
+        for index, level in enumerate(levels):
+            height = ood_at_matched_id(curve.points, level)
+            if height is not None:
+                each[index].append(height)
+    points = []
+    for row in rows:
+        if not row.selected or not is_trained(row.cell):
+            continue
+        matched = [Estimate.of(v) if v else None for v in heights.get(row.cell.series, [])]
+        own = row.estimate(lambda record: record.ood)
+        costs = [column.value(row) for column in known]
+        points.append(
+            {
+                "series": place[row.cell.series],
+                "setting": setting_of(row.cell),
+                "costs": [
+                    c.scale * v if isinstance(v, float | int) else None
+                    for c, v in zip(known, costs, strict=True)
+                ],
+                "ood": [_percent(each) for each in [own, *matched]],
+            }
+        )
+    return {
+        "costs": [column.heading for column in known],
+        "heights": [
+            "at the setting chosen by ID validation",
+            *(f"on its curve at ID {100 * level:.1f}%" for level in levels),
+        ],
+        "points": points,
+    }
+
+
+def _percent(estimate: Estimate | None) -> list[float | None] | None:
+    if estimate is None:
+        return None
+    return [100 * estimate.mean, None if estimate.sd is None else 100 * estimate.sd]
+
+
+Measure = tuple[str, Callable[[Record], float | None]]
+
+
+def _learning(records: Sequence[Record], place: dict[Series, int]) -> dict[str, Any]:
+    """What was measured on the way, setting by setting."""
+    measures: list[Measure] = [
+        ("OOD %", lambda r: 100 * r.ood),
+        ("ID validation %", lambda r: 100 * r.id_val),
+        ("ID test %", lambda r: 100 * r.id),
+        ("training loss", lambda r: r.train_loss),
+    ]
+    lines = learning_curves(records)
+    chosen = {
+        id(id_validation.choose(ends)) for ends in by_series(line[-1] for line in lines).values()
+    }
+    return {
+        "measures": [name for name, _ in measures],
+        "lines": [
+            {
+                "series": place[line[0].series],
+                "setting": setting_of(line[0]),
+                "chosen": id(line[-1]) in chosen,
+                "steps": [cell.step for cell in line],
+                "values": [[_mean_and_sd(cell, value) for cell in line] for _, value in measures],
+            }
+            for line in lines
+            if line[0].series in place
+        ],
+    }
+
+
+def _mean_and_sd(
+    cell: Cell, value: Callable[[Record], float | None]
+) -> tuple[float | None, float | None]:
+    known = [v for record in cell.records if (v := value(record)) is not None]
+    if not known:
+        return None, None
+    estimate = Estimate.of(known)
+    return estimate.mean, estimate.sd
+
+
+def sweeps_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """For each method with options that vary: every measure over one or two of them.
+
+    For each combination of options ID validation chooses the rate (and alpha). A point of a plot
+    stands for all combinations with its values of the plot's options: "best" is the one among them
+    that ID validation chooses, "median" the median of their means.
+    """
+    measures: list[tuple[str, Callable[[Record], float]]] = [
+        ("OOD %", lambda r: 100 * r.ood),
+        *((f"{g} %", lambda r, g=g: 100 * r.shifts[g]) for g in rows[0].groups),
+        ("worst %", lambda r: 100 * r.worst),
+        ("ID %", lambda r: 100 * r.id),
+        ("ECE ID %", lambda r: 100 * r.ece["id_test"]),
+        ("NLL ID", lambda r: r.nll["id_test"]),
+    ]
+    methods: dict[str, list[Row]] = {}
+    for row in rows:
+        methods.setdefault(row.cell.method, []).append(row)
+    sweeps = []
+    for own in methods.values():
+        chosen = [
+            id_validation.choose(each) for each in by_series(row.cell for row in own).values()
+        ]
+        axes = _axes(chosen)
+        if not axes:
+            continue
+        names = list(axes)
+        label = own[0].label.removesuffix(f" ({own[0].cell.variant})")
+        sweeps.append(
+            {
+                "label": label,
+                "options": [[name, [_word(value) for value in axes[name]]] for name in names],
+                "measures": [name for name, _ in measures],
+                "plots": [
+                    _sweep(chosen, axes, picked, [value for _, value in measures])
+                    for count in (1, 2)
+                    for picked in combinations(names, count)
+                ],
+            }
+        )
+    return sweeps
+
+
+def _axes(cells: Iterable[Cell]) -> dict[str, list[Any]]:
+    """The options whose values differ between the cells, each with its values in order."""
+    values: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        for name, value in cell.records[0].options.items():
+            if name != "alpha":
+                values.setdefault(name, {})[_word(value)] = value
+    return {name: _in_order(each) for name, each in values.items() if len(each) > 1}
+
+
+def _in_order(values: dict[str, Any]) -> list[Any]:
+    """Numbers by size with None at the end (no resampling is the slowest), words by alphabet."""
+    if all(isinstance(value, int | float | None) for value in values.values()):
+        return sorted(values.values(), key=lambda value: (value is None, value or 0))
+    return [values[word] for word in sorted(values)]
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _sweep(
+    cells: Sequence[Cell],
+    axes: dict[str, list[Any]],
+    picked: tuple[str, ...],
+    measures: Sequence[Callable[[Record], float]],
+) -> dict[str, Any]:
+    """The points of one plot: places on its axes, and best and median of every measure."""
+    groups: dict[tuple[int, ...], list[Cell]] = {}
+    for cell in cells:
+        options = cell.records[0].options
+        if all(name in options for name in picked):
+            key = tuple(axes[name].index(options[name]) for name in picked)
+            groups.setdefault(key, []).append(cell)
+    points = []
+    for key, group in sorted(groups.items()):
+        best = id_validation.choose(group)
+        estimates = [best.estimate(value) for value in measures]
+        points.append(
+            {
+                "at": key,
+                "setting": ", ".join(filter(None, [best.variant, setting_of(best)])),
+                "settings": len(group),
+                "n": len(best.records),
+                "best": [each.mean for each in estimates],
+                "bounds": [each.bootstrap() for each in estimates],
+                "median": [median(c.estimate(value).mean for c in group) for value in measures],
+            }
+        )
+    return {"options": picked, "points": points}

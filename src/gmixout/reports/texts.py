@@ -1,0 +1,160 @@
+"""Records as text for other programs: CSV of every setting, one row a method for papers and READMEs.
+
+CSV holds every figure to the last digit, in the units of the records. Markdown and LaTeX hold what
+`rows.summary_of` has for people.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from gmixout.evaluation.records import Record
+from gmixout.evaluation.summary import Estimate
+from gmixout.files import write_atomically
+from gmixout.reports.rows import Entry, Standing, columns_of, rows_of, standings_of, summary_of
+
+
+def save_csv(records: Sequence[Record], path: Path, reference: str = "full") -> Path:
+    """Write `as_csv`; an older file stays whole until then."""
+    return _save(as_csv(records, reference), path)
+
+
+def save_markdown(records: Sequence[Record], path: Path, reference: str = "full") -> Path:
+    """Write `as_markdown`; an older file stays whole until then."""
+    return _save(as_markdown(records, reference), path)
+
+
+def save_latex(records: Sequence[Record], path: Path, reference: str = "full") -> Path:
+    """Write `as_latex`; an older file stays whole until then."""
+    return _save(as_latex(records, reference), path)
+
+
+def as_csv(records: Sequence[Record], reference: str = "full") -> str:
+    """One line a setting: what it is, which rules choose it, every figure with its spread.
+
+    The settings that ID validation chooses also hold their differences to the reference.
+    """
+    rows = rows_of(records)
+    columns = columns_of(rows)
+    standings = standings_of(records, reference, rows)
+    compared = {id(each.row): each for each in standings.every}
+    comparisons = ["own_id", *(f"id_{level:g}" for level in standings.id_levels)]
+    spread = {c.key for c in columns if any(isinstance(c.value(row), Estimate) for row in rows)}
+    lines = []
+    for row in rows:
+        first = row.cell.records[0]
+        line: dict[str, object] = {
+            "benchmark": first.benchmark,
+            "method": row.cell.method,
+            "variant": row.cell.variant,
+            "options": json.dumps({k: v for k, v in first.options.items() if k != "alpha"}),
+            "lr": row.cell.lr,
+            "alpha": row.cell.alpha,
+            "steps": first.steps,
+            "batch_size": first.batch_size,
+            "chosen_by": " ".join(sorted(row.chosen_by)),
+            "seeds": " ".join(str(record.seed) for record in row.cell.records),
+        }
+        for column in columns:
+            value = column.value(row)
+            line[column.key] = value.mean if isinstance(value, Estimate) else value
+            if column.key in spread:
+                line[f"{column.key} sd"] = value.sd if isinstance(value, Estimate) else None
+        line |= _differences(compared.get(id(row)), comparisons, reference)
+        lines.append(line)
+    file = io.StringIO()
+    names = dict.fromkeys(name for line in lines for name in line)
+    writer = csv.DictWriter(file, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue()
+
+
+def _differences(
+    standing: Standing | None, comparisons: Sequence[str], reference: str
+) -> dict[str, object]:
+    if standing is None:
+        return {}
+    found: dict[str, object] = {}
+    for name, each in zip(comparisons, standing.differences, strict=False):
+        if each is not None:
+            low, high = each.bootstrap() or (None, None)
+            key = f"ood minus {reference} at {name}"
+            found |= {key: each.mean, f"{key} low": low, f"{key} high": high, f"{key} n": each.n}
+    return found
+
+
+def as_markdown(records: Sequence[Record], reference: str = "full") -> str:
+    """The summary as a table of GitHub's Markdown."""
+    table = summary_of(records, reference)
+    lines = [
+        "| " + " | ".join(map(_markdown, table.headings)) + " |",
+        "|" + "|".join("---" if i == 0 else "---:" for i in range(len(table.headings))) + "|",
+    ]
+    for row in table.rows:
+        entries = [_markdown(entry.text) for entry in row]
+        bold = [f"**{t}**" if entry.clear else t for entry, t in zip(row, entries, strict=True)]
+        lines.append("| " + " | ".join(bold) + " |")
+    return "\n".join([*lines, "", *map(_markdown, table.notes), ""])
+
+
+def as_latex(records: Sequence[Record], reference: str = "full") -> str:
+    r"""The summary as a `tabular` for LaTeX; it needs `\usepackage{booktabs}`."""
+    table = summary_of(records, reference)
+
+    def line(entries: Sequence[str]) -> str:
+        return "  " + " & ".join(entries) + r" \\"
+
+    return "\n".join(
+        [
+            *(f"% {note}" for note in table.notes),
+            r"\begin{tabular}{l" + "r" * (len(table.headings) - 1) + "}",
+            r"  \toprule",
+            line([_latex(heading) for heading in table.headings]),
+            r"  \midrule",
+            *(line([_latex_entry(entry) for entry in row]) for row in table.rows),
+            r"  \bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _markdown(text: str) -> str:
+    """The text, with what Markdown (and the HTML in it) would read as markup made harmless."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "–": "--",
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def _latex_entry(entry: Entry) -> str:
+    text = _latex(entry.text)
+    if entry.is_figure:
+        text = re.sub(r"[+-]\d+(\.\d+)?", r"$\g<0>$", text)
+    # an entry that starts with a bracket would be taken for an argument of the line break before it
+    return rf"\textbf{{{text}}}" if entry.clear else "{" + text + "}" if text[:1] == "[" else text
+
+
+def _save(text: str, path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    return path
