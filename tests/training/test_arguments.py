@@ -28,6 +28,15 @@ from gmixout.training import TrainingArguments
         ("schedule", "linear"),
         ("optimizer", "adam"),
         ("mixed_precision", "fp8"),
+        ("augment", "trivial"),
+        ("randaugment_ops", 0),
+        ("randaugment_magnitude", 31),
+        ("mixup", -1.0),
+        ("cutmix", math.inf),
+        ("label_smoothing", 1.0),
+        ("layer_decay", 0.0),
+        ("layer_decay", 1.5),
+        ("ema_decay", 1.0),
     ],
 )
 def test_values_out_of_range_are_named(name, value):

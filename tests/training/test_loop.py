@@ -76,7 +76,7 @@ def test_training_learns_and_leaves_the_random_state_alone(rng_untouched):
     assert 0 < result.step_seconds < result.seconds
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", ["full", "lora", "gmixout"])
 def test_a_seed_gives_one_model_to_the_bit(name):
     first, second, other = run(name), run(name), run(name, seed=4)
     assert first.losses == second.losses
@@ -103,6 +103,39 @@ def test_resume_for_each_optimizer_and_precision(optimizer, tmp_path):
         run("gmixout", tmp_path / "c.pt", interrupt_at(4), **settings)
     assert_same(run("gmixout", tmp_path / "c.pt", **settings).model, whole.model)
     assert not torch.equal(run("gmixout").model.body.weight, whole.model.body.weight)
+
+
+EVERYTHING = {
+    "augment": "randaugment",
+    "mixup": 0.4,
+    "cutmix": 1.0,
+    "label_smoothing": 0.1,
+    "ema_decay": 0.8,
+    "schedule": "constant",
+    "steps": 6,
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_options_of_training_go_with_every_method_and_resume(name, tmp_path):
+    whole = run(name, **EVERYTHING)
+    assert all(math.isfinite(loss) for loss in whole.losses)
+    with pytest.raises(TrainingInterrupted):
+        run(name, tmp_path / "c.pt", interrupt_at(4), **EVERYTHING)
+    resumed = run(name, tmp_path / "c.pt", num_workers=1, **EVERYTHING)
+    assert resumed.losses == whole.losses
+    assert_same(resumed.model, whole.model)
+
+
+@pytest.mark.parametrize("name", ["augment", "mixup", "cutmix", "label_smoothing", "ema_decay"])
+def test_each_option_changes_the_model(name):
+    changed = run(**{name: EVERYTHING[name]}).model
+    assert not torch.equal(changed.head.weight, run().model.head.weight)
+
+
+def test_settings_that_do_not_fit_the_model_are_found_before_training():
+    with pytest.raises(ConfigError, match="layer_decay"):
+        run(layer_decay=0.5)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
@@ -164,7 +197,8 @@ def test_a_batch_larger_than_the_data():
 
 def test_batches_walk_through_whole_permutations():
     batches = list(Batches(examples=10, batch_size=4, steps=10, seed=0, start=0))
-    stream = [index for batch in batches for index in batch]
+    stream = [index for batch in batches for _, index in batch]
+    assert [position for batch in batches for position, _ in batch] == list(range(40))
     assert all(len(batch) == 4 for batch in batches)
     assert all(sorted(stream[i : i + 10]) == list(range(10)) for i in range(0, 40, 10))
     assert stream[:10] != stream[10:20]
@@ -215,9 +249,9 @@ def test_an_observation_costs_the_run_no_time_and_no_memory():
     size = 200 * 10**6
 
     def observe(step, finetuning, loss):
-        time.sleep(0.3)
+        time.sleep(1.0)
         assert torch.ones(size, dtype=torch.uint8).all()
 
-    watched = run(observe=observe, observe_at=range(1, STEPS))
-    assert watched.seconds < 0.3 * (STEPS - 1)
+    watched = run(observe=observe, observe_at=(4, 8))
+    assert watched.seconds < 2.0
     assert watched.peak_memory_bytes < size / 2

@@ -1,7 +1,14 @@
 """The one training loop, its settings, and how a run is kept on disk."""
 
 from gmixout.training.arguments import TrainingArguments
-from gmixout.training.loop import TrainingInterrupted, TrainingResult, train
+from gmixout.training.loop import TrainingInterrupted, TrainingResult, check_settings, train
 from gmixout.training.memory import PeakMemory
 
-__all__ = ["PeakMemory", "TrainingArguments", "TrainingInterrupted", "TrainingResult", "train"]
+__all__ = [
+    "PeakMemory",
+    "TrainingArguments",
+    "TrainingInterrupted",
+    "TrainingResult",
+    "check_settings",
+    "train",
+]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gmixout.errors import ConfigError
+from gmixout.methods.averaged import check_decay
 
 # Settings that say how a run is carried out, not what it is: a resumed run may change them
 _CONDUCT = {"conduct": True}
@@ -37,10 +38,28 @@ class TrainingArguments:
     """Longest gradient (L2 norm over everything trained); longer ones are cut to it."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Type of the forward pass; fp16 is for GPUs, with a scaled loss."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all classes."""
+    augment: Literal["none", "randaugment"] = "none"
+    """RandAugment (arXiv 1909.13719) of every image, or none; it expects images in [0, 1]."""
+    randaugment_ops: int = 2
+    """Operations that RandAugment applies to an image, one after another."""
+    randaugment_magnitude: int = 9
+    """Strength of RandAugment's operations, from 0 to 30."""
+    mixup: float = 0.0
+    """Alpha of Mixup; 0 is off. With CutMix on, too, a batch gets one of them at random."""
+    cutmix: float = 0.0
+    """Alpha of CutMix; 0 is off."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate for each layer further below the head; 1 is off."""
+    ema_decay: float | None = None
+    """End in the moving average of the weights: the share that a step keeps of it; none is off."""
     log_every_steps: int = field(default=10, metadata=_CONDUCT)
     """Steps between two looks at the loss: progress, and whether it is still finite."""
     checkpoint_every_steps: int = field(default=100, metadata=_CONDUCT)
     """Steps between two checkpoints: the most a killed run can lose."""
+    evaluate_every_steps: int | None = field(default=None, metadata=_CONDUCT)
+    """Steps between two evaluations on the way, for learning curves; None: at the end alone."""
     num_workers: int = field(default=0, metadata=_CONDUCT)
     """Processes that load images beside the training process."""
 
@@ -51,11 +70,19 @@ class TrainingArguments:
         for name in ("seed", "warmup_steps", "num_workers"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("seed", self.seed < 2**63, "below 2**63")
-        for name in ("lr", "head_lr", "weight_decay"):
+        for name in ("lr", "head_lr", "weight_decay", "mixup", "cutmix"):
             value = getattr(self, name)
             self._require(name, math.isfinite(value) and value >= 0, "a finite number, 0 or more")
+        if self.evaluate_every_steps is not None:
+            self._require("evaluate_every_steps", self.evaluate_every_steps >= 1, "at least 1")
         if self.max_grad_norm is not None:
             self._require("max_grad_norm", self.max_grad_norm > 0, "above 0, or none at all")
+        self._require("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
+        self._require("layer_decay", 0 < self.layer_decay <= 1, "in (0, 1]; 1 is off")
+        self._require("randaugment_ops", self.randaugment_ops >= 1, "at least 1")
+        self._require("randaugment_magnitude", 0 <= self.randaugment_magnitude <= 30, "in [0, 30]")
+        if self.ema_decay is not None:
+            check_decay(self.ema_decay, "ema_decay")
         self._require(
             "warmup_steps", self.warmup_steps < self.steps, f"fewer than steps={self.steps}"
         )
@@ -88,4 +115,5 @@ _CHOICES = {
     "schedule": ("cosine", "constant"),
     "optimizer": ("adamw", "sgd"),
     "mixed_precision": ("no", "bf16", "fp16"),
+    "augment": ("none", "randaugment"),
 }

@@ -9,8 +9,10 @@ from torch.utils.data import Sampler
 from gmixout.errors import ConfigError, DataError
 
 
-class Batches(Sampler[list[int]]):
-    """Index batches from one permutation after another: a pure function of the seed.
+class Batches(Sampler[list[tuple[int, int]]]):
+    """Batches of (position in the run, index), from one permutation of the indices after another.
+
+    A pure function of the seed.
 
     A batch at the end of a permutation is filled up from the next one, so every batch is full.
 
@@ -47,8 +49,8 @@ class Batches(Sampler[list[int]]):
     def __len__(self) -> int:
         return self._steps - self._start
 
-    def __iter__(self) -> Iterator[list[int]]:
-        order = self._order()
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = enumerate(self._order())
         for step in range(self._steps):
             batch = list(itertools.islice(order, self.batch_size))
             if step >= self._start:

@@ -16,15 +16,22 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from gmixout.errors import ConfigError, TrainingError
+from gmixout.methods.averaged import Averaged
 from gmixout.methods.base import Finetuning
 from gmixout.training.arguments import TrainingArguments
+from gmixout.training.augmentation import (
+    Augmented,
+    Mixing,
+    import_transforms,
+    mixed_cross_entropy,
+)
 from gmixout.training.batches import Batches
 from gmixout.training.checkpoint import load_checkpoint, save_checkpoint
+from gmixout.training.layer_decay import LayerDecay
 from gmixout.training.memory import PeakMemory
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -59,6 +66,22 @@ class TrainingResult:
     """Peak memory of training above the loaded model (see `PeakMemory`)."""
 
 
+def check_settings(model: nn.Module, arguments: TrainingArguments) -> None:
+    """Finds out before training whether settings go with a model and what is installed.
+
+    Args:
+        model: The plain model, before a method is put on it.
+        arguments: The settings.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    if arguments.augment != "none" or arguments.mixup > 0 or arguments.cutmix > 0:
+        import_transforms("augmentation")
+    if arguments.layer_decay != 1:
+        LayerDecay(model, arguments.layer_decay)
+
+
 def train(
     model: nn.Module,
     start: Callable[[nn.Module], Finetuning],
@@ -70,7 +93,7 @@ def train(
     observe: Observe | None = None,
     observe_at: Collection[int] = (),
 ) -> TrainingResult:
-    """Finetunes a model in place, with cross-entropy.
+    """Finetunes a model in place, with cross-entropy (of soft targets, where images are mixed).
 
     The outcome is a function of model, method, data and `arguments.identity()`: on one machine the
     same to the last bit, however often the run was stopped and resumed. The global random state of
@@ -132,9 +155,16 @@ class _Trainer:
         memory: PeakMemory,
     ) -> None:
         self.accelerator, self.arguments, self.memory = accelerator, arguments, memory
-        self.dataset, self.plain_model = dataset, model
+        check_settings(model, arguments)
+        self.dataset, self.plain_model = Augmented(dataset, arguments), model
+        self.mixing = Mixing(arguments)
+        layers = None if arguments.layer_decay == 1 else LayerDecay(model, arguments.layer_decay)
         self.finetuning = start(model)
+        if arguments.ema_decay is not None:
+            self.finetuning = Averaged(self.finetuning, arguments.ema_decay)
         groups = self.finetuning.param_groups(lr=arguments.lr, head_lr=arguments.head_lr)
+        if layers is not None:
+            groups = layers.apply(groups, model)
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         make = OPTIMIZERS[arguments.optimizer]
         optimizer = make(groups, lr=arguments.lr, weight_decay=arguments.weight_decay)
@@ -245,7 +275,7 @@ class _Trainer:
     def _loader(self) -> Any:
         settings = self.arguments
         batches = Batches(
-            len(self.dataset),  # type: ignore[arg-type]
+            len(self.dataset),
             settings.batch_size,
             settings.steps,
             settings.seed,
@@ -261,7 +291,9 @@ class _Trainer:
         return self.accelerator.prepare(loader)
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
-        loss = functional.cross_entropy(self.model(images), labels)
+        images, shares = self.mixing(images, self.progress.step)
+        smoothing = self.arguments.label_smoothing
+        loss = mixed_cross_entropy(self.model(images), labels, shares, smoothing)
         self.accelerator.backward(loss)
         if self.arguments.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.parameters, self.arguments.max_grad_norm)

@@ -1,0 +1,76 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+from gmixout.errors import ConfigError
+from gmixout.methods import METHODS, get_method
+from gmixout.training import TrainingArguments, check_settings
+from gmixout.training.layer_decay import LayerDecay
+
+DEPTH, DECAY, LR = 3, 0.5, 0.125
+
+TRAINED = [name for name in METHODS if get_method(name).trained == get_method(name)]
+
+
+def vit() -> nn.Module:
+    return timm.models.VisionTransformer(
+        img_size=8, patch_size=4, in_chans=1, num_classes=3, embed_dim=8, depth=DEPTH, num_heads=2
+    )
+
+
+def rates(name: str, decay: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Each trained parameter's rate before and after."""
+    model = vit()
+    layers = LayerDecay(model, decay)
+    options = {"rank": 2} if name == "shira" else {}
+    groups = get_method(name, **options).start(model, 0).param_groups(lr=LR, head_lr=LR)
+    names = {id(parameter): key for key, parameter in model.named_parameters()}
+
+    def by_name(groups):
+        return {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+
+    return by_name(groups), by_name(layers.apply(groups, model))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_rates_fall_with_the_distance_from_the_top(name):
+    before, after = rates(name, DECAY)
+    assert sorted(after) == sorted(before)
+    for key in after:
+        if key.startswith("blocks."):
+            exponent = DEPTH - int(key.split(".")[1])
+        else:
+            exponent = {"head": 0, "norm": 1}.get(key.split(".")[0], DEPTH + 1)  # as in timm
+        assert after[key] == pytest.approx(before[key] * DECAY**exponent), key
+
+
+def test_it_is_what_timm_does():
+    from timm.optim import param_groups_layer_decay
+
+    model = vit()
+    theirs = {
+        id(parameter): group["lr_scale"]
+        for group in param_groups_layer_decay(model, layer_decay=DECAY, weight_decay=0.0)
+        for parameter in group["params"]
+    }
+    groups = [{"params": list(model.parameters()), "lr": 1.0}]
+    ours = LayerDecay(model, DECAY).apply(groups, model)
+    assert {id(p): g["lr"] for g in ours for p in g["params"]} == theirs
+
+
+def test_groups_keep_what_they_are():
+    model = vit()
+    group = {"params": list(model.parameters()), "lr": 1.0, "weight_decay": 0.3, "name": "dense"}
+    split = LayerDecay(model, DECAY).apply([group], model)
+    assert len(split) == DEPTH + 2
+    assert {(part["weight_decay"], part["name"]) for part in split} == {(0.3, "dense")}
+    torch.optim.AdamW(split)
+
+
+def test_a_model_that_does_not_say_its_layers_is_refused_before_training():
+    arguments = TrainingArguments(layer_decay=0.7)
+    check_settings(vit(), arguments)
+    with pytest.raises(ConfigError, match=r"layer_decay=0\.7.*group_matcher.*Linear does not"):
+        check_settings(nn.Linear(2, 2), arguments)
+    check_settings(nn.Linear(2, 2), TrainingArguments())
