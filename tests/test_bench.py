@@ -1,4 +1,5 @@
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,15 @@ from toy_benchmark import foundation, toy
 
 from gmixout import bench, data
 from gmixout.bench import job as job_module
-from gmixout.errors import ConfigError, GmixoutError, StateError
+from gmixout.bench.folder import at_work
+from gmixout.errors import ConfigError, GmixoutError, StateError, TrainingError
 from gmixout.evaluation.records import RecordLog
 from gmixout.methods import get_method
+from gmixout.weightspace import uniform_soup
 
 QUICK = {"benchmark": "toy", "steps": 6, "batch_size": 8, "log_every_steps": 2}
+ALONE = {**QUICK, "workers": 1}
+"""For comparisons: this process does the work, so that patches hold."""
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +29,7 @@ def _toy(monkeypatch):
 @pytest.fixture
 def _no_report(monkeypatch):
     """Pages take longer to draw than toy models to train."""
-    monkeypatch.setattr(bench, "write_report", lambda folder: [])
+    monkeypatch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
 
 
 @pytest.fixture
@@ -32,9 +37,9 @@ def trainings(monkeypatch):
     """The runs that were trained, in order; counts calls of the training loop."""
     runs, train = [], job_module.train
 
-    def counting(model, start, dataset, arguments, checkpoint, run, on_progress):
+    def counting(model, start, dataset, arguments, checkpoint, run, *observing):
         runs.append(run)
-        return train(model, start, dataset, arguments, checkpoint, run, on_progress)
+        return train(model, start, dataset, arguments, checkpoint, run, *observing)
 
     monkeypatch.setattr(job_module, "train", counting)
     return runs
@@ -104,7 +109,7 @@ def test_zero_shot_is_the_foundation(tmp_path, trainings):
 @pytest.mark.usefixtures("_no_report")
 def test_compare_trains_each_run_once_and_only_what_is_missing(tmp_path, trainings):
     methods = [get_method("zero_shot"), get_method("full"), get_method("wise_ft", alphas=(0.5,))]
-    settings = {**QUICK, "lrs": (1e-3, 1e-2), "out": tmp_path}
+    settings = {**ALONE, "lrs": (1e-3, 1e-2), "out": tmp_path}
     first = bench.compare(methods=methods, seeds=(0,), **settings)
     assert len(trainings) == len(set(trainings)) == 2  # one a rate: wise_ft shares full's
     assert len(first) == 1 + 2 + 2
@@ -135,7 +140,7 @@ def test_compare_trains_each_run_once_and_only_what_is_missing(tmp_path, trainin
 @pytest.mark.usefixtures("_no_report")
 def test_a_comparison_that_died_is_completed(tmp_path, trainings, monkeypatch):
     methods = [get_method("full"), get_method("wise_ft", alphas=(0.2, 0.4, 0.6))]
-    settings = {**QUICK, "lrs": (1e-2,), "methods": methods}
+    settings = {**ALONE, "lrs": (1e-2,), "methods": methods}
     whole = bench.compare(out=tmp_path / "whole", **settings)
 
     make, made = job_module.make_record, []
@@ -158,7 +163,7 @@ def test_a_comparison_that_died_is_completed(tmp_path, trainings, monkeypatch):
 
 
 def test_config_of_a_run_has_the_keys_of_the_command(tmp_path):
-    bench.compare(methods=[get_method("full")], lrs=(1e-2,), out=tmp_path, **QUICK)
+    bench.compare(methods=[get_method("full")], lrs=(1e-2,), out=tmp_path, **ALONE)
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert config["methods"] == [{"class_path": "full", "init_args": {}}]
     assert (config["benchmark"], config["lrs"], config["steps"]) == ("toy", [0.01], 6)
@@ -219,7 +224,7 @@ def test_wrong_folders(tmp_path):
     full = {**QUICK, "method": get_method("full")}
     cases = {
         "gmixout finetune --out": lambda: bench.evaluate(empty),
-        "gmixout compare --out": lambda: bench.report(empty),
+        "gmixout compare --out": lambda: bench.report([empty]),
         "missing holds no model": lambda: bench.evaluate(tmp_path / "missing"),
         "cannot be read as a model": lambda: bench.evaluate(file),
         "is a file, not a folder": lambda: bench.finetune(out=file, **full),
@@ -254,5 +259,98 @@ def test_a_damaged_checkpoint_is_reported_and_kept(tmp_path):
 )
 def test_a_wrong_comparison_leaves_no_folder(tmp_path, settings, says):
     with pytest.raises(GmixoutError, match=says):
-        bench.compare(**{**QUICK, "out": tmp_path / "out", **settings})
+        bench.compare(**{**ALONE, "out": tmp_path / "out", **settings})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_soups_take_the_runs_of_their_seed(tmp_path, trainings):
+    methods = [get_method("full"), get_method("uniform_soup"), get_method("greedy_soup")]
+    settings = {**ALONE, "lrs": (1e-3, 1e-2), "seeds": (0, 1), "out": tmp_path}
+    found = bench.compare(methods=methods, **settings)
+    assert len(trainings) == 4  # soups train nothing
+    soups = [record for record in found if record.method == "uniform_soup"]
+    assert [(record.seed, record.lr, record.options["lrs"]) for record in soups] == [
+        (0, None, [1e-3, 1e-2]),
+        (1, None, [1e-3, 1e-2]),
+    ]
+    runs = [r for r in found if r.method == "full" and r.seed == 1]
+    assert soups[1].steps == sum(record.steps for record in runs)
+    states = [load_file(tmp_path / "runs" / r.run / "model.safetensors") for r in runs]
+    saved = load_file(tmp_path / "runs" / soups[1].run / "model.safetensors")
+    for key, value in uniform_soup(states).items():
+        assert torch.equal(saved[key], value)
+    assert bench.evaluate(tmp_path / "runs" / soups[1].run) == soups[1].accuracy
+    assert bench.compare(methods=methods, **settings, resume=True) == found
+    with pytest.raises(ConfigError, match="gmixout compare --methods greedy_soup"):
+        bench.finetune(method=get_method("greedy_soup"), out=tmp_path / "one", **QUICK)
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_run_that_fails_fails_alone(tmp_path, monkeypatch):
+    train = job_module.train
+
+    def diverging(model, start, dataset, arguments, *rest):
+        if arguments.lr == 1.0:
+            raise TrainingError("the loss is nan")
+        return train(model, start, dataset, arguments, *rest)
+
+    monkeypatch.setattr(job_module, "train", diverging)
+    settings = {**ALONE, "methods": [get_method("full"), get_method("uniform_soup")]}
+    with pytest.raises(TrainingError, match=r"1 of 2 runs failed.*full lr=1 seed=0: the loss is"):
+        bench.compare(lrs=(1.0, 1e-2), out=tmp_path, **settings)
+    assert [(r.method, r.options.get("lrs")) for r in records(tmp_path)] == [
+        ("full", None),
+        ("uniform_soup", [1e-2]),
+    ]
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_models_on_the_way_are_recorded(tmp_path):
+    method = get_method("gmixout")
+    found = bench.finetune(method=method, out=tmp_path, evaluate_every_steps=2, **QUICK)
+    assert [(record.step, record.final) for record in found] == [(2, False), (4, False), (6, True)]
+    assert len({record.run for record in found}) == 1
+    assert found[0].nll["id_test"] > found[-1].nll["id_test"]
+    assert found[0].train_loss > found[-1].train_loss
+    plain = bench.finetune(method=method, out=tmp_path / "plain", **QUICK)
+    assert plain[0].nll == found[-1].nll  # looking changes nothing
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_two_processes_cannot_write_one_folder(tmp_path):
+    settings = {**ALONE, "methods": [get_method("full")], "lrs": (1e-2,), "out": tmp_path}
+    bench.compare(**settings)
+    with at_work(tmp_path), pytest.raises(StateError, match="another gmixout process"):
+        bench.compare(**settings, resume=True)
+    bench.compare(**settings, resume=True)
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_models_of_different_starts_are_not_averaged(tmp_path, monkeypatch):
+    bench.finetune(method=get_method("full"), out=tmp_path / "a", **QUICK)
+    monkeypatch.setitem(data.BENCHMARKS, "toy", lambda: toy(foundation=other_foundation))
+    bench.finetune(method=get_method("full"), out=tmp_path / "b", **QUICK)
+    for make in (
+        lambda: bench.soup([tmp_path / "a", tmp_path / "b"], out=tmp_path / "c"),
+        lambda: bench.interpolate(tmp_path / "a", tmp_path / "b", out=tmp_path / "c"),
+    ):
+        with pytest.raises(StateError, match="share their pretrained start"):
+            make()
+    assert not (tmp_path / "c").exists()
+
+
+def other_foundation():
+    model = foundation()
+    with torch.no_grad():
+        model.head.bias += 1
+    return model
+
+
+def test_a_sweep_names_what_cannot_be_swept(tmp_path):
+    with pytest.raises(ConfigError, match=r"no option rate; its options: mask_rate, "):
+        bench.sweep(over={"rate": [0.5]}, out=tmp_path / "out", **ALONE)
+    with pytest.raises(ConfigError, match="no values to try for mask_rate"):
+        bench.sweep(over={"mask_rate": []}, out=tmp_path / "out", **ALONE)
+    with pytest.raises(ConfigError, match="workers=0"):
+        bench.compare(methods=[get_method("full")], out=tmp_path / "o", **{**ALONE, "workers": 0})

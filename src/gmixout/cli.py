@@ -1,5 +1,8 @@
 """The command line: `gmixout COMMAND`, generated from the signatures in `gmixout.bench`."""
 
+import inspect
+import itertools
+import os
 import re
 import sys
 import warnings
@@ -16,6 +19,7 @@ from gmixout.methods import METHODS
 COMMANDS: dict[str, Any] = {
     "finetune": bench.finetune,
     "compare": bench.compare,
+    "sweep": bench.sweep,
     "evaluate": bench.evaluate,
     "interpolate": bench.interpolate,
     "soup": bench.soup,
@@ -36,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # for methods and benchmarks of the user's own
     stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     with warnings.catch_warnings():
@@ -44,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             auto_cli(
                 COMMANDS,
-                args=[word for word in words if word != "--debug"],
+                args=as_options([word for word in words if word != "--debug"]),
                 parser_class=_Parser,
                 as_positional=False,
                 prog="gmixout",
@@ -62,6 +68,45 @@ def main(argv: Sequence[str] | None = None) -> int:
             stderr.print(f"gmixout: {error or 'stopped'}{way_on}")
             return 130
     return 0
+
+
+def as_options(words: Sequence[str]) -> list[str]:
+    """Puts what people type into the form that the parser reads.
+
+    - `gmixout report A B` stands for `gmixout report --folders [A,B]`: the words right after a
+      command are its first parameter, where that has no default.
+    - `--seeds 0,1,2` stands for `--seeds [0,1,2]` where a list is expected.
+    - `--method my.module:MyMethod` is the import path my.module.MyMethod.
+
+    Example:
+        >>> as_options(["evaluate", "runs/one"])
+        ['evaluate', '--model', 'runs/one']
+        >>> as_options(["compare", "--methods", "full,my.module:mine", "--seeds=0,1"])
+        ['compare', '--methods', '[full,my.module.mine]', '--seeds', '[0,1]']
+    """
+    if not words or words[0] not in COMMANDS:
+        return list(words)
+    command, *rest = words
+    parameters = inspect.signature(COMMANDS[command]).parameters
+    bare = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
+    subject = next((p.name for p in parameters.values() if p.default is p.empty), None)
+    if bare and subject:
+        rest = [f"--{subject}", ",".join(bare), *rest[len(bare) :]]
+    options = [
+        part for word in rest for part in (word.split("=", 1) if word.startswith("--") else [word])
+    ]
+    for place, value in enumerate(options[1:], start=1):
+        name = options[place - 1].removeprefix("--")
+        known = parameters.get(name.partition(".")[0])
+        if not options[place - 1].startswith("--") or known is None:
+            continue
+        if name in ("method", "methods"):
+            value = re.sub(r"(?<=\w):(?=\w)", ".", value)
+        wants_list = re.search(r"\b(list|tuple)\[", str(known.annotation))
+        if wants_list and value[:1] not in "[{-" and value not in ("all", "null"):
+            value = f"[{value}]"
+        options[place] = value
+    return [command, *options]
 
 
 class _Parser(ArgumentParser):

@@ -5,6 +5,7 @@ entry's own type. Entries that are not floating point (a counter of batches, an 
 mean: they are taken from the first state.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -100,6 +101,20 @@ def greedy_soup(states: Sequence[State], score: Callable[[State], float]) -> dic
             members.append(states[candidate])
             soup, soup_score = trial, trial_score
     return soup
+
+
+def fingerprint(state: State) -> str:
+    """Returns 12 hexadecimal digits that tell these weights from others, name by name.
+
+    Models that were finetuned from the same weights lie in one basin of the loss and can be
+    averaged; models of different starts cannot. So a model file says what its start was.
+    """
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _has_mean(tensor: Tensor) -> bool:

@@ -3,18 +3,21 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from gmixout.errors import ConfigError, StateError
 from gmixout.files import write_atomically
+from gmixout.reports import REPORT_FILES
 
 CONFIG, RECORDS, MODEL, CHECKPOINT = (
     "config.yaml",
@@ -24,7 +27,7 @@ CONFIG, RECORDS, MODEL, CHECKPOINT = (
 )
 _MARK = "# A gmixout run: what was run, with every setting.\n"
 """First line of a run's config.yaml: what tells it from a folder of somebody else."""
-_OURS = (CONFIG, RECORDS, MODEL, CHECKPOINT, "report.html", "id_ood.png")
+_OURS = (CONFIG, RECORDS, MODEL, CHECKPOINT, *REPORT_FILES)
 
 
 def open_folder(
@@ -72,6 +75,27 @@ def open_folder(
     write_atomically(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Holds a run folder while it is written to; the system lets go when the process ends.
+
+    Raises:
+        StateError: Another process holds it.
+    """
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise StateError(
+            f"another gmixout process is at work in {folder}; wait for it, or give another --out"
+        ) from None
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a run's folder holds its final model, and nothing was left to do."""
+    return (folder / MODEL).exists() and not (folder / CHECKPOINT).exists()
+
+
 def save_model(path: Path, state: Mapping[str, Tensor], about: dict[str, Any]) -> None:
     """Writes weights as safetensors.
 
@@ -107,7 +131,7 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise StateError(f"{file} cannot be read as a model: {error}") from error
     try:
         known = json.loads(about or "")
-        if not {"benchmark", "run", "method", "options"} <= known.keys():
+        if not {"benchmark", "run", "method", "options", "pretrained"} <= known.keys():
             raise ValueError
     except (ValueError, AttributeError):
         raise StateError(f"{file} was not written by gmixout: it does not say what it is") from None

@@ -9,22 +9,24 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from gmixout.bench.folder import CHECKPOINT, MODEL, load_model, save_model
+from gmixout.bench.folder import CHECKPOINT, MODEL, is_trained, load_model, save_model
 from gmixout.data import Benchmark
 from gmixout.errors import StateError
 from gmixout.evaluation.metrics import evaluate
 from gmixout.evaluation.records import Record, RecordLog
-from gmixout.methods import METHODS, Method
+from gmixout.methods import METHODS, Finetuning, Method
 from gmixout.methods.zero_shot import zero_shot
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.batches import Batches
 from gmixout.training.loop import train
+from gmixout.weightspace import fingerprint
 
 State = Mapping[str, Tensor]
 
@@ -32,14 +34,22 @@ UNTRAINED: dict[str, Any] = {
     "lr": None,
     "head_lr": None,
     "seed": 0,
+    "step": 0,
     "steps": 0,
     "batch_size": None,
+    "training": {},
+    "train_loss": None,
     "trainable": 0,
     "seconds": 0.0,
     "step_seconds": None,
     "peak_memory_bytes": None,
 }
 """What a record says of the training of a model that was not trained."""
+_OWN_FIELDS = ("lr", "head_lr", "seed", "steps", "batch_size")
+"""Training settings that have a field of their own in a record; `training` holds the others."""
+_COSTS = ("trainable", "seconds", "step_seconds", "peak_memory_bytes")
+_LAST_LOSSES = 30
+"""Steps that a finished run's training loss is the mean of."""
 
 
 def method_spec(method: Method) -> dict[str, Any]:
@@ -94,12 +104,16 @@ def make_record(
     """
     model = load_weights(benchmark, state)
     device = PartialState().device
+    scores = evaluate(model, benchmark)
     return Record(
         run=run,
         benchmark=benchmark.name,
         method=method,
         options=options,
-        accuracy=evaluate(model, benchmark),
+        accuracy={name: each.accuracy for name, each in scores.items()},
+        nll={name: each.nll for name, each in scores.items()},
+        ece={name: each.ece for name, each in scores.items()},
+        examples={name: each.examples for name, each in scores.items()},
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
@@ -152,13 +166,12 @@ class Job:
             self.method.start(self.benchmark.foundation(), self.arguments.seed)
 
     def known(self, log: RecordLog) -> list[Record]:
-        """The records of models that were built on this run."""
-        return [record for record in log.read() if record.run == self.run]
+        """The records of finished models that were built on this run."""
+        return [record for record in log.read(self.run) if record.final]
 
     def is_finished(self, folder: Path, log: RecordLog) -> bool:
         """Whether the run is trained, saved and recorded."""
-        saved = (folder / MODEL).exists() and not (folder / CHECKPOINT).exists()
-        return saved and bool(self.known(log))
+        return is_trained(folder) and bool(self.known(log))
 
     def obtain(
         self, folder: Path, log: RecordLog, on_progress: Callable[[int, float], None]
@@ -179,12 +192,16 @@ class Job:
         if self.method is None:
             state, facts = self.pretrained(), {**UNTRAINED, "seed": self.arguments.seed}
         else:
-            state, facts = self._train(folder / CHECKPOINT, on_progress)
+            state, facts = self._train(folder / CHECKPOINT, log, on_progress)
         method = self.method or zero_shot()
-        about = {"benchmark": self.benchmark.name, "run": self.run}
-        save_model(
-            folder / MODEL, state, {**about, "method": method.name, "options": method.options}
-        )
+        about = {
+            "benchmark": self.benchmark.name,
+            "run": self.run,
+            "method": method.name,
+            "options": method.options,
+            "pretrained": fingerprint(self.pretrained()),
+        }
+        save_model(folder / MODEL, state, about)
         return state, facts
 
     def record(
@@ -214,23 +231,36 @@ class Job:
         return self.benchmark.foundation().state_dict()
 
     def _train(
-        self, checkpoint: Path, on_progress: Callable[[int, float], None]
+        self, checkpoint: Path, log: RecordLog, on_progress: Callable[[int, float], None]
     ) -> tuple[State, dict[str, Any]]:
-        assert self.method is not None
-        arguments = self.arguments
+        method, arguments = self.method, self.arguments
+        assert method is not None
+        every = arguments.evaluate_every_steps
+        settings = {name: getattr(arguments, name) for name in _OWN_FIELDS}
+        settings["training"] = {
+            name: value for name, value in arguments.identity().items() if name not in _OWN_FIELDS
+        }
+
+        def evaluate_on_the_way(step: int, finetuning: Finetuning, loss: float) -> None:
+            facts = {**UNTRAINED, **settings, "step": step, "train_loss": loss}
+            state = finetuning.snapshot()
+            make = partial(make_record, self.benchmark, self.run, method.name, method.options)
+            log.append(make(state, facts))
+
         result = train(
             self.benchmark.foundation(),
-            partial(self.method.start, seed=arguments.seed),
+            partial(method.start, seed=arguments.seed),
             self.benchmark.train,
             arguments,
             checkpoint,
             self.run,
             on_progress,
+            evaluate_on_the_way,
+            range(every, arguments.steps, every) if every else (),
         )
-        names = ("lr", "head_lr", "seed", "steps", "batch_size")
-        costs = ("trainable", "seconds", "step_seconds", "peak_memory_bytes")
-        facts = {name: getattr(arguments, name) for name in names}
-        return result.model.state_dict(), facts | {name: getattr(result, name) for name in costs}
+        facts = {name: getattr(result, name) for name in _COSTS}
+        facts |= {"step": arguments.steps, "train_loss": fmean(result.losses[-_LAST_LOSSES:])}
+        return result.model.state_dict(), settings | facts
 
 
 def _text(options: dict[str, Any]) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args, get_origin, get_type_hints
 
+from filelock import FileLock
+
 from gmixout.errors import StateError
 
 SCHEMA = 2
@@ -200,7 +202,9 @@ def _is_a(value: object, kind: Any) -> bool:
 
 
 class RecordLog:
-    """The records of a run folder, in one file that only ever grows. One writer at a time.
+    """The records of a run folder, in one file that only ever grows.
+
+    Several processes may append; a lock file beside it keeps their lines apart.
 
     A writer that is killed can leave one torn line at the end. Reading passes over it, and the
     next `append` cuts it off; anything else that is broken is an error, not a silent loss.
@@ -215,7 +219,8 @@ class RecordLog:
     def append(self, record: Record) -> None:
         """Write one record and return when it is on the disk."""
         line = record.to_json().encode() + b"\n"
-        with open(self.path, "a+b", buffering=0) as file:
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        with lock, open(self.path, "a+b", buffering=0) as file:
             file.seek(0)
             content = file.read()
             tail = content.rpartition(b"\n")[2]
@@ -226,8 +231,11 @@ class RecordLog:
             file.write(line)
             os.fsync(file.fileno())
 
-    def read(self) -> list[Record]:
-        """All records, in the order they were written; none when there is no file yet.
+    def read(self, run: str = "") -> list[Record]:
+        """The records in the order they were written; none when there is no file yet.
+
+        Args:
+            run: Hash of the training run whose records are wanted; empty: all.
 
         Raises:
             StateError: If a line other than a torn last one is broken; names file and line.
@@ -239,8 +247,11 @@ class RecordLog:
             lines.append(tail)
         records = []
         for number, line in enumerate(lines, start=1):
+            if run.encode() not in line:
+                continue
             try:
-                records.append(Record.from_json(line))
+                record = Record.from_json(line)
+                records += [record] if run in ("", record.run) else []
             except StateError as error:
                 raise StateError(
                     f"{self.path}, line {number}: {error}. Correct or remove that line; "

@@ -1,0 +1,133 @@
+"""`gmixout compare` and `gmixout sweep`: methods, or settings of one, under one protocol."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from gmixout.bench.folder import RECORDS, at_work, open_folder
+from gmixout.bench.grid import Grid
+from gmixout.bench.job import method_spec
+from gmixout.bench.report import present
+from gmixout.errors import ConfigError
+from gmixout.evaluation.records import Record, RecordLog
+from gmixout.methods import METHODS, Method, get_method
+from gmixout.training import TrainingArguments
+
+COMPARED = ("zero_shot", "full", "wise_ft", "random_mask", "mixout", "gmixout")
+LEVERS: dict[str, list[Any]] = {
+    "mask_rate": [0.8, 0.9, 0.95],
+    "anchor_decay": [0.5, 0.9, 0.97],
+    "resample_every": [3, 10, 30],
+}
+"""The three levers of the GMixout paper (arXiv 2510.06982, abstract): sparsity, anchor, frequency.
+"""
+
+
+def compare(
+    benchmark: str = "digits",
+    methods: list[Method] | Literal["all"] | None = None,
+    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
+    seeds: tuple[int, ...] = (0,),
+    out: Path = Path("runs/compare-digits"),
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **training: Any,
+) -> list[Record]:
+    """Compares finetuning methods under one protocol, each over several learning rates.
+
+    A training run is recognised by what it is: methods that build on the same run (wise_ft on full
+    finetuning) share it, and a resumed comparison trains only what is missing. So methods, learning
+    rates and seeds can be added to a folder with `--resume`. The page in the folder, report.html,
+    is refreshed meanwhile.
+
+    Args:
+        benchmark: Name of the benchmark, or `module:function` of your own that returns one.
+        methods: The methods, `full,gmixout` say, or `all`; by default zero_shot, full, wise_ft,
+            random_mask, mixout and gmixout. `module:Class` is a method of your own.
+        lrs: Learning rates each method is run with: a method is a curve over them, not a point.
+        seeds: Each method is run with each of them.
+        out: Folder for config.yaml, records.jsonl, the report and a folder a run.
+        workers: Runs at a time; by default one for each GPU, or, for models too small for several
+            threads, one for each core.
+        resume: Go on with the comparison in the folder.
+        overwrite: Delete the comparison in the folder first.
+        **training: Fields of `TrainingArguments`.
+
+    Raises:
+        GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
+            finished all the same).
+    """
+    if methods is None or methods == "all":
+        names: Sequence[str] = COMPARED if methods is None else tuple(METHODS)
+        methods = [get_method(name) for name in names]
+    settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
+    grid = Grid(benchmark, methods, lrs, seeds, settings, out)
+    what = {"methods": [method_spec(method) for method in methods]}
+    return _carry_out(grid, what, workers, resume, overwrite)
+
+
+def sweep(
+    benchmark: str = "digits",
+    method: Method = get_method("gmixout"),  # noqa: B008 - frozen
+    over: dict[str, list[Any]] | None = None,
+    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
+    seeds: tuple[int, ...] = (0,),
+    out: Path = Path("runs/sweep-digits"),
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **training: Any,
+) -> list[Record]:
+    """Runs one method with every combination of some options, each over several learning rates.
+
+    Without `over` these are the three levers of the GMixout paper: mask_rate, anchor_decay and
+    resample_every.
+
+    Args:
+        benchmark: Name of the benchmark, or `module:function` of your own that returns one.
+        method: The method; options that are not swept follow as `--method.NAME VALUE`.
+        over: Values by option: `--over.mask_rate 0.8,0.9 --over.structure row,column`.
+        lrs: Learning rates each combination is run with: it is a curve over them, not a point.
+        seeds: Each combination is run with each of them.
+        out: Folder for config.yaml, records.jsonl, the report and a folder a run.
+        workers: Runs at a time, see compare.
+        resume: Go on with the sweep in the folder.
+        overwrite: Delete the sweep in the folder first.
+        **training: Fields of `TrainingArguments`.
+
+    Raises:
+        GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
+            finished all the same).
+    """
+    over = LEVERS if over is None else over
+    if unknown := sorted(over.keys() - method.options.keys()):
+        raise ConfigError(
+            f"sweep: method {method.name} has no option {', '.join(unknown)}; "
+            f"its options: {', '.join(method.options) or 'none'}"
+        )
+    if empty := sorted(name for name, values in over.items() if not values):
+        raise ConfigError(f"sweep: no values to try for {', '.join(empty)}")
+    combinations = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
+    methods = [replace(method, **options) for options in combinations]  # type: ignore[type-var]
+    settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
+    grid = Grid(benchmark, methods, lrs, seeds, settings, out)
+    return _carry_out(
+        grid, {"method": method_spec(method), "over": over}, workers, resume, overwrite
+    )
+
+
+def _carry_out(
+    grid: Grid, what: dict[str, Any], workers: int | None, resume: bool, overwrite: bool
+) -> list[Record]:
+    config = {"benchmark": grid.name, **what, **grid.settings()}
+    open_folder(grid.out, config, resume, overwrite, (*what, *grid.may_change()))
+    with at_work(grid.out):
+        try:
+            grid.carry_out(workers)
+        finally:
+            if RecordLog(grid.out / RECORDS).read():
+                records = present(grid.out)
+    return records

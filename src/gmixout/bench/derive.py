@@ -1,0 +1,108 @@
+"""`gmixout interpolate` and `gmixout soup`: models made of the weights of finished runs."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from gmixout import weightspace
+from gmixout.bench.folder import MODEL, RECORDS, load_model, open_folder, save_model
+from gmixout.bench.job import UNTRAINED, about_model, hash_of, load_weights, make_record
+from gmixout.bench.report import present
+from gmixout.bench.threads import few_threads
+from gmixout.data import Benchmark, load_benchmark
+from gmixout.errors import StateError
+from gmixout.evaluation import metrics
+from gmixout.evaluation.records import Record, RecordLog
+
+State = Mapping[str, Tensor]
+
+
+def interpolate(
+    a: Path,
+    b: Path,
+    alpha: float = 0.5,
+    out: Path = Path("runs/interpolate"),
+    overwrite: bool = False,
+) -> list[Record]:
+    """Interpolates between the weights of two runs and evaluates the result.
+
+    Args:
+        a: Folder of the run at alpha 0.
+        b: Folder of the run at alpha 1.
+        alpha: Share of b, from 0 to 1.
+        out: Folder for the result.
+        overwrite: Delete the run in the folder first.
+
+    Raises:
+        GmixoutError: A folder holds no model, the models do not share their pretrained start, or
+            alpha is out of range.
+    """
+    (state_a, state_b), benchmark, pretrained = _load_models([a, b])
+    state = weightspace.interpolate(state_a, state_b, alpha)
+    options = {"alpha": alpha, "a": str(a), "b": str(b)}
+    return _write(out, benchmark, "interpolate", options, state, pretrained, overwrite)
+
+
+def soup(
+    models: list[Path],
+    kind: Literal["greedy", "uniform"] = "greedy",
+    out: Path = Path("runs/soup"),
+    overwrite: bool = False,
+) -> list[Record]:
+    """Averages the weights of several runs and evaluates the result.
+
+    Args:
+        models: Folders of the runs.
+        kind: All of them, or greedily those that do not lower in-domain validation accuracy.
+        out: Folder for the result.
+        overwrite: Delete the run in the folder first.
+
+    Raises:
+        GmixoutError: A folder holds no model, or the models do not share their pretrained start.
+    """
+    states, benchmark, pretrained = _load_models(models)
+
+    def score(state: weightspace.State) -> float:
+        return metrics.accuracy(load_weights(benchmark, state), benchmark.id_val)
+
+    with few_threads(benchmark):
+        mix = partial(weightspace.greedy_soup, score=score)
+        state = mix(states) if kind == "greedy" else weightspace.uniform_soup(states)
+    options = {"models": [str(model) for model in models]}
+    return _write(out, benchmark, f"{kind}_soup", options, state, pretrained, overwrite)
+
+
+def _load_models(paths: Sequence[Path]) -> tuple[list[State], Benchmark, str]:
+    """The weights of several runs, their benchmark, and the fingerprint of their common start."""
+    loaded = [load_model(path) for path in paths]
+    for what, says in (("benchmark", "are of"), ("pretrained", "were finetuned from")):
+        found = {about[what]: path for path, (_, about) in zip(paths, loaded, strict=True)}
+        if len(found) != 1:
+            each = ", ".join(f"{path} {value}" for value, path in found.items())
+            raise StateError(
+                f"the models {says} different {what}s ({each or 'no model given'}); weights can "
+                "be averaged only over runs of one benchmark that share their pretrained start"
+            )
+    about = loaded[0][1]
+    return [state for state, _ in loaded], load_benchmark(about["benchmark"]), about["pretrained"]
+
+
+def _write(
+    out: Path,
+    benchmark: Benchmark,
+    method: str,
+    options: dict[str, Any],
+    state: State,
+    pretrained: str,
+    overwrite: bool,
+) -> list[Record]:
+    run = hash_of({"benchmark": benchmark.name, "method": method, **options})
+    with few_threads(benchmark):
+        record = make_record(benchmark, run, method, options, state, UNTRAINED)
+    open_folder(out, options, resume=False, overwrite=overwrite)
+    save_model(out / MODEL, state, about_model(record) | {"pretrained": pretrained})
+    RecordLog(out / RECORDS).append(record)
+    return present(out)

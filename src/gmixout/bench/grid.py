@@ -1,0 +1,258 @@
+"""Many runs on one benchmark: every method with every learning rate and seed."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.progress import Progress
+
+from gmixout.bench.folder import MODEL, RECORDS, is_trained, load_model, save_model
+from gmixout.bench.job import UNTRAINED, Job, about_model, hash_of, load_weights, make_record
+from gmixout.bench.progress import RunBar, bars
+from gmixout.bench.threads import few_threads, is_small
+from gmixout.bench.workers import carry_out, workers_for
+from gmixout.data import Benchmark, load_benchmark
+from gmixout.errors import ConfigError, TrainingError
+from gmixout.evaluation import metrics
+from gmixout.evaluation.records import Record, RecordLog
+from gmixout.methods import Method
+from gmixout.reports import write_report
+from gmixout.training import TrainingArguments, TrainingInterrupted
+from gmixout.weightspace import State
+
+RUNS = "runs"
+"""Folder inside a comparison's that holds a folder for each run."""
+_LIVE_SECONDS = 20.0
+"""Least time between two refreshes of the page while runs are under way."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run and the methods that build their models on it."""
+
+    benchmark: str
+    method: Method | None
+    arguments: TrainingArguments
+    builders: tuple[Method, ...]
+    out: Path
+
+    @cached_property
+    def job(self) -> Job:
+        """The run with its benchmark loaded, once a process."""
+        return Job(_loaded(self.benchmark), self.method, self.arguments)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's model goes."""
+        return self.out / RUNS / self.job.run
+
+    def __call__(self, on_progress: Callable[[int, float], None]) -> None:
+        """Trains, evaluates and records what is not there yet."""
+        log = RecordLog(self.out / RECORDS)
+        state, facts = self.job.obtain(self.folder, log, on_progress)
+        for method in self.builders:
+            self.job.record(method, state, facts, log)
+        self.job.finish(self.folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the loaded benchmark out: another process loads its own."""
+        return {name: value for name, value in vars(self).items() if name != "job"}
+
+
+class Grid:
+    """The runs of a comparison, planned before anything is written.
+
+    Args:
+        benchmark: Its name, or `module:function`.
+        methods: The methods; several may build on one training run.
+        lrs: Learning rates each is run with.
+        seeds: Seeds each is run with.
+        settings: All else about the training of each.
+        out: Folder for records and runs.
+
+    Raises:
+        GmixoutError: A setting is wrong, or a method cannot be used on this model.
+    """
+
+    def __init__(
+        self,
+        benchmark: str,
+        methods: Sequence[Method],
+        lrs: Sequence[float],
+        seeds: Sequence[int],
+        settings: TrainingArguments,
+        out: Path,
+    ) -> None:
+        if not (methods and lrs and seeds):
+            raise ConfigError("a comparison needs at least one method, one lr and one seed")
+        self.name, self.out = benchmark, out
+        self._settings, self._lrs, self._seeds = settings, list(lrs), list(seeds)
+        self._pooling = [method for method in methods if method.pools]
+        runs: dict[str, Run] = {}
+        for seed, lr, method in product(dict.fromkeys(seeds), dict.fromkeys(lrs), methods):
+            run = Run(benchmark, method.trained, replace(settings, lr=lr, seed=seed), (), out)
+            run = runs.get(run.job.run, run)
+            builders = run.builders if method.pools else (*run.builders, method)
+            runs[run.job.run] = replace(run, builders=builders)
+        self.runs = list(runs.values())
+        self.benchmark: Benchmark = self.runs[0].job.benchmark
+        for run in {run.method: run for run in self.runs}.values():
+            run.job.check()
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values by name, as the command line spells them."""
+        training = {k: v for k, v in asdict(self._settings).items() if k not in ("lr", "seed")}
+        return {"lrs": self._lrs, "seeds": self._seeds, **training}
+
+    def may_change(self) -> tuple[str, ...]:
+        """Names of settings that a resumed comparison may change."""
+        return "lrs", "seeds", *self._settings.conduct()
+
+    def carry_out(self, workers: int | None) -> None:
+        """Trains what is missing, then makes the models of several runs.
+
+        Args:
+            workers: Runs at a time; None: see `workers_for`.
+
+        Raises:
+            ConfigError: `workers` is below 1.
+            TrainingError: Some runs failed; all others are finished and recorded.
+            TrainingInterrupted: After Ctrl-C; what was begun goes on with `--resume`.
+        """
+        count, threads = workers_for(is_small(self.benchmark))
+        if workers is not None:
+            if workers < 1:
+                raise ConfigError(f"workers={workers} is not allowed: it must be at least 1")
+            count, threads = workers, max(1, count * threads // workers)
+        log = RecordLog(self.out / RECORDS)
+        finished, failed = 0, []
+        live = _LivePage(self.out)
+        with bars() as progress, _single_thread_if(count == 1, self.benchmark):
+            total = progress.add_task("all runs", total=len(self.runs))
+            under_way = _Bars(progress, self.runs)
+            try:
+                for number, error in carry_out(self.runs, count, threads, under_way.advance):
+                    under_way.remove(number)
+                    progress.advance(total)
+                    finished += 1
+                    if error is not None:
+                        failed.append(f"{self.runs[number].job.title}: {error}")
+                    live.refresh(f"{finished} of {len(self.runs)} runs")
+            except KeyboardInterrupt:
+                raise TrainingInterrupted(
+                    f"stopped with {finished} of {len(self.runs)} runs finished"
+                ) from None
+        with few_threads(self.benchmark):
+            self._pool(log)
+        if failed:
+            raise TrainingError(
+                f"{len(failed)} of {len(self.runs)} runs failed, the others are recorded in "
+                f"{self.out}: " + "; ".join(failed)
+            )
+
+    def _pool(self, log: RecordLog) -> None:
+        """Makes, evaluates and records the models that methods make of all runs of a seed."""
+        for seed in dict.fromkeys(self._seeds):
+            for method in self._pooling:
+                parts = [
+                    run
+                    for run in self.runs
+                    if run.method == method.trained
+                    and run.arguments.seed == seed
+                    and is_trained(run.folder)
+                ]
+                if parts:
+                    self._pool_runs(method, parts, log)
+
+    def _pool_runs(self, method: Method, parts: list[Run], log: RecordLog) -> None:
+        names = [part.job.run for part in parts]
+        options = method.options | {"lrs": [part.arguments.lr for part in parts]}
+        run = hash_of({"benchmark": self.benchmark.name, "method": method.name, "runs": names})
+        if log.read(run):
+            return
+        loaded = [load_model(part.folder) for part in parts]
+
+        def score(state: State) -> float:
+            return metrics.accuracy(load_weights(self.benchmark, state), self.benchmark.id_val)
+
+        state = method.pool([weights for weights, _ in loaded], score)
+        ingredients = [part.job.known(log)[0] for part in parts]
+        record = make_record(
+            self.benchmark, run, method.name, options, state, _facts_of_several(ingredients)
+        )
+        about = about_model(record) | {"pretrained": loaded[0][1]["pretrained"]}
+        save_model(self.out / RUNS / run / MODEL, state, about)
+        log.append(record)
+
+
+def _facts_of_several(records: Sequence[Record]) -> dict[str, Any]:
+    """What a record says of the training of a model made of several runs: all of it together."""
+    first = records[0]
+    steps = sum(record.steps for record in records)
+    times = [record.step_seconds for record in records if record.step_seconds is not None]
+    peaks = [r.peak_memory_bytes for r in records if r.peak_memory_bytes is not None]
+    return UNTRAINED | {
+        "seed": first.seed,
+        "head_lr": first.head_lr,
+        "step": steps,
+        "steps": steps,
+        "batch_size": first.batch_size,
+        "training": first.training,
+        "trainable": max(record.trainable for record in records),
+        "seconds": sum(record.seconds for record in records),
+        "step_seconds": median(times) if times else None,
+        "peak_memory_bytes": max(peaks, default=None),
+    }
+
+
+class _Bars:
+    """A progress bar for each run under way."""
+
+    def __init__(self, progress: Progress, runs: Sequence[Run]) -> None:
+        self._progress, self._runs = progress, runs
+        self._bars: dict[int, RunBar] = {}
+
+    def advance(self, number: int, step: int, loss: float) -> None:
+        """Moves the bar of a run."""
+        if number not in self._bars:
+            run = self._runs[number]
+            self._bars[number] = RunBar(self._progress, run.job.title, run.arguments.steps)
+        self._bars[number].advance(step, loss)
+
+    def remove(self, number: int) -> None:
+        """Takes away the bar of a run that is done."""
+        if number in self._bars:
+            self._bars.pop(number).remove()
+
+
+class _LivePage:
+    """The page of a comparison that is still going on, refreshed now and then."""
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._last = out, time.monotonic()
+
+    def refresh(self, running: str) -> None:
+        """Writes the page anew unless that was done a moment ago."""
+        if time.monotonic() - self._last > _LIVE_SECONDS:
+            write_report(self._out, running=running)
+            self._last = time.monotonic()
+
+
+@contextmanager
+def _single_thread_if(inline: bool, benchmark: Benchmark) -> Iterator[None]:
+    if not inline:
+        yield
+        return
+    with few_threads(benchmark):
+        yield
+
+
+@lru_cache(maxsize=1)
+def _loaded(benchmark: str) -> Benchmark:
+    return load_benchmark(benchmark)

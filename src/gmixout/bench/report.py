@@ -1,0 +1,45 @@
+"""`gmixout report`: tables, pictures and the page once more, from records alone."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from gmixout.bench.folder import RECORDS
+from gmixout.errors import ConfigError
+from gmixout.evaluation.records import Record, RecordLog
+from gmixout.reports import write_report
+from gmixout.reports.table import print_tables
+
+
+def report(folders: list[Path], out: Path | None = None, reference: str = "full") -> None:
+    """Makes the tables, the pictures and the page of one or several run folders.
+
+    Args:
+        folders: Folders that finetune, compare, sweep, interpolate or soup wrote, of one benchmark.
+        out: Folder for the files; by default the run folder, which must be a single one then.
+        reference: The method that the others are compared with at matched in-domain accuracy.
+
+    Raises:
+        ConfigError: The reference was not run, or several folders and no `out` are given.
+        StateError: A folder holds no records, or the records are of several benchmarks.
+    """
+    if out is None and len(folders) != 1:
+        raise ConfigError(
+            f"report on {len(folders)} folders: give at least one, and with several an --out"
+        )
+    records = [record for each in folders for record in RecordLog(each / RECORDS).read()]
+    methods = sorted({record.method for record in records})
+    if reference != "full" and methods and reference not in methods:
+        raise ConfigError(
+            f"reference={reference!r} was not run there; there is {', '.join(methods)}"
+        )
+    written = write_report(folders, out=out, reference=reference)
+    console = Console()
+    print_tables(records, console, reference)
+    console.print("Written:", *written, soft_wrap=True, highlight=False)
+
+
+def present(folder: Path) -> list[Record]:
+    """What every job ends with: the report on its folder. Returns the folder's records."""
+    report([folder])
+    return RecordLog(folder / RECORDS).read()
