@@ -47,7 +47,7 @@ def test_alpha_scales_the_change():
 
 
 def test_dora_gives_each_row_a_trained_length_and_lora_its_direction():
-    run = Run(get_method("dora", rank=1), vit(), lr=0.1).steps(3)
+    run = Run(get_method("dora", rank=1, alpha=1), vit(), lr=0.1).steps(3)
     name = "blocks.0.mlp.fc1"
     layer = run.model.get_submodule(name)
     adapter = {key: value.detach() for key, value in layer.named_parameters() if "lora" in key}
@@ -144,7 +144,7 @@ def test_adapters_do_not_depend_on_the_global_generator(name):
         (
             "shira",
             nn.Sequential(nn.Conv2d(2, 2, 3)),
-            "shira adapts linear layers, and outside of its head",
+            "shira adapts linear layers, and outside",
         ),
         ("lora", nn.Sequential(nn.Flatten()), "lora adapts linear and ungrouped convolutional"),
         ("dora", nn.Sequential(nn.Conv2d(2, 2, 3, groups=2)), "dora adapts linear and ungrouped"),
