@@ -25,7 +25,7 @@ from gmixout.methods import METHODS, Finetuning, Method
 from gmixout.methods.zero_shot import zero_shot
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.batches import Batches
-from gmixout.training.loop import train
+from gmixout.training.loop import check_settings, train
 from gmixout.weightspace import fingerprint
 
 State = Mapping[str, Tensor]
@@ -163,6 +163,7 @@ class Job:
         """
         if self.method is not None:
             Batches.check(len(self.benchmark.train), self.arguments.batch_size)  # type: ignore[arg-type]
+            check_settings(self.benchmark.foundation(), self.arguments)
             self.method.start(self.benchmark.foundation(), self.arguments.seed)
 
     def known(self, log: RecordLog) -> list[Record]:
