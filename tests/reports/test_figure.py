@@ -1,24 +1,59 @@
-import matplotlib
-import pytest
+from itertools import pairwise
 
-from gmixout.reports.figure import id_ood_figure, save_id_ood_figure
+import matplotlib as mpl
+import pytest
+from report_records import poisoned
+
+from gmixout.reports.figure import (
+    LIGHT,
+    cost_figure,
+    id_ood_figure,
+    save_cost_figure,
+    save_id_ood_figure,
+)
+from gmixout.reports.rows import rows_of
 from gmixout.reports.style import focus, paths_of, point_of, rate, whole
-from gmixout.reports.table import rows_of
 
 
 def cells_of(records):
     return [row.cell for row in rows_of(records)]
 
 
+def names_in(figure):
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
 def test_every_method_is_in_the_legend_and_every_setting_in_the_picture(records):
     figure = id_ood_figure(records)
-    (legend,) = figure.legends
-    names = [text.get_text() for text in legend.get_texts()]
-    assert names == list(dict.fromkeys(row.label for row in rows_of(records)))
+    assert names_in(figure) == list(dict.fromkeys(row.label for row in rows_of(records)))
     drawn = {
         tuple(line.get_xydata()[0]) for line in figure.axes[0].lines if len(line.get_xdata()) == 1
     }
     assert {tuple(point_of(cell)) for cell in cells_of(records)} <= drawn
+
+
+def test_of_many_methods_some_are_grey_and_named_beside_their_points(every_method):
+    figure = id_ood_figure(every_method)
+    beside = [text for text in figure.axes[-1].texts if text.get_text()]
+    names = [text.get_text() for text in beside]
+    assert len(names_in(figure)) < 12
+    assert not set(names) & set(names_in(figure))
+    view = focus(cells_of(every_method))
+    seen = {
+        row.label
+        for row in rows_of(every_method)
+        if row.selected and view.holds(point_of(row.cell))
+    }
+    assert seen <= set(names) | set(names_in(figure))
+    # none over another
+    places = sorted(text.xyann[1] for text in beside)
+    gaps = [high - low for low, high in pairwise(places)]
+    assert min(gaps) > 0.04 * (view.ood[1] - view.ood[0])
+    grey = [line for line in figure.axes[-1].lines if line.get_color() == LIGHT]
+    light = [row for row in rows_of(every_method) if not row.style.main]
+    # one line a curve, one marker a setting
+    assert len(grey) == len({row.cell.series for row in light}) + len(light)
 
 
 def test_the_close_up_shows_the_trade_offs_and_not_the_outliers(records):
@@ -46,24 +81,52 @@ def test_lines_over_alpha_end_at_the_models_they_interpolate(records):
         assert [cell.alpha for cell in line[1:-1]] == sorted(cell.alpha for cell in line[1:-1])
 
 
-def test_one_seed_has_no_bars(records):
-    assert id_ood_figure(records).axes[-1].containers
+def test_one_seed_has_no_ellipses(records):
+    assert id_ood_figure(records).axes[-1].patches
     one = id_ood_figure([record for record in records if record.seed == 0])
-    assert not one.axes[-1].containers
+    assert not one.axes[-1].patches
     assert "One seed" in one._supxlabel.get_text()
 
 
+def test_costs_are_those_of_the_chosen_settings(records):
+    figure = cost_figure(records)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["train %", "step ms", "mem MB"]
+    chosen = [row for row in rows_of(records) if row.selected and row.cell.lr is not None]
+    assert names_in(figure) == [row.label for row in chosen]
+    for axes in figure.axes:
+        drawn = {round(container.lines[0].get_ydata()[0], 6) for container in axes.containers}
+        assert drawn == {round(point_of(row.cell).ood, 6) for row in chosen}
+        assert axes.get_xlim()[0] == 0
+
+
+@pytest.mark.parametrize("save", [save_id_ood_figure, save_cost_figure])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_few_records_make_a_picture(records, count, tmp_path):
-    path = save_id_ood_figure(records[:count], tmp_path / "id_ood.png")
+def test_few_records_make_a_picture(records, count, save, tmp_path):
+    path = save(records[:count], tmp_path / "picture.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_equal_records_make_equal_files(records, tmp_path):
+    for kind in ("png", "svg"):
+        first = save_id_ood_figure(records[:5], tmp_path / f"one.{kind}").read_bytes()
+        assert save_id_ood_figure(records[:5], tmp_path / f"two.{kind}").read_bytes() == first
+
+
+def test_names_are_no_mathematics_and_no_markup(records, tmp_path):
+    odd = [
+        type(record)(**{**record.__dict__, "method": r"a_$\frac$" + record.method})
+        for record in poisoned(records)
+    ]
+    for save in (save_id_ood_figure, save_cost_figure):
+        svg = save(odd, tmp_path / "odd.svg").read_text()
+        assert "<script" not in svg
+
+
 def test_global_settings_of_matplotlib_are_untouched(records, tmp_path):
-    before = dict(matplotlib.rcParams)
-    save_id_ood_figure(records, tmp_path / "id_ood.png")
-    assert dict(matplotlib.rcParams) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["id_ood.png"]
+    before = dict(mpl.rcParams)
+    save_id_ood_figure(records, tmp_path / "id_ood.svg")
+    assert dict(mpl.rcParams) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["id_ood.svg"]
 
 
 def test_rates_read_as_people_write_them():

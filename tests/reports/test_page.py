@@ -1,12 +1,27 @@
 import json
 import re
-from dataclasses import replace
+import time
 from html.parser import HTMLParser
+from statistics import median
 
 import pytest
+from report_records import (
+    EVIL,
+    all_methods,
+    data_of,
+    make_records,
+    make_sweep,
+    on_the_way,
+    poisoned,
+)
 
-from gmixout.reports.page import page
-from gmixout.reports.table import rows_of
+from gmixout.evaluation.selection import RULES
+from gmixout.reports.page import DASHES, GLYPHS, page
+from gmixout.reports.page.data import MAX_CURVES, switches_of
+from gmixout.reports.rows import rows_of
+from gmixout.reports.style import STYLES, point_of
+
+CONFIGS = {"runs/one": "benchmark: digits\n"}
 
 
 class Document(HTMLParser):
@@ -15,6 +30,7 @@ class Document(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.open, self.text, self.scripts = [], [], {}, []
+        self.data = data_of(text)
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -34,14 +50,18 @@ class Document(HTMLParser):
         elif self.open:
             self.text[self.open[-1]] = self.text.get(self.open[-1], "") + data
 
-    @property
-    def figure(self):
-        return json.loads(self.scripts[1])
+    def having(self, tag, attribute):
+        return [a for t, a in self.tags if t == tag and attribute in a]
 
 
 @pytest.fixture(scope="module")
 def document(records):
-    return Document(page(records, "benchmark: digits\n"))
+    return Document(page(records, CONFIGS))
+
+
+@pytest.fixture(scope="module")
+def large(every_method):
+    return Document(page(on_the_way(every_method), CONFIGS))
 
 
 def test_nothing_is_fetched(document):
@@ -52,31 +72,146 @@ def test_nothing_is_fetched(document):
     style = document.text["style"]
     assert "url(" not in style
     assert "@import" not in style
-    (policy,) = (a["content"] for _, a in document.tags if a.get("http-equiv"))
+    policy = next(
+        a["content"] for _, a in document.tags if a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy.startswith("default-src 'none'")
     assert "http" not in policy
 
 
-def test_every_setting_is_in_the_table_and_in_the_picture(document, records):
-    rows = rows_of(records)
-    labels = document.text["td"]
-    names = {trace.get("name") for trace in document.figure["data"]}
-    for row in rows:
-        assert row.label in labels
-        assert row.label in names
-    assert (
-        sum(
-            attributes.get("class") == "selected"
-            for tag, attributes in document.tags
-            if tag == "tr"
-        )
-        == 5
-    )
-    hovers = [text for trace in document.figure["data"] for text in trace.get("text") or []]
-    # every single model of several seeds, and every mean
-    assert sum("seed 1" in text for text in hovers) == len(rows) - 1
-    assert any("WiSE-FT</b> · lr 1e-3, alpha 0.5, mean of 3 seeds" in text for text in hovers)
-    assert all("corrupted/2" in text and "fonts" in text for text in hovers)
+def test_every_setting_is_in_the_table_and_every_run_in_the_data(large, every_method):
+    rows = rows_of(every_method)
+    table_rows = large.having("tr", "data-rules")
+    assert len(table_rows) == len(rows) == len(large.data["cells"])
+    for attributes, row in zip(table_rows, rows, strict=True):
+        assert set(attributes["data-rules"].split()) == row.chosen_by
+        assert row.label in large.text["td"]
+    runs = [tuple(run) for cell in large.data["cells"] for run in cell["runs"]]
+    assert len(runs) == len(every_method)
+    assert {(100 * r.id, 100 * r.ood) for r in every_method} == set(runs)
+    for rule in RULES.values():
+        assert rule.note in large.text["dd"]
+    assert {*RULES, ""} <= {a["value"] for a in large.having("option", "value")}
+
+
+def test_every_method_has_a_switch_and_a_sign_of_its_own(large):
+    assert len(large.having("input", "data-group")) == len(STYLES)
+    assert len(large.having("input", "data-main")) == sum(s.main for s in STYLES.values())
+    assert {style.symbol for style in STYLES.values()} <= set(GLYPHS)
+    assert {style.dash for style in STYLES.values()} <= set(DASHES)
+    groups = {cell["series"] for cell in large.data["cells"]}
+    assert {series["group"] for series in large.data["series"]} == groups
+
+
+def test_the_variants_of_a_large_sweep_share_a_switch(sweep):
+    few = rows_of(sweep)
+    assert len(switches_of(few)) == len({row.cell.series for row in few})
+    wide = [
+        type(r)(**{**r.__dict__, "options": {**r.options, "k": k}, "run": f"{r.run}{k}"})
+        for r in sweep
+        for k in range(4)
+    ]
+    many = rows_of(wide)
+    assert len({row.cell.series for row in many}) > MAX_CURVES
+    assert [switch.label for switch in switches_of(many)] == ["GMixout", "LoRA"]
+
+
+def test_fronts_are_of_the_means_and_fall(document, records):
+    fronts = document.data["fronts"]
+    points = {tuple(point_of(row.cell)) for row in rows_of(records)}
+    for front in (fronts["overall"], *(own["points"] for own in fronts["own"])):
+        assert {tuple(point) for point in front} <= points
+        assert [x for x, _ in front] == sorted(x for x, _ in front)
+        assert [y for _, y in front] == sorted((y for _, y in front), reverse=True)
+    for x, y in points:
+        assert any(a >= x and b >= y for a, b in fronts["overall"])
+
+
+def test_every_method_that_has_a_curve_can_be_the_reference(large):
+    references = [each["reference"] for each in large.data["standings"]]
+    assert references[0] == "full"
+    assert {"gmixout", "lora", "mixout"} <= set(references)
+    assert len(large.having("div", "data-reference")) == len(references)
+    shown = [a for a in large.having("div", "data-reference") if "hidden" not in a]
+    assert [a["data-reference"] for a in shown] == ["0"]
+
+
+def test_only_differences_beyond_the_noise_are_emphasised(large, records):
+    differences = [
+        value
+        for standings in large.data["standings"]
+        for _, values in standings["differences"]
+        for value in values
+        if value
+    ]
+    clear = [value for value in differences if value["clear"]]
+    assert 0 < len(clear) < len(differences)
+    assert all(low > 0 or high < 0 for low, high in (value["bounds"] for value in clear))
+    assert sum("clear" in a["class"].split() for a in large.having("td", "class")) == len(clear)
+    one = Document(page([record for record in records if record.seed == 0], {}))
+    assert not one.having("td", "class")
+    assert not any(v["clear"] for s in one.data["standings"] for _, vs in s["differences"]
+                   for v in vs if v)  # fmt: skip
+
+
+def test_costs_are_of_the_chosen_settings(document, records):
+    cost = document.data["cost"]
+    chosen = [row for row in rows_of(records) if row.selected and row.cell.lr is not None]
+    assert len(cost["points"]) == len(chosen)
+    for point, row in zip(cost["points"], chosen, strict=True):
+        assert point["ood"][0][0] == pytest.approx(point_of(row.cell).ood)
+        assert len(point["ood"]) == len(cost["heights"])
+        assert len(point["costs"]) == len(cost["costs"])
+    reached = [each for point in cost["points"] for each in point["ood"][1:] if each]
+    assert reached
+
+
+def test_learning_curves_are_there_where_runs_were_evaluated_on_the_way(document, large):
+    assert document.data["learning"]["lines"] == []
+    assert "Learning curves" not in document.text["h2"]
+    lines = large.data["learning"]["lines"]
+    assert "Learning curves" in large.text["h2"]
+    chosen = [line["series"] for line in lines if line["chosen"]]
+    assert len(chosen) == len(set(chosen)) > 10
+    for line in lines:
+        assert line["steps"] == [100, 200, 300]
+        validation = [mean for mean, _ in line["values"][1]]
+        assert validation == sorted(validation)
+
+
+def test_a_sweep_shows_what_id_validation_chooses_at_each_point(document, sweep):
+    assert document.data["sweeps"] == []
+    gmixout, lora = Document(page(sweep, CONFIGS)).data["sweeps"]
+    # None, no resampling at all, comes after the rarest; an option that never varies is none
+    assert gmixout["options"] == [
+        ["mask_rate", ["0.5", "0.9"]],
+        ["resample_every", ["1", "10", "None"]],
+    ]
+    assert lora["options"] == [["rank", ["4", "8", "16"]]]
+    assert [plot["options"] for plot in gmixout["plots"]] == [
+        ["mask_rate"],
+        ["resample_every"],
+        ["mask_rate", "resample_every"],
+    ]
+    over_both = gmixout["plots"][-1]["points"]
+    assert len(over_both) == 6
+    ood = gmixout["measures"].index("OOD %")
+    for point in over_both:
+        mask, every = point["at"]
+        own = [
+            record
+            for record in sweep
+            if record.method == "gmixout"
+            and record.options["mask_rate"] == (0.5, 0.9)[mask]
+            and record.options["resample_every"] == (1, 10, None)[every]
+        ]
+        rate = max(own, key=lambda record: record.id_val).lr
+        best = [100 * record.ood for record in own if record.lr == rate]
+        assert point["best"][ood] == pytest.approx(sum(best) / len(best))
+    for point in gmixout["plots"][0]["points"]:
+        assert point["settings"] == 3
+        group = [p["best"][ood] for p in over_both if p["at"][0] == point["at"][0]]
+        assert point["median"][ood] == pytest.approx(median(group))
 
 
 def test_what_was_run_is_told(document):
@@ -84,44 +219,39 @@ def test_what_was_run_is_told(document):
     for fact in ("digits", "0, 1, 2", "300 of 32", "cpu, 2 threads", "2.15.0", "abc1234", "1e-3"):
         assert fact in facts
     assert "benchmark: digits" in document.text["pre"]
+    assert "runs/one" in document.text["summary"]
 
 
 def test_whatever_people_write_is_escaped(records):
-    evil = "</script><b>bold</b><script>alert(1)</script>"
-    poisoned = [
-        replace(
-            record,
-            benchmark=evil,
-            method=evil if record.method == "mixout" else record.method,
-            versions={evil: evil},
-            git=evil,
-            device=evil,
-            accuracy={("fonts" + evil.replace("/", "\\") if k == "fonts" else k): v
-                      for k, v in record.accuracy.items()},
-        )
-        for record in records
-    ]  # fmt: skip
-    document = Document(page(poisoned, f"benchmark: {evil}\n"))
+    text = page(poisoned(records), {EVIL: f"benchmark: {EVIL}\n"}, running=EVIL)
+    document = Document(text)
     assert "b" not in [tag for tag, _ in document.tags]
     assert len(document.scripts) == 3
-    assert evil in document.text["pre"]
-    assert evil in document.text["title"]
-    # plotly understands some HTML in names and hover texts
-    for trace in document.figure["data"]:
-        assert "<script" not in json.dumps(trace)
-        assert "<b>bold" not in json.dumps(trace)
+    assert EVIL in document.text["pre"]
+    assert EVIL in document.text["title"]
+    assert EVIL in json.dumps(document.data).replace('\\"', '"')
 
 
-def test_one_seed_one_record_one_method(records):
+@pytest.mark.parametrize("running", [None, "1 of 2"])
+def test_one_seed_one_record_one_method(records, running):
     for some in (records[:1], records[1:2], [r for r in records if r.method == "gmixout"]):
-        document = Document(page(some, ""))
+        document = Document(page(some, {}, running=running))
         assert rows_of(some)[0].label in document.text["td"]
         assert "nothing to compare" in document.text["p"]
-    one = Document(page([record for record in records if record.seed == 0], ""))
+    one = Document(page([record for record in records if record.seed == 0], {}))
     assert "±" not in one.text["td"] + one.text.get("span", "")
 
 
 def test_sort_keys_are_numbers(document):
-    values = [a["data-value"] for tag, a in document.tags if tag == "td" and "data-value" in a]
+    values = [a["data-value"] for a in document.having("td", "data-value")]
     assert len(values) > 100
-    assert all(re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", value) for value in values)
+    assert all(re.fullmatch(r"(-?\d+(\.\d+)?(e-?\d+)?)?", value) for value in values)
+
+
+def test_the_page_of_a_running_comparison_is_made_fast():
+    records = [*on_the_way(make_records(all_methods(), 5)), *make_sweep()]
+    assert len(records) > 500
+    page(records[-3:], {}, running="0 of 60 runs")  # what is imported once
+    start = time.process_time()
+    page(records, CONFIGS, running="12 of 60 runs")
+    assert time.process_time() - start < 1.5

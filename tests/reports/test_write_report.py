@@ -1,27 +1,29 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from report_records import CONFIG, data_of, write_folder
 
 from gmixout.errors import StateError
 from gmixout.evaluation.records import RecordLog
-from gmixout.reports import write_report
+from gmixout.reports import REPORT_FILES, write_report
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_report_is_written_and_written_anew(run_folder, records):
     written = write_report(run_folder)
-    assert {path.name for path in written} == {"report.html", "id_ood.png"}
-    before = {path.name: path.read_bytes() for path in run_folder.iterdir()}
-    assert set(before) == {"config.yaml", "records.jsonl", "report.html", "id_ood.png"}
+    assert [path.name for path in written] == list(REPORT_FILES)
+    before = files_of(run_folder)
+    assert set(before) == {"config.yaml", "records.jsonl", *REPORT_FILES}
     RecordLog(run_folder / "records.jsonl").append(records[-1])
     write_report(run_folder)
-    after = {path.name: path.read_bytes() for path in run_folder.iterdir()}
-    assert set(after) == set(before)
-    assert {name for name in before if before[name] != after[name]} == {
-        "records.jsonl",
-        "report.html",
-        "id_ood.png",
-    }
+    after = files_of(run_folder)
+    assert set(after) - {".records.jsonl.lock"} == set(before)
+    assert {name for name in before if before[name] == after[name]} == {"config.yaml"}
 
 
 def test_the_same_records_make_the_same_report(run_folder):
@@ -29,7 +31,64 @@ def test_the_same_records_make_the_same_report(run_folder):
     assert {path.name: path.read_bytes() for path in write_report(run_folder)} == first
 
 
-@pytest.mark.parametrize("missing", ["config.yaml", "records.jsonl"])
+def test_a_running_comparison_rewrites_the_page_alone(run_folder):
+    assert [p.name for p in write_report(run_folder, running="12 of 60 runs")] == ["report.html"]
+    text = (run_folder / "report.html").read_text()
+    assert "12 of 60 runs" in text
+    assert 'http-equiv="refresh"' in text
+    write_report(run_folder)
+    text = (run_folder / "report.html").read_text()
+    assert 'http-equiv="refresh"' not in text
+    assert "Still running" not in text
+
+
+def test_several_folders_make_one_report(tmp_path, records):
+    one = write_folder(tmp_path / "one", records[:21])
+    two = write_folder(tmp_path / "two", records[15:], CONFIG + "# two\n")
+    both = write_folder(tmp_path / "both", records)
+    out = tmp_path / "out"
+    assert {path.parent for path in write_report([one, two], out)} == {out}
+    write_report(both)
+    together, alone = (data_of((place / "report.html").read_text()) for place in (out, both))
+    # a record that both folders hold counts once
+    assert together["cells"] == alone["cells"]
+    assert (out / "report.csv").read_text() == (both / "report.csv").read_text()
+    text = (out / "report.html").read_text()
+    assert "# two" in text
+    assert str(one) in text
+    assert str(two) in text
+    assert "report.html" not in files_of(one)
+
+
+def test_it_must_be_said_where_a_report_on_several_folders_goes(tmp_path, records):
+    folders = [write_folder(tmp_path / name, records[:3]) for name in ("one", "two")]
+    with pytest.raises(StateError, match=r"2 folders: .*`out`"):
+        write_report(folders)
+    with pytest.raises(StateError, match="0 folders: give at least one"):
+        write_report([])
+
+
+def test_folders_of_several_benchmarks_are_refused(tmp_path, records):
+    one = write_folder(tmp_path / "one", records[:3])
+    two = write_folder(tmp_path / "two", [replace(r, benchmark="letters") for r in records[:3]])
+    with pytest.raises(StateError, match=r"several benchmarks, digits, letters: .*one at a time"):
+        write_report([one, two], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_config_says_so(tmp_path, records):
+    write_report(write_folder(tmp_path, records[:3], config=None))
+    assert "has no config.yaml" in (tmp_path / "report.html").read_text()
+
+
+def test_another_reference_comes_first(run_folder):
+    write_report(run_folder, reference="gmixout")
+    standings = data_of((run_folder / "report.html").read_text())["standings"]
+    assert [each["reference"] for each in standings][:1] == ["gmixout"]
+    assert "ood minus gmixout" in (run_folder / "report.csv").read_text()
+
+
+@pytest.mark.parametrize("missing", ["records.jsonl"])
 def test_a_missing_file_is_named_with_the_way_out(run_folder, missing):
     (run_folder / missing).unlink()
     with pytest.raises(StateError, match=f"{missing} does not exist.*gmixout compare --out"):
@@ -37,28 +96,32 @@ def test_a_missing_file_is_named_with_the_way_out(run_folder, missing):
     assert not (run_folder / "report.html").exists()
 
 
-def test_no_folder_and_no_records(tmp_path):
+def test_no_folder_and_no_records(tmp_path, records):
     with pytest.raises(StateError, match="nowhere does not exist"):
         write_report(tmp_path / "nowhere")
     (tmp_path / "config.yaml").write_text("")
-    (tmp_path / "records.jsonl").write_text('{"schema": 1, "ti')
-    with pytest.raises(StateError, match="holds no record yet"):
+    (tmp_path / "records.jsonl").write_text('{"schema": 2, "ti')
+    with pytest.raises(StateError, match="holds no finished model yet"):
+        write_report(tmp_path)
+    write_folder(tmp_path, [replace(records[1], step=10)])
+    with pytest.raises(StateError, match="holds no finished model yet"):
         write_report(tmp_path)
 
 
 def test_a_broken_record_leaves_the_old_report_alone(run_folder):
     write_report(run_folder)
-    old = (run_folder / "report.html").read_bytes()
+    old = files_of(run_folder)
     with open(run_folder / "records.jsonl", "a") as file:
         file.write("{}\n")
     with pytest.raises(StateError, match="line 22"):
         write_report(run_folder)
-    assert (run_folder / "report.html").read_bytes() == old
+    new = files_of(run_folder)
+    assert {name: new[name] for name in REPORT_FILES} == {name: old[name] for name in REPORT_FILES}
 
 
 def test_tables_need_neither_matplotlib_nor_plotly():
     program = (
-        "import sys, gmixout.reports.table\n"
+        "import sys, gmixout.reports.table, gmixout.reports.texts\n"
         "print([name for name in ('matplotlib', 'plotly', 'torchmetrics') if name in sys.modules])"
     )
     found = subprocess.run(

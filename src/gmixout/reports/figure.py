@@ -107,11 +107,11 @@ def cost_figure(records: Sequence[Record]) -> Figure:
             cost = column.value(row)
             if isinstance(cost, float | int):
                 _mark(axes, column.scale * cost, row)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.06 * axes.get_xlim()[1])
         axes.set_xlabel(_plain(column.heading), color=INK)
         _decorate(axes)
     every[0].set_ylabel("accuracy under shift, mean (%)", color=INK)
-    _legend(figure, [row.style for row in rows])
+    _legend(figure, [row.style for row in rows], lines=False)
     note = "Each method at the setting that in-domain validation chooses; up and left is better."
     figure.supxlabel(note, fontsize=8.5, color=SOFT, x=0.01, ha="left")
     return figure
@@ -245,7 +245,7 @@ def _name_beside(axes: Axes, rows: list[Row], view: Box) -> None:
             color=SOFT,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": LIGHT, "linewidth": 0.5},
+            arrowprops={"arrowstyle": "-", "color": LIGHT, "linewidth": 0.5, "relpos": (0, 0.5)},
         )
 
 
@@ -265,13 +265,13 @@ def _decorate(axes: Axes) -> None:
         spine.set_color(GRID)
 
 
-def _legend(figure: Figure, styles: Sequence[Style]) -> None:
+def _legend(figure: Figure, styles: Sequence[Style], lines: bool = True) -> None:
     handles = [
         Line2D(
             [],
             [],
             color=style.color,
-            linestyle=LINES[style.dash] if style.marker != "*" else "",
+            linestyle=LINES[style.dash] if lines and style.marker != "*" else "",
             marker=style.marker,
             markersize=12 if style.marker == "*" else 7,
             markeredgecolor="white",

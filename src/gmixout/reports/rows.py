@@ -234,12 +234,13 @@ class Standings:
 
     @property
     def compared(self) -> list[Standing]:
-        """Those with any difference to show, the reference itself left out."""
-        return [
+        """The trained methods beside the reference; none where nothing can be compared."""
+        others = [
             each
             for each in self.every
-            if each.row.cell.method != self.reference and any(each.differences)
+            if each.row.cell.method != self.reference and is_trained(each.row.cell)
         ]
+        return others if any(any(each.differences) for each in others) else []
 
 
 def standings_of(records: Sequence[Record], reference: str, rows: Sequence[Row]) -> Standings:
@@ -254,11 +255,15 @@ def standings_of(records: Sequence[Record], reference: str, rows: Sequence[Row])
     selected = [row for row in rows if row.selected]
     matched: MatchedComparison | None = compare_at_matched_id(records, reference)
     own = against_reference_curve(records, reference) if matched else {}
+    differences = {
+        series: each.difference for series, each in own.items() if series[0] != reference
+    }
+    none: list[Estimate | None] = [None] * (len(matched.id_levels) if matched else 0)
     every = [
         Standing(
             row,
-            own[row.cell.series].difference if row.cell.series in own else None,
-            matched.differences.get(row.cell.series, []) if matched else [],
+            differences.get(row.cell.series),
+            matched.differences.get(row.cell.series, none) if matched else none,
         )
         for row in selected
     ]
@@ -290,10 +295,14 @@ NOISE_NOTE = (
 )
 
 
+NONE = "\N{EN DASH}"
+"""What stands for a difference that there is none of."""
+
+
 def interval_text(estimate: Estimate | None) -> str:
     """A difference in points with its bootstrap interval and n: "+1.2 [+0.4, +2.1] (n=5)"."""
     if estimate is None:
-        return "–"
+        return NONE
     bounds = estimate.bootstrap()
     interval = "" if bounds is None else " [{:+.1f}, {:+.1f}]".format(*(100 * b for b in bounds))
     return f"{100 * estimate.mean:+.1f}{interval} (n={estimate.n})"
@@ -327,18 +336,17 @@ def summary_of(records: Sequence[Record], reference: str = "full") -> Summary:
     costs = [column for column in columns if column.key in COST_KEYS]
     # of the levels the middle one, which most methods reach
     level = len(standings.id_levels) // 2
-    against = [f"OOD - {standings.label}, at its own ID"] if standings.compared else []
-    against += [f"at ID {100 * x:.1f}%" for x in standings.id_levels[level : level + 1]]
+    against = []
+    if standings.compared:
+        against = [f"OOD - {standings.label}, at its own ID"]
+        against += [f"at ID {100 * x:.1f}%" for x in standings.id_levels[level : level + 1]]
 
     def figure(column: Column, row: Row) -> Entry:
         return Entry(column.text(row) + column.spread(row))
 
     table = []
     for each in standings.every:
-        values = [each.at_own_id, *each.at_levels[level : level + 1]]
-        if each.row.cell.method == reference:
-            values = []
-        values += [None] * (len(against) - len(values))
+        values = [each.at_own_id, *each.at_levels[level : level + 1]] if against else []
         table.append(
             [
                 Entry(each.row.label, is_figure=False),
@@ -346,7 +354,7 @@ def summary_of(records: Sequence[Record], reference: str = "full") -> Summary:
                 *(figure(column, each.row) for column in accuracies),
                 *(
                     Entry(interval_text(value), clear=value is not None and value.clear)
-                    for value in values[: len(against)]
+                    for value in values
                 ),
                 *(figure(column, each.row) for column in costs),
             ]

@@ -12,6 +12,7 @@ from gmixout.evaluation.summary import Estimate
 from gmixout.reports.rows import (
     DASH_NOTE,
     MATCHED_NOTE,
+    NONE,
     OWN_NOTE,
     SELECTION_NOTE,
     Column,
@@ -25,7 +26,7 @@ from gmixout.reports.style import rate
 
 KEYS = ("n", "id", "ood", "worst", "ece_id", "trainable_share", "step_seconds", "peak_memory_bytes")
 """Figures that a terminal has room for, besides the shifts; the page has all."""
-WIDE = 100
+WIDE = 110
 """Console columns from which on every spread has room."""
 
 
@@ -61,7 +62,7 @@ def results_table(records: Sequence[Record], width: int = 100) -> Table:
         and (column.key != "ece_id" or width >= WIDE)
     ]
     table = _table(f"{records[0].benchmark}: one row a method", width)
-    table.add_column("method", min_width=10)
+    table.add_column("method", min_width=11)
     table.add_column("lr", justify="right", no_wrap=True)
     has_alpha = any(row.cell.alpha is not None for row in rows)
     if has_alpha:
@@ -131,7 +132,7 @@ def _percent(estimate: Estimate) -> str:
 def _difference(estimate: Estimate | None) -> str:
     """A difference in points with its spread and its number of seeds; bold if clear of noise."""
     if estimate is None:
-        return "–"
+        return NONE
     sd = f" ±{100 * estimate.sd:.1f}" if estimate.sd is not None else ""
     text = f"{100 * estimate.mean:+.1f}{sd} (n={estimate.n})"
     return f"[bold]{text}[/bold]" if estimate.clear else text

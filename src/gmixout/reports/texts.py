@@ -1,4 +1,4 @@
-"""Records as text for other programs: CSV of every setting, one row a method for papers and READMEs.
+"""Records as text: CSV of every setting, and one row a method for papers and READMEs.
 
 CSV holds every figure to the last digit, in the units of the records. Markdown and LaTeX hold what
 `rows.summary_of` has for people.
@@ -15,7 +15,15 @@ from pathlib import Path
 from gmixout.evaluation.records import Record
 from gmixout.evaluation.summary import Estimate
 from gmixout.files import write_atomically
-from gmixout.reports.rows import Entry, Standing, columns_of, rows_of, standings_of, summary_of
+from gmixout.reports.rows import (
+    NONE,
+    Entry,
+    Standing,
+    columns_of,
+    rows_of,
+    standings_of,
+    summary_of,
+)
 
 
 def save_csv(records: Sequence[Record], path: Path, reference: str = "full") -> Path:
@@ -137,7 +145,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "±": r"$\pm$",
-    "–": "--",
+    NONE: "--",
     **{sign: "\\" + sign for sign in "&%$#_{}"},
 }
 

@@ -88,7 +88,7 @@ function drawPlane() {
       mode: many || path.alpha ? "lines+markers" : "markers", opacity: light ? .45 : 1,
       line: lineOf(path.series, path.alpha || light ? 1.1 : 2.2),
       // the ends of a line over alpha belong to other methods, which draw them themselves
-      marker: {symbol: data.series[path.series].symbol, color: data.series[path.series].color, opacity: 1,
+      marker: {symbol: data.series[path.series].symbol, color: data.series[path.series].color, opacity: 1, line: {width: 0},
         size: own.map(c => c.series !== path.series ? 0 : !c.trained ? 15 : c.alpha !== null ? 5 : light ? 7 : 10)}});
   }
   const chosen = shown.filter(cell => cell.trained && cell.chosen.includes("id_validation") && !isLight(cell.series));
@@ -115,7 +115,7 @@ function drawDifferences() {
     x: [row.mean], y: [place], mode: "markers", meta: row.series, name: nameOf(row.series), hoverinfo: "text",
     text: [`<b>${nameOf(row.series)}</b><br>${signed(row.mean)} points${row.bounds ? ` [${row.bounds.map(b => signed(b)).join(", ")}]` : ""}<br>n = ${row.n}${row.clear ? "" : ", not clear of the noise"}`],
     opacity: row.clear ? 1 : .55,
-    marker: {symbol: data.series[row.series].symbol + (row.clear ? "" : "-open"), size: 11, color: data.series[row.series].color, line: {width: 1.8}},
+    marker: {symbol: data.series[row.series].symbol + (row.clear ? "" : "-open"), size: 11, color: data.series[row.series].color, line: {width: 1.8, color: data.series[row.series].color}},
     error_x: row.bounds ? {type: "data", symmetric: false, array: [row.bounds[1] - row.mean], arrayminus: [row.mean - row.bounds[0]], color: data.series[row.series].color, thickness: 2, width: 0} : undefined,
   }));
   const element = $("differences");
@@ -132,19 +132,20 @@ function drawDifferences() {
 function drawCost() {
   const x = Number($("cost-x").value), y = Number($("cost-y").value);
   const points = data.cost.points.filter(point => seriesShown(point.series) && point.costs[x] !== null && point.ood[y]);
-  const digits = Math.max(...points.map(point => point.costs[x])) < 10 ? 2 : 1;
-  const traces = points.map((point, place) => {
+  const highest = Math.max(0, ...points.map(point => point.costs[x]));
+  const digits = highest < 10 ? 2 : 1;
+  const traces = points.map(point => {
     const {color, symbol} = data.series[point.series], [mean, sd] = point.ood[y], light = isLight(point.series);
     return {
-      x: [point.costs[x]], y: [mean], mode: phone.matches || light ? "markers" : "markers+text", meta: point.series, name: nameOf(point.series),
-      text: [" " + nameOf(point.series) + " "], textposition: ["middle right", "middle left", "top center", "bottom center"][place % 4], textfont: {size: 11}, cliponaxis: false,
+      x: [point.costs[x]], y: [mean], mode: phone.matches || light || nameOf(point.series).length > 24 ? "markers" : "markers+text", meta: point.series, name: nameOf(point.series),
+      text: [" " + nameOf(point.series) + " "], textposition: point.costs[x] > .6 * highest ? "middle left" : "middle right", textfont: {size: 11}, cliponaxis: false,
       hovertext: [`<b>${nameOf(point.series)}</b><br>${point.setting}<br>${plain(data.cost.costs[x])}: ${fixed(point.costs[x], digits)}<br>OOD ${fixed(mean)}${sd === null ? "" : ` ± ${fixed(sd)}`}`], hoverinfo: "text",
       opacity: light ? .5 : 1, marker: {symbol, color, size: light ? 9 : 13, opacity: 1},
       error_y: sd === null ? undefined : {type: "data", array: [sd], color, thickness: 1.2, width: 0},
     };
   });
   show("cost", traces, layoutOf({
-    xaxis: {title: {text: data.cost.costs[x]}, rangemode: "tozero"},
+    xaxis: {title: {text: data.cost.costs[x]}, range: [0, 1.06 * highest || 1]},
     yaxis: {title: {text: "accuracy under shift, mean"}, ticksuffix: "%"},
   }));
 }
@@ -213,8 +214,12 @@ restore();
 update();
 
 phone.addEventListener("change", update);
+// on paper a plot has the width of the page, and a section fits on it
 addEventListener("beforeprint", () => {
   all("details").forEach(each => { each.open = true; });
-  all(".plot").forEach(each => Plotly.relayout(each, {width: 980, height: 400}));
+  for (const each of all(".plot")) {
+    const height = each.classList.contains("tall") ? 340 : Math.min(each.clientHeight, each.id === "differences" ? 340 : 250);
+    Plotly.relayout(each, {width: 1000, height});
+  }
 });
 addEventListener("afterprint", () => all(".plot").forEach(each => Plotly.relayout(each, {width: null, height: null, autosize: true})));

@@ -1,0 +1,137 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gmixout.evaluation.selection import RULES
+from gmixout.evaluation.summary import Estimate, by_series
+from gmixout.reports.rows import columns_of, interval_text, rows_of, standings_of, summary_of
+from gmixout.reports.style import STYLES, SYMBOLS, ellipse_of, point_of, styles_of
+
+
+def test_every_rule_chooses_one_row_of_each_method(every_method):
+    rows = rows_of(every_method)
+    methods = {row.cell.method for row in rows}
+    assert methods == set(STYLES)
+    for rule in RULES:
+        assert sorted(row.cell.method for row in rows if rule in row.chosen_by) == sorted(methods)
+    for row in rows:
+        own = [other.cell for other in rows if other.cell.series == row.cell.series]
+        assert row.selected == (max(cell.id_val for cell in own) == row.cell.id_val)
+
+
+def test_the_oracle_differs_from_the_honest_choice(records):
+    full = {
+        rule: row.cell.lr
+        for row in rows_of(records)
+        for rule in row.chosen_by
+        if row.cell.method == "full"
+    }
+    assert full["oracle"] < full["id_validation"]
+
+
+def test_columns_nobody_has_a_value_for_are_left_out(records):
+    keys = {column.key for column in columns_of(rows_of(records))}
+    assert {"id", "ood", "worst", "front_area", "ece_id", "step_seconds"} <= keys
+    assert {"shift corrupted", "shift fonts"} <= keys
+    untrained = {column.key for column in columns_of(rows_of(records[:1]))}
+    assert not untrained & {"seconds", "step_seconds", "peak_memory_bytes", "front_area"}
+
+
+def test_figures_are_those_of_the_records(records):
+    row = next(row for row in rows_of(records) if row.cell.method == "gmixout" and row.selected)
+    value = {column.key: column.value(row) for column in columns_of([row])}
+    seeds = row.cell.records
+    worst = [min(r.accuracy["fonts"], np.mean([r.accuracy[f"corrupted/{k}"] for k in (1, 2, 3)]))
+             for r in seeds]  # fmt: skip
+    assert value["worst"].mean == pytest.approx(np.mean(worst))
+    assert value["worst"].sd == pytest.approx(np.std(worst, ddof=1))
+    assert value["n"] == len(seeds)
+    assert value["trainable_share"] == seeds[0].trainable / seeds[0].parameters
+    nll = [(r.nll["fonts"] + np.mean([r.nll[f"corrupted/{k}"] for k in (1, 2, 3)])) / 2
+           for r in seeds]  # fmt: skip
+    assert value["nll_ood"].mean == pytest.approx(np.mean(nll))
+
+
+def test_people_read_the_unit_of_the_heading(records):
+    row = next(row for row in rows_of(records) if row.cell.method == "gmixout")
+    text = {column.heading: column.text(row) for column in columns_of([row])}
+    assert float(text["step ms"]) == pytest.approx(10.2)
+    assert float(text["mem MB"]) == pytest.approx(12.3)
+    assert float(text["train %"]) == pytest.approx(10.0)
+    assert 90 < float(text["ID %"]) < 100
+
+
+def test_standings_are_against_the_reference(records):
+    rows = rows_of(records)
+    standings = standings_of(records, "gmixout", rows)
+    assert standings.label == "GMixout"
+    assert "gmixout" not in {each.row.cell.method for each in standings.compared}
+    assert len(standings.id_levels) == len(standings.reference_ood)
+    for each in standings.every:
+        assert len(each.at_levels) in (0, len(standings.id_levels))
+    assert standings_of(records, "nobody", rows).compared == []
+
+
+def test_a_difference_shows_interval_and_number_of_seeds():
+    assert interval_text(None).strip().isprintable()
+    several = interval_text(Estimate.of([0.01, 0.02, 0.03]))
+    assert several.startswith("+2.0 [")
+    assert several.endswith("(n=3)")
+    assert interval_text(Estimate.of([-0.02])) == "-2.0 (n=1)"
+
+
+def test_the_summary_has_one_row_a_method_and_bold_only_beyond_the_noise(every_method):
+    table = summary_of(every_method)
+    assert [row[0].text for row in table.rows] == [
+        row.label for row in rows_of(every_method) if row.selected
+    ]
+    assert {len(row) for row in table.rows} == {len(table.headings)}
+    bold = [entry.text for row in table.rows for entry in row if entry.clear]
+    assert bold
+    for text in bold:
+        low, high = text[text.index("[") + 1 : text.index("]")].split(", ")
+        assert float(low) * float(high) > 0
+    one_seed = summary_of([record for record in every_method if record.seed == 0])
+    assert not any(entry.clear for row in one_seed.rows for entry in row)
+
+
+def test_shape_and_line_tell_every_method_apart_without_colour():
+    looks = [(style.marker, style.dash) for style in STYLES.values()]
+    assert len(set(looks)) == len(looks) == 19
+    assert all(style.marker in SYMBOLS for style in STYLES.values())
+
+
+def test_unknown_methods_and_variants_get_styles_of_their_own(records):
+    base = next(record for record in records if record.method == "full")
+    variants = [
+        replace(base, method="lora", options={"rank": 4}, run="a"),
+        replace(base, method="lora", options={"rank": 8}, run="b"),
+        replace(base, method="mine", run="c"),
+        replace(base, method="yours", run="d"),
+    ]
+    styles = styles_of([row.cell for row in rows_of([*records, *variants])])
+    new = [style for (method, _), style in styles.items() if method in ("lora", "mine", "yours")]
+    assert [style.label for style in new] == ["LoRA (rank=4)", "LoRA (rank=8)", "mine", "yours"]
+    assert len({(style.color, style.dash, style.marker) for style in new}) == 4
+
+
+def test_the_ellipse_is_one_standard_deviation_of_the_seeds(records):
+    cells = [row.cell for row in rows_of(records)]
+    for each in by_series(cells).values():
+        for cell in each:
+            if len(cell.records) == 1:
+                assert ellipse_of(cell) is None
+                continue
+            runs = np.array([[100 * r.id, 100 * r.ood] for r in cell.records])
+            away = np.array(ellipse_of(cell)) - np.array(point_of(cell))
+            distance = np.einsum("ij,jk,ik->i", away, np.linalg.inv(np.cov(runs.T)), away)
+            np.testing.assert_allclose(distance, 1)
+            # its widest points lie one standard deviation off
+            assert away[:, 0].max() == pytest.approx(runs[:, 0].std(ddof=1), rel=0.02)
+
+
+def test_seeds_that_agree_have_a_flat_ellipse(records):
+    two = [replace(record, seed=seed, run=f"{seed}") for record in records[1:2] for seed in (0, 1)]
+    (row,) = rows_of(two)
+    np.testing.assert_allclose(ellipse_of(row.cell), [point_of(row.cell)] * 33)

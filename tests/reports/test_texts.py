@@ -1,0 +1,91 @@
+import csv
+import io
+import json
+import re
+
+import pytest
+from report_records import EVIL, poisoned
+
+from gmixout.reports.rows import rows_of, summary_of
+from gmixout.reports.texts import as_csv, as_latex, as_markdown
+
+
+def lines_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_csv_holds_every_setting_to_the_last_digit(every_method):
+    lines = lines_of(as_csv(every_method))
+    rows = rows_of(every_method)
+    assert len(lines) == len(rows)
+    for line, row in zip(lines, rows, strict=True):
+        ood = row.estimate(lambda record: record.ood)
+        assert float(line["ood"]) == ood.mean
+        assert line["ood sd"] == ("" if ood.sd is None else repr(ood.sd))
+        assert line["chosen_by"].split() == sorted(row.chosen_by)
+        assert json.loads(line["options"]).get("alpha") is None
+        assert line["lr"] == ("" if row.cell.lr is None else repr(row.cell.lr))
+        assert len(line["seeds"].split()) == int(line["n"])
+
+
+def test_csv_holds_the_differences_of_chosen_settings(records):
+    lines = lines_of(as_csv(records, "gmixout"))
+    key = "ood minus gmixout at own_id"
+    with_difference = [line for line in lines if line[key]]
+    assert with_difference
+    assert all("id_validation" in line["chosen_by"] for line in with_difference)
+    for line in with_difference:
+        if int(line[f"{key} n"]) > 1:
+            assert float(line[f"{key} low"]) <= float(line[key]) <= float(line[f"{key} high"])
+
+
+def test_markdown_is_a_table_with_equal_rows(every_method):
+    head, line, *rest = as_markdown(every_method).splitlines()
+    rows = [row for row in rest if row.startswith("|")]
+    cells = [len(re.findall(r"(?<!\\)\|", row)) for row in (head, line, *rows)]
+    assert len(set(cells)) == 1
+    assert len(rows) == len(summary_of(every_method).rows) == 19
+
+
+def test_latex_is_a_booktabs_table_with_equal_rows(every_method):
+    text = as_latex(every_method)
+    for part in (r"\begin{tabular}", r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}"):
+        assert text.count(part) == 1
+    (spec,) = re.findall(r"\\begin\{tabular\}\{(l?r+)\}", text)
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(spec) - 1}
+    assert len(rows) == 20
+    assert r"$\pm$" in text
+    body = "".join(rows)
+    assert body.count("{") == body.count("}")
+    assert body.count("$") % 2 == 0
+    # nothing that LaTeX would take for a command, a comment or a parameter
+    assert not re.search(r"(?<!\\)[%#_^~]", body)
+
+
+def test_names_are_no_markup(records):
+    evil = r"a|b_c*d & 50% $x^2$ {#} \end{tabular} ~" + EVIL
+    named = poisoned(records)
+    named = [
+        type(record)(**{**record.__dict__, "method": evil}) if record.method == EVIL else record
+        for record in named
+    ]
+    latex = as_latex(named)
+    row = next(line for line in latex.splitlines() if line.startswith("  a"))
+    assert latex.count(r"\end{tabular}") == 1
+    assert not re.search(r"(?<!\\)[%#_]", row)
+    assert r"50\% \$x\textasciicircum{}2\$ \{\#\} \textbackslash{}end\{tabular\}" in row
+    markdown = as_markdown(named)
+    assert not re.search(r"(?<!\\)<", markdown)
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1
+    assert any(line["method"] == evil for line in lines_of(as_csv(named)))
+
+
+@pytest.mark.parametrize("render", [as_csv, as_markdown, as_latex])
+def test_few_records_make_a_table(records, render):
+    for some in (records[:1], records[1:2], [r for r in records if r.method == "gmixout"]):
+        assert rows_of(some)[0].label in render(some) or rows_of(some)[0].cell.method in render(
+            some
+        )
+        assert "minus" not in render(some)
