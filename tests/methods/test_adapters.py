@@ -34,8 +34,8 @@ def test_lora_changes_each_weight_by_its_rank(rank):
 
 
 def test_alpha_scales_the_change():
-    small = Run(get_method("lora", rank=2, alpha=2), vit()).finetuning
-    large = Run(get_method("lora", rank=2, alpha=4), vit()).finetuning
+    small = Run(get_method("lora", rank=2, lora_alpha=2), vit()).finetuning
+    large = Run(get_method("lora", rank=2, lora_alpha=4), vit()).finetuning
     for finetuning in (small, large):
         with torch.no_grad():
             for name, parameter in finetuning.model.named_parameters():
@@ -47,7 +47,7 @@ def test_alpha_scales_the_change():
 
 
 def test_dora_gives_each_row_a_trained_length_and_lora_its_direction():
-    run = Run(get_method("dora", rank=1, alpha=1), vit(), lr=0.1).steps(3)
+    run = Run(get_method("dora", rank=1, lora_alpha=1), vit(), lr=0.1).steps(3)
     name = "blocks.0.mlp.fc1"
     layer = run.model.get_submodule(name)
     adapter = {key: value.detach() for key, value in layer.named_parameters() if "lora" in key}

@@ -1,4 +1,6 @@
+import dataclasses
 import importlib
+import itertools
 import json
 
 import pytest
@@ -62,11 +64,16 @@ def test_masks_follow_the_seed_of_the_run(name):
     "name", ["gmixout", "mixout", "high_rate_mixout", "random_mask", "dropconnect"]
 )
 def test_a_masked_method_is_a_preset_of_the_process(name):
-    preset = gmixout.GMixout() if name == "gmixout" else getattr(gmixout, name)()
-    model = foundation()
-    assert get_method(name).start(model, seed=7).config == gmixout.GMixout(
-        **{**vars(preset), "seed": 7}
-    )
+    preset = gmixout.GMixout if name == "gmixout" else getattr(gmixout, name)
+    method = get_method(name)
+    config = method.start(foundation(), seed=7).config
+    assert config == dataclasses.replace(preset(mask_rate=method.mask_rate), seed=7)
+
+
+def test_the_table_has_no_two_methods_that_do_the_same():
+    presets = [vars(get_method(name)) for name in METHODS if "mask_rate" in vars(get_method(name))]
+    assert all(a != b for a, b in itertools.combinations(presets, 2))
+    assert get_method("mixout").mask_rate < get_method("high_rate_mixout").mask_rate
 
 
 def test_options_reach_the_process():

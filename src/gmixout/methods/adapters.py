@@ -132,11 +132,11 @@ class lora(_Adapter):
 
     Args:
         rank: Rank r of the change of each weight.
-        alpha: The change is multiplied by `alpha / rank`.
+        lora_alpha: The change is multiplied by `lora_alpha / rank`.
     """
 
     rank: int = 8
-    alpha: int = 8
+    lora_alpha: int = 8
 
     def tune(self, peft: Any, model: nn.Module, targets: dict[str, nn.Module], seed: int) -> Any:
         """Returns a LoRA tuner."""
@@ -145,7 +145,7 @@ class lora(_Adapter):
 
     def _config(self, peft: Any, targets: dict[str, nn.Module], **more: Any) -> Any:
         return peft.LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, target_modules=_exactly(targets), **more
+            r=self.rank, lora_alpha=self.lora_alpha, target_modules=_exactly(targets), **more
         )
 
 
@@ -157,7 +157,7 @@ class dora(lora):
 
     Args:
         rank: Rank r of the change of each weight.
-        alpha: The change is multiplied by `alpha / rank`.
+        lora_alpha: The change is multiplied by `lora_alpha / rank`.
     """
 
     def _config(self, peft: Any, targets: dict[str, nn.Module], **more: Any) -> Any:

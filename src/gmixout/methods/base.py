@@ -112,6 +112,12 @@ class Method(ABC):
     pools: ClassVar[bool] = False
     """Whether the method makes one model of several finished runs; see `pool`."""
 
+    def __init_subclass__(cls) -> None:
+        """Keeps `alpha` for the place on an interpolation path, which records know it as."""
+        super().__init_subclass__()
+        if "alpha" in cls.__annotations__:
+            raise ConfigError(f"method {cls.__name__}: an option cannot be called alpha")
+
     @property
     def name(self) -> str:
         """The name in records and on the command line."""

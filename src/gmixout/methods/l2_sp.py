@@ -21,7 +21,7 @@ class _Pulled(DenseFinetuning):
         self._body: list[Tensor] = []
         for name, parameter in model.named_parameters():
             (self._head if within(name, self.heads) else self._body).append(parameter)
-        self._alpha, self._beta = method.alpha, method.beta
+        self._pull, self._decay = method.pull, method.head_decay
         self._start = [parameter.detach().clone() for parameter in self._body]
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
@@ -39,29 +39,29 @@ class _Pulled(DenseFinetuning):
     def _before_step(self, *_: Any) -> None:
         for parameter, start in zip(self._body, self._start, strict=True):
             if parameter.grad is not None:
-                parameter.grad.add_(parameter - start, alpha=self._alpha)
+                parameter.grad.add_(parameter - start, alpha=self._pull)
         for parameter in self._head:
             if parameter.grad is not None:
-                parameter.grad.add_(parameter, alpha=self._beta)
+                parameter.grad.add_(parameter, alpha=self._decay)
 
 
 @dataclass(frozen=True)
 class l2_sp(Method):
     """L2-SP (Li et al., ICML 2018, arXiv 1802.01483): a pull towards the pretrained weights.
 
-    Minimises `loss + alpha/2 ||w - w0||^2 + beta/2 ||v||^2` over the body's weights `w`, with `w0`
-    the pretrained ones, and the head's `v` (equation 4 of the paper). The penalty's gradient is
+    Minimises `loss + pull/2 ||w - w0||^2 + head_decay/2 ||v||^2` over the body's weights `w`, with
+    `w0` the pretrained ones, and the head's `v` (equation 4 of the paper). The penalty's gradient is
     added right before each optimizer step: after a GradScaler has divided its scale out and after
     the gradient's norm was cut (`max_grad_norm`), so neither changes the pull. Adam divides it by
     the gradient's own size, as everything in its gradient. Costs a copy of the pretrained weights.
 
     Args:
-        alpha: Weight of the body's distance to the pretrained weights.
-        beta: Weight of the head's size.
+        pull: Weight of the body's distance to the pretrained weights, the paper's alpha.
+        head_decay: Weight of the head's size, the paper's beta.
     """
 
-    alpha: float = 0.1
-    beta: float = 0.01
+    pull: float = 0.1
+    head_decay: float = 0.01
 
     def __post_init__(self) -> None:
         """Refuses weights that are negative or not finite."""

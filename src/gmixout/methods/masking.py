@@ -61,7 +61,8 @@ mixout = _method(
 high_rate_mixout = _method(
     "high_rate_mixout",
     config.high_rate_mixout,
-    "High-Rate Mixout (arXiv 2510.06955): Mixout with most of the weights put back.",
+    "High-Rate Mixout (arXiv 2510.06955): Mixout with most of the weights put back:\n"
+    "0.9 for vision transformers; the paper uses 0.8 for ResNets.",
 )
 random_mask = _method(
     "random_mask",
