@@ -11,7 +11,7 @@ from toy_benchmark import foundation, toy
 import gmixout
 from gmixout.errors import ConfigError
 from gmixout.methods import METHODS, get_method
-from gmixout.methods.base import DenseFinetuning
+from gmixout.methods.base import DenseFinetuning, Method
 
 
 def finetune(name: str, seed: int = 0, **options) -> torch.nn.Module:
@@ -165,11 +165,18 @@ def test_zero_shot_trains_nothing():
         ("uniform_soup", {"of": "full"}, "of=full.*trained itself"),
         ("lp_ft", {"probe_steps": -1}, "probe_steps=-1"),
         ("ema", {"decay": 1.0}, r"decay=1\.0.*\[0, 1\)"),
-        ("l2_sp", {"alpha": -1.0}, r"alpha=-1\.0"),
-        ("l2_sp", {"beta": float("nan")}, "beta=nan"),
+        ("l2_sp", {"pull": -1.0}, r"pull=-1\.0"),
+        ("l2_sp", {"head_decay": float("nan")}, "head_decay=nan"),
         ("lora", {"rank": 0}, "rank=0"),
     ],
 )
 def test_wrong_names_and_options(name, options, says):
     with pytest.raises(ConfigError, match=says):
         get_method(name, **options)
+
+
+def test_alpha_is_the_place_on_an_interpolation_path_and_no_option():
+    with pytest.raises(ConfigError, match="cannot be called alpha"):
+
+        class mine(Method):
+            alpha: float = 0.5
