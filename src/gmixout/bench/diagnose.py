@@ -1,0 +1,491 @@
+"""`gmixout diagnose`: trains a run again, watches it, and measures the ensemble that it is."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from rich.console import Console
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from gmixout.bench.folder import CONFIG, RECORDS, at_work, load_model
+from gmixout.bench.job import Job, method_spec
+from gmixout.bench.progress import bars
+from gmixout.bench.threads import few_threads
+from gmixout.core.attach import Masked
+from gmixout.data import Benchmark, load_benchmark
+from gmixout.errors import ConfigError, StateError
+from gmixout.evaluation import ensemble
+from gmixout.evaluation.ensemble import Diagnosis, Line, Measures, Members
+from gmixout.evaluation.metrics import predict, score
+from gmixout.evaluation.records import ID_SETS, RecordLog
+from gmixout.files import write_atomically
+from gmixout.methods import METHODS, Finetuning, Method
+from gmixout.methods.averaged import Averaged
+from gmixout.reports.diagnosis import print_diagnosis, save_diagnosis_figure
+from gmixout.training import TrainingArguments
+from gmixout.training.loop import train
+from gmixout.weightspace import State, fingerprint, interpolate, uniform_soup
+
+FOLDER = "diagnosis"
+"""Where in the run's folder the results go."""
+PLACES = [place / 20 for place in range(21)]
+"""Points on the line from the pretrained (0) to the final weights (1)."""
+VERSION = 1
+"""Of the files of finished repeats; those of another version are measured again."""
+GROUPS = ("snapshots", "subnetworks")
+
+Show = Callable[[str, int, int], None]
+"""Is told what is being done, how much of it is, and how much there is."""
+
+
+def diagnose(run: Path, members: int = 8, repeats: int = 3) -> None:
+    """Measures the implicit ensemble of a finished run: its members, their averages, its basin.
+
+    Trains the run again, and once more with each of the next seeds, and watches: snapshots from the
+    second half of the run and, for the Mixout family, subnetworks around the final anchor. Writes
+    diagnosis.json, diagnosis.png and diagnosis.svg to a folder `diagnosis` in the run's own, where
+    finished repeats are kept and found again. The run's own files stay as they are.
+
+    Args:
+        run: Folder of a run that finetune wrote, or one of a comparison, FOLDER/runs/HASH.
+        members: Snapshots, and subnetworks, of each repeat.
+        repeats: Trainings, the first with the run's own seed.
+
+    Raises:
+        ConfigError: `members` or `repeats` is below 1.
+        StateError: The folder holds no run that was trained, or none that can be trained again.
+    """
+    for name, value in (("members", members), ("repeats", repeats)):
+        if value < 1:
+            raise ConfigError(f"diagnose({name}={value}): it must be at least 1")
+    known, folder = find_run(run), run / FOLDER
+    folder.mkdir(exist_ok=True)
+    found: list[Repeat] = []
+    try:
+        with at_work(folder), bars() as progress, few_threads(known.job.benchmark):
+            for number in range(repeats):
+                task = progress.add_task(f"seed {known.seed(number)}", total=None)
+                show = partial(_show, progress.update, task, known.seed(number))
+                found.append(_obtain(known, number, members, folder, show))
+    except KeyboardInterrupt:
+        Console(stderr=True).print(
+            f"{len(found)} of {repeats} repeats are finished and kept; the same command goes on."
+        )
+        raise KeyboardInterrupt from None
+    diagnosis = combine(known, members, found)
+    text = json.dumps(asdict(diagnosis), indent=1, allow_nan=False) + "\n"
+    file = folder / "diagnosis.json"
+    write_atomically(file, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    pictures = [save_diagnosis_figure(diagnosis, file.with_suffix(f".{e}")) for e in ("png", "svg")]
+    console = Console()
+    print_diagnosis(diagnosis, console)
+    console.print("Written:", file, *pictures, soft_wrap=True, highlight=False)
+
+
+def _show(update: Any, task: Any, seed: int, what: str, done: int, total: int) -> None:
+    update(task, description=f"seed {seed}: {what}", completed=done, total=total)
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """A finished run and all that it takes to train it again."""
+
+    job: Job
+    method: Method
+    """What the user asked for, which may build on the run of another method."""
+    saved: State
+    about: dict[str, Any]
+    """What the model file says of itself."""
+
+    def seed(self, number: int) -> int:
+        """The seed of a repeat, counted from 0."""
+        return self.job.arguments.seed + number
+
+    def repeat(self, number: int) -> Job:
+        """The training run of a repeat."""
+        return replace(self.job, arguments=replace(self.job.arguments, seed=self.seed(number)))
+
+    def difference(self, final: State) -> float:
+        """Largest difference of an entry between the saved model and what the run ended in."""
+        if self.method.name == self.about["method"]:
+            for options, state in self.method.variants(self.job.pretrained(), final):
+                if options == self.about["options"]:
+                    final = state
+        return max(
+            float((value.double() - final[name].double()).abs().max())
+            for name, value in self.saved.items()
+            if value.numel()
+        )
+
+
+def find_run(folder: Path) -> KnownRun:
+    """Finds out what a run was, from its model file, its record and its config.
+
+    Raises:
+        StateError: There is no run, it trained nothing, or what is noted makes another run.
+    """
+    if folder.is_file():
+        raise StateError(f"{folder} is a file; diagnose takes the folder of a run")
+    saved, about = load_model(folder)
+    # A comparison keeps records and config two levels above its runs.
+    for place in (folder, folder.parent.parent):
+        records = [r for r in RecordLog(place / RECORDS).read() if r.run == about["run"]]
+        if records and (place / CONFIG).exists():
+            break
+    else:
+        raise StateError(
+            f"{folder} is not the folder of a run: its records and its config are missing, which "
+            f"say how to train it again. Give one that finetune wrote, or FOLDER/runs/HASH"
+        )
+    record = records[0]
+    if record.lr is None or record.head_lr is None or record.batch_size is None:
+        raise StateError(
+            f"{folder} holds a model of {about['method']}, which was not trained: there is no run "
+            "to diagnose"
+        )
+    config = yaml.safe_load((place / CONFIG).read_text(encoding="utf-8"))
+    arguments = TrainingArguments(
+        lr=record.lr,
+        head_lr=record.head_lr,
+        seed=record.seed,
+        steps=record.steps,
+        batch_size=record.batch_size,
+        **record.training,
+    )
+    benchmark = load_benchmark(config["benchmark"])
+    for spec in _specs(config, about):
+        method = _method(spec)
+        job = Job(benchmark, method.trained if method else None, arguments)
+        if method is not None and job.method is not None and job.run == about["run"]:
+            return KnownRun(job, method, saved, about)
+    raise StateError(
+        f"no method in {place / CONFIG} makes the run {about['run']} of {folder}: it was trained "
+        "by another version of gmixout, or the config was changed. Train it again"
+    )
+
+
+def _specs(config: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The methods that may have made a run: a sweep has options, a resumed comparison methods,
+    that its config does not list, but the model file does.
+    """
+    listed = [config["method"]] if "method" in config else config.get("methods", [])
+    yield from listed
+    for path in (about["method"], *(spec["class_path"] for spec in listed)):
+        yield {"class_path": path, "init_args": about["options"]}
+
+
+def _method(spec: Mapping[str, Any]) -> Method | None:
+    """The inverse of `method_spec`; None if there is no such method, or not with these options."""
+    module, _, name = spec["class_path"].rpartition(".")
+    try:
+        kind = getattr(import_module(module), name) if module else METHODS[name]
+        return kind(**{key: _option(value) for key, value in spec["init_args"].items()})
+    except (ImportError, AttributeError, KeyError, TypeError, ConfigError):
+        return None
+
+
+def _option(value: Any) -> Any:
+    if isinstance(value, Mapping) and "class_path" in value:
+        return _method(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is looked at, and when."""
+
+    snapshots: list[int]
+    """Steps of the snapshots."""
+    drifts: list[int]
+    """Steps at which the drift is measured: those, and as many in the first half of the run."""
+    drift_of: str
+    parameters: frozenset[str]
+    """Those whose drift is measured."""
+    what: str
+    """What the snapshots are."""
+    no_subnetworks: str
+    """Why there are none, or empty."""
+
+
+def plan(job: Job, members: int) -> Plan:
+    """Decides what is looked at in a training run.
+
+    Snapshots are of the last members that a process with periods trained: with residual="reset" the
+    weights one step before a period ends, when Phi is the subnetwork that the period made; when the
+    last step is done, the anchor takes up its share and the rest is lost.
+    """
+    assert job.method is not None
+    steps, model = job.arguments.steps, job.benchmark.foundation()
+    parameters = frozenset(n for n, p in model.named_parameters() if p.is_floating_point())
+    process = _process(job.method.start(model, job.arguments.seed))
+    every, before, drift_of = None, 0, "weights"
+    what = "weights after a step"
+    no_subnetworks = f"{job.method.name} draws no masks"
+    if process is not None:
+        config, every = process.config, process.config.resample_every
+        what, no_subnetworks = "the mean over masks, after a step", ""
+        if config.residual == "reset":
+            what = "subnetworks of one mask after another" if every else "weights after a step"
+            before = 1 if every else 0
+            no_subnetworks = (
+                'with residual="reset" nothing is learned outside the present mask, so that fresh '
+                "masks around the final anchor all give the anchor"
+            )
+        if every and config.anchor_decay < 1:
+            drift_of = "anchor"
+            parameters = frozenset(weight.name for weight in process.summary().weights)
+    late = [step for step in range(1, steps + 1) if step > steps / 2]
+    ends = [step - before for step in late if every and step % every == 0]
+    snapshots = spread(sorted({max(1, end) for end in ends}) or late, members)
+    drifts = sorted({*spread(range(1, steps // 2 + 1), members), *snapshots})
+    return Plan(snapshots, drifts, drift_of, parameters, what, no_subnetworks)
+
+
+def spread(steps: Sequence[int], count: int) -> list[int]:
+    """Chooses `count` of the steps, or all there are, evenly spread, the last one among them."""
+    places = {math.ceil((i + 1) * len(steps) / count) - 1 for i in range(count)}
+    return [steps[place] for place in sorted(places) if place >= 0]
+
+
+def _process(finetuning: Finetuning) -> Masked | None:
+    while isinstance(finetuning, Averaged):
+        finetuning = finetuning.finetuning
+    return finetuning if isinstance(finetuning, Masked) else None
+
+
+@dataclass
+class Watch:
+    """Keeps what a training run shows at the steps of a plan."""
+
+    plan: Plan
+    last: int
+    """The last step of the run."""
+    members: int
+    pretrained: State
+    states: dict[str, list[State]] = field(default_factory=lambda: {name: [] for name in GROUPS})
+    drift: dict[str, list[float]] = field(default_factory=dict)
+    """By layer, one for each of the plan's steps."""
+    start: State = field(default_factory=dict)
+
+    def begin(self, method: Method, model: nn.Module, seed: int) -> Finetuning:
+        """Puts the method on the model."""
+        finetuning = method.start(model, seed)
+        self.start = _copy(self._followed(finetuning))
+        return finetuning
+
+    def __call__(self, step: int, finetuning: Finetuning, loss: float) -> None:
+        """Is what `train` calls."""
+        del loss
+        if step in self.plan.drifts:
+            drift = ensemble.drift(_copy(self._followed(finetuning)), self.start, self.pretrained)
+            for layer, value in drift.items():
+                self.drift.setdefault(layer, []).append(value)
+        if step in self.plan.snapshots:
+            self.states["snapshots"].append(_copy(finetuning.snapshot()))
+        process = _process(finetuning)
+        if step == self.last and process is not None and not self.plan.no_subnetworks:
+            periods = range(process.period + 1, process.period + 1 + self.members)
+            self.states["subnetworks"] += [_copy(process.subnetwork(each)) for each in periods]
+
+    def _followed(self, finetuning: Finetuning) -> State:
+        process = _process(finetuning) if self.plan.drift_of == "anchor" else None
+        state = finetuning.snapshot() if process is None else process.anchor()
+        return {name: value for name, value in state.items() if name in self.plan.parameters}
+
+
+def _copy(state: State) -> State:
+    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What one training showed; enough to put several together."""
+
+    tensors: dict[str, Tensor]
+    """Probabilities "GROUP members SET" `[M, N, C]` and "GROUP average SET" `[N, C]`, float32, and
+    "labels SET" `[N]`."""
+    facts: dict[str, Any]
+    """Plain values."""
+
+
+def _obtain(known: KnownRun, number: int, members: int, folder: Path, show: Show) -> Repeat:
+    """Finds a finished repeat, or trains and measures and keeps it."""
+    job = known.repeat(number)
+    file = folder / f"seed-{job.arguments.seed}.safetensors"
+    # The saved model is part of it: `difference` compares with it.
+    what = {"version": VERSION, "run": job.run, "members": members}
+    what["saved"] = fingerprint(known.saved)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            about = json.loads((opened.metadata() or {}).get("gmixout", "{}"))
+            if about.get("what") == what:
+                show("found", 1, 1)
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                return Repeat(tensors, about["facts"])
+    except (SafetensorError, OSError, ValueError):
+        pass  # not there, or not whole: it is made anew
+    repeat = _train_and_measure(known, job, members, show)
+    metadata = {"gmixout": json.dumps({"what": what, "facts": repeat.facts})}
+    content = save(repeat.tensors, metadata)
+    write_atomically(file, lambda unfinished: unfinished.write_bytes(content))
+    return repeat
+
+
+def _train_and_measure(known: KnownRun, job: Job, members: int, show: Show) -> Repeat:
+    assert job.method is not None
+    arguments, pretrained = job.arguments, job.pretrained()
+    what = plan(job, members)
+    watch = Watch(what, arguments.steps, members, pretrained)
+    result = train(
+        job.benchmark.foundation(),
+        partial(watch.begin, job.method, seed=arguments.seed),
+        job.benchmark.train,
+        arguments,
+        on_progress=lambda step, loss: show(f"training, loss={loss:.3f}", step, arguments.steps),
+        observe=watch,
+        observe_at={*what.snapshots, *what.drifts, arguments.steps},
+    )
+    final = result.model.state_dict()
+    groups = {name: states for name, states in watch.states.items() if states}
+    models = sum(len(states) + 1 for states in groups.values()) + len(PLACES)
+    look = _Look(job.benchmark, lambda done: show("measuring", done, models))
+    facts: dict[str, Any] = {
+        "difference": known.difference(final) if job.run == known.job.run else None,
+        "drift": watch.drift,
+        "line": _line(look, pretrained, final),
+    }
+    tensors: dict[str, Tensor] = {}
+    trained = {n: pretrained[n] for n, _ in result.model.named_parameters()}
+    for name, states in groups.items():
+        each = [look.probabilities(state) for state in states]
+        average = look.probabilities(uniform_soup(states))
+        for test in average:
+            tensors[f"{name} members {test}"] = torch.stack([one[test] for one in each])
+            tensors[f"{name} average {test}"] = average[test]
+        own = [{n: state[n] for n in trained} for state in states]
+        apart = ensemble.mean_pairwise_distance(own)
+        facts[name] = {
+            "distance": [ensemble.relative_distance(state, trained) for state in own],
+            "spread": None if apart is None else apart / ensemble.norm(trained),
+        }
+    tensors |= {f"labels {test}": labels for test, labels in look.labels.items()}
+    return Repeat(tensors, facts)
+
+
+class _Look:
+    """Runs states on the test sets, in one model."""
+
+    def __init__(self, benchmark: Benchmark, show: Callable[[int], None]) -> None:
+        self.model = benchmark.foundation().to(PartialState().device)
+        self.tests = {"id_test": benchmark.id_test, **benchmark.shifts}
+        self.sets = {"id_val": benchmark.id_val, **self.tests}
+        self.labels: dict[str, Tensor] = {}
+        self._show, self._done = show, 0
+
+    def logits(self, state: State, sets: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
+        self.model.load_state_dict(state)
+        found = {name: predict(self.model, self.sets[name]) for name in sets}
+        self._done += 1
+        self._show(self._done)
+        return found
+
+    def probabilities(self, state: State) -> dict[str, Tensor]:
+        found = self.logits(state, self.tests)
+        self.labels = {name: labels for name, (_, labels) in found.items()}
+        return {name: logits.softmax(1) for name, (logits, _) in found.items()}
+
+
+def _line(look: _Look, pretrained: State, final: State) -> dict[str, dict[str, list[float]]]:
+    """Loss and accuracy by set at all places."""
+    line: dict[str, dict[str, list[float]]] = {n: {"loss": [], "accuracy": []} for n in look.sets}
+    for place in PLACES:
+        for name, found in look.logits(interpolate(pretrained, final, place), look.sets).items():
+            scores = score(*found)
+            line[name]["loss"].append(scores.nll)
+            line[name]["accuracy"].append(scores.accuracy)
+    return line
+
+
+def combine(known: KnownRun, members: int, repeats: Sequence[Repeat]) -> Diagnosis:
+    """Puts the repeats of a run together."""
+    facts, arguments = [repeat.facts for repeat in repeats], known.job.arguments
+    assert known.job.method is not None
+    what = plan(known.job, members)
+    sets = list(facts[0]["line"])
+    subnetworks = None
+    if not what.no_subnetworks:
+        name = f"anchor and residual under {members} fresh masks"
+        subnetworks = _members("subnetworks", name, repeats, sets)
+    return Diagnosis(
+        run={
+            "benchmark": known.about["benchmark"],
+            "run": known.job.run,
+            "method": method_spec(known.job.method),
+            **arguments.identity(),
+        },
+        seeds=[known.seed(number) for number in range(len(repeats))],
+        reproduced=facts[0]["difference"] == 0,
+        difference=facts[0]["difference"],
+        steps=what.snapshots,
+        snapshots=_members("snapshots", what.what, repeats, sets),
+        subnetworks=subnetworks,
+        no_subnetworks=what.no_subnetworks,
+        drift_of=what.drift_of,
+        drift_steps=what.drifts,
+        drift={layer: [fact["drift"][layer] for fact in facts] for layer in facts[0]["drift"]},
+        alphas=PLACES,
+        line={
+            group: _mean_line([[fact["line"][part] for fact in facts] for part in parts])
+            for group, parts in _parts(sets).items()
+        },
+    )
+
+
+def _members(group: str, what: str, repeats: Sequence[Repeat], sets: Iterable[str]) -> Members:
+    def stacked(kind: str, test: str) -> Tensor:
+        return torch.stack([repeat.tensors[f"{group} {kind} {test}"] for repeat in repeats])
+
+    def one(test: str) -> Measures:
+        labels = repeats[0].tensors[f"labels {test}"]
+        return ensemble.measure(stacked("members", test), stacked("average", test), labels)
+
+    spreads = [repeat.facts[group]["spread"] for repeat in repeats]
+    return Members(
+        what=what,
+        sets={
+            shift: ensemble.mean_measures([one(part) for part in parts])
+            for shift, parts in _parts(name for name in sets if name != "id_val").items()
+        },
+        distance=[repeat.facts[group]["distance"] for repeat in repeats],
+        spread=None if None in spreads else spreads,
+    )
+
+
+def _mean_line(parts: Sequence[Sequence[Mapping[str, list[float]]]]) -> Line:
+    """The line of a shift: the mean over its parts, of each `[repeat][place]`."""
+
+    def mean(kind: str) -> list[list[float]]:
+        each = [[repeat[kind] for repeat in part] for part in parts]
+        return [[fmean(p) for p in zip(*same, strict=True)] for same in zip(*each, strict=True)]
+
+    loss = mean("loss")
+    return Line(loss, mean("accuracy"), [ensemble.barrier(PLACES, each) for each in loss])
+
+
+def _parts(sets: Iterable[str]) -> dict[str, list[str]]:
+    """The test sets by in-domain set or group of shifts, as records group them."""
+    parts: dict[str, list[str]] = {}
+    for name in sets:
+        parts.setdefault(name if name in ID_SETS else name.split("/")[0], []).append(name)
+    return parts
