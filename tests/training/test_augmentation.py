@@ -1,9 +1,12 @@
+import sys
+
 import pytest
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from gmixout.training import TrainingArguments
+from gmixout.errors import ConfigError
+from gmixout.training import TrainingArguments, check_settings
 from gmixout.training.augmentation import Augmented, Mixing, mixed_cross_entropy
 from gmixout.training.batches import Batches
 
@@ -125,3 +128,11 @@ def test_the_loss_of_a_mixture_is_the_mixture_of_losses(smoothing):
     unmixed = mixed_cross_entropy(logits, labels, torch.eye(4, dtype=torch.float64), smoothing)
     torch.testing.assert_close(unmixed, mixed_cross_entropy(logits, labels, None, smoothing))
     torch.testing.assert_close(unmixed, loss(labels).mean())
+
+
+@pytest.mark.parametrize("wanted", [{"augment": "randaugment"}, {"mixup": 0.2}, {"cutmix": 1.0}])
+def test_without_torchvision_the_error_comes_before_training(monkeypatch, wanted):
+    monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
+    check_settings(torch.nn.Linear(2, 2), TrainingArguments())
+    with pytest.raises(ConfigError, match=rf"{next(iter(wanted))}.*'gmixout\[vision\]'"):
+        check_settings(torch.nn.Linear(2, 2), TrainingArguments(**wanted))

@@ -1,11 +1,14 @@
+from functools import partial
+
 import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from gmixout.errors import ConfigError
 from gmixout.methods import METHODS, get_method
-from gmixout.training import TrainingArguments, check_settings
+from gmixout.training import TrainingArguments, check_settings, train
 from gmixout.training.layer_decay import LayerDecay
 
 DEPTH, DECAY, LR = 3, 0.5, 0.125
@@ -57,6 +60,21 @@ def test_it_is_what_timm_does():
     groups = [{"params": list(model.parameters()), "lr": 1.0}]
     ours = LayerDecay(model, DECAY).apply(groups, model)
     assert {id(p): g["lr"] for g in ours for p in g["params"]} == theirs
+
+
+@pytest.mark.parametrize("name", ["full", "gmixout", "lora"])
+def test_training_moves_the_bottom_less(name):
+    images = TensorDataset(torch.rand(6, 1, 8, 8), torch.arange(6) % 3)
+
+    def change(decay):
+        model = vit()
+        before = model.patch_embed.proj.weight.detach().clone()
+        arguments = TrainingArguments(steps=2, batch_size=3, layer_decay=decay)
+        start = partial(get_method(name).start, seed=0)
+        moved = train(model, start, images, arguments).model.patch_embed.proj.weight
+        return float((moved - before).detach().norm())
+
+    assert change(0.01) < 1e-3 * change(1.0)
 
 
 def test_groups_keep_what_they_are():

@@ -26,13 +26,16 @@ class Augmented(Dataset[tuple[Tensor, Any]]):
     Args:
         dataset: Items are (image `[C, H, W]`, label); for RandAugment float images in [0, 1].
         arguments: Say how; without augmentation images are those of the data set.
+
+    Raises:
+        ConfigError: torchvision is not installed, and it is needed.
     """
 
     def __init__(self, dataset: Dataset[Any], arguments: TrainingArguments) -> None:
         self._dataset, self._seed = dataset, arguments.seed
         self._transform: Callable[[Tensor], Tensor] | None = None
         if arguments.augment == "randaugment":
-            self._transform = import_transforms("augment=randaugment").RandAugment(
+            self._transform = _transforms("augment=randaugment").RandAugment(
                 arguments.randaugment_ops, arguments.randaugment_magnitude
             )
 
@@ -57,14 +60,16 @@ class Mixing:
 
     Args:
         arguments: `mixup` and `cutmix` are the alphas; 0 leaves one out.
+
+    Raises:
+        ConfigError: torchvision is not installed, and it is needed.
     """
 
     def __init__(self, arguments: TrainingArguments) -> None:
-        self._seed, self._alphas = arguments.seed, {}
-        if arguments.mixup > 0:
-            self._alphas["MixUp"] = arguments.mixup
-        if arguments.cutmix > 0:
-            self._alphas["CutMix"] = arguments.cutmix
+        alphas = {"MixUp": arguments.mixup, "CutMix": arguments.cutmix}
+        self._seed = arguments.seed
+        self._alphas = {name: alpha for name, alpha in alphas.items() if alpha > 0}
+        self._v2: Any = _transforms("mixup and cutmix") if self._alphas else None
 
     def __call__(self, images: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
         """Mixes a batch.
@@ -79,7 +84,7 @@ class Mixing:
         """
         if not self._alphas:
             return images, None
-        v2, size = import_transforms("mixup and cutmix"), len(images)
+        v2, size = self._v2, len(images)
         mixers = [getattr(v2, name)(alpha=a, num_classes=size) for name, a in self._alphas.items()]
         with draws_of(self._seed, "batch", step):
             # with the position as label, the soft labels that come back are shares of the images
@@ -118,12 +123,7 @@ def draws_of(seed: int, kind: str, place: int) -> Iterator[None]:
         yield
 
 
-def import_transforms(wanted: str) -> Any:
-    """Returns `torchvision.transforms.v2`.
-
-    Raises:
-        ConfigError: It is not installed; `wanted` is what needs it.
-    """
+def _transforms(wanted: str) -> Any:
     try:
         from torchvision.transforms import v2
     except ImportError as error:

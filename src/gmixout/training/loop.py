@@ -23,12 +23,7 @@ from gmixout.errors import ConfigError, TrainingError
 from gmixout.methods.averaged import Averaged
 from gmixout.methods.base import Finetuning
 from gmixout.training.arguments import TrainingArguments
-from gmixout.training.augmentation import (
-    Augmented,
-    Mixing,
-    import_transforms,
-    mixed_cross_entropy,
-)
+from gmixout.training.augmentation import Augmented, Mixing, mixed_cross_entropy
 from gmixout.training.batches import Batches
 from gmixout.training.checkpoint import load_checkpoint, save_checkpoint
 from gmixout.training.layer_decay import LayerDecay
@@ -76,8 +71,8 @@ def check_settings(model: nn.Module, arguments: TrainingArguments) -> None:
     Raises:
         ConfigError: They do not.
     """
-    if arguments.augment != "none" or arguments.mixup > 0 or arguments.cutmix > 0:
-        import_transforms("augmentation")
+    Augmented([], arguments)  # type: ignore[arg-type]
+    Mixing(arguments)
     if arguments.layer_decay != 1:
         LayerDecay(model, arguments.layer_decay)
 
@@ -155,7 +150,6 @@ class _Trainer:
         memory: PeakMemory,
     ) -> None:
         self.accelerator, self.arguments, self.memory = accelerator, arguments, memory
-        check_settings(model, arguments)
         self.dataset, self.plain_model = Augmented(dataset, arguments), model
         self.mixing = Mixing(arguments)
         layers = None if arguments.layer_decay == 1 else LayerDecay(model, arguments.layer_decay)
