@@ -90,7 +90,7 @@ def test_one_seed_has_no_ellipses(records):
 
 def test_costs_are_those_of_the_chosen_settings(records):
     figure = cost_figure(records)
-    assert [axes.get_xlabel() for axes in figure.axes] == ["train %", "step ms", "mem MB"]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["step ms", "mem MB", "train %"]
     chosen = [row for row in rows_of(records) if row.selected and row.cell.lr is not None]
     assert names_in(figure) == [row.label for row in chosen]
     for axes in figure.axes:

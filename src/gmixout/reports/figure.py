@@ -96,7 +96,8 @@ def cost_figure(records: Sequence[Record]) -> Figure:
     one standard deviation over seeds.
     """
     rows = [row for row in rows_of(records) if row.selected and is_trained(row.cell)]
-    columns = [column for column in columns_of(rows) if column.key in COSTS] if rows else []
+    by_key = {column.key: column for column in columns_of(rows)} if rows else {}
+    columns = [by_key[key] for key in COSTS if key in by_key]
     figure = Figure(figsize=(9.6, 4.4), layout="constrained", facecolor="white")
     if not columns:
         figure.text(0.5, 0.5, "nothing was trained, so nothing was paid", ha="center", color=SOFT)

@@ -181,7 +181,8 @@ def _cost(
     place: dict[Series, int],
 ) -> dict[str, Any]:
     """Costs of each method's chosen setting against its OOD, and against that at matched ID."""
-    known = [column for column in columns if column.key in COSTS]
+    by_key = {column.key: column for column in columns}
+    known = [by_key[key] for key in COSTS if key in by_key]
     levels = standings[0].id_levels if standings else []
     heights: dict[Series, list[list[float]]] = {}
     for curve in curves(record for record in records if record.steps > 0):

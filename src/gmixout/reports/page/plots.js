@@ -199,21 +199,35 @@ function drawSweep() {
     return;
   }
   const bounds = plot.points.map(point => of === "best" ? point.bounds[measure] : null), values = plot.points.map(point => point[of][measure]);
-  show("sweep", [{x: plot.points.map(point => plain(options[x][point.at[0]])), y: values, mode: "lines+markers", text: plot.points.map(hover), hoverinfo: "text", line: {width: 2, color: "#D55E00"}, marker: {size: 10, color: "#D55E00"},
+  show("sweep", [{type: "scatter", x: plot.points.map(point => plain(options[x][point.at[0]])), y: values, mode: "lines+markers", text: plot.points.map(hover), hoverinfo: "text", line: {width: 2, color: "#D55E00"}, marker: {size: 10, color: "#D55E00"},
     error_y: bounds.every(Boolean) ? {type: "data", symmetric: false, array: bounds.map((b, k) => b[1] - values[k]), arrayminus: bounds.map((b, k) => values[k] - b[0]), thickness: 1.4, width: 4} : undefined}],
     layoutOf({xaxis: {title, type: "category", categoryarray: options[x].map(plain), categoryorder: "array"}, yaxis: {title: {text: measured}}}));
 }
 
-drawings.push(drawPlane);
-if ($("differences")) drawings.push(drawDifferences);
-if ($("cost")) drawings.push(drawCost);
-if ($("learning")) drawings.push(drawLearning);
-if ($("sweep")) drawings.push(drawSweep);
+draws($("plane"), drawPlane);
+draws($("differences"), drawDifferences);
+draws($("cost"), drawCost);
+draws($("learning"), drawLearning);
+draws($("sweep"), drawSweep);
+
+// the curves of the switch that is pointed at stand out
+function highlight(group) {
+  const plane = $("plane");
+  if (!plane.data) return;
+  const fades = each => group !== null && typeof each.meta === "number" && data.series[each.meta].group !== group;
+  plane.querySelectorAll(".scatterlayer > .trace").forEach((trace, place) => { trace.style.opacity = fades(plane.data[place]) ? .12 : ""; });
+}
+
+all(".chip").forEach((chip, group) => {
+  chip.addEventListener("mouseenter", () => highlight(isShown(group) ? group : null));
+  chip.addEventListener("mouseleave", () => highlight(null));
+});
 
 restore();
 update();
+if (isRunning && saved.scroll) scrollTo(0, saved.scroll);
 
-phone.addEventListener("change", update);
+phone.addEventListener("change", () => update());
 // on paper a plot has the width of the page, and a section fits on it
 addEventListener("beforeprint", () => {
   all("details").forEach(each => { each.open = true; });

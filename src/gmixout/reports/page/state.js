@@ -27,7 +27,7 @@ function only(group) {
 function save() {
   const off = switches.filter(box => !box.checked).map(box => box.dataset.key);
   const values = Object.fromEntries(kept.map(each => [each.id, each.type === "checkbox" ? each.checked : each.value]));
-  try { sessionStorage.setItem(store, JSON.stringify({off, values})); } catch { /* storage is switched off */ }
+  try { sessionStorage.setItem(store, JSON.stringify({off, values, scroll: scrollY})); } catch { /* storage is switched off */ }
 }
 
 function read() {
@@ -35,6 +35,9 @@ function read() {
 }
 
 const saved = read();
+// a running comparison loads its page anew: the reader stays where they read
+const isRunning = Boolean(document.querySelector("[http-equiv=refresh]"));
+if (isRunning) addEventListener("pagehide", save);
 
 function restore() {
   for (const box of switches) box.checked = !saved.off.includes(box.dataset.key);
@@ -54,13 +57,18 @@ function offer(element, names) {
   setTo(element, before);
 }
 
-function update() {
-  save();
-  for (const draw of drawings) draw();
+// what is drawn belongs to the section of its element, and so do the choices beside it
+function draws(element, draw) {
+  if (element) drawings.push({section: element.closest("section"), draw});
 }
 
-switches.forEach(box => box.addEventListener("change", update));
-kept.forEach(each => each.addEventListener("input", update));
+function update(section) {
+  save();
+  for (const drawing of drawings) if (!section || drawing.section === section) drawing.draw();
+}
+
+switches.forEach(box => box.addEventListener("change", () => update()));
+kept.forEach(each => each.addEventListener("input", () => update(each.closest("section"))));
 all("[data-only]").forEach(button => button.addEventListener("click", () => only(Number(button.dataset.only))));
 const wanted = {all: () => true, none: () => false, main: box => "main" in box.dataset};
 all("[data-pick]").forEach(button => button.addEventListener("click", () => pick(wanted[button.dataset.pick])));

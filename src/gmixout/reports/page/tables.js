@@ -37,5 +37,5 @@ function sortBy(heading) {
 }
 
 for (const heading of settings.tHead.rows[0].cells) heading.addEventListener("click", () => sortBy(heading));
-drawings.push(filterRows);
-if ($("reference")) drawings.push(filterMatched);
+draws(settings, filterRows);
+draws($("reference"), filterMatched);
