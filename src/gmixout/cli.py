@@ -23,6 +23,7 @@ COMMANDS: dict[str, Any] = {
     "evaluate": bench.evaluate,
     "interpolate": bench.interpolate,
     "soup": bench.soup,
+    "diagnose": bench.diagnose,
     "report": bench.report,
     "doctor": bench.doctor,
 }

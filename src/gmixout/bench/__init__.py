@@ -2,6 +2,7 @@
 
 from gmixout.bench.compare import compare, sweep
 from gmixout.bench.derive import interpolate, soup
+from gmixout.bench.diagnose import diagnose
 from gmixout.bench.doctor import doctor
 from gmixout.bench.evaluate import evaluate
 from gmixout.bench.finetune import finetune
@@ -9,6 +10,7 @@ from gmixout.bench.report import report
 
 __all__ = [
     "compare",
+    "diagnose",
     "doctor",
     "evaluate",
     "finetune",
