@@ -45,7 +45,7 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
     figure = Figure(figsize=(16.5, 8.6), layout=layout, facecolor="white")
     panels = list(figure.subplots(2, 4).flat)
     draws: list[tuple[str, Callable[[Axes, Diagnosis], None]]] = [
-        ("Accuracy above the average member (points)", _accuracy),
+        ("Accuracy above the mean member (points)", _accuracy),
         ("Disagreement of two members (%)", _disagreement),
         ("Squared error of members and of their ensemble", _ambiguity),
         ("Expected error of the ensemble beyond bias²", _split),
@@ -173,11 +173,13 @@ def _accuracy(axes: Axes, diagnosis: Diagnosis) -> None:
                 zorder=3,
             )
     axes.axhline(0, color=SOFT, linewidth=0.9)
-    _label_sets(axes, diagnosis, [f"member {' | '.join(each)} %" for each in means])
+    _label_sets(axes, diagnosis, [f"{' | '.join(each)} %" for each in means])
+    axes.set_xlabel("below each set: the mean member", color=SOFT, fontsize=9)
     handles = [_handle(label, mark, INK) for label, mark in MARKS.items()]
     handles.append(_handle("members", ".", LIGHT))
     axes.legend(handles=handles, **_LEGEND)
-    axes.margins(y=0.12)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.35 * (high - low))
 
 
 def _disagreement(axes: Axes, diagnosis: Diagnosis) -> None:
@@ -226,7 +228,8 @@ def _split(axes: Axes, diagnosis: Diagnosis) -> None:
         biases[test].append(f"{bias2:.3f}")
         axes.bar(place, variance, width, color=color)
         axes.bar(place, covariance, width, bottom=variance, color=color, alpha=0.35)
-    _label_sets(axes, diagnosis, [f"bias² {' | '.join(each)}" for each in biases.values()])
+    _label_sets(axes, diagnosis, [" | ".join(each) for each in biases.values()])
+    axes.set_xlabel("below each set: bias²", color=SOFT, fontsize=9)
     dark = next(iter(COLORS.values()))
     handles = [
         Patch(color=dark, label="variance / M"),
@@ -249,8 +252,7 @@ def _locality(axes: Axes, diagnosis: Diagnosis) -> None:
             apart = 100 * np.mean(members.spread)
             axes.axhline(apart, color=color, linestyle="--", linewidth=1.2, label=f"two {name}")
     axes.legend(**_LEGEND)
-    axes.set_ylim(bottom=0)
-    axes.margins(y=0.2)
+    _from_zero(axes)
     axes.set_xlabel("optimizer step (dashes: mean distance of two)", color=SOFT, fontsize=9)
 
 
@@ -272,9 +274,8 @@ def _drift(axes: Axes, diagnosis: Diagnosis) -> None:
             for place, label in ends
             if layers[place] not in named
         ]
-    axes.legend(handles=handles, **_LEGEND)
-    axes.set_ylim(bottom=0)
-    axes.margins(y=0.2)
+    axes.legend(handles=handles, ncols=2, columnspacing=1, **_LEGEND)
+    _from_zero(axes)
     axes.set_xlabel("optimizer step", color=SOFT, fontsize=9)
 
 
@@ -286,7 +287,7 @@ def _loss(axes: Axes, diagnosis: Diagnosis) -> None:
         ends = np.mean([[each[0], each[-1]] for each in line.loss], axis=0)
         axes.plot([0, 1], ends, ":", color=color, linewidth=1)
     axes.legend(**_LEGEND)
-    axes.set_ylim(bottom=0)
+    _from_zero(axes)
     axes.set_xlabel("share of the final weights (dots: the chord)", color=SOFT, fontsize=9)
 
 
@@ -354,6 +355,11 @@ def _band(axes: Axes, x: Sequence[float], values: np.ndarray, color: str, label:
     if len(values) > 1:
         sd = values.std(0, ddof=1)
         axes.fill_between(x, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
+
+
+def _from_zero(axes: Axes) -> None:
+    """The axis starts at 0, with room for the legend above."""
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
 
 
 def _say(axes: Axes, text: str) -> None:
