@@ -115,6 +115,9 @@ def test_layers_inside_of_attention_are_left_alone(name):
     changes = change(get_method(name, rank=2), attention)
     moved = {key for key, value in changes.items() if value.any()}
     assert moved == {"inner.weight", "head.weight", "head.bias"}
+    model = get_method(name, rank=2).start(attention(), 0).model
+    trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not any(key.startswith("attention.") for key in trained)
 
 
 def test_weights_that_the_user_froze_are_left_alone():
