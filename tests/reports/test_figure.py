@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import matplotlib as mpl
 import pytest
-from report_records import poisoned
+from report_records import all_methods, make_records, poisoned
 
 from gmixout.reports.figure import (
     LIGHT,
@@ -12,7 +12,7 @@ from gmixout.reports.figure import (
     save_id_ood_figure,
 )
 from gmixout.reports.rows import rows_of
-from gmixout.reports.style import focus, paths_of, point_of, rate, whole
+from gmixout.reports.style import STYLES, focus, paths_of, point_of, rate, whole
 
 
 def cells_of(records):
@@ -46,14 +46,21 @@ def test_of_many_methods_some_are_grey_and_named_beside_their_points(every_metho
         if row.selected and view.holds(point_of(row.cell))
     }
     assert seen <= set(names) | set(names_in(figure))
-    # none over another
-    places = sorted(text.xyann[1] for text in beside)
-    gaps = [high - low for low, high in pairwise(places)]
-    assert min(gaps) > 0.04 * (view.ood[1] - view.ood[0])
     grey = [line for line in figure.axes[-1].lines if line.get_color() == LIGHT]
     light = [row for row in rows_of(every_method) if not row.style.main]
     # one line a curve, one marker a setting
     assert len(grey) == len({row.cell.series for row in light}) + len(light)
+
+
+def test_names_beside_do_not_cover_each_other():
+    alike = [r if STYLES[r[0]].main else (*r[:3], 95.0, 72.0, 68.0) for r in all_methods()]
+    records = make_records(alike)
+    axes = id_ood_figure(records).axes[-1]
+    places = sorted(text.xyann[1] for text in axes.texts if text.get_text())
+    assert len(places) == sum(not style.main for style in STYLES.values())
+    low, high = axes.get_ylim()
+    assert min(b - a for a, b in pairwise(places)) > 0.04 * (high - low)
+    assert low < places[0] < places[-1] < high
 
 
 def test_the_close_up_shows_the_trade_offs_and_not_the_outliers(records):

@@ -21,6 +21,11 @@ def test_one_row_a_method_with_room_for_every_figure(every_method, width):
     for row in rows_of(every_method):
         assert row.label.split()[0] in words
     assert "…" not in text
+    # every row has the one value of OOD with its spread, zero-shot's has none
+    selected = [row for row in rows_of(every_method) if row.selected]
+    assert text.count("±") - text.count("Mean ±") >= 2 * (len(selected) - 1)
+    if width == 80:
+        assert text.count("±") == 2 * (len(selected) - 1) + 1
     assert max(map(len, text.splitlines())) <= width
     full = next(row for row in rows_of(every_method) if row.cell.method == "full" and row.selected)
     mean = 100 * full.estimate(lambda record: record.ood).mean
