@@ -202,6 +202,9 @@ def test_what_people_type_is_what_the_parser_reads():
     assert as_options(["finetune", "--method", "a.b:C", "--out", "x:y"])[1:] == [
         *("--method", "a.b.C", "--out", "x:y")
     ]
+    assert as_options(["finetune", "--method=wise_ft", "--method.alphas", "0.5"])[1:] == [
+        *("--method", "wise_ft", "--method.alphas", "[0.5]")
+    ]
     assert as_options(["--version"]) == ["--version"]
     assert as_options([]) == []
 

@@ -96,15 +96,19 @@ def as_options(words: Sequence[str]) -> list[str]:
     options = [
         part for word in rest for part in (word.split("=", 1) if word.startswith("--") else [word])
     ]
+    kinds = {name: str(parameter.annotation) for name, parameter in parameters.items()}
     for place, value in enumerate(options[1:], start=1):
         name = options[place - 1].removeprefix("--")
-        known = parameters.get(name.partition(".")[0])
-        if not options[place - 1].startswith("--") or known is None:
+        if not options[place - 1].startswith("--") or value.startswith("-"):
             continue
         if name in ("method", "methods"):
             value = re.sub(r"(?<=\w):(?=\w)", ".", value)
-        wants_list = re.search(r"\b(list|tuple)\[", str(known.annotation))
-        if wants_list and value[:1] not in "[{-" and value not in ("all", "null"):
+        if name == "method" and value in METHODS:
+            fields = inspect.signature(METHODS[value]).parameters.values()
+            kinds |= {f"method.{field.name}": str(field.annotation) for field in fields}
+        kind = kinds.get(name) or kinds.get(name.partition(".")[0], "")
+        is_list = re.search(r"\b(list|tuple)\[", kind)
+        if is_list and value[:1] not in ("[", "{") and value not in ("all", "null"):
             value = f"[{value}]"
         options[place] = value
     return [command, *options]

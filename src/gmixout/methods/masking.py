@@ -51,7 +51,7 @@ gmixout = _method(
     "GMixout (arXiv 2510.06982): trains a small random part of the weights for a period, then\n"
     "lets a moving anchor take up a share of the change, and draws the next part.",
 )
-# Mixout's paper tries rates of 0.7, 0.8 and 0.9; the highest is what High-Rate Mixout is about
+# At the 0.9 of High-Rate Mixout, which is the library's default, the two would be one method
 mixout = _method(
     "mixout",
     partial(config.mixout, mask_rate=0.7),
