@@ -18,7 +18,7 @@ from gmixout.core.masks import STRUCTURES, draw
 from gmixout.errors import ConfigError, GmixoutError, StateError
 from gmixout.evaluation.records import RecordLog
 from gmixout.methods import get_method
-from gmixout.training import TrainingArguments
+from gmixout.training import TrainingArguments, TrainingInterrupted
 
 module = import_module("gmixout.bench.diagnose")
 
@@ -33,6 +33,8 @@ def _toy(monkeypatch):
     # Pages and pictures take longer to draw than toy models to train; they have their own tests.
     monkeypatch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
     monkeypatch.setattr(module, "save_diagnosis_figure", lambda diagnosis, path: path)
+    # So does the collection that accelerate ends a training with, the more is imported the longer.
+    monkeypatch.setattr("gc.collect", lambda *_: 0)
 
 
 @pytest.fixture
@@ -172,7 +174,7 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, trainings, c
 
     def interrupted(*arguments):
         if trainings[-1] == 1:
-            raise KeyboardInterrupt
+            raise TrainingInterrupted("stopped after step 4 of 12")
         return measured(*arguments)
 
     monkeypatch.setattr(module, "_line", interrupted)
