@@ -54,6 +54,7 @@ def test_several_folders_make_one_report(tmp_path, records):
     assert together["cells"] == alone["cells"]
     assert (out / "report.csv").read_text() == (both / "report.csv").read_text()
     text = (out / "report.html").read_text()
+    assert f"<dt>evaluations</dt><dd>{len(records)}</dd>" in text
     assert "# two" in text
     assert str(one) in text
     assert str(two) in text

@@ -134,40 +134,10 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
             note="the shift group that suffers most, seed by seed",
         ),
         percent(
-            "front_area",
-            "front area %",
-            lambda row: row.front_area,
-            note="share of the box of all fronts that the method's front dominates",
-        ),
-        percent(
-            "effective_robustness",
-            "eff. rob.",
-            lambda row: row.effective_robustness,
-            "+.1f",
-            note="OOD above what a line through the baselines predicts from ID, in points",
-        ),
-        percent(
             "ece_id",
             "ECE ID %",
             lambda row: row.estimate(lambda r: r.ece["id_test"]),
             note="expected calibration error: how far confidence is from accuracy",
-        ),
-        percent("ece_ood", "ECE OOD %", lambda row: row.estimate(lambda r: _over_groups(r.ece))),
-        Column(
-            "nll_id",
-            "NLL ID",
-            lambda row: row.estimate(lambda r: r.nll["id_test"]),
-            ".2f",
-            note="negative log-likelihood in nats",
-        ),
-        Column(
-            "nll_ood", "NLL OOD", lambda row: row.estimate(lambda r: _over_groups(r.nll)), ".2f"
-        ),
-        percent(
-            "trainable_share",
-            "train %",
-            lambda row: row.cell.records[0].trainable / row.cell.records[0].parameters,
-            note="share of the values that get a gradient in a step",
         ),
         Column("seconds", "time s", lambda row: row.cost(lambda r: r.seconds)),
         Column(
@@ -183,6 +153,36 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
             lambda row: row.cost(lambda r: r.peak_memory_bytes),
             scale=1e-6,
             note="peak memory of training above the loaded model",
+        ),
+        percent(
+            "trainable_share",
+            "train %",
+            lambda row: row.cell.records[0].trainable / row.cell.records[0].parameters,
+            note="share of the values that get a gradient in a step",
+        ),
+        percent(
+            "front_area",
+            "front area %",
+            lambda row: row.front_area,
+            note="share of the box of all fronts that the method's front dominates",
+        ),
+        percent(
+            "effective_robustness",
+            "eff. rob.",
+            lambda row: row.effective_robustness,
+            "+.1f",
+            note="OOD above what a line through the baselines predicts from ID, in points",
+        ),
+        percent("ece_ood", "ECE OOD %", lambda row: row.estimate(lambda r: _over_groups(r.ece))),
+        Column(
+            "nll_id",
+            "NLL ID",
+            lambda row: row.estimate(lambda r: r.nll["id_test"]),
+            ".2f",
+            note="negative log-likelihood in nats",
+        ),
+        Column(
+            "nll_ood", "NLL OOD", lambda row: row.estimate(lambda r: _over_groups(r.nll)), ".2f"
         ),
     ]
     return [column for column in columns if any(column.value(row) is not None for row in rows)]
