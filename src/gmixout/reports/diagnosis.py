@@ -191,6 +191,7 @@ def _disagreement(axes: Axes, diagnosis: Diagnosis) -> None:
         share = _percent(shares)
         axes.bar(place, share.mean, _width(diagnosis), yerr=share.sd, color=color, ecolor=INK)
     _label_sets(axes, diagnosis)
+    _from_zero(axes)
     _legend_of_groups(axes, diagnosis)
 
 
@@ -205,6 +206,7 @@ def _ambiguity(axes: Axes, diagnosis: Diagnosis) -> None:
         average = Estimate.of(measures.average_error)
         axes.plot(place, average.mean, "s", ms=6, color="white", mec=INK, mew=1, zorder=4)
     _label_sets(axes, diagnosis)
+    _from_zero(axes)
     dark = next(iter(COLORS.values()))
     handles = [
         Patch(color=dark, label="ensemble of predictions"),
@@ -230,6 +232,7 @@ def _split(axes: Axes, diagnosis: Diagnosis) -> None:
         axes.bar(place, covariance, width, bottom=variance, color=color, alpha=0.35)
     _label_sets(axes, diagnosis, [" | ".join(each) for each in biases.values()])
     axes.set_xlabel("below each set: bias²", color=SOFT, fontsize=9)
+    _from_zero(axes)
     dark = next(iter(COLORS.values()))
     handles = [
         Patch(color=dark, label="variance / M"),
