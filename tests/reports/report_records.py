@@ -126,7 +126,11 @@ def make_sweep() -> list[Record]:
             for mask in (0.5, 0.9):
                 for every in (1, 10, None):
                     options = {"mask_rate": mask, "resample_every": every, "structure": "row"}
-                    percent = (95 + 100 * lr + mask, 70 + 2 * mask, 65 + (every or 20) / 10 + seed)
+                    percent = (
+                        95 + 100 * lr + mask,
+                        70 + 2 * mask - 500 * lr,
+                        65 + (every or 20) / 10 + seed,
+                    )
                     records.append(make_record("gmixout", lr, None, percent, seed, options=options))
             for rank in (4, 8, 16):
                 percent = (94 + 100 * lr + rank / 16, 70.0, 66.0 + seed)

@@ -42,6 +42,13 @@ def test_a_running_comparison_rewrites_the_page_alone(run_folder):
     assert "Still running" not in text
 
 
+def test_a_running_comparison_without_a_finished_model_has_no_page_yet(tmp_path, records):
+    assert write_report(tmp_path, running="0 of 60 runs") == []
+    write_folder(tmp_path, [replace(records[1], step=10)])
+    assert write_report(tmp_path, running="0 of 60 runs") == []
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_several_folders_make_one_report(tmp_path, records):
     one = write_folder(tmp_path / "one", records[:21])
     two = write_folder(tmp_path / "two", records[15:], CONFIG + "# two\n")

@@ -29,7 +29,8 @@ def write_report(
         out: Where the report goes; by default into the one folder.
         reference: Method that the others are compared with (on the page: at first).
         running: How far a comparison is that is still running ("12 of 60 runs"). Then the page
-            alone is written: it says so and loads itself anew now and then.
+            alone is written: it says so and loads itself anew now and then. Before the first
+            model is finished nothing is.
 
     Returns:
         The files written: `REPORT_FILES`.
@@ -51,7 +52,11 @@ def write_report(
             "folder that the report goes to"
         )
     out = paths[0] if out is None else Path(out)
+    if running is None:
+        _refuse_the_unfinished(paths)
     records = _merged(paths)
+    if not any(record.final for record in records):
+        return []
     configs = {str(path): _config_of(path) for path in paths}
     html = save_page(records, configs, out / "report.html", reference, running)
     if running is not None:
@@ -66,17 +71,22 @@ def write_report(
     ]
 
 
-def _merged(folders: Sequence[Path]) -> list[Record]:
-    """The records of all folders, each once."""
-    merged: dict[str, Record] = {}
+def _refuse_the_unfinished(folders: Sequence[Path]) -> None:
     for folder in folders:
         for path in (folder, folder / "records.jsonl"):
             if not path.exists():
                 raise StateError(_not_a_run(folder, f"{path} does not exist"))
-        records = RecordLog(folder / "records.jsonl").read()
-        if not any(record.final for record in records):
+        if not any(record.final for record in RecordLog(folder / "records.jsonl").read()):
             raise StateError(_not_a_run(folder, "its records.jsonl holds no finished model yet"))
-        merged |= {record.to_json(): record for record in records}
+
+
+def _merged(folders: Sequence[Path]) -> list[Record]:
+    """The records of all folders, each once."""
+    merged = {
+        record.to_json(): record
+        for folder in folders
+        for record in RecordLog(folder / "records.jsonl").read()
+    }
     benchmarks = sorted({record.benchmark for record in merged.values()})
     if len(benchmarks) > 1:
         raise StateError(
