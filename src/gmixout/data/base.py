@@ -60,8 +60,12 @@ class Benchmark:
 
 
 @contextmanager
-def needs(package: str) -> Iterator[None]:
+def needs(package: str, install: str = "'gmixout[all]'") -> Iterator[None]:
     """Imports inside this context are of an optional package; a failed one says how to get it.
+
+    Args:
+        package: What is imported.
+        install: What pip is to install for it.
 
     Raises:
         DataError: an import failed.
@@ -71,5 +75,5 @@ def needs(package: str) -> Iterator[None]:
     except ImportError as error:
         raise DataError(
             f"This benchmark needs {package}, which cannot be imported ({error}): "
-            "pip install 'gmixout[all]'."
+            f"pip install {install}."
         ) from error

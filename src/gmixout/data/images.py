@@ -1,0 +1,293 @@
+"""Labelled images on disk or in memory, decoded when they are asked for."""
+
+import copy
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmixout.data.base import Examples
+from gmixout.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Transform: TypeAlias = Callable[["Image"], Tensor]
+"""Makes a model's input `[C, H, W]` of a picture; to be picklable for workers that are spawned."""
+
+Set = TypeVar("Set", bound="ImageSet")
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a test set that has others than the model.
+
+    ImageNet-R and -A ask for 200 of the model's 1000 classes, ObjectNet for 113 classes of its
+    own, each of which is one or more of ImageNet's.
+    """
+
+    classes: tuple[str, ...]
+    """Names of the test set's own classes; its labels are positions in this tuple."""
+    members: tuple[tuple[int, ...], ...]
+    """Of each own class, the positions of the model's classes that it stands for."""
+
+    def project(self, logits: Tensor) -> Tensor:
+        """Logits of the own classes, each the largest among its members'.
+
+        Args:
+            logits: `[N, all classes]`, the model's.
+
+        Returns:
+            `[N, own classes]`.
+        """
+        return torch.stack([logits[:, list(ids)].amax(1) for ids in self.members], dim=1)
+
+
+class ImageSet(Examples, ABC):
+    """Labelled images, decoded to RGB on access: items are `(transform(picture), label)`.
+
+    Subclasses hold the images in a store of their own; a set is a list of positions in it, so that
+    the parts of a split share one store. Sets are picklable, and any number of workers may read.
+
+    Args:
+        labels: `[N]`, one for each image of the store.
+        groups: `[N]`, the group of each image (a place, a range of class sizes), for metrics that
+            ask for it.
+        space: The set's own classes, where they are not the model's.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int] | Tensor,
+        groups: Sequence[int] | Tensor | None = None,
+        space: LabelSpace | None = None,
+    ) -> None:
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.groups = None if groups is None else torch.as_tensor(groups, dtype=torch.int64)
+        self.space = space
+        self.transform: Callable[[Image], Any] = _as_is
+        self.broken: tuple[str, ...] = ()
+        """Names of the images that `without_broken` dropped."""
+        self._positions = np.arange(len(self.labels))
+
+    @abstractmethod
+    def _decode(self, position: int) -> "Image":
+        """The picture at a position of the store, in RGB."""
+
+    @abstractmethod
+    def _name(self, position: int) -> str:
+        """What an error calls the picture."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.picture(index)), int(self.labels[index])
+
+    def picture(self, index: int) -> "Image":
+        """The picture itself, in RGB.
+
+        Raises:
+            DataError: It cannot be decoded; the message names it.
+        """
+        position = int(self._positions[index])
+        try:
+            return self._decode(position)
+        # Pillow's decoders do not agree on what they raise on spoilt files
+        except Exception as error:
+            raise DataError(
+                f"{self._name(position)} cannot be read as an image ({error}): replace it, or "
+                "leave out broken images with on_broken=skip"
+            ) from error
+
+    def project(self, logits: Tensor) -> Tensor:
+        """A model's logits `[N, all classes]` as logits of this set's classes `[N, own classes]`.
+
+        Without a label space of its own the set has the model's classes, and nothing changes.
+        """
+        return logits if self.space is None else self.space.project(logits)
+
+    def subset(self: Set, indices: Sequence[int] | Tensor) -> Set:
+        """The examples at some indices, in that order."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        part = copy.copy(self)
+        part.labels = self.labels[chosen]
+        part.groups = None if self.groups is None else self.groups[chosen]
+        part._positions = self._positions[chosen.numpy()]
+        return part
+
+    def transformed(self: Set, transform: Transform) -> Set:
+        """The same examples, seen through another transform."""
+        part = copy.copy(self)
+        part.transform = transform
+        return part
+
+    def unreadable(self) -> list[int]:
+        """Indices of the images that cannot be decoded; decodes every one, on several threads."""
+
+        def fails(index: int) -> bool:
+            try:
+                self.picture(index)
+            except DataError:
+                return True
+            return False
+
+        with ThreadPoolExecutor() as pool:
+            return [index for index, bad in enumerate(pool.map(fails, range(len(self)))) if bad]
+
+    def without_broken(self: Set) -> Set:
+        """The images that can be decoded; `broken` of the new set names the others.
+
+        Looking at every image takes as long as reading the whole set once, but leaves no question
+        about how many examples there are, whoever reads them and in whatever order.
+        """
+        bad = self.unreadable()
+        if not bad:
+            return self
+        good = np.setdiff1d(np.arange(len(self)), bad)
+        part = self.subset(torch.from_numpy(good))
+        part.broken = (*self.broken, *(self._name(int(self._positions[i])) for i in bad))
+        return part
+
+
+class ImageFiles(ImageSet):
+    """Image files.
+
+    Args:
+        root: Folder that the paths start from.
+        paths: Relative paths, with `/`.
+        labels: `[N]`.
+        groups: See `ImageSet`.
+        space: See `ImageSet`.
+        border: Pixels to cut from each edge before the transform (ObjectNet's red frame has 2).
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        paths: Iterable[str],
+        labels: Sequence[int] | Tensor,
+        groups: Sequence[int] | Tensor | None = None,
+        space: LabelSpace | None = None,
+        border: int = 0,
+    ) -> None:
+        super().__init__(labels, groups, space)
+        self.root, self.border = root, border
+        # A million strings would be copied into every worker as their reference counts change;
+        # one array of bytes stays shared.
+        self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+
+    def path(self, index: int) -> Path:
+        """The file of an example."""
+        return self._file(int(self._positions[index]))
+
+    def _file(self, position: int) -> Path:
+        return self.root / os.fsdecode(self._paths[position])
+
+    def _decode(self, position: int) -> "Image":
+        picture = _open(self._file(position))
+        if not self.border:
+            return picture
+        width, height = picture.size
+        edge = self.border
+        if min(width, height) <= 2 * edge:
+            raise ValueError(f"{width} x {height} pixels are no more than its border of {edge}")
+        return picture.crop((edge, edge, width - edge, height - edge))
+
+    def _name(self, position: int) -> str:
+        return str(self._file(position))
+
+
+class ImageBytes(ImageSet):
+    """Encoded images in memory (as a column of a parquet file holds them).
+
+    Args:
+        encoded: The bytes of image files.
+        names: What errors call them.
+        labels: `[N]`.
+    """
+
+    def __init__(
+        self, encoded: Sequence[bytes], names: Sequence[str], labels: Sequence[int] | Tensor
+    ) -> None:
+        super().__init__(labels)
+        self._encoded, self._names = encoded, names
+
+    def _decode(self, position: int) -> "Image":
+        return _open(BytesIO(self._encoded[position]))
+
+    def _name(self, position: int) -> str:
+        return self._names[position]
+
+
+class ImageArray(ImageSet):
+    """Images as one array, which may be mapped from a file.
+
+    Args:
+        pixels: `[N, H, W, 3]`, uint8.
+        labels: `[N]`.
+        name: What errors call the array.
+    """
+
+    def __init__(
+        self, pixels: "np.ndarray[Any, Any]", labels: Sequence[int] | Tensor, name: str
+    ) -> None:
+        super().__init__(labels)
+        self._pixels, self._array_name = pixels, name
+
+    def _decode(self, position: int) -> "Image":
+        from PIL import Image
+
+        return Image.fromarray(np.asarray(self._pixels[position]))
+
+    def _name(self, position: int) -> str:
+        return f"image {position} of {self._array_name}"
+
+
+def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> list[Tensor]:
+    """Splits examples so that every class has its share in every part.
+
+    Args:
+        labels: `[N]`.
+        shares: Share of each part but the last, which is the rest; their sum is at most 1.
+        seed: The same seed and labels give the same split, on every platform and version.
+
+    Returns:
+        One tensor of ascending indices a part, `len(shares) + 1` in all. The size of a class in a
+        part is rounded; the images of a class too small to be shared out stay in the last part.
+    """
+    # numpy promises that the stream of this generator never changes, of its newer ones it does not
+    generator = np.random.RandomState(seed)
+    cuts = np.cumsum(shares)
+    parts: list[list[Any]] = [[] for _ in range(len(shares) + 1)]
+    given = labels.numpy()
+    for label in np.unique(given):
+        members = generator.permutation(np.flatnonzero(given == label))
+        # a sum of shares just above 1 by rounding must not reach beyond the end
+        ends = np.minimum(np.rint(cuts * len(members)).astype(int), len(members))
+        for part, chosen in zip(parts, np.split(members, ends), strict=True):
+            part.append(chosen)
+    return [
+        torch.from_numpy(np.sort(np.concatenate(part)) if part else np.empty(0, np.int64))
+        for part in parts
+    ]
+
+
+def _open(file: Path | BytesIO) -> "Image":
+    from PIL import Image
+
+    with Image.open(file) as opened:
+        picture: Image.Image = opened.convert("RGB")
+    return picture
+
+
+def _as_is(picture: "Image") -> "Image":
+    return picture

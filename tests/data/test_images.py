@@ -1,0 +1,177 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from official_trees import colour_of, cut_short, paint
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from gmixout.data.images import ImageArray, ImageBytes, ImageFiles, LabelSpace, stratified
+from gmixout.errors import DataError
+
+
+def to_tensor(picture):
+    """A transform that workers can be sent."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+@pytest.fixture
+def files(tmp_path):
+    for number in range(6):
+        paint(tmp_path / "a" / f"{number}.jpg", (number, 7, 7))
+    paths = [f"a/{number}.jpg" for number in range(6)]
+    return ImageFiles(tmp_path, paths, range(6), groups=[5, 4, 3, 2, 1, 0])
+
+
+def test_a_file_is_decoded_with_its_label_and_group(files):
+    picture, label = files[4]
+    assert colour_of(picture) == (4, 7, 7)
+    assert (label, type(label)) == (4, int)
+    assert files.path(4).name == "4.jpg"
+    assert colour_of(files[-1][0]) == (5, 7, 7)
+    with pytest.raises(IndexError):
+        files[6]
+
+
+def test_a_subset_keeps_images_labels_and_groups_together(files):
+    part = files.subset([5, 1, 3]).subset([2, 0])
+    assert [colour_of(picture)[0] for picture, _ in part] == part.labels.tolist() == [3, 5]
+    assert part.groups.tolist() == [2, 0]
+    assert len(files) == 6
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA", "I;16"])
+def test_every_mode_becomes_rgb(mode, tmp_path):
+    suffix = "jpg" if mode == "CMYK" else "png"
+    Image.new(mode, (4, 4)).save(tmp_path / f"x.{suffix}")
+    picture, _ = ImageFiles(tmp_path, [f"x.{suffix}"], [0])[0]
+    assert picture.mode == "RGB"
+
+
+def test_names_beyond_ascii_are_found(tmp_path):
+    paint(tmp_path / "Bücher" / "本.png", (1, 2, 3))
+    assert colour_of(ImageFiles(tmp_path, ["Bücher/本.png"], [0])[0][0]) == (1, 2, 3)
+
+
+def test_the_border_is_cut_off_on_all_sides(tmp_path):
+    picture = Image.new("RGB", (9, 7), (255, 0, 0))
+    picture.paste((0, 0, 9), (2, 2, 7, 5))
+    picture.save(tmp_path / "x.png")
+    inside, _ = ImageFiles(tmp_path, ["x.png"], [0], border=2)[0]
+    assert inside.size == (5, 3)
+    assert inside.getcolors() == [(15, (0, 0, 9))]
+    Image.new("RGB", (9, 4)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match=r"x\.png.*9 x 4 pixels"):
+        ImageFiles(tmp_path, ["x.png"], [0], border=2)[0]
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def text(path):
+    path.write_text("<html>404 not found</html>")
+
+
+BREAKS = {"empty": empty, "cut short": cut_short, "no image": text, "gone": lambda p: p.unlink()}
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+def test_a_broken_image_is_named(kind, files):
+    BREAKS[kind](files.path(2))
+    with pytest.raises(DataError, match=r"2\.jpg cannot be read.*on_broken=skip"):
+        files[2]
+    files[3]
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+def test_broken_images_are_left_out_and_counted(kind, files):
+    BREAKS[kind](files.path(2))
+    BREAKS[kind](files.path(5))
+    kept = files.without_broken()
+    assert [name[-5:] for name in kept.broken] == ["2.jpg", "5.jpg"]
+    assert [colour_of(picture)[0] for picture, _ in kept] == [0, 1, 3, 4]
+    assert kept.labels.tolist() == [0, 1, 3, 4]
+    assert kept.groups.tolist() == [5, 4, 2, 1]
+    assert kept.without_broken().broken == kept.broken
+    assert files.broken == ()
+
+
+def test_a_broken_image_is_named_from_a_worker_too(files):
+    empty(files.path(3))
+    loader = DataLoader(files.transformed(to_tensor), batch_size=2, num_workers=2)
+    with pytest.raises(DataError, match=r"3\.jpg cannot be read"):
+        list(loader)
+
+
+def test_workers_read_what_one_reader_reads(files):
+    # pickled, as workers that are spawned get it
+    read = pickle.loads(pickle.dumps(files.subset([5, 0, 3, 2]).transformed(to_tensor)))
+    loader = DataLoader(read, batch_size=3, num_workers=2)
+    images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    assert labels.tolist() == [5, 0, 3, 2]
+    assert images[:, 0, 0, 0].tolist() == [5, 0, 3, 2]
+
+
+def test_bytes_and_arrays_give_what_files_give(files):
+    encoded = [files.path(number).read_bytes() for number in range(6)]
+    names = [f"file {number}" for number in range(6)]
+    pixels = np.stack([np.array(picture) for picture, _ in files])
+    for other in (ImageBytes(encoded, names, range(6)), ImageArray(pixels, range(6), "array")):
+        again = pickle.loads(pickle.dumps(other.subset([1, 4])))
+        assert [(colour_of(p), label) for p, label in again] == [((1, 7, 7), 1), ((4, 7, 7), 4)]
+    broken = ImageBytes([encoded[0], b""], names[:2], [0, 0])
+    with pytest.raises(DataError, match="file 1 cannot be read"):
+        broken[1]
+
+
+def test_a_set_without_a_label_space_leaves_logits_alone(files):
+    logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
+    assert files.project(logits) is logits
+
+
+@given(st.data())
+def test_projection_takes_the_best_of_each_classs_members(data):
+    every = data.draw(st.integers(2, 8))
+    ids = st.lists(st.integers(0, every - 1), min_size=1, max_size=3, unique=True)
+    members = data.draw(st.lists(ids, min_size=1, max_size=4))
+    logits = torch.randn(5, every, generator=torch.Generator().manual_seed(every))
+    space = LabelSpace(tuple(map(str, members)), tuple(map(tuple, members)))
+    projected = space.project(logits)
+    assert projected.shape == (5, len(members))
+    for own, places in enumerate(members):
+        for row in range(5):
+            assert projected[row, own] == max(logits[row, place] for place in places)
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(0, 4), max_size=60),
+    st.sampled_from([(0.5,), (0.2, 0.2), (0.1, 0.3, 0.6)]),
+    st.integers(0, 3),
+)
+def test_a_stratified_split_shares_out_every_class(labels, shares, seed):
+    given_labels = torch.tensor(labels, dtype=torch.int64)
+    parts = stratified(given_labels, shares, seed)
+    assert len(parts) == len(shares) + 1
+    assert sorted(torch.cat(parts).tolist()) == list(range(len(labels)))
+    for part in parts:
+        assert part.tolist() == sorted(part.tolist())
+    for label in set(labels):
+        for part, share in zip(parts, shares, strict=False):
+            count = (given_labels[part] == label).sum().item()
+            assert abs(count - share * labels.count(label)) <= 1
+    for part, again in zip(parts, stratified(given_labels, shares, seed), strict=True):
+        assert torch.equal(part, again)
+
+
+def test_a_split_depends_on_its_seed_and_leaves_the_global_generators_alone():
+    labels = torch.zeros(100, dtype=torch.int64)
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    first, other = stratified(labels, (0.5,), 0)[0], stratified(labels, (0.5,), 1)[0]
+    after = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    assert first.tolist() != other.tolist()
+    assert before == after
