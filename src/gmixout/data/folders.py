@@ -1,0 +1,179 @@
+"""Folders of images: found under any spelling of their name, listed, and checked against lists."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gmixout.data.images import ImageFiles, LabelSpace
+from gmixout.data.source import Problems
+from gmixout.errors import DataError
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+
+
+@dataclass
+class Listing:
+    """Images on the way to becoming a set: paths from one folder, and labels."""
+
+    root: Path
+    paths: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def images(
+        self, groups: list[int] | None = None, space: LabelSpace | None = None, border: int = 0
+    ) -> ImageFiles:
+        """The set."""
+        return ImageFiles(self.root, self.paths, self.labels, groups, space, border)
+
+
+def plain(name: str) -> str:
+    """A name without case and separators: "Real World", "real_world" and "RealWorld" are one."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones do not count."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def pictures(folder: Path) -> list[str]:
+    """Names of the image files in a folder, sorted; hidden ones (`._x.jpg`) do not count."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
+        )
+
+
+def find(folder: Path, *names: str) -> Path | None:
+    """The folder inside a folder that has one of some names, in any spelling; None without.
+
+    Raises:
+        DataError: More than one has.
+    """
+    present = subfolders(folder)
+    for name in names:
+        fitting = [folder / found for found in present if plain(found) == plain(name)]
+        if len(fitting) > 1:
+            listed = " and ".join(str(path) for path in fitting)
+            raise DataError(f"{listed} may both be {name}: keep one of them in {folder}")
+        if fitting:
+            return fitting[0]
+    return None
+
+
+def read_class(listing: Listing, folder: str, label: int, problems: Problems) -> None:
+    """Adds the images of one class folder, a path from the listing's root."""
+    found = pictures(listing.root / folder)
+    if not found:
+        problems.add(f"{listing.root / folder} holds no image")
+    listing.paths += [f"{folder}/{name}" for name in found]
+    listing.labels += [label] * len(found)
+
+
+def read_classes(folder: Path, labels: Mapping[str, int], problems: Problems) -> Listing:
+    """The images of `<folder>/<class>/*`.
+
+    Args:
+        folder: Holds the class folders.
+        labels: Label of each class by its folder's name.
+        problems: Takes empty folders, and folders of classes that are not in `labels`.
+    """
+    listing = Listing(folder)
+    for name in subfolders(folder):
+        if name in labels:
+            read_class(listing, name, labels[name], problems)
+        else:
+            problems.add(f"{folder / name} is the folder of a class that training does not have")
+    return listing
+
+
+def read_list(file: Path, root: Path, problems: Problems) -> Listing:
+    """The images of a list file: on each line a path from the root, a space and a label.
+
+    Args:
+        file: The list; paths may hold spaces, the label is what comes after the last.
+        root: The folder that its paths start from.
+        problems: Takes lines that cannot be read, and images that are listed but not there.
+    """
+    listing = Listing(root)
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        path, _, label = line.strip().rpartition(" ")
+        if path and label.isascii() and label.isdigit():
+            listing.paths.append(path.strip())
+            listing.labels.append(int(label))
+        else:
+            problems.add(f"{file}, line {number}: {line.strip()!r} is not `<path> <label>`")
+    report_absent(listing, f"{file.name} lists", problems)
+    return listing
+
+
+def classes_of_lists(listings: Mapping[str, Listing], problems: Problems) -> tuple[str, ...]:
+    """Class names of the labels in lists, from the folder that each image lies in.
+
+    The number in the list is the label, whatever the order of the folders: lists may leave out a
+    class, and a folder's position would then be wrong for all after it.
+
+    Args:
+        listings: Images by the name of their list, each below the folder of its class.
+        problems: Takes labels with two folders, and folders with two labels.
+
+    Returns:
+        A name for each number up to the highest; those that no list has are called `class <n>`.
+    """
+    names: dict[int, str] = {}
+    labels: dict[str, int] = {}
+    for listed, listing in listings.items():
+        for path, label in zip(listing.paths, listing.labels, strict=True):
+            name = path.split("/")[-2]
+            if names.setdefault(label, name) != name or labels.setdefault(name, label) != label:
+                problems.add(
+                    f"{listed}: {path} has label {label}; elsewhere label {label} is "
+                    f"{names[label]} and {name} is label {labels.get(name, label)}"
+                )
+                break
+    return tuple(names.get(label, f"class {label}") for label in range(max(names, default=-1) + 1))
+
+
+def report_absent(listing: Listing, said: str, problems: Problems) -> None:
+    """Notes a problem if images are listed that are not there.
+
+    Args:
+        listing: The images.
+        said: What listed them ("train.txt lists"), to begin the problem with.
+        problems: Takes the problem.
+    """
+    absent = _absent(listing.root, listing.paths)
+    if absent:
+        problems.add(
+            f"{said} {len(absent):,} images that are not in {listing.root}, "
+            f"the first of them {absent[0]}"
+        )
+
+
+def _absent(root: Path, paths: Iterable[str]) -> list[str]:
+    """The paths under a root that lead to no file, found with one look into each folder."""
+    wanted = defaultdict(list)
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        wanted[folder].append(name)
+    absent = []
+    for folder, names in wanted.items():
+        try:
+            present = set(os.listdir(root / folder))
+        except OSError:
+            present = set()
+        absent += [f"{folder}/{name}".lstrip("/") for name in names if name not in present]
+    return absent

@@ -1,0 +1,302 @@
+"""What a benchmark in its official files is: where they lie, what must be there, its splits."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from torch import Tensor
+
+from gmixout.data.base import needs
+from gmixout.data.images import ImageSet, Transform
+from gmixout.errors import ConfigError, DataError
+
+SPLIT_SEED = 2510
+"""Seed of every split that the official files leave open; never the seed of a training run."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The sets of a benchmark, and how its authors measure.
+
+    A set may have classes of its own (`ImageSet.project` makes its logits of the model's) and
+    groups (`ImageSet.groups`).
+    """
+
+    classes: tuple[str, ...]
+    """Class names; a label is a position in this tuple, in sets without a `space` of their own."""
+    train: ImageSet
+    """What is finetuned on."""
+    id_val: ImageSet
+    """In-domain validation: every choice is made on it."""
+    id_test: ImageSet
+    """In-domain test, reported."""
+    shifts: Mapping[str, ImageSet]
+    """Test sets of other domains by name, `group` or `group/part`; no choice is made on them."""
+    dev_shifts: Mapping[str, ImageSet] = field(default_factory=dict)
+    """Other domains that the benchmark's authors give for making choices; never reported."""
+    metric: str = "accuracy"
+    """The official metric, a name in `gmixout.evaluation.official.METRICS`."""
+    also: tuple[str, ...] = ()
+    """Metrics that are reported beside it."""
+    summary: str | None = None
+    """The official figure over all shifts, a name in `gmixout.evaluation.official.SUMMARIES`."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the results has to know: what is not there, what is not as usual."""
+
+    @property
+    def sets(self) -> dict[str, ImageSet]:
+        """All sets by name."""
+        own = {"train": self.train, "id_val": self.id_val, "id_test": self.id_test}
+        return {**own, **self.shifts, **self.dev_shifts}
+
+    @property
+    def class_counts(self) -> Tensor:
+        """`[classes]`: training images of each class, which long-tail losses ask for."""
+        return self.train.labels.bincount(minlength=len(self.classes))
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Names of the images that were skipped."""
+        return tuple(name for images in self.sets.values() for name in images.broken)
+
+    def map(self, function: Callable[[ImageSet], ImageSet]) -> "Splits":
+        """The same benchmark with a function applied to every set."""
+        return replace(
+            self,
+            train=function(self.train),
+            id_val=function(self.id_val),
+            id_test=function(self.id_test),
+            shifts={name: function(images) for name, images in self.shifts.items()},
+            dev_shifts={name: function(images) for name, images in self.dev_shifts.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a benchmark's folder holds."""
+
+    source: str
+    """Name of the benchmark."""
+    root: Path
+    """The folder that was looked at."""
+    classes: int
+    """Number of classes."""
+    images: Mapping[str, int]
+    """Number of images of each set."""
+    metric: str
+    """The official metric."""
+    notes: tuple[str, ...] = ()
+    """What is not there or not as usual."""
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in self.images)
+        return "\n".join(
+            [
+                f"{self.source} at {self.root}: {self.classes} classes, metric {self.metric}",
+                *(f"  {name:<{width}}  {count:>9,}" for name, count in self.images.items()),
+                *(f"  note: {note}" for note in self.notes),
+            ]
+        )
+
+
+class Problems:
+    """Collects what is wrong, so that one error can say all of it."""
+
+    SHOWN = 20
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def add(self, problem: str) -> None:
+        """Notes a problem, a clause that names the thing and what is wrong with it."""
+        self.found.append(problem)
+
+    def settle(self, source: "Source") -> None:
+        """Raises a `DataError` that says all problems, if there are any."""
+        if not self.found:
+            return
+        more = len(self.found) - self.SHOWN
+        lines = [f"  - {problem}" for problem in self.found[: self.SHOWN]]
+        if more > 0:
+            lines.append(f"  - and {more} more")
+        listed = "\n".join(lines)
+        raise DataError(
+            f"{source.name} at {source.root} is not as it should be:\n{listed}\n"
+            f"Where to get it: {source.where}"
+        )
+
+    def fail(self, source: "Source", problem: str) -> NoReturn:
+        """Raises at once, for a problem without which nothing else can be looked at."""
+        self.add(problem)
+        self.settle(source)
+        raise AssertionError("unreachable: there is a problem")
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """A benchmark in its official files, and its options.
+
+    Subclasses are frozen dataclasses, named the way a user types it, whose fields are the options.
+    They say how the folder is read (`read`); checking and loading are the same for all. Nothing is
+    ever downloaded or written.
+
+    Args:
+        root: Folder of the data.
+        counts: Whether numbers of images and classes must be the published ones (`official`) or
+            any will do (`any`: a subset, a copy that was cleaned).
+        on_broken: What to do about images that cannot be decoded: stop at the first (`raise`), or
+            look at every image before the start and leave out the broken (`skip`), which takes as
+            long as reading everything once. The skipped are in `Splits.broken`.
+
+    Example:
+        >>> from gmixout.data.domains import pacs
+        >>> pacs("/data/PACS", train_domain="photo").name
+        'pacs'
+    """
+
+    root: Path
+    _: KW_ONLY
+    counts: Literal["official", "any"] = "official"
+    on_broken: Literal["raise", "skip"] = "raise"
+
+    where: ClassVar[str]
+    """Where to get the data, for errors."""
+    official: ClassVar[Mapping[str, int]] = {}
+    """Published numbers by name, as `_count` asks for them."""
+
+    def __post_init__(self) -> None:
+        """Checks options with a fixed choice and shares; takes the root as text too."""
+        object.__setattr__(self, "root", Path(self.root))
+        for name, kind in get_type_hints(type(self)).items():
+            value: Any = getattr(self, name, None)
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                known = ", ".join(map(str, get_args(kind)))
+                raise ConfigError(f"{self.name}({name}={value!r}) must be one of: {known}")
+            if name.endswith("_share") and not 0 < float(value) < 1:
+                raise ConfigError(
+                    f"{self.name}({name}={value}) must be above 0 and below 1: it is a share of "
+                    "the images"
+                )
+
+    @property
+    def name(self) -> str:
+        """The name in `SOURCES` and on the command line."""
+        return type(self).__name__
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options by name as plain values, the way a YAML file spells them."""
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+    @abstractmethod
+    def read(self, problems: Problems) -> Splits:
+        """Looks at the folder, decodes nothing, and gives the splits without a transform.
+
+        Args:
+            problems: Takes what is wrong. The splits matter only if nothing was.
+
+        Raises:
+            DataError: Something is wrong without which the rest cannot be looked at.
+        """
+
+    def check(self, decode: bool = False) -> Inventory:
+        """Verifies layout and counts.
+
+        Args:
+            decode: Also decode every image.
+
+        Raises:
+            DataError: Something is missing or wrong; the message lists all of it and says where to
+                get the data.
+        """
+        splits = self._verified()
+        notes = splits.notes
+        if decode:
+            splits = splits.map(ImageSet.without_broken)
+            problems = Problems()
+            for name in splits.broken:
+                problems.add(f"{name} cannot be read as an image")
+            if self.on_broken == "raise":
+                problems.settle(self)
+            notes = (*notes, *problems.found)
+        return Inventory(
+            source=self.name,
+            root=self.root,
+            classes=len(splits.classes),
+            images={name: len(images) for name, images in splits.sets.items()},
+            metric=splits.metric,
+            notes=notes,
+        )
+
+    def load(self, transform: Transform) -> Splits:
+        """Gives the splits, ready to be read.
+
+        Args:
+            transform: Makes the model's input `[C, H, W]` of an RGB picture.
+
+        Raises:
+            DataError: As `check`.
+        """
+        splits = self._verified()
+        if self.on_broken == "skip":
+            splits = splits.map(ImageSet.without_broken)
+            problems = Problems()
+            _check_sets(splits, problems)
+            problems.settle(self)
+        return splits.map(lambda images: images.transformed(transform))
+
+    def _verified(self) -> Splits:
+        with needs("pillow"):
+            import PIL.Image  # noqa: F401 - a missing Pillow is no broken image
+        problems = Problems()
+        self._check_root(problems)
+        splits = self.read(problems)
+        problems.settle(self)
+        _check_sets(splits, problems)
+        problems.settle(self)
+        return replace(splits, notes=(*splits.notes, *_gaps(splits)))
+
+    def _check_root(self, problems: Problems) -> None:
+        if not self.root.is_dir():
+            problems.fail(self, f"there is no folder {self.root}")
+
+    def _count(self, problems: Problems, key: str, found: int, what: str) -> None:
+        """Notes a problem if a number is not the published one and `counts` asks for that."""
+        expected = self.official.get(key)
+        if self.counts == "official" and expected is not None and found != expected:
+            problems.add(
+                f"{what}: {found:,}, and the published data has {expected:,} "
+                "(counts=any takes it as it is)"
+            )
+
+
+def _check_sets(splits: Splits, problems: Problems) -> None:
+    for name, images in splits.sets.items():
+        if len(images) == 0:
+            problems.add(f"{name} holds no image")
+            continue
+        classes = len(splits.classes if images.space is None else images.space.classes)
+        wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
+        if len(wrong):
+            problems.add(
+                f"{name}: {len(wrong)} labels are out of range, {int(wrong[0])} among them; with "
+                f"{classes} classes labels go from 0 to {classes - 1}"
+            )
+
+
+def _gaps(splits: Splits) -> list[str]:
+    """Classes that training never sees, which results on them depend on."""
+    absent = (splits.class_counts == 0).nonzero().flatten().tolist()
+    if not absent:
+        return []
+    names = ", ".join(splits.classes[label] for label in absent[:5])
+    more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+    return [f"train has no image of {len(absent)} of {len(splits.classes)} classes: {names}{more}"]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
