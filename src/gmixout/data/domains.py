@@ -1,0 +1,310 @@
+"""Benchmarks of domain folders, `<root>/<domain>/<class>/*`: PACS, VLCS, OfficeHome, ..."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmixout.data.folders import Listing, find, plain, read_class, subfolders
+from gmixout.data.images import ImageFiles, ImageSet, stratified
+from gmixout.data.source import SPLIT_SEED, Problems, Source, Splits
+from gmixout.errors import ConfigError
+
+HOLDOUT = 0.2
+"""DomainBed's share of each domain that is held out."""
+
+
+def domainbed_holdout(examples: int, trial_seed: int, environment: int) -> tuple[Tensor, Tensor]:
+    """The examples that DomainBed trains on and those it holds out, in one domain.
+
+    Args:
+        examples: Number of images of the domain, sorted by class and then by file name.
+        trial_seed: DomainBed's `--trial_seed`.
+        environment: Position of the domain among the sorted names of all domains.
+
+    Returns:
+        Indices of the 80 % to train on (its "in" split) and of the 20 % held out ("out").
+
+    Source: Gulrajani and Lopez-Paz, "In Search of Lost Domain Generalization", ICLR 2021; the seed
+        is that of its code, a hash of the trial's seed and the domain.
+    """
+    text = str((trial_seed, environment)).encode()
+    seed = int(hashlib.md5(text, usedforsecurity=False).hexdigest(), 16) % 2**31
+    order = list(range(examples))
+    np.random.RandomState(seed).shuffle(order)
+    held = int(examples * HOLDOUT)
+    return torch.tensor(order[held:]), torch.tensor(order[:held])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainFolders(Source):
+    """A benchmark whose domains are folders of class folders.
+
+    Any domain may be missing: the others but the trained one are the shifts, each with all its
+    images. Names of domains and classes are matched without regard to case and separators.
+
+    Args:
+        train_domain: The domain that is finetuned on.
+        protocol: How its images are split: `stratified` (a fixed seed, every class in proportion,
+            `id_val_share` and `id_test_share` held out) or `domainbed` (the 20 % that DomainBed
+            holds out for `trial_seed`; one half of them, stratified, is id_val and the other
+            id_test, which DomainBed does not tell apart).
+        id_val_share: Share of the trained domain for in-domain validation (`stratified`).
+        id_test_share: Share of the trained domain for in-domain test (`stratified`).
+        trial_seed: DomainBed's seed of the split (`domainbed`).
+        half: Use `both` halves of every domain's images, or only the `first` or `second`: fixed
+            and stratified, for a model that was pretrained on the other half.
+    """
+
+    train_domain: str
+    protocol: Literal["stratified", "domainbed"] = "stratified"
+    id_val_share: float = 0.2
+    id_test_share: float = 0.2
+    trial_seed: int = 0
+    half: Literal["both", "first", "second"] = "both"
+
+    domains: ClassVar[tuple[str, ...]]
+    """All domains in DomainBed's order."""
+    spellings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Other names of domains' folders."""
+    folders: ClassVar[tuple[str, ...]]
+    """Names of the folder that holds the domains, if the root is the one above it."""
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        super().__post_init__()
+        if self.train_domain not in self.domains:
+            raise ConfigError(
+                f"{self.name}(train_domain={self.train_domain!r}) must be one of: "
+                f"{', '.join(self.domains)}"
+            )
+        if self.id_val_share + self.id_test_share >= 1:
+            raise ConfigError(
+                f"{self.name}(id_val_share={self.id_val_share}, id_test_share="
+                f"{self.id_test_share}) leaves nothing to train on: their sum must be below 1"
+            )
+
+    def read(self, problems: Problems) -> Splits:
+        """Looks at the domain folders."""
+        present = self.domain_folders(problems)
+        names = {plain(name): name for f in present.values() for name in subfolders(f)}
+        self._count(problems, "classes", len(names), "number of classes")
+        problems.settle(self)
+        labels = {name: label for label, name in enumerate(sorted(names))}
+        notes = self.left_out(present)
+        sets = {}
+        for domain, folder in present.items():
+            listing, absent = self.read_domain(folder, labels, problems)
+            self._count(problems, domain, len(listing), f"number of images in {folder}")
+            if absent:
+                listed = ", ".join(names[name] for name in absent)
+                notes.append(f"{domain} has no folder of {listed}")
+            sets[domain] = self.chosen_half(listing.images())
+        return self._splits(sets, tuple(names[name] for name in labels), tuple(notes))
+
+    def domain_folders(self, problems: Problems) -> dict[str, Path]:
+        """The folders of the domains that are there, in the root or in a folder in it.
+
+        Raises:
+            DataError: The trained domain is not there, or no other.
+        """
+        present = self._present(self.root)
+        above = None if present else find(self.root, *self.folders)
+        if above is not None:
+            present = self._present(above)
+        if self.train_domain not in present:
+            problems.fail(
+                self,
+                f"there is no folder of train_domain={self.train_domain} in {self.root}; of "
+                f"{', '.join(self.domains)} there is: {', '.join(present) or 'none'}",
+            )
+        if len(present) == 1:
+            problems.fail(
+                self, f"{self.train_domain} is the only domain in {self.root}: no shift to test on"
+            )
+        return present
+
+    def left_out(self, present: Iterable[str]) -> list[str]:
+        """A note for each domain that is not there."""
+        return [f"there is no domain {d}: left out" for d in self.domains if d not in set(present)]
+
+    def _present(self, root: Path) -> dict[str, Path]:
+        found = {d: find(root, d, *self.spellings.get(d, ())) for d in self.domains}
+        return {domain: folder for domain, folder in found.items() if folder is not None}
+
+    def read_domain(
+        self, folder: Path, labels: Mapping[str, int], problems: Problems
+    ) -> tuple[Listing, list[str]]:
+        """A domain's images, and the classes that it has no folder of."""
+        listing, found = Listing(folder), set()
+        # by folder name, then file name: the order that DomainBed's split is made on
+        for name in subfolders(folder):
+            if plain(name) in found:
+                problems.add(f"{folder / name} is a class that another folder beside it has too")
+            found.add(plain(name))
+            read_class(listing, name, labels[plain(name)], problems)
+        return listing, [name for name in labels if name not in found]
+
+    def chosen_half(self, images: ImageFiles) -> ImageFiles:
+        """The images of a set that `half` asks for."""
+        if self.half == "both":
+            return images
+        first, second = stratified(images.labels, (0.5,), SPLIT_SEED)
+        return images.subset(first if self.half == "first" else second)
+
+    def _splits(
+        self, sets: Mapping[str, ImageSet], classes: tuple[str, ...], notes: tuple[str, ...]
+    ) -> Splits:
+        own = sets[self.train_domain]
+        if self.protocol == "domainbed":
+            environment = self.domains.index(self.train_domain)
+            train, held = domainbed_holdout(len(own), self.trial_seed, environment)
+            val, test = (held[half] for half in stratified(own.labels[held], (0.5,), SPLIT_SEED))
+        else:
+            shares = (self.id_val_share, self.id_test_share)
+            val, test, train = stratified(own.labels, shares, SPLIT_SEED)
+        return Splits(
+            classes=classes,
+            train=own.subset(train),
+            id_val=own.subset(val),
+            id_test=own.subset(test),
+            shifts={domain: images for domain, images in sets.items() if images is not own},
+            notes=notes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class pacs(DomainFolders):
+    """PACS: objects as photo, art painting, cartoon and sketch.
+
+    - Input: RGB, 227x227. Labels: 7 classes. Domains: art_painting (2,048 images), cartoon (2,344),
+      photo (1,670), sketch (3,929); 9,991 in all, about 190 MB.
+    - Files: `PACS/<domain>/<class>/*`, as DomainBed has them.
+    - Splits: none official for one source domain; see `protocol`. Metric: accuracy.
+    - Licence: none stated by its authors; for research.
+
+    Source: Li, Yang, Song and Hospedales, "Deeper, Broader and Artier Domain Generalization",
+        ICCV 2017.
+    """
+
+    train_domain: str = "photo"
+
+    domains = ("art_painting", "cartoon", "photo", "sketch")
+    folders = ("PACS", "kfold")
+    where = (
+        "https://github.com/facebookresearch/DomainBed (domainbed/scripts/download.py, PACS), "
+        "unpacked to PACS/{art_painting,cartoon,photo,sketch}/<class>/"
+    )
+    official: ClassVar[Mapping[str, int]] = {
+        "classes": 7,
+        "art_painting": 2048,
+        "cartoon": 2344,
+        "photo": 1670,
+        "sketch": 3929,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class vlcs(DomainFolders):
+    """VLCS: five objects in four older collections of photographs.
+
+    - Input: RGB, of many sizes. Labels: 5 classes (bird, car, chair, dog, person). Domains:
+      Caltech101 (1,415 images), LabelMe (2,656), SUN09 (3,282), VOC2007 (3,376); 10,729 in all.
+    - Files: `VLCS/<domain>/<class>/*`, as DomainBed has them.
+    - Splits: none official for one source domain; see `protocol`. Metric: accuracy.
+    - Licence: those of the four collections; for research.
+
+    Source: Fang, Xu and Rockmore, "Unbiased Metric Learning", ICCV 2013.
+    """
+
+    train_domain: str = "VOC2007"
+
+    domains = ("Caltech101", "LabelMe", "SUN09", "VOC2007")
+    spellings: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Caltech101": ("Caltech",),
+        "SUN09": ("SUN",),
+        "VOC2007": ("VOC", "PASCAL"),
+    }
+    folders = ("VLCS",)
+    where = (
+        "https://github.com/facebookresearch/DomainBed (domainbed/scripts/download.py, VLCS), "
+        "unpacked to VLCS/{Caltech101,LabelMe,SUN09,VOC2007}/<class>/"
+    )
+    official: ClassVar[Mapping[str, int]] = {
+        "classes": 5,
+        "Caltech101": 1415,
+        "LabelMe": 2656,
+        "SUN09": 3282,
+        "VOC2007": 3376,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class officehome(DomainFolders):
+    """OfficeHome: things of office and home as art, clipart, product picture and photograph.
+
+    - Input: RGB, of many sizes. Labels: 65 classes. Domains: Art (2,427 images), Clipart (4,365),
+      Product (4,439), Real World (4,357); 15,588 in all, about 1.1 GB.
+    - Files: `office_home/<domain>/<class>/*`, as DomainBed has them, or the archive's
+      `OfficeHomeDataset_10072016/`; note the space in "Real World".
+    - Splits: none official for one source domain; see `protocol`. Metric: accuracy.
+    - Licence: non-commercial research and education, by the authors' page.
+
+    Source: Venkateswara, Eusebio, Chakraborty and Panchanathan, "Deep Hashing Network for
+        Unsupervised Domain Adaptation", CVPR 2017.
+    """
+
+    train_domain: str = "Real World"
+
+    domains = ("Art", "Clipart", "Product", "Real World")
+    spellings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Real World": ("Real",)}
+    folders = ("office_home", "OfficeHomeDataset_10072016")
+    where = (
+        "https://www.hemanthdv.org/officeHomeDataset.html, unpacked to "
+        "office_home/{Art,Clipart,Product,Real World}/<class>/"
+    )
+    official: ClassVar[Mapping[str, int]] = {
+        "classes": 65,
+        "Art": 2427,
+        "Clipart": 4365,
+        "Product": 4439,
+        "Real World": 4357,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class terra_incognita(DomainFolders):
+    """TerraIncognita: animals seen by camera traps at four places.
+
+    - Input: RGB, of many sizes. Labels: 10 classes, one of them "empty". Domains: location_100,
+      location_38, location_43, location_46 (in this order, which is that of text), about 24,000
+      images; published counts differ with the version of the annotations, so none is checked.
+    - Files: `terra_incognita/<location>/<class>/*`, made of Caltech Camera Traps by DomainBed.
+    - Splits: none official for one source domain; see `protocol`. Metric: accuracy.
+    - Licence: Community Data License Agreement, permissive variant.
+
+    Source: Beery, Van Horn and Perona, "Recognition in Terra Incognita", ECCV 2018; the choice of
+        places and classes is DomainBed's.
+    """
+
+    train_domain: str = "location_38"
+
+    domains = ("location_100", "location_38", "location_43", "location_46")
+    spellings: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "location_100": ("L100", "100"),
+        "location_38": ("L38", "38"),
+        "location_43": ("L43", "43"),
+        "location_46": ("L46", "46"),
+    }
+    folders = ("terra_incognita",)
+    where = (
+        "https://lila.science/datasets/caltech-camera-traps, sorted into "
+        "terra_incognita/location_{100,38,43,46}/<class>/ by DomainBed's "
+        "domainbed/scripts/download.py"
+    )
+    official: ClassVar[Mapping[str, int]] = {"classes": 10}
