@@ -1,0 +1,104 @@
+"""ImageNet-LT: a long-tailed part of ImageNet."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from gmixout.data.folders import classes_of_lists, find, read_list
+from gmixout.data.imagenet import ImageNet, class_names
+from gmixout.data.source import Problems, Splits
+
+MANY, MEDIUM, FEW = 0, 1, 2
+"""Groups of the test images by the training images of their class; the metrics `many_shot`,
+`medium_shot` and `few_shot` know them by these numbers."""
+
+SHOTS: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "oltr": lambda counts: (counts >= 100, counts <= 20),
+    "lift": lambda counts: (counts > 100, counts < 20),
+}
+"""Who counts as many-shot and who as few-shot, by whose code: they differ on 100 and on 20."""
+
+
+def shot_groups(counts: Tensor, convention: str) -> Tensor:
+    """`[classes]`: MANY, MEDIUM or FEW for each class.
+
+    Args:
+        counts: `[classes]`, training images of each class.
+        convention: A name in `SHOTS`.
+
+    Source: `oltr`: Liu et al., "Large-Scale Long-Tailed Recognition in an Open World", CVPR 2019;
+        `lift`: Shi et al., "Long-Tail Learning with Foundation Model", ICML 2024; both by their
+        code.
+    """
+    many, few = SHOTS[convention](counts)
+    return MEDIUM + (FEW - MEDIUM) * few.long() + (MANY - MEDIUM) * many.long()
+
+
+@dataclass(frozen=True, kw_only=True)
+class imagenet_lt(ImageNet):
+    """ImageNet-LT: 5 to 1,280 training images a class.
+
+    - Input: RGB photographs of many sizes. Labels: 1000 classes, by the lists' numbers.
+    - Files: `ImageNet_LT_{train,val,test}.txt` in the root, in `ImageNet_LT/` there or beside
+      ImageNet's `train/`, with lines `train/<wnid>/<file> <label>` from the folder of ImageNet on.
+    - Splits: train (115,846 images), id_val (20,000, 20 a class), id_test (50,000, ImageNet's
+      validation images). No shifts.
+    - Metric: accuracy, and that of the classes with many, medium and few training images.
+    - Licence: ImageNet's terms of access; the lists: BSD 3-clause. Size: as ImageNet.
+
+    Args:
+        shots: Whose limits tell many, medium and few apart: `oltr` (many from 100, few up to 20)
+            or `lift` (many above 100, few below 20).
+
+    Source: Liu, Miao, Zhan, Wang, Gong and Yu, "Large-Scale Long-Tailed Recognition in an Open
+        World", CVPR 2019.
+    """
+
+    shots: Literal["oltr", "lift"] = "oltr"
+
+    where = (
+        "https://github.com/zhmiao/OpenLongTailRecognition-OLTR (the lists ImageNet_LT_*.txt), and "
+        "ImageNet: https://image-net.org"
+    )
+    official: ClassVar[Mapping[str, int]] = {
+        "classes": 1000,
+        "train": 115_846,
+        "val": 20_000,
+        "test": 50_000,
+    }
+
+    def read(self, problems: Problems) -> Splits:
+        """Looks at the lists, and whether their images are there."""
+        root = self.imagenet_root(problems)
+        parts = {}
+        for part in ("train", "val", "test"):
+            parts[part] = read_list(self._list(part, root, problems), root, problems)
+            self._count(problems, part, len(parts[part]), f"number of images in the {part} list")
+        # ImageNet's validation images may lie in one folder, so that theirs says nothing of a class
+        classes = classes_of_lists({name: parts[name] for name in ("train", "val")}, problems)
+        self._count(problems, "classes", len(classes), "number of classes in the lists")
+        problems.settle(self)
+        train = parts["train"].images()
+        counts = train.labels.bincount(minlength=max(parts["test"].labels) + 1)
+        groups = shot_groups(counts, self.shots)[parts["test"].labels]
+        names = class_names(root)
+        return Splits(
+            classes=tuple(names.get(wnid, wnid) for wnid in classes),
+            train=train,
+            id_val=parts["val"].images(),
+            id_test=parts["test"].images(groups=groups.tolist()),
+            shifts={},
+            also=("many_shot", "medium_shot", "few_shot"),
+            notes=(f"many, medium and few shot by the limits of {self.shots}",),
+        )
+
+    def _list(self, part: str, root: Path, problems: Problems) -> Path:
+        name = f"ImageNet_LT_{part}.txt"
+        folders = (self.root, find(self.root, "ImageNet_LT"), root, find(root, "ImageNet_LT"))
+        for folder in folders:
+            if folder is not None and (folder / name).is_file():
+                return folder / name
+        problems.fail(self, f"there is no {self.root / name}")
