@@ -1,0 +1,315 @@
+"""CIFAR-10 and CIFAR-100, corrupted (-C) and sampled anew (CIFAR-10.1)."""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, Literal
+
+import numpy as np
+
+from gmixout.data.folders import find
+from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS, SEVERITIES
+from gmixout.data.images import ImageArray, ImageSet, stratified
+from gmixout.data.parquet import read_parquet
+from gmixout.data.source import SPLIT_SEED, Problems, Source, Splits
+from gmixout.errors import ConfigError, DataError
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar(Source):
+    """What CIFAR-10 and CIFAR-100 share.
+
+    Args:
+        val_share: Share of the training images, stratified by a fixed seed, that is held out for
+            in-domain validation.
+        shifts: Which shifts to use.
+        missing: What to do if one of them is not there: stop (`refuse`), or go on without it and
+            say so in the notes (`leave_out`).
+        extra: Also the four extra kinds of corruption, as development shifts, which are never
+            reported: their authors set them aside for choices.
+    """
+
+    val_share: float = 0.1
+    shifts: tuple[str, ...] = ("c",)
+    missing: Literal["refuse", "leave_out"] = "refuse"
+    extra: bool = False
+
+    known_shifts: ClassVar[tuple[str, ...]] = ("c",)
+    folder: ClassVar[str]
+    """The archive's folder."""
+    train_files: ClassVar[tuple[str, ...]]
+    test_file: ClassVar[str]
+    names_file: ClassVar[str]
+    """The file with class names, and below the key of them in it."""
+    names_key: ClassVar[str]
+    labels_key: ClassVar[str]
+    """The key of the labels in the other files."""
+    corrupted: ClassVar[str]
+    """Folder of the corrupted test images."""
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        super().__post_init__()
+        unknown = set(self.shifts) - set(self.known_shifts)
+        if unknown:
+            raise ConfigError(
+                f"{self.name}(shifts={self.shifts}): {', '.join(sorted(unknown))} is none of: "
+                f"{', '.join(self.known_shifts)}"
+            )
+
+    def read(self, problems: Problems) -> Splits:
+        """Looks at the archive's files and at the shifts."""
+        train, test, classes = self._in_domain(problems)
+        self._count(problems, "classes", len(classes), "number of classes")
+        self._count(problems, "train", len(train), "number of training images")
+        self._count(problems, "test", len(test), "number of test images")
+        notes: list[str] = []
+        shifts: dict[str, ImageSet] = {}
+        dev_shifts: dict[str, ImageSet] = {}
+        if "c" in self.shifts:
+            shifts.update(self._corruptions(KINDS, problems, notes))
+            if self.extra:
+                dev_shifts.update(self._corruptions(EXTRA_KINDS, problems, notes))
+        if "10.1" in self.shifts:
+            shifts.update(self._sampled_anew(problems, notes))
+        held, rest = stratified(train.labels, (self.val_share,), SPLIT_SEED)
+        return Splits(
+            classes=classes,
+            train=train.subset(rest),
+            id_val=train.subset(held),
+            id_test=test,
+            shifts=shifts,
+            dev_shifts=dev_shifts,
+            summary="mean_corruption_error_unnormalised" if "c" in self.shifts else None,
+            notes=tuple(notes),
+        )
+
+    def _in_domain(self, problems: Problems) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+        train, test = (self.root / f"{part}.parquet" for part in ("train", "test"))
+        if train.is_file() and test.is_file():
+            images, classes = read_parquet(train)
+            return images, read_parquet(test)[0], classes
+        folder = self.root
+        if not (folder / self.test_file).is_file():
+            folder = find(self.root, self.folder) or self.root / self.folder
+        wanted = (*self.train_files, self.test_file, self.names_file)
+        absent = [name for name in wanted if not (folder / name).is_file()]
+        for name in absent:
+            problems.add(f"there is no {folder / name}")
+        problems.settle(self)
+        classes = tuple(unpickle(folder / self.names_file)[self.names_key])
+        parts = [self._batch(folder / name) for name in self.train_files]
+        pixels = np.concatenate([pixels for pixels, _ in parts])
+        labels = [label for _, own in parts for label in own]
+        return (
+            ImageArray(pixels, labels, f"the training images in {folder}"),
+            ImageArray(*self._batch(folder / self.test_file), str(folder / self.test_file)),
+            classes,
+        )
+
+    def _batch(self, file: Path) -> tuple[Array, list[int]]:
+        """Images `[N, 32, 32, 3]` and labels of one of the archive's files."""
+        batch = unpickle(file)
+        try:
+            rows, labels = np.asarray(batch["data"]), list(batch[self.labels_key])
+            # a row is the red plane, then the green, then the blue
+            pixels = rows.reshape(len(labels), 3, 32, 32).transpose(0, 2, 3, 1)
+        except (KeyError, ValueError) as error:
+            raise DataError(f"{file} is no file of {self.folder} ({error!r})") from error
+        return np.ascontiguousarray(pixels), labels
+
+    def _absent(self, what: str, problems: Problems, notes: list[str]) -> None:
+        if self.missing == "leave_out":
+            notes.append(f"{what}: left out")
+        else:
+            problems.add(f"{what} (missing=leave_out goes on without it)")
+
+    def _corruptions(
+        self, kinds: tuple[str, ...], problems: Problems, notes: list[str]
+    ) -> dict[str, ImageArray]:
+        folder = find(self.root, self.corrupted)
+        if folder is None:
+            self._absent(f"there is no folder {self.root / self.corrupted}", problems, notes)
+            return {}
+        labels = _load(folder / "labels.npy", problems)
+        if labels is None:
+            return {}
+        self._count(problems, "corrupted", len(labels), f"number of labels in {folder}")
+        rows = len(labels) // len(SEVERITIES)
+        if labels.ndim != 1 or not np.array_equal(labels, np.tile(labels[:rows], len(SEVERITIES))):
+            problems.add(
+                f"{folder / 'labels.npy'} is not the test labels five times, once for each severity"
+            )
+        sets = {}
+        for kind in kinds:
+            file = folder / f"{kind}.npy"
+            pixels = _load(file, problems)
+            if pixels is None or not _are_images(pixels, len(labels), file, problems):
+                continue
+            for severity in SEVERITIES:
+                part = slice((severity - 1) * rows, severity * rows)
+                name = f"{file} at severity {severity}"
+                sets[f"{kind}/{severity}"] = ImageArray(pixels[part], labels[part].tolist(), name)
+        return sets
+
+    def _sampled_anew(self, problems: Problems, notes: list[str]) -> dict[str, ImageArray]:
+        folder = find(self.root, "CIFAR-10.1", "cifar10_1") or self.root
+        folder = find(folder, "datasets") or folder
+        sets = {}
+        for version in ("v4", "v6"):
+            stem = f"cifar10.1_{version}"
+            file = folder / f"{stem}_data.npy"
+            if not file.is_file():
+                self._absent(f"there is no {file}", problems, notes)
+                continue
+            labels = _load(folder / f"{stem}_labels.npy", problems)
+            pixels = _load(file, problems)
+            if pixels is None or labels is None:
+                continue
+            if _are_images(pixels, len(labels), file, problems):
+                sets[f"cifar10_1/{version}"] = ImageArray(pixels, labels.tolist(), str(file))
+                self._count(problems, version, len(labels), f"number of images in {file}")
+        return sets
+
+
+@dataclass(frozen=True, kw_only=True)
+class cifar10(Cifar):
+    """CIFAR-10 with CIFAR-10-C and CIFAR-10.1 as shifts.
+
+    - Input: RGB, 32x32. Labels: 10 classes.
+    - Files: `<root>/cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}` (the archive for
+      Python), `<root>/CIFAR-10-C/{<kind>,labels}.npy`, and in `<root>/CIFAR-10.1/` or the root
+      itself `cifar10.1_{v4,v6}_{data,labels}.npy`. In place of the archive, `train.parquet` and
+      `test.parquet` in the root do (columns image, label; needs pyarrow).
+    - Splits: 50,000 training images, of which `val_share` are id_val; 10,000 are id_test.
+    - `c`: 15 kinds of corruption at 5 severities, shifts `<kind>/<severity>`: rows
+      10,000 (s - 1) to 10,000 s of each file. Over all of them: the plain mean error; there is no
+      baseline to divide by, as ImageNet-C has it.
+    - `10.1`: shifts `cifar10_1/v4` (2,021 images) and `cifar10_1/v6` (2,000, the one its authors
+      recommend), new images by CIFAR's recipe.
+    - Metric: accuracy. Licence: none stated for CIFAR-10; -C: CC BY 4.0; 10.1: MIT.
+      Size: 160 MB, 2.9 GB, 25 MB.
+
+    Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; Hendrycks and
+        Dietterich, ICLR 2019 (-C); Recht, Roelofs, Schmidt and Shankar, 2018 (10.1).
+    """
+
+    shifts: tuple[str, ...] = ("c", "10.1")
+
+    known_shifts = ("c", "10.1")
+    folder = "cifar-10-batches-py"
+    train_files = tuple(f"data_batch_{number}" for number in range(1, 6))
+    test_file = "test_batch"
+    names_file = "batches.meta"
+    names_key = "label_names"
+    labels_key = "labels"
+    corrupted = "CIFAR-10-C"
+    where = (
+        "https://www.cs.toronto.edu/~kriz/cifar.html (cifar-10-python.tar.gz); "
+        "https://zenodo.org/record/2535967 (CIFAR-10-C); "
+        "https://github.com/modestyachts/CIFAR-10.1 (datasets/)"
+    )
+    official: ClassVar[Mapping[str, int]] = {
+        "classes": 10,
+        "train": 50_000,
+        "test": 10_000,
+        "corrupted": 50_000,
+        "v4": 2_021,
+        "v6": 2_000,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class cifar100(Cifar):
+    """CIFAR-100 with CIFAR-100-C as shifts.
+
+    - Input: RGB, 32x32. Labels: 100 classes (the fine ones).
+    - Files: `<root>/cifar-100-python/{train,test,meta}` (the archive for Python) and
+      `<root>/CIFAR-100-C/{<kind>,labels}.npy`. In place of the archive, `train.parquet` and
+      `test.parquet` in the root do (columns image, label; needs pyarrow).
+    - Splits, shifts and metric: as CIFAR-10, without 10.1.
+    - Licence: none stated for CIFAR-100; -C: CC BY 4.0. Size: 160 MB and 2.9 GB.
+
+    Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; Hendrycks and
+        Dietterich, ICLR 2019 (-C).
+    """
+
+    folder = "cifar-100-python"
+    train_files = ("train",)
+    test_file = "test"
+    names_file = "meta"
+    names_key = "fine_label_names"
+    labels_key = "fine_labels"
+    corrupted = "CIFAR-100-C"
+    where = (
+        "https://www.cs.toronto.edu/~kriz/cifar.html (cifar-100-python.tar.gz); "
+        "https://zenodo.org/record/3555552 (CIFAR-100-C)"
+    )
+    official: ClassVar[Mapping[str, int]] = {
+        "classes": 100,
+        "train": 50_000,
+        "test": 10_000,
+        "corrupted": 50_000,
+    }
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads arrays and plain values alone: a pickle may otherwise run any code."""
+
+    ALLOWED: ClassVar[Mapping[tuple[str, str], Any]] = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, encoding="latin1")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The few names that the archive's files need."""
+        if name == "_reconstruct" and module.endswith("core.multiarray"):
+            return super().find_class(module, name)
+        if (module, name) in self.ALLOWED:
+            return self.ALLOWED[module, name]
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def unpickle(file: Path) -> dict[str, Any]:
+    """What a file of CIFAR's Python archives holds.
+
+    Raises:
+        DataError: It is damaged, or holds more than arrays, numbers and text.
+    """
+    try:
+        with file.open("rb") as opened:
+            held = _Unpickler(opened).load()
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError) as error:
+        raise DataError(f"{file} cannot be read as a file of CIFAR ({error})") from error
+    if not isinstance(held, dict):
+        raise DataError(f"{file} cannot be read as a file of CIFAR (it holds no table)")
+    return held
+
+
+def _load(file: Path, problems: Problems) -> Array | None:
+    """An array mapped from a file, or None and a problem."""
+    try:
+        array: Array = np.load(file, mmap_mode="r")
+    except FileNotFoundError:
+        problems.add(f"there is no {file}")
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        problems.add(f"{file} cannot be read as an array ({error})")
+        return None
+    return array
+
+
+def _are_images(pixels: Array, labels: int, file: Path, problems: Problems) -> bool:
+    if pixels.dtype == np.uint8 and pixels.shape == (labels, 32, 32, 3):
+        return True
+    problems.add(
+        f"{file} is {pixels.dtype} {list(pixels.shape)}; its labels ask for uint8 "
+        f"[{labels}, 32, 32, 3]"
+    )
+    return False

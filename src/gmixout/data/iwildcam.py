@@ -1,0 +1,117 @@
+"""iWildCam of WILDS 2.0: animals seen by camera traps, at places new and old."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from gmixout.data.folders import Listing, find, report_absent
+from gmixout.data.images import ImageFiles
+from gmixout.data.source import Problems, Source, Splits
+
+UNUSED = 99_999
+"""The label that `categories.csv` gives to species that occur in no split."""
+COLUMNS = ("split", "filename", "y", "location_remapped")
+SPLITS = ("train", "val", "test", "id_val", "id_test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class iwildcam(Source):
+    """iWildCam 2020, as WILDS 2.0 has it.
+
+    - Input: RGB, of many sizes. Labels: species of animals, or "empty"; how many is read from the
+      files (182: WILDS' own text says 186). Groups: the place of the camera
+      (`location_remapped`).
+    - Files: `<root>/iwildcam_v2.0/{metadata.csv,train/*}` or the same in the root itself, with all
+      images in `train/`; class names are read from `categories.csv`, if it is there.
+    - Splits: the file's own. train 129,809 images, id_val 7,314 and id_test 8,154 of the same
+      places; `test` (shift) 42,791 of places never seen; `val` 14,961 of others again, on which
+      WILDS makes its choices: here a development shift, as choices are made on id_val.
+    - Metric: macro F1 over the classes that occur; also accuracy and macro recall.
+    - Licence: Community Data License Agreement, permissive, 1.0. Size: 12 GB.
+
+    Source: Beery, Cole and Gjoka, "The iWildCam 2020 Competition Dataset", arXiv:2004.10340; Koh et
+        al., "WILDS", ICML 2021.
+    """
+
+    where = (
+        "https://wilds.stanford.edu/get_started (iwildcam v2.0), unpacked to "
+        "iwildcam_v2.0/{metadata.csv,categories.csv,train/}"
+    )
+    official: ClassVar[Mapping[str, int]] = {
+        "train": 129_809,
+        "val": 14_961,
+        "test": 42_791,
+        "id_val": 7_314,
+        "id_test": 8_154,
+    }
+
+    def read(self, problems: Problems) -> Splits:
+        """Looks at the table, and whether its images are there."""
+        folder = find(self.root, "iwildcam_v2.0") or self.root
+        for path in (folder / "metadata.csv", folder / "train"):
+            if not path.exists():
+                problems.add(f"there is no {path}")
+        problems.settle(self)
+        listings = {name: Listing(folder / "train") for name in SPLITS}
+        places: dict[str, list[int]] = {name: [] for name in SPLITS}
+        for number, row in self._rows(folder / "metadata.csv", problems):
+            split, label, place = row["split"], row["y"], row["location_remapped"]
+            if split not in listings or not label.isdecimal() or not place.isdecimal():
+                problems.add(
+                    f"{folder / 'metadata.csv'}, line {number}: split {split!r} must be one of "
+                    f"{', '.join(SPLITS)}, y {label!r} and location_remapped {place!r} numbers"
+                )
+                continue
+            listings[split].paths.append(row["filename"])
+            listings[split].labels.append(int(label))
+            places[split].append(int(place))
+        self._check_labels(listings, problems)
+        for name, listing in listings.items():
+            self._count(problems, name, len(listing), f"number of images of the split {name}")
+            report_absent(listing, f"metadata.csv lists, for {name},", problems)
+        problems.settle(self)
+        names = self._names(folder / "categories.csv", problems)
+        highest = max(label for listing in listings.values() for label in listing.labels)
+        count = max([highest, *names]) + 1
+        sets: dict[str, ImageFiles] = {
+            name: listing.images(groups=places[name]) for name, listing in listings.items()
+        }
+        return Splits(
+            classes=tuple(names.get(label, f"class {label}") for label in range(count)),
+            train=sets["train"],
+            id_val=sets["id_val"],
+            id_test=sets["id_test"],
+            shifts={"test": sets["test"]},
+            dev_shifts={"val": sets["val"]},
+            metric="macro_f1",
+            also=("accuracy", "macro_recall"),
+        )
+
+    def _rows(self, file: Path, problems: Problems) -> list[tuple[int, dict[str, str]]]:
+        with file.open(encoding="utf-8", newline="") as opened:
+            reader = csv.DictReader(opened, restval="")
+            absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if absent:
+                problems.fail(self, f"{file} has no column {', '.join(absent)}")
+            return [(reader.line_num, row) for row in reader]
+
+    def _check_labels(self, listings: Mapping[str, Listing], problems: Problems) -> None:
+        unused = sum(label >= UNUSED for listing in listings.values() for label in listing.labels)
+        if unused:
+            problems.add(
+                f"metadata.csv: {unused} images have a label of {UNUSED} or more, which stands for "
+                "species that occur in no split"
+            )
+
+    def _names(self, file: Path, problems: Problems) -> dict[int, str]:
+        """Class names by label."""
+        if not file.is_file():
+            return {}
+        with file.open(encoding="utf-8", newline="") as opened:
+            rows = list(csv.DictReader(opened, restval=""))
+        if rows and not {"y", "name"} <= set(rows[0]):
+            return {}
+        named = {int(row["y"]): row["name"] for row in rows if row["y"].isdecimal()}
+        return {label: name for label, name in named.items() if label < UNUSED}
