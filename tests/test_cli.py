@@ -11,10 +11,11 @@ import yaml
 from toy_benchmark import toy
 
 from gmixout import __version__, data
+from gmixout.bench.job import method_spec
 from gmixout.cli import COMMANDS, as_options, main
 from gmixout.errors import StateError
 from gmixout.evaluation.records import RecordLog
-from gmixout.methods import METHODS
+from gmixout.methods import METHODS, Method, get_method
 
 TOY = ["finetune", "--benchmark", "toy", "--batch_size", "8", "--log_every_steps", "2"]
 
@@ -202,11 +203,51 @@ def test_what_people_type_is_what_the_parser_reads():
     assert as_options(["finetune", "--method", "a.b:C", "--out", "x:y"])[1:] == [
         *("--method", "a.b.C", "--out", "x:y")
     ]
-    assert as_options(["finetune", "--method=wise_ft", "--method.alphas", "0.5"])[1:] == [
-        *("--method", "wise_ft", "--method.alphas", "[0.5]")
-    ]
     assert as_options(["--version"]) == ["--version"]
     assert as_options([]) == []
+
+
+def parsed(capsys, *words: object) -> dict[str, object]:
+    assert run(*words, "--print_config") == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def method_of(config: dict[str, object]) -> Method:
+    """The method that a printed config stands for."""
+
+    def made(value):
+        if isinstance(value, dict):
+            options = {name: made(each) for name, each in value.get("init_args", {}).items()}
+            return METHODS[value["class_path"].rpartition(".")[2]](**options)
+        return tuple(value) if isinstance(value, list) else value
+
+    return made(config["method"])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_its_own_defaults_whatever_stood_there_before(name, tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    before = get_method("gmixout", mask_rate=0.25, structure="column", resample_every=3)
+    config.write_text(yaml.safe_dump({"method": method_spec(before)}))
+    named = tmp_path / "named.yaml"
+    named.write_text(yaml.safe_dump({"method": name}))
+    for words in (["--method", name], ["--config", config, "--method", name], ["--config", named]):
+        assert method_of(parsed(capsys, "finetune", *words)) == get_method(name), words
+    assert method_of(parsed(capsys, "sweep", "--method", name)) == get_method(name)
+
+
+def test_options_of_methods_reach_them(capsys):
+    cases = {
+        "--method.mask_rate 0.25": get_method("gmixout", mask_rate=0.25),
+        "--method mixout --method.mask_rate 0.25": get_method("mixout", mask_rate=0.25),
+        "--method wise_ft --method.alphas 0.5": get_method("wise_ft", alphas=(0.5,)),
+        "--method=wise_ft --method.of mixout": get_method("wise_ft", of=get_method("mixout")),
+        "--method gmixout_wise_ft --method.of random_mask --method.of.mask_rate 0.5": get_method(
+            "gmixout_wise_ft", of=get_method("random_mask", mask_rate=0.5)
+        ),
+    }
+    for words, method in cases.items():
+        assert method_of(parsed(capsys, "finetune", *words.split())) == method, words
 
 
 @pytest.mark.usefixtures("_no_report")

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import json
 import os
 import re
 import sys
@@ -13,8 +14,9 @@ from jsonargparse import ActionYesNo, ArgumentParser, auto_cli, set_parsing_sett
 from rich.console import Console
 
 from gmixout import __version__, bench
+from gmixout.bench.job import method_spec
 from gmixout.errors import GmixoutError
-from gmixout.methods import METHODS
+from gmixout.methods import METHODS, get_method
 
 COMMANDS: dict[str, Any] = {
     "finetune": bench.finetune,
@@ -77,13 +79,14 @@ def as_options(words: Sequence[str]) -> list[str]:
     - `gmixout report A B` stands for `gmixout report --folders [A,B]`: the words right after a
       command are its first parameter, where that has no default.
     - `--seeds 0,1,2` stands for `--seeds [0,1,2]` where a list is expected.
-    - `--method my.module:MyMethod` is the import path my.module.MyMethod.
+    - `--method my.module:MyMethod` is the import path my.module.MyMethod, and a name in `METHODS`
+      stands for the method with all its options.
 
     Example:
         >>> as_options(["evaluate", "runs/one"])
         ['evaluate', '--model', 'runs/one']
-        >>> as_options(["compare", "--methods", "full,my.module:mine", "--seeds=0,1"])
-        ['compare', '--methods', '[full,my.module.mine]', '--seeds', '[0,1]']
+        >>> as_options(["compare", "--methods", "my.module:mine", "--seeds=0,1"])
+        ['compare', '--methods', '[my.module.mine]', '--seeds', '[0,1]']
     """
     if not words or words[0] not in COMMANDS:
         return list(words)
@@ -96,13 +99,14 @@ def as_options(words: Sequence[str]) -> list[str]:
     options = [
         part for word in rest for part in (word.split("=", 1) if word.startswith("--") else [word])
     ]
+    if "--method" not in options and "--config" not in options:
+        of_default = any(re.match(r"--method\.(?!help)", word) for word in options)
+        options = ["--method", "gmixout", *options] if of_default else options
     kinds = {name: str(parameter.annotation) for name, parameter in parameters.items()}
     for place, value in enumerate(options[1:], start=1):
         name = options[place - 1].removeprefix("--")
         if not options[place - 1].startswith("--") or value.startswith("-"):
             continue
-        if name in ("method", "methods"):
-            value = re.sub(r"(?<=\w):(?=\w)", ".", value)
         if name == "method" and value in METHODS:
             fields = inspect.signature(METHODS[value]).parameters.values()
             kinds |= {f"method.{field.name}": str(field.annotation) for field in fields}
@@ -110,8 +114,25 @@ def as_options(words: Sequence[str]) -> list[str]:
         is_list = re.search(r"\b(list|tuple)\[", kind)
         if is_list and value[:1] not in ("[", "{") and value not in ("all", "null"):
             value = f"[{value}]"
-        options[place] = value
+        takes_methods = "Method" in kind and not name.endswith("help")
+        options[place] = _with_methods(value) if takes_methods else value
     return [command, *options]
+
+
+def _with_methods(value: str) -> str:
+    """Spells out the methods that a value names, so that nothing of others stays with them.
+
+    The parser would give a method the options of the one before it (the default's, or those of a
+    config file) wherever it has options of the same names.
+    """
+
+    def spelled(name: str) -> str:
+        return json.dumps(method_spec(get_method(name))) if name in METHODS else name
+
+    value = re.sub(r"(?<=\w):(?=\w)", ".", value)
+    if re.fullmatch(r"\[[\w\s,.]*\]", value):
+        return f"[{','.join(spelled(name.strip()) for name in value[1:-1].split(','))}]"
+    return spelled(value)
 
 
 class _Parser(ArgumentParser):

@@ -71,7 +71,7 @@ def compare(
 
 def sweep(
     benchmark: str = "digits",
-    method: Method = get_method("gmixout"),  # noqa: B008 - frozen
+    method: Method | None = None,
     over: dict[str, list[Any]] | None = None,
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
     seeds: tuple[int, ...] = (0,),
@@ -88,7 +88,8 @@ def sweep(
 
     Args:
         benchmark: Name of the benchmark, or `module:function` of your own that returns one.
-        method: The method; options that are not swept follow as `--method.NAME VALUE`.
+        method: The method, by default gmixout; options that are not swept follow as
+            `--method.NAME VALUE`.
         over: Values by option: `--over.mask_rate 0.8,0.9 --over.structure row,column`.
         lrs: Learning rates each combination is run with: it is a curve over them, not a point.
         seeds: Each combination is run with each of them.
@@ -102,6 +103,7 @@ def sweep(
         GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
             finished all the same).
     """
+    method = method or get_method("gmixout")
     over = LEVERS if over is None else over
     if unknown := sorted(over.keys() - method.options.keys()):
         raise ConfigError(

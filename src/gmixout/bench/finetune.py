@@ -22,7 +22,7 @@ from gmixout.weightspace import fingerprint
 
 def finetune(
     benchmark: str = "digits",
-    method: Method = get_method("gmixout"),  # noqa: B008 - frozen
+    method: Method | None = None,
     out: Path = Path("runs/finetune"),
     resume: bool = False,
     overwrite: bool = False,
@@ -35,8 +35,8 @@ def finetune(
 
     Args:
         benchmark: Name of the benchmark, or `module:function` of your own that returns one.
-        method: The finetuning method, or `module:Class` of your own; its options follow as
-            `--method.NAME VALUE`.
+        method: The finetuning method, by default gmixout, or `module:Class` of your own; its
+            options follow as `--method.NAME VALUE`.
         out: Folder for config.yaml, records.jsonl, model.safetensors and report.html.
         resume: Go on with the run in the folder, from its last checkpoint.
         overwrite: Delete the run in the folder first.
@@ -45,6 +45,8 @@ def finetune(
     Raises:
         GmixoutError: A setting, the folder or the data is wrong, or the loss is not finite.
     """
+    # None, not gmixout itself: the parser would give its options to whatever method is chosen
+    method = method or get_method("gmixout")
     if method.pools:
         raise ConfigError(
             f"method {method.name} makes one model of several runs, and finetune trains one: use "
