@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from gmixout.bench.folder import CONFIG, RECORDS, at_work, load_model
-from gmixout.bench.job import Job, method_spec
+from gmixout.bench.folder import CONFIG, DIAGNOSIS, RECORDS, at_work, load_model
+from gmixout.bench.job import Job, method_of, method_spec
 from gmixout.bench.progress import bars
 from gmixout.bench.threads import few_threads
 from gmixout.core.attach import Masked
@@ -30,15 +29,13 @@ from gmixout.evaluation.ensemble import Diagnosis, Line, Measures, Members
 from gmixout.evaluation.metrics import predict, score
 from gmixout.evaluation.records import ID_SETS, RecordLog
 from gmixout.files import write_atomically
-from gmixout.methods import METHODS, Finetuning, Method
+from gmixout.methods import Finetuning, Method
 from gmixout.methods.averaged import Averaged
 from gmixout.reports.diagnosis import print_diagnosis, save_diagnosis_figure
 from gmixout.training import TrainingArguments
 from gmixout.training.loop import train
 from gmixout.weightspace import State, fingerprint, interpolate, uniform_soup
 
-FOLDER = "diagnosis"
-"""Where in the run's folder the results go."""
 PLACES = [place / 20 for place in range(21)]
 """Points on the line from the pretrained (0) to the final weights (1)."""
 VERSION = 1
@@ -69,7 +66,7 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3) -> None:
     for name, value in (("members", members), ("repeats", repeats)):
         if value < 1:
             raise ConfigError(f"diagnose({name}={value}): it must be at least 1")
-    known, folder = find_run(run), run / FOLDER
+    known, folder = find_run(run), run / DIAGNOSIS
     folder.mkdir(exist_ok=True)
     found: list[Repeat] = []
     try:
@@ -165,7 +162,7 @@ def find_run(folder: Path) -> KnownRun:
     )
     benchmark = load_benchmark(config["benchmark"])
     for spec in _specs(config, about):
-        method = _method(spec)
+        method = method_of(spec)
         job = Job(benchmark, method.trained if method else None, arguments)
         if method is not None and job.method is not None and job.run == about["run"]:
             return KnownRun(job, method, saved, about)
@@ -183,22 +180,6 @@ def _specs(config: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[dict
     yield from listed
     for path in (about["method"], *(spec["class_path"] for spec in listed)):
         yield {"class_path": path, "init_args": about["options"]}
-
-
-def _method(spec: Mapping[str, Any]) -> Method | None:
-    """The inverse of `method_spec`; None if there is no such method, or not with these options."""
-    module, _, name = spec["class_path"].rpartition(".")
-    try:
-        kind = getattr(import_module(module), name) if module else METHODS[name]
-        return kind(**{key: _option(value) for key, value in spec["init_args"].items()})
-    except (ImportError, AttributeError, KeyError, TypeError, ConfigError):
-        return None
-
-
-def _option(value: Any) -> Any:
-    if isinstance(value, Mapping) and "class_path" in value:
-        return _method(value)
-    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ CONFIG, RECORDS, MODEL, CHECKPOINT = (
     "model.safetensors",
     "checkpoint.pt",
 )
+DIAGNOSIS = "diagnosis"
+"""Folder in a run's own that `gmixout diagnose` writes."""
 _MARK = "# A gmixout run: what was run, with every setting.\n"
 """First line of a run's config.yaml: what tells it from a folder of somebody else."""
 _OURS = (CONFIG, RECORDS, MODEL, CHECKPOINT, *REPORT_FILES)
@@ -179,6 +181,8 @@ def _delete_run(folder: Path) -> None:
     try:
         for name in _OURS:
             (folder / name).unlink(missing_ok=True)
+        if (folder / DIAGNOSIS).is_dir():
+            shutil.rmtree(folder / DIAGNOSIS)
         for run in folder.glob("runs/*"):
             if re.fullmatch("[0-9a-f]{12}", run.name):
                 shutil.rmtree(run)

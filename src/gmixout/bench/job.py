@@ -7,10 +7,11 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from gmixout.bench.folder import CHECKPOINT, MODEL, is_trained, load_model, save_model
 from gmixout.data import Benchmark
-from gmixout.errors import StateError
+from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import evaluate
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.methods import METHODS, Finetuning, Method
@@ -58,6 +59,22 @@ def method_spec(method: Method) -> dict[str, Any]:
     known = METHODS.get(kind.__name__) is kind
     path = kind.__name__ if known else f"{kind.__module__}.{kind.__qualname__}"
     return {"class_path": path, "init_args": method.options}
+
+
+def method_of(spec: Mapping[str, Any]) -> Method | None:
+    """The inverse of `method_spec`; None if there is no such method, or not with these options."""
+    module, _, name = spec["class_path"].rpartition(".")
+
+    def option(value: Any) -> Any:
+        if isinstance(value, Mapping) and "class_path" in value:
+            return method_of(value)
+        return tuple(value) if isinstance(value, list) else value
+
+    try:
+        kind = getattr(import_module(module), name) if module else METHODS[name]
+        return cast(Method, kind(**{k: option(value) for k, value in spec["init_args"].items()}))
+    except (ImportError, AttributeError, KeyError, TypeError, ConfigError):
+        return None
 
 
 def hash_of(what: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from gmixout.evaluation.ensemble import Diagnosis, Measures, Members
 from gmixout.evaluation.summary import Estimate
-from gmixout.reports.figure import INK, LIGHT, SOFT, _decorate, _save
+from gmixout.reports.figure import INK, LIGHT, SOFT, decorate, save_figure
 from gmixout.reports.rows import NONE
 from gmixout.reports.style import rate
 
@@ -32,7 +32,7 @@ MARKS = {"average in weights": "s", "average in predictions": "o", "final model"
 
 def save_diagnosis_figure(diagnosis: Diagnosis, path: str | os.PathLike[str]) -> Path:
     """Write `diagnosis_figure` in the format of the path's ending (png, svg, pdf)."""
-    return _save(lambda: diagnosis_figure(diagnosis), path)
+    return save_figure(lambda: diagnosis_figure(diagnosis), path)
 
 
 def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
@@ -56,7 +56,7 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
     ]
     for axes, (title, draw) in zip(panels, draws, strict=True):
         axes.set_title(title, loc="left", fontsize=10.5, color=INK)
-        _decorate(axes)
+        decorate(axes)
         draw(axes, diagnosis)
     figure.suptitle(_title(diagnosis), x=0.005, ha="left", fontsize=12.5, color=INK)
     figure.supxlabel(_note(diagnosis), x=0.005, ha="left", fontsize=9.5, color=SOFT)

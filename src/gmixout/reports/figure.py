@@ -37,15 +37,15 @@ COSTS = ("step_seconds", "peak_memory_bytes", "trainable_share")
 
 def save_id_ood_figure(records: Sequence[Record], path: str | os.PathLike[str]) -> Path:
     """Write `id_ood_figure` in the format of the path's ending (png, svg, pdf)."""
-    return _save(lambda: id_ood_figure(records), path)
+    return save_figure(lambda: id_ood_figure(records), path)
 
 
 def save_cost_figure(records: Sequence[Record], path: str | os.PathLike[str]) -> Path:
     """Write `cost_figure` in the format of the path's ending (png, svg, pdf)."""
-    return _save(lambda: cost_figure(records), path)
+    return save_figure(lambda: cost_figure(records), path)
 
 
-def _save(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Path:
+def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Path:
     """An older file stays whole until the new one is; equal records make equal files."""
     path = Path(path)
     kind = path.suffix.removeprefix(".")
@@ -110,7 +110,7 @@ def cost_figure(records: Sequence[Record]) -> Figure:
                 _mark(axes, column.scale * cost, row)
         axes.set_xlim(0, 1.06 * axes.get_xlim()[1])
         axes.set_xlabel(_plain(column.heading), color=INK)
-        _decorate(axes)
+        decorate(axes)
     every[0].set_ylabel("accuracy under shift, mean (%)", color=INK)
     _legend(figure, [row.style for row in rows], lines=False)
     note = "Each method at the setting that in-domain validation chooses; up and left is better."
@@ -255,10 +255,11 @@ def _frame(axes: Axes, box: Box, title: str) -> None:
     axes.set_ylim(*box.ood)
     axes.set_xlabel("in-domain accuracy (%)", color=INK)
     axes.set_title(title, loc="left", fontsize=9, color=SOFT)
-    _decorate(axes)
+    decorate(axes)
 
 
-def _decorate(axes: Axes) -> None:
+def decorate(axes: Axes) -> None:
+    """Gives axes the look of all our pictures."""
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=SOFT, length=0, labelsize=9)
