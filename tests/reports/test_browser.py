@@ -368,6 +368,9 @@ def test_names_are_no_markup(browser, tmp_path):
         assert browser.execute_script(f"return document.querySelectorAll('body {tag}').length") == 0
     assert browser.execute_script("return document.scripts.length") == 3
     assert "<b>bold</b>" in " ".join(names(browser))
+    # plotly would make bold letters of it
+    text = "return document.getElementById('differences').textContent"
+    assert "<b>bold</b>" in browser.execute_script(text)
 
 
 def test_a_running_comparison_says_so(browser, tmp_path):
