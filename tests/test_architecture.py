@@ -18,7 +18,7 @@ FLOORS = [
     {"cli"},
     {"bench"},
     {"training", "reports"},
-    {"methods", "data", "evaluation"},
+    {"methods", "models", "data", "evaluation"},
     {"gmixout"},
     {"core", "weightspace"},
     {"kernels"},

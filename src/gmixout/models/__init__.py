@@ -1,0 +1,134 @@
+"""Foundation models by name: timm's, open_clip's and transformers', from the hub or a local file.
+
+A file a library; its name here is the prefix of a model's name.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from gmixout.errors import ConfigError, DataError
+from gmixout.models import huggingface, open_clip_models, timm_models
+from gmixout.models.foundation import Foundation, Request, seeded
+from gmixout.models.probe import linear_probe_head
+
+__all__ = ["FAMILIES", "Foundation", "linear_probe_head", "load_foundation"]
+
+FAMILIES: dict[str, Callable[[Request], Foundation]] = {
+    "timm": timm_models.load,
+    "open_clip": open_clip_models.load,
+    "hf": huggingface.load,
+}
+"""The loader of each family, by the prefix of its models' names."""
+
+FORMS = (
+    "timm:vit_base_patch16_224.augreg_in21k, open_clip:ViT-B-16/openai, hf:facebook/dinov2-base, "
+    "any of them with @FILE for local weights, or a folder that one of these libraries saved"
+)
+
+
+def load_foundation(
+    name: str,
+    classes: Sequence[str],
+    head: Literal["zero_shot", "random"] | None = None,
+    templates: Sequence[str] | None = None,
+    weights: Path | None = None,
+    seed: int = 0,
+) -> Foundation:
+    """Loads a pretrained model, ready to be finetuned on some classes.
+
+    Args:
+        name: `timm:`, `open_clip:` or `hf:` and the name by which that library knows the model
+            (`open_clip:` names are `MODEL/TAG`); or the folder of a model that it saved, with or
+            without the prefix. `@FILE` at the end is the same as `weights`.
+        classes: Names of the classes; logits come in this order.
+        head: `zero_shot` (of a text tower, see `clip.zero_shot_weight`), `random`, or None: the
+            best that the model has (zero-shot; a pretrained classifier of exactly these classes;
+            else random).
+        templates: Prompts of the zero-shot head, `{}` stands for the class (`prompts.templates_for`
+            has those of the benchmarks). None: "a photo of a {}."
+        weights: Local weights instead of the hub's: a file; for `hf:` a folder.
+        seed: Seeds the draw of a random head.
+
+    Raises:
+        ConfigError: There is no such library or model, or it cannot have such a head.
+        DataError: The weights cannot be had or do not fit; the message says how to provide them.
+
+    Example:
+        >>> load_foundation("timm:vit_smal_patch16_224", ["cat", "dog"])
+        Traceback (most recent call last):
+        gmixout.errors.ConfigError: timm has no model 'vit_smal_patch16_224'; ...
+    """
+    if isinstance(classes, str) or not classes:
+        raise ConfigError(f"classes={classes!r} must be a list of at least one class name")
+    if head not in (None, "zero_shot", "random"):
+        raise ConfigError(f"head={head!r} must be zero_shot, random, or None for the best there is")
+    if templates is not None and (isinstance(templates, str) or not templates):
+        raise ConfigError(f"templates={templates!r} must be a list of at least one prompt")
+    family, source, file = _parse(name, weights)
+    request = Request(
+        name=name,
+        source=source,
+        weights=file,
+        classes=tuple(classes),
+        head=head,
+        templates=None if templates is None else tuple(templates),
+        seed=seed,
+    )
+    with seeded(seed):
+        return FAMILIES[family](request)
+
+
+def _parse(name: str, weights: Path | None) -> tuple[str, str, Path | None]:
+    """Family, what the family's library is asked for, and local weights."""
+    family, _, source = name.partition(":")
+    if family not in FAMILIES:
+        family, source = _family_of_path(name), name
+    elif not source:
+        raise ConfigError(f"model {name!r} names no model after the colon. Models are: {FORMS}")
+    if not Path(source).expanduser().exists():
+        if source.startswith(("/", "./", "../", "~")):
+            raise DataError(f"there is no folder {source}, which model {name!r} names")
+        source, at, file = source.partition("@")
+        if at and weights is not None:
+            raise ConfigError(f"model {name!r} and weights={str(weights)!r} both name weights")
+        weights = Path(file) if at else weights
+    if weights is None:
+        return family, source, None
+    weights = Path(weights).expanduser()
+    if not weights.exists():
+        raise DataError(f"there is no {weights}, which model {name!r} is to be loaded from")
+    return family, source, weights
+
+
+def _family_of_path(name: str) -> str:
+    """The family that a model without a prefix belongs to, which must be a folder."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _family_of_folder(path)
+    if path.is_file():
+        raise ConfigError(
+            f"{path} does not say which model its weights are of: write FAMILY:MODEL@{path}. "
+            f"Models are: {FORMS}"
+        )
+    close = get_close_matches(name.partition(":")[0], FAMILIES, n=1)
+    meant = f"Did you mean {close[0]}:...? " if close and ":" in name else ""
+    raise ConfigError(f"model {name!r} is no local folder. {meant}Models are: {FORMS}")
+
+
+def _family_of_folder(folder: Path) -> str:
+    if (folder / "open_clip_config.json").is_file():
+        return "open_clip"
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} is not a saved model: {error}") from error
+    for key, family in (("architecture", "timm"), ("model_type", "hf")):
+        if key in config:
+            return family
+    raise DataError(
+        f"{folder / 'config.json'} has neither architecture (timm's) nor model_type "
+        "(transformers'): none of the known libraries wrote it"
+    )

@@ -1,0 +1,276 @@
+"""Models of transformers: `hf:ORG/NAME` or `hf:FOLDER`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor, nn
+
+from gmixout.errors import ConfigError, DataError
+from gmixout.models.clip import ClipClassifier, head_weight
+from gmixout.models.foundation import Foundation, Head, Request, draw_head
+from gmixout.models.hub import loading, needs
+from gmixout.models.prompts import is_imagenet
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DUAL = ("clip", "metaclip_2", "siglip")
+"""Model types with an image tower, a text tower and a logit scale, as CLIP has them."""
+
+
+def load(request: Request) -> Foundation:
+    """Loads an image model of transformers, or the image tower of its CLIP.
+
+    Other models than CLIP get the classifier that transformers puts on this kind of model, on the
+    features that it pools for it (ViT: class token; DINOv2: class token and mean of the patches;
+    convolutional nets: mean), with random weights unless the checkpoint has one of exactly these
+    classes. Where transformers has no such classifier (DINOv3), a random one on `pooler_output`.
+
+    Raises:
+        ConfigError: There is no such model, or it cannot have such a head.
+        DataError: The files cannot be had or do not fit.
+    """
+    with needs("transformers"):
+        from transformers import (
+            MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+            AutoConfig,
+            AutoImageProcessor,
+        )
+    processors: Any = AutoImageProcessor
+    source = _source(request)
+    provide = (
+        "download the files of its Hugging Face repository elsewhere (config.json, "
+        "preprocessor_config.json, model.safetensors; for CLIP the tokenizer's, too) and give "
+        "their folder: --model hf:/path/to/folder"
+    )
+    with loading(request.name, provide):
+        config = AutoConfig.from_pretrained(source)
+        transform = Processing(processors.from_pretrained(source))
+        if config.model_type in DUAL:
+            built = _clip(request, source, config)
+        else:
+            request.refuse_zero_shot()
+            known = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+            built = (_classifier if known else _backbone)(request, source, config)
+    model, head, made = built
+    return Foundation(
+        model=model.eval().requires_grad_(),
+        head=head,
+        transform=transform,
+        size=transform.size,
+        mean=tuple(transform.processor.image_mean),
+        std=tuple(transform.processor.image_std),
+        interpolation=transform.interpolation,
+        name=request.name,
+        description=f"weights: {source}; {made}",
+    )
+
+
+@dataclass(frozen=True)
+class Processing:
+    """The checkpoint's image processor as a function of one picture."""
+
+    processor: Any
+
+    def __call__(self, picture: "Image") -> Tensor:
+        """`[3, H, W]` of an RGB picture."""
+        pixels: Tensor = self.processor(images=picture, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what comes out, of a square picture."""
+        from PIL import Image
+
+        _, height, width = self(Image.new("RGB", (64, 64))).shape
+        return height, width
+
+    @property
+    def interpolation(self) -> str:
+        """How it resizes."""
+        from PIL import Image
+
+        return Image.Resampling(self.processor.resample).name.lower()
+
+
+class Logits(nn.Module):
+    """An image classifier of transformers that returns its logits alone.
+
+    Args:
+        body: Takes `pixel_values` and gives an object with `logits`.
+        classifier: Name of the layer of the body that scores the classes.
+    """
+
+    def __init__(self, body: nn.Module, classifier: str) -> None:
+        super().__init__()
+        self.body = body
+        self._classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[B, classes]` of images `[B, 3, H, W]`."""
+        logits: Tensor = self.body(pixel_values=images).logits
+        return logits
+
+    def get_classifier(self) -> nn.Module:
+        """The layer that scores the classes."""
+        return self.body.get_submodule(self._classifier)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes the body's activations in the backward pass instead of keeping them."""
+        _checkpoint(self.body, enable)
+
+
+class Pooled(nn.Module):
+    """A backbone of transformers, and a linear head on the features that it pools itself.
+
+    For kinds of models that transformers has no image classifier for.
+
+    Args:
+        body: Takes `pixel_values` and gives an object with `pooler_output` `[B, features]`.
+        head: From these features to logits.
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[B, classes]` of images `[B, 3, H, W]`."""
+        logits: Tensor = self.head(self.body(pixel_values=images).pooler_output)
+        return logits
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes the body's activations in the backward pass instead of keeping them."""
+        _checkpoint(self.body, enable)
+
+
+class Tower(nn.Module):
+    """The image tower of a CLIP of transformers.
+
+    Args:
+        vision_model: Takes `pixel_values` and gives an object with `pooler_output`.
+        projection: To the space that images and texts share.
+    """
+
+    def __init__(self, vision_model: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        self.vision_model = vision_model
+        self.visual_projection = projection
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features `[B, features]` of images `[B, 3, H, W]`."""
+        pooled = self.vision_model(pixel_values=images).pooler_output
+        features: Tensor = self.visual_projection(pooled)
+        return features
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes the tower's activations in the backward pass instead of keeping them."""
+        _checkpoint(self.vision_model, enable)
+
+
+Built: TypeAlias = tuple[nn.Module, Head, str]
+"""A model with its head, where the head comes from, and what to say of it."""
+
+
+def _source(request: Request) -> str:
+    if request.weights is None:
+        return str(request.folder or request.source)
+    if request.weights.is_dir():
+        return str(request.weights)
+    raise ConfigError(
+        f"{request.weights} is a file, and transformers loads folders: give the one that holds "
+        "config.json and model.safetensors, as hf:FOLDER"
+    )
+
+
+def _clip(request: Request, source: str, config: Any) -> Built:
+    from transformers import AutoModel, AutoTokenizer
+
+    model, lacking = _from_pretrained(AutoModel, source)
+    _refuse_gaps(request, lacking)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    # SigLIP was trained on texts padded to full length, and pools their last position
+    padding: Any = "max_length" if config.model_type == "siglip" else True
+    length = config.text_config.max_position_embeddings
+
+    def encode(texts: list[str]) -> Tensor:
+        tokens = tokenizer(
+            texts, padding=padding, truncation=True, max_length=length, return_tensors="pt"
+        )
+        output = model.get_text_features(**tokens)
+        # a tensor before transformers 5
+        features: Tensor = getattr(output, "pooler_output", output)
+        return features
+
+    weight, made = head_weight(request, encode, model.logit_scale)
+    tower = Tower(model.vision_model, getattr(model, "visual_projection", nn.Identity()))
+    return (
+        ClipClassifier(tower, weight),
+        "random" if request.head == "random" else "zero_shot",
+        made,
+    )
+
+
+def _classifier(request: Request, source: str, config: Any) -> Built:
+    from transformers import AutoModelForImageClassification
+
+    body, lacking = _from_pretrained(
+        AutoModelForImageClassification,
+        source,
+        num_labels=len(request.classes),
+        ignore_mismatched_sizes=True,
+    )
+    base = f"{body.base_model_prefix}."
+    _refuse_gaps(request, [key for key in lacking if key.startswith(base)])
+    scoring = [
+        name
+        for name, layer in body.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and not name.startswith(base)
+    ][-1]
+    model = Logits(body, scoring)
+    labels = [config.id2label[label] for label in range(config.num_labels)]
+    classes = list(request.classes)
+    same = labels == classes or (is_imagenet(labels) and is_imagenet(classes))
+    if request.head is None and same and not lacking:
+        return model, "pretrained", "the pretrained classifier"
+    draw_head(model.get_classifier(), request.seed)
+    made = f"random head (seed {request.seed}) on what {type(body).__name__} pools"
+    return model, "random", made
+
+
+def _backbone(request: Request, source: str, config: Any) -> Built:
+    from transformers import AutoModel
+
+    body, lacking = _from_pretrained(AutoModel, source)
+    _refuse_gaps(request, lacking)
+    model = Pooled(body, nn.Linear(config.hidden_size, len(request.classes)))
+    draw_head(model.head, request.seed)
+    return model, "random", f"random head (seed {request.seed}) on pooler_output"
+
+
+def _from_pretrained(auto: Any, source: str, **options: Any) -> tuple[Any, list[str]]:
+    """A model in float32, and which of its tensors the checkpoint lacks or has in other shapes."""
+    model, report = auto.from_pretrained(source, output_loading_info=True, **options)
+    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    return model.float(), sorted({*report["missing_keys"], *mismatched})
+
+
+def _refuse_gaps(request: Request, lacking: list[str]) -> None:
+    """Refuses a checkpoint that would leave layers at random values.
+
+    Raises:
+        DataError: It lacks something.
+    """
+    if lacking:
+        raise DataError(
+            f"the checkpoint of {request.name} does not fit its config.json: it lacks "
+            f"{len(lacking)} tensors, {lacking[0]} among them, or has them in other shapes"
+        )
+
+
+def _checkpoint(body: Any, enable: bool) -> None:
+    action = "enable" if enable else "disable"
+    # "activation" from 5.23 on, which warns of the older name
+    newer = getattr(body, f"activation_checkpointing_{action}", None)
+    (newer or getattr(body, f"gradient_checkpointing_{action}"))()

@@ -1,0 +1,138 @@
+"""Models of open_clip: `open_clip:MODEL/TAG[@FILE]`, `open_clip:MODEL@FILE`, `open_clip:FOLDER`."""
+
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gmixout.errors import ConfigError
+from gmixout.models.clip import ClipClassifier, head_weight
+from gmixout.models.foundation import Foundation, Request
+from gmixout.models.hub import loading, needs
+
+
+def load(request: Request) -> Foundation:
+    """Loads the image tower of a CLIP model of open_clip, with a head made by its text tower.
+
+    The activation is the one that the weights of a tag were trained with (OpenAI's: QuickGELU),
+    though open_clip itself would only warn of the other.
+
+    Raises:
+        ConfigError: open_clip knows no such model or tag.
+        DataError: The weights cannot be had or do not fit.
+    """
+    with needs("open_clip_torch"):
+        import open_clip
+        from open_clip.model import get_model_preprocess_cfg
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+    name, tag = _resolve(request)
+    provide = (
+        "download its open_clip_model.safetensors (or OpenAI's .pt file) elsewhere and give it: "
+        f"--model open_clip:{request.source}@/path/to/open_clip_model.safetensors (or the folder "
+        "of its Hugging Face repository, with open_clip_config.json: --model "
+        "open_clip:/path/to/folder)"
+    )
+    with loading(request.name, provide):
+        options = _options(request.weights, tag)
+        with _archives_unremarked():
+            model = open_clip.create_model(name, require_pretrained=True, **options).eval()
+        tokenizer = open_clip.get_tokenizer(name)
+    if hasattr(model.visual, "output_tokens"):
+        model.visual.output_tokens = False  # CoCa's tower gives its captions' tokens, too
+
+    def encode(texts: list[str]) -> Tensor:
+        features: Tensor = model.encode_text(tokenizer(texts))
+        return features
+
+    weight, made = head_weight(request, encode, model.logit_scale)
+    config = PreprocessCfg(**get_model_preprocess_cfg(model))
+    _, height, width = config.input_size
+    return Foundation(
+        model=ClipClassifier(model.visual, weight).eval(),
+        head="random" if request.head == "random" else "zero_shot",
+        transform=image_transform_v2(config, is_train=False),
+        size=(height, width),
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        interpolation=config.interpolation,
+        name=request.name,
+        description=f"weights: {request.weights or request.folder or request.source}; {made}",
+    )
+
+
+def _resolve(request: Request) -> tuple[str, dict[str, Any]]:
+    """The model as open_clip.create_model takes it, and what it knows of the weights' tag.
+
+    Raises:
+        ConfigError: open_clip does not know it.
+    """
+    import open_clip
+
+    source, weights = request.source, request.weights
+    if weights is not None and weights.is_dir():
+        raise ConfigError(f"{weights} is a folder: load it by itself, as open_clip:{weights}")
+    if request.folder is not None or source.startswith(("hf-hub:", "local-dir:")):
+        if weights is not None:
+            raise ConfigError(
+                f"{request.name}: a folder or a repository brings its own weights; give a file to "
+                "a model, open_clip:MODEL/TAG@FILE"
+            )
+        return (source if request.folder is None else f"local-dir:{request.folder}"), {}
+    model, _, tag = source.partition("/")
+    if open_clip.get_model_config(model) is None:
+        close = get_close_matches(model, open_clip.list_models(), n=5)
+        meant = f"did you mean {' or '.join(close)}?" if close else "see open_clip.list_models()."
+        raise ConfigError(f"open_clip has no model {model!r}; {meant}")
+    known = open_clip.get_pretrained_cfg(model, tag)
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+    if tag and not known:
+        raise ConfigError(f"open_clip knows no weights {tag!r} of {model}. There are: {tags}")
+    if not tag and weights is None:
+        raise ConfigError(
+            f"{request.name} does not say which weights: write open_clip:{model}/TAG "
+            f"(there are: {tags}) or open_clip:{model}@FILE"
+        )
+    if weights is not None and _is_archive(weights) and not tag:
+        raise ConfigError(
+            f"{weights} is a TorchScript archive, as OpenAI's CLIP files are, and those want "
+            f"another activation than {model} has by default: write open_clip:{model}/openai@FILE"
+        )
+    return model, known
+
+
+def _options(weights: Path | None, tag: dict[str, Any]) -> dict[str, Any]:
+    """Options of create_model: the file, downloaded if need be, and what belongs to its tag."""
+    from open_clip import download_pretrained
+
+    if weights is None and not tag:
+        return {}
+    file = str(weights or download_pretrained(tag))
+    return {
+        "pretrained": file,
+        "force_quick_gelu": bool(tag.get("quick_gelu")),
+        "force_preprocess_cfg": tag,
+        # an archive is loaded by torch.jit, which unpickles no code
+        "weights_only": not _is_archive(Path(file)),
+    }
+
+
+def _is_archive(file: Path) -> bool:
+    """Whether a file is a TorchScript archive, the form of OpenAI's own CLIP files."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+@contextmanager
+def _archives_unremarked() -> Iterator[None]:
+    """torch warns twice of a TorchScript archive, which we have looked at."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*TorchScript archive")
+        warnings.filterwarnings("ignore", message=".*torch.jit.load")
+        yield

@@ -1,0 +1,111 @@
+"""A linear probe as the head to start from: fitted on frozen features."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from gmixout.core.selection import find_head
+from gmixout.errors import ConfigError
+from gmixout.models.foundation import Foundation
+
+
+def linear_probe_head(
+    foundation: Foundation,
+    dataset: Dataset[tuple[Tensor, int]],
+    penalty: float = 1e-4,
+    steps: int = 200,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> Foundation:
+    """A foundation whose head is fitted to a data set, on the features of the frozen body.
+
+    Multinomial logistic regression by L-BFGS from zero: convex, so that the result is the same
+    whatever the head was. As the start of finetuning it is the first half of LP-FT.
+
+    Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022.
+
+    Args:
+        foundation: Stays as it is; its model is copied.
+        dataset: `(image [3, H, W], label)`, images as `foundation.transform` makes them.
+        penalty: Half of it times the squared norm of the weight is added to the mean cross entropy.
+        steps: Iterations of L-BFGS at most.
+        batch_size: Images that are encoded at once.
+        workers: Processes that load images.
+        device: Where features are computed.
+
+    Raises:
+        ConfigError: The penalty is negative, or the model has not exactly one linear head.
+    """
+    if penalty < 0:
+        raise ConfigError(f"linear_probe_head(penalty={penalty}) must be 0 or more")
+    heads = find_head(foundation.model)
+    model = copy.deepcopy(foundation.model)
+    head = model.get_submodule(heads[0]) if len(heads) == 1 else None
+    if not isinstance(head, nn.Linear):
+        raise ConfigError(f"{foundation.name} has not one linear head, but {heads or 'none'}")
+    features, labels = _features(model.to(device), head, dataset, batch_size, workers)
+    weight, bias = _fit(features, labels, head, penalty, steps)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        if head.bias is not None:
+            head.bias.copy_(bias)
+    description = foundation.description.rpartition("; ")[0]
+    made = f"linear probe on {len(labels):,} images (penalty {penalty:g})"
+    return replace(
+        foundation, model=model.cpu(), head="linear_probe", description=f"{description}; {made}"
+    )
+
+
+@torch.no_grad()
+def _features(
+    model: nn.Module, head: nn.Module, dataset: Dataset[Any], batch_size: int, workers: int
+) -> tuple[Tensor, Tensor]:
+    """What the head is given for each image `[N, features]`, and the labels `[N]`."""
+    device = next(model.parameters()).device
+    # a loader without a generator of its own draws from the global one
+    batches = DataLoader(
+        dataset, batch_size, num_workers=workers, generator=torch.Generator().manual_seed(0)
+    )
+    features: list[Tensor] = []
+    labels: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].cpu()))
+    try:
+        for images, targets in batches:
+            model(images.to(device))
+            labels.append(targets)
+    finally:
+        hook.remove()
+    return torch.cat(features), torch.cat(labels)
+
+
+def _fit(
+    features: Tensor, labels: Tensor, head: nn.Linear, penalty: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Weight `[classes, features]` and bias `[classes]` (zero for a head without one)."""
+    # in float64, as solvers of this kind stop early on the noise of float32
+    x = features.double()
+    weight = torch.zeros(head.weight.shape, dtype=x.dtype, requires_grad=True)
+    bias = torch.zeros(len(weight), dtype=x.dtype, requires_grad=head.bias is not None)
+    solver: Any = torch.optim.LBFGS(
+        [weight, *([bias] if bias.requires_grad else [])],
+        max_iter=steps,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> float:
+        solver.zero_grad()
+        loss: Any = functional.cross_entropy(x @ weight.T + bias, labels)
+        loss = loss + penalty / 2 * weight.square().sum()
+        loss.backward()
+        return float(loss)
+
+    solver.step(objective)
+    return weight.detach(), bias.detach()

@@ -1,0 +1,142 @@
+"""Models of timm: `timm:ARCHITECTURE[.TAG][@FILE]`, `timm:hf-hub:ORG/NAME`, `timm:FOLDER`."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gmixout.errors import ConfigError
+from gmixout.models.foundation import Foundation, Head, Request, draw_head
+from gmixout.models.hub import loading, needs
+from gmixout.models.prompts import is_imagenet
+
+
+def load(request: Request) -> Foundation:
+    """Loads a model of timm.
+
+    Its classifier is kept where it is one of exactly the classes that are asked for (ImageNet's, or
+    those that a saved model's config.json lists as label_names), and head=random does not forbid.
+
+    Raises:
+        ConfigError: timm knows no such model, or has no weights of it.
+        DataError: The weights cannot be had or do not fit.
+    """
+    with needs("timm"):
+        import timm
+        from timm.data.config import resolve_model_data_config
+        from timm.data.transforms_factory import create_transform
+    request.refuse_zero_shot()
+    name = _name(request)
+    provide = (
+        f"download the model's weights elsewhere and give the file: --model timm:{request.source}"
+        "@/path/to/model.safetensors (or the folder of its Hugging Face repository, "
+        "config.json and model.safetensors: --model timm:/path/to/folder)"
+    )
+    with loading(request.name, provide):
+        options = {} if request.weights is None else _from_file(name, request.weights)
+        # with as many classes as the checkpoint has: timm loads that strictly, and a checkpoint
+        # that does not fit cannot leave some layers at random values
+        model: Any = timm.create_model(name, pretrained=True, **options).eval()
+    labels = model.pretrained_cfg.get("label_names") or ()
+    head: Head = "random"
+    if request.head is None and _scores(model, labels, request.classes):
+        head = "pretrained"
+    else:
+        model.reset_classifier(len(request.classes))
+        for layer in _layers(model.get_classifier()):
+            draw_head(layer, request.seed)
+    data: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    return Foundation(
+        model=model.float().requires_grad_(),
+        head=head,
+        transform=create_transform(**data, is_training=False),
+        size=tuple(data["input_size"][1:]),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        interpolation=data["interpolation"],
+        name=request.name,
+        description=_description(model.pretrained_cfg, request, head),
+    )
+
+
+def _name(request: Request) -> str:
+    """The name as timm.create_model takes it.
+
+    Raises:
+        ConfigError: timm does not know it.
+    """
+    import timm
+
+    source = request.source
+    if request.folder is not None or source.startswith(("hf-hub:", "local-dir:")):
+        if request.weights is not None:
+            raise ConfigError(
+                f"{request.name}: a folder or a repository brings its own weights; give a file to "
+                "an architecture, timm:ARCHITECTURE@FILE"
+            )
+        return source if request.folder is None else f"local-dir:{request.folder}"
+    architecture, _, tag = source.partition(".")
+    if not timm.is_model(architecture):
+        close = get_close_matches(architecture, timm.list_models(), n=5)
+        meant = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists them."
+        raise ConfigError(f"timm has no model {architecture!r}; {meant}")
+    tags = timm.list_models(f"{architecture}.*", pretrained=True)
+    if tag and source not in tags:
+        there = f"There are: {', '.join(tags)}" if tags else "It has none; leave the tag out"
+        raise ConfigError(f"timm knows no weights {tag!r} of {architecture}. {there}")
+    if request.weights is None and not tags:
+        raise ConfigError(
+            f"timm has no pretrained weights of {architecture}: give a file, "
+            f"timm:{architecture}@/path/to/model.safetensors"
+        )
+    return source
+
+
+def _from_file(name: str, weights: Path) -> dict[str, Any]:
+    """Options of create_model for local weights, whose classifier may be of any size."""
+    import timm
+
+    if weights.is_dir():
+        raise ConfigError(f"{weights} is a folder: load it by itself, as timm:{weights}")
+    config = timm.get_pretrained_cfg(name)
+    classifier = _tuple(config.classifier if config else None)
+    state = timm.models.load_state_dict(str(weights))
+    sizes = [len(state[key]) for layer in classifier if (key := f"{layer}.weight") in state]
+    classes = sizes[0] if sizes else 0
+    overlay = {"file": str(weights), "num_classes": classes, "custom_load": False}
+    return {"num_classes": classes, "pretrained_cfg_overlay": overlay}
+
+
+def _scores(model: Any, labels: tuple[str, ...], classes: tuple[str, ...]) -> bool:
+    """Whether the pretrained classifier is one of exactly these classes, in this order."""
+    from timm.data.imagenet_info import infer_imagenet_subset
+
+    if model.num_classes != len(classes):
+        return False
+    if labels:
+        return tuple(labels) == classes or (is_imagenet(labels) and is_imagenet(classes))
+    return infer_imagenet_subset(model) == "imagenet-1k" and is_imagenet(classes)
+
+
+def _description(config: dict[str, Any], request: Request, head: Head) -> str:
+    place = request.weights or request.folder or config.get("hf_hub_id") or config.get("url")
+    licence = f" ({config['license']})" if config.get("license") else ""
+    tag = f".{config['tag']}" if config.get("tag") else ""
+    made = f"random head (seed {request.seed})" if head == "random" else "the pretrained classifier"
+    preprocessing = ", preprocessing of" if request.weights else ","
+    return f"weights: {place}{licence}{preprocessing} {config['architecture']}{tag}; {made}"
+
+
+def _layers(classifier: Any) -> list[nn.Module]:
+    """The scoring layers of a classifier: one, or two of a distilled model."""
+    return [
+        [m for m in part.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+        for part in _tuple(classifier)
+    ]
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
