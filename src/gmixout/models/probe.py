@@ -105,7 +105,7 @@ def _fit(
         loss: Any = functional.cross_entropy(x @ weight.T + bias, labels)
         loss = loss + penalty / 2 * weight.square().sum()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     solver.step(objective)
     return weight.detach(), bias.detach()

@@ -1,0 +1,128 @@
+"""What is particular to transformers: classifiers and their labels, incomplete checkpoints."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_foundations import (
+    CLASSES,
+    hf_clip,
+    hf_dinov2,
+    hf_dinov3,
+    hf_vit,
+    processor,
+    timm_file,
+)
+
+from gmixout.core.selection import find_head
+from gmixout.errors import ConfigError, DataError
+from gmixout.models import load_foundation
+
+transformers = pytest.importorskip("transformers")
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def test_a_classifier_of_these_classes_is_kept(tmp_path):
+    folder = hf_vit(tmp_path, CLASSES)
+    theirs = transformers.ViTForImageClassification.from_pretrained(folder).eval()
+    ours = load_foundation(f"hf:{folder}", CLASSES)
+    assert ours.head == "pretrained"
+    torch.testing.assert_close(ours.model(IMAGES), theirs(IMAGES).logits, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("classes", "head"), [(CLASSES[::-1], None), (CLASSES, "random"), (["x", "y"], None)]
+)
+def test_any_other_classifier_is_drawn_anew(tmp_path, classes, head):
+    folder = hf_vit(tmp_path, CLASSES)
+    saved = transformers.ViTForImageClassification.from_pretrained(folder).state_dict()
+    ours = load_foundation(f"hf:{folder}", classes, head)
+    assert ours.head == "random"
+    state = {name.removeprefix("body."): v for name, v in ours.model.state_dict().items()}
+    assert state.keys() == saved.keys()
+    for name, value in saved.items():
+        same = state[name].shape == value.shape and torch.equal(state[name], value)
+        assert same is (name != "classifier.weight") or name == "classifier.bias", name
+
+
+def test_dinov2_is_pooled_as_transformers_pools_it(tmp_path):
+    """Class token and mean of the patches, of the plain backbone."""
+    folder = hf_dinov2(tmp_path)
+    tokens = transformers.AutoModel.from_pretrained(folder).eval()(IMAGES).last_hidden_state
+    features = torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], dim=1)
+    foundation = load_foundation(f"hf:{folder}", CLASSES)
+    head = foundation.model.get_submodule(find_head(foundation.model)[0])
+    torch.testing.assert_close(foundation.model(IMAGES), head(features))
+    assert "Dinov2ForImageClassification pools" in foundation.description
+
+
+def test_a_kind_without_a_classifier_gets_one_on_its_pooled_features(tmp_path):
+    folder = hf_dinov3(tmp_path)
+    pooled = transformers.AutoModel.from_pretrained(folder).eval()(IMAGES).pooler_output
+    model = load_foundation(f"hf:{folder}", CLASSES).model
+    torch.testing.assert_close(model(IMAGES), model.head(pooled))
+
+
+def test_half_precision_checkpoints_become_float32(tmp_path):
+    folder = hf_dinov2(tmp_path)
+    transformers.Dinov2Model.from_pretrained(folder).half().save_pretrained(folder)
+    model = load_foundation(f"hf:{folder}", CLASSES).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_transform_is_the_librarys_and_goes_to_workers(tmp_path):
+    folder = hf_dinov2(tmp_path)
+    processor(folder, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], resample=2)
+    theirs = transformers.AutoImageProcessor.from_pretrained(folder)
+    foundation = load_foundation(f"hf:{folder}", CLASSES)
+    picture = Image.fromarray(torch.randint(0, 256, (50, 70, 3), dtype=torch.uint8).numpy())
+    expected = theirs(images=picture, return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(pickle.loads(pickle.dumps(foundation.transform))(picture), expected)
+    assert foundation.mean == (0.4, 0.5, 0.6)
+    assert foundation.std == (0.2, 0.3, 0.4)
+    assert foundation.interpolation == "bilinear"
+    assert foundation.size == (32, 32)
+
+
+def test_the_weights_argument_is_a_folder(tmp_path):
+    folder = hf_vit(tmp_path / "model", CLASSES)
+    model = load_foundation("hf:google/vit-base-patch16-224", CLASSES, weights=folder).model
+    assert model(IMAGES).shape == (2, 3)
+    with pytest.raises(ConfigError, match="transformers loads folders"):
+        load_foundation("hf:google/vit-base-patch16-224", CLASSES, weights=timm_file(tmp_path))
+
+
+@pytest.mark.parametrize("build", [hf_dinov2, hf_dinov3, hf_clip])
+def test_a_checkpoint_that_lacks_layers_is_refused(tmp_path, build):
+    """transformers itself fills the gap with random values."""
+    folder = build(tmp_path)
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    gone = next(name for name in state if name.endswith("norm1.weight") or "layer_norm1" in name)
+    del state[gone]
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(DataError, match="it lacks 1 tensors"):
+        load_foundation(f"hf:{folder}", CLASSES)
+
+
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "model.safetensors"])
+def test_an_incomplete_folder_is_refused(tmp_path, file):
+    folder = hf_dinov2(tmp_path)
+    (folder / file).unlink()
+    with pytest.raises(DataError, match=str(folder)):
+        load_foundation(f"hf:{folder}", CLASSES)
+
+
+def test_a_zero_shot_head_needs_a_text_tower(tmp_path):
+    with pytest.raises(ConfigError, match="no text tower"):
+        load_foundation(f"hf:{hf_dinov2(tmp_path)}", CLASSES, "zero_shot")
+
+
+def test_a_folder_of_a_language_model_is_refused(tmp_path):
+    hf_dinov2(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no_such_type"}))
+    with pytest.raises(DataError, match="cannot be loaded"):
+        load_foundation(f"hf:{tmp_path}", CLASSES)
