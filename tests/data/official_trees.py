@@ -5,8 +5,10 @@ PNG whatever its name says, so that a test can ask an image where it comes from.
 """
 
 import csv
+import io
 import json
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +102,9 @@ def imagenet_c(root, kinds):
         for severity in range(1, 6):
             # one of the archives' folders above some of the kinds
             above = root / "ImageNet-C" / ("noise" if "noise" in kind else ".")
-            class_folders(above / kind / str(severity), WNIDS[:2], 1, 10 * severity + code % 10)
+            class_folders(
+                above / kind / str(severity), WNIDS[:2], 1, 20 * (severity - 1) + code + 2
+            )
     return root
 
 
@@ -179,12 +183,29 @@ def cifar_pixels(labels, set_number):
     return pixels
 
 
-def cifar_batch(path, pixels, labels, key="labels"):
-    """The archive's form: rows of planes, keys of bytes, protocol of Python 2."""
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2 did, in which the archives were made."""
+
+    dispatch = pickle._Pickler.dispatch.copy()
+
+    def save_bytes(self, held):
+        self.write(pickle.BINSTRING + struct.pack("<i", len(held)) + held)
+        self.memoize(held)
+
+    dispatch[bytes] = save_bytes
+
+
+def python2_pickle(path, held):
     path.parent.mkdir(parents=True, exist_ok=True)
+    written = io.BytesIO()
+    Python2Pickler(written, protocol=2).dump(held)
+    path.write_bytes(written.getvalue().replace(b"numpy._core.", b"numpy.core."))
+
+
+def cifar_batch(path, pixels, labels, key="labels"):
+    """The archive's form: a row holds the red plane, then the green, then the blue."""
     rows = pixels.transpose(0, 3, 1, 2).reshape(len(labels), -1)
-    batch = {b"data": rows, key.encode(): list(labels)}
-    path.write_bytes(pickle.dumps(batch, protocol=2))
+    python2_pickle(path, {b"data": rows, key.encode(): list(labels)})
 
 
 def cifar10(root, kinds):
@@ -195,7 +216,7 @@ def cifar10(root, kinds):
     test = [1, 0, 1]
     cifar_batch(folder / "test_batch", cifar_pixels(test, 9), test)
     names = {b"label_names": [b"plane", b"car"]}
-    (folder / "batches.meta").write_bytes(pickle.dumps(names, protocol=2))
+    python2_pickle(folder / "batches.meta", names)
     corrupted(root / "CIFAR-10-C", kinds, test)
     for number, version in ((20, "v4"), (21, "v6")):
         np.save(root / f"cifar10.1_{version}_data.npy", cifar_pixels(test, number))
@@ -217,7 +238,7 @@ def cifar100(root, kinds):
     cifar_batch(folder / "train", cifar_pixels(labels, 1), labels, "fine_labels")
     cifar_batch(folder / "test", cifar_pixels([1, 0], 9), [1, 0], "fine_labels")
     names = {b"fine_label_names": [b"apple", b"bee"], b"coarse_label_names": [b"thing"]}
-    (folder / "meta").write_bytes(pickle.dumps(names, protocol=2))
+    python2_pickle(folder / "meta", names)
     corrupted(root / "CIFAR-100-C", kinds, [1, 0])
     return root
 

@@ -133,6 +133,7 @@ def test_a_set_without_a_label_space_leaves_logits_alone(files):
     assert files.project(logits) is logits
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_projection_takes_the_best_of_each_classs_members(data):
     every = data.draw(st.integers(2, 8))
@@ -147,7 +148,7 @@ def test_projection_takes_the_best_of_each_classs_members(data):
             assert projected[row, own] == max(logits[row, place] for place in places)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.integers(0, 4), max_size=60),
     st.sampled_from([(0.5,), (0.2, 0.2), (0.1, 0.3, 0.6)]),

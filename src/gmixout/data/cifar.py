@@ -230,7 +230,7 @@ class cifar100(Cifar):
     - Files: `<root>/cifar-100-python/{train,test,meta}` (the archive for Python) and
       `<root>/CIFAR-100-C/{<kind>,labels}.npy`. In place of the archive, `train.parquet` and
       `test.parquet` in the root do (columns image, label; needs pyarrow).
-    - Splits, shifts and metric: as CIFAR-10, without 10.1.
+    - Splits and shifts: as CIFAR-10, without 10.1. Metric: accuracy.
     - Licence: none stated for CIFAR-100; -C: CC BY 4.0. Size: 160 MB and 2.9 GB.
 
     Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; Hendrycks and

@@ -17,7 +17,7 @@ class ImageRows(ImageSet):
     """The rows of a `datasets.Dataset`, whose images are read undecoded from its files.
 
     Args:
-        rows: The data set, its image column cast to `Image(decode=False)`.
+        rows: The data set, in the format "arrow", which decodes nothing.
         column: Name of the image column.
         labels: `[N]`.
         name: What errors call the data set.
@@ -30,8 +30,9 @@ class ImageRows(ImageSet):
     def _decode(self, position: int) -> "Image":
         from PIL import Image
 
-        held = self._rows[position][self._column]
-        with Image.open(BytesIO(held["bytes"]) if held["bytes"] else held["path"]) as opened:
+        held = self._rows[position][self._column][0].as_py()
+        stored = held["path"] if held["bytes"] is None else BytesIO(held["bytes"])
+        with Image.open(stored) as opened:
             picture: Image.Image = opened.convert("RGB")
         return picture
 
@@ -155,6 +156,7 @@ class huggingface(Source):
             problems.add(
                 f"split {name} has labels that {self.train} has not: {min(map(str, unknown))}"
             )
-        undecoded = rows.cast_column(self.image, datasets.Image(decode=False))
         labels = [label_of.get(value, -1) for value in values]
-        return ImageRows(undecoded, self.image, labels, f"{self.root}, split {name}")
+        return ImageRows(
+            rows.with_format("arrow"), self.image, labels, f"{self.root}, split {name}"
+        )

@@ -82,7 +82,7 @@ class imagenet_lt(ImageNet):
         self._count(problems, "classes", len(classes), "number of classes in the lists")
         problems.settle(self)
         train = parts["train"].images()
-        counts = train.labels.bincount(minlength=max(parts["test"].labels) + 1)
+        counts = train.labels.bincount(minlength=max(parts["test"].labels, default=0) + 1)
         groups = shot_groups(counts, self.shots)[parts["test"].labels]
         names = class_names(root)
         return Splits(

@@ -72,9 +72,9 @@ class iwildcam(Source):
             self._count(problems, name, len(listing), f"number of images of the split {name}")
             report_absent(listing, f"metadata.csv lists, for {name},", problems)
         problems.settle(self)
-        names = self._names(folder / "categories.csv", problems)
-        highest = max(label for listing in listings.values() for label in listing.labels)
-        count = max([highest, *names]) + 1
+        names = _class_names(folder / "categories.csv")
+        labels = {label for listing in listings.values() for label in listing.labels}
+        count = max(labels | set(names), default=-1) + 1
         sets: dict[str, ImageFiles] = {
             name: listing.images(groups=places[name]) for name, listing in listings.items()
         }
@@ -105,13 +105,14 @@ class iwildcam(Source):
                 "species that occur in no split"
             )
 
-    def _names(self, file: Path, problems: Problems) -> dict[int, str]:
-        """Class names by label."""
-        if not file.is_file():
-            return {}
-        with file.open(encoding="utf-8", newline="") as opened:
-            rows = list(csv.DictReader(opened, restval=""))
-        if rows and not {"y", "name"} <= set(rows[0]):
-            return {}
-        named = {int(row["y"]): row["name"] for row in rows if row["y"].isdecimal()}
-        return {label: name for label, name in named.items() if label < UNUSED}
+
+def _class_names(file: Path) -> dict[int, str]:
+    """Class names by label; empty if the file or its columns are not there."""
+    if not file.is_file():
+        return {}
+    with file.open(encoding="utf-8", newline="") as opened:
+        rows = list(csv.DictReader(opened, restval=""))
+    if rows and not {"y", "name"} <= set(rows[0]):
+        return {}
+    named = {int(row["y"]): row["name"] for row in rows if row["y"].isdecimal()}
+    return {label: name for label, name in named.items() if label < UNUSED}

@@ -1,0 +1,327 @@
+import hashlib
+
+import numpy as np
+import official_trees as trees
+import pytest
+import torch
+from official_trees import colour_of, remove
+
+from gmixout.data import SOURCES
+from gmixout.data.domains import domainbed_holdout
+from gmixout.errors import DataError
+
+PACS = ["art_painting", "cartoon", "photo", "sketch"]
+CLASSES = ["dog", "giraffe", "horse"]
+
+
+def load(source):
+    return source.load(lambda picture: picture)
+
+
+def pictures(images):
+    return [(colour_of(picture), label) for picture, label in images]
+
+
+def pacs(root, **options):
+    return SOURCES["pacs"](root, counts="any", **options)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return trees.domains(tmp_path, PACS, CLASSES)
+
+
+@pytest.mark.parametrize("domain", PACS)
+def test_every_domain_in_turn_is_trained_on_and_the_others_are_shifts(domain, root):
+    splits = load(pacs(root, train_domain=domain))
+    assert set(splits.shifts) == set(PACS) - {domain}
+    own = [*splits.train, *splits.id_val, *splits.id_test]
+    assert len(own) == 30
+    assert {colour_of(picture)[1] for picture, _ in own} == {PACS.index(domain)}
+    for name, images in splits.shifts.items():
+        found = pictures(images)
+        assert len(found) == 30
+        assert {(colour[0] == label, colour[1]) for colour, label in found} == {
+            (True, PACS.index(name))
+        }
+
+
+def test_the_trained_domain_is_split_in_proportion(root):
+    splits = load(pacs(root, id_val_share=0.1, id_test_share=0.3))
+    for images, count in ((splits.train, 6), (splits.id_val, 1), (splits.id_test, 3)):
+        assert images.labels.bincount().tolist() == [count] * 3
+
+
+def test_missing_domains_are_said(root):
+    remove(root / "sketch")
+    remove(root / "cartoon")
+    inventory = pacs(root).check()
+    assert inventory.notes == (
+        "there is no domain cartoon: left out",
+        "there is no domain sketch: left out",
+    )
+    assert "art_painting" in inventory.images
+
+
+@pytest.mark.parametrize("above", ["PACS", "pacs", "kfold"])
+def test_the_root_may_be_the_folder_above(above, tmp_path):
+    trees.domains(tmp_path / above, PACS, CLASSES)
+    assert pacs(tmp_path).check().images == pacs(tmp_path / above).check().images
+
+
+def test_names_are_matched_without_case_and_separators(tmp_path):
+    trees.domains(tmp_path, ["art", "CLIPART", "real_world"], ["Alarm_Clock", "Bed"])
+    (tmp_path / "CLIPART" / "Alarm_Clock").rename(tmp_path / "CLIPART" / "alarm clock")
+    splits = load(SOURCES["officehome"](tmp_path, counts="any"))
+    assert len(splits.classes) == 2
+    assert set(splits.shifts) == {"Art", "Clipart"}
+    for images in splits.shifts.values():
+        assert {colour[0] == label for colour, label in pictures(images)} == {True}
+
+
+def test_other_names_of_domains_are_known(tmp_path):
+    trees.domains(tmp_path, ["CALTECH", "PASCAL"], ["bird", "car"])
+    assert set(load(SOURCES["vlcs"](tmp_path, counts="any")).shifts) == {"Caltech101"}
+
+
+def test_a_class_that_a_domain_lacks_moves_no_label(root):
+    remove(root / "cartoon" / "giraffe")
+    source = pacs(root)
+    found = pictures(load(source).shifts["cartoon"])
+    assert {label for _, label in found} == {0, 2}
+    assert {colour[0] == label for colour, label in found} == {True}
+    assert source.check().notes == ("cartoon has no folder of giraffe",)
+
+
+def test_halves_are_fixed_disjoint_and_together_all(root):
+    both, first, second = (load(pacs(root, half=half)) for half in ("both", "first", "second"))
+    again = load(pacs(root, half="first"))
+    for name in both.shifts:
+        parts = [set(pictures(splits.shifts[name])) for splits in (first, second, again)]
+        assert len(parts[0]) == len(parts[1]) == 15
+        assert parts[0] | parts[1] == set(pictures(both.shifts[name]))
+        assert parts[0] == parts[2]
+    own = [
+        {pair for key in ("train", "id_val", "id_test") for pair in pictures(splits.sets[key])}
+        for splits in (first, second)
+    ]
+    assert not own[0] & own[1]
+
+
+def reference_holdout(examples, trial_seed, environment):
+    """DomainBed's split as its paper's appendix and code describe it, written out again."""
+    digest = hashlib.md5(f"({trial_seed}, {environment})".encode()).hexdigest()
+    generator = np.random.RandomState(int(digest, 16) % (2**31))
+    keys = list(range(examples))
+    generator.shuffle(keys)
+    count = int(examples * 0.2)
+    return keys[count:], keys[:count]
+
+
+@pytest.mark.parametrize(("trial_seed", "environment"), [(0, 0), (0, 3), (2, 1)])
+def test_domainbeds_split(trial_seed, environment):
+    train, held = domainbed_holdout(1670, trial_seed, environment)
+    assert (train.tolist(), held.tolist()) == reference_holdout(1670, trial_seed, environment)
+    assert len(held) == 334
+    assert not set(train.tolist()) & set(held.tolist())
+
+
+def test_domainbeds_protocol_halves_what_it_holds_out(root):
+    remove(root / "art_painting")  # the place of a domain is that among all, whether there or not
+    source = pacs(root, protocol="domainbed", train_domain="sketch", trial_seed=1)
+    splits = load(source)
+    files = sorted(path for path in (root / "sketch").rglob("*.jpg"))
+    train, held = domainbed_holdout(30, 1, 3)
+    assert [splits.train.path(n) for n in range(len(splits.train))] == [files[n] for n in train]
+    out = {images.path(n) for images in (splits.id_val, splits.id_test) for n in range(len(images))}
+    assert out == {files[n] for n in held}
+    other = load(pacs(root, protocol="domainbed", train_domain="sketch", trial_seed=2))
+    assert other.train._positions.tolist() != splits.train._positions.tolist()
+
+
+def empty_class(root):
+    for path in (root / "cartoon" / "dog").iterdir():
+        path.unlink()
+
+
+BREAKS = {
+    "the trained domain": (
+        lambda root: remove(root / "photo"),
+        "no folder of train_domain=photo .* there is: art_painting, cartoon, sketch",
+    ),
+    "every other domain": (
+        lambda root: [remove(root / name) for name in PACS if name != "photo"],
+        "photo is the only domain",
+    ),
+    "an empty class": (empty_class, "cartoon/dog holds no image"),
+    "a domain twice": (lambda root: (root / "Art Painting").mkdir(), "may both be art_painting"),
+    "a class twice": (
+        lambda root: trees.paint(root / "photo" / "DOG" / "a.jpg", (0, 0, 0)),
+        "photo/dog is a class that another folder beside it has too",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+def test_a_broken_tree_is_refused(kind, root):
+    do, said = BREAKS[kind]
+    do(root)
+    with pytest.raises(DataError, match=said):
+        pacs(root).check()
+
+
+def test_hidden_files_are_no_images(root):
+    before = pacs(root).check().images
+    (root / "cartoon" / ".ipynb_checkpoints").mkdir()
+    (root / "cartoon" / "dog" / "._dog_0.jpg").write_bytes(b"resource fork")
+    (root / "cartoon" / "dog" / "Thumbs.db").write_bytes(b"")
+    assert pacs(root).check().images == before
+
+
+@pytest.fixture
+def lists(tmp_path):
+    return trees.domainnet(tmp_path)
+
+
+def domainnet(root, **options):
+    return SOURCES["domainnet"](root, counts="any", **options)
+
+
+def test_the_number_in_a_list_is_the_label_whatever_the_folders_order(lists):
+    splits = load(domainnet(lists, train_domain="painting"))
+    assert splits.classes == ("zebra", "t-shirt", "apple")
+    for images in splits.sets.values():
+        assert {colour[0] == label for colour, label in pictures(images)} == {True}
+    assert domainnet(lists, train_domain="painting").check().notes == (
+        "there is no domain clipart: left out",
+        "there is no domain infograph: left out",
+        "there is no domain quickdraw: left out",
+        "train has no image of 1 of 3 classes: t-shirt",
+    )
+
+
+def test_shifts_are_the_other_domains_test_lists(lists):
+    splits = load(domainnet(lists, train_domain="real", id_val_share=0.25))
+    assert {name: len(images) for name, images in splits.sets.items()} == {
+        "train": 18,
+        "id_val": 6,
+        "id_test": 6,
+        "painting": 6,
+        "sketch": 6,
+    }
+    assert {colour[2] for colour, _ in pictures(splits.id_test)} == {8, 9}
+
+
+def test_by_folders_labels_are_another_order_and_duplicates_are_left_out(lists):
+    duplicate = "painting/zebra/zebra_3.jpg"
+    (lists / "domainnet" / "domain_net_duplicates.txt").write_text(f"{duplicate}\nreal/gone.jpg\n")
+    for protocol in ("stratified", "domainbed"):
+        splits = load(domainnet(lists, protocol=protocol))
+        assert sorted(splits.classes) == list(splits.classes) == ["apple", "t-shirt", "zebra"]
+        paths = [str(splits.shifts["painting"].path(n)) for n in range(29)]
+        assert len(splits.shifts["painting"]) == 29
+        assert not any(path.endswith(duplicate) for path in paths)
+        assert len(splits.shifts["real"]) == 30
+
+
+def rewrite(name, change):
+    def do(root):
+        file = root / "domainnet" / "splits" / name
+        file.write_text(change(file.read_text()))
+
+    return do
+
+
+LIST_BREAKS = {
+    "no list": (
+        lambda root: remove(root / "domainnet/splits/real_test.txt"),
+        "there is no list .*real_test.txt",
+    ),
+    "no label": (
+        rewrite("real_test.txt", lambda text: text.replace("zebra_8.jpg 0", "zebra_8.jpg x")),
+        "real_test.txt, line 1: 'real/zebra/zebra_8.jpg x'",
+    ),
+    "other labels": (
+        rewrite("real_test.txt", lambda text: text.replace(" 0\n", " 2\n")),
+        "real_test.txt: real/zebra/zebra_8.jpg has label 2; elsewhere",
+    ),
+    "an image": (
+        lambda root: remove(root / "domainnet/real/zebra/zebra_9.jpg"),
+        "real_test.txt lists 1 images .* real/zebra/zebra_9.jpg",
+    ),
+    "an empty list": (rewrite("real_test.txt", lambda text: ""), "real holds no image"),
+}
+
+
+@pytest.mark.parametrize("kind", LIST_BREAKS)
+def test_broken_lists_are_refused(kind, lists):
+    do, said = LIST_BREAKS[kind]
+    do(lists)
+    with pytest.raises(DataError, match=said):
+        domainnet(lists).check()
+
+
+def test_lists_with_spaces_in_names_are_read(tmp_path):
+    root = trees.domainnet(tmp_path)
+    (root / "domainnet/real/zebra/zebra_8.jpg").rename(root / "domainnet/real/zebra/zebra 8.jpg")
+    change = rewrite("real_test.txt", lambda text: text.replace("zebra_8.jpg", "zebra 8.jpg"))
+    change(root)
+    assert len(load(domainnet(root)).shifts["real"]) == 6
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return trees.imagefolder(tmp_path)
+
+
+def imagefolder(root):
+    return SOURCES["imagefolder"](root)
+
+
+def test_every_shift_folder_is_a_shift(folders):
+    splits = load(imagefolder(folders))
+    assert set(splits.shifts) == {"fog", "snow"}
+    assert pictures(splits.shifts["snow"])[0] == ((0, 3, 0), 0)
+
+
+def test_without_a_test_folder_val_is_halved_and_that_is_said(folders):
+    splits = load(imagefolder(folders))
+    assert splits.id_val.labels.tolist() == splits.id_test.labels.tolist() == [0, 0, 1, 1]
+    assert "one half of val/" in imagefolder(folders).check().notes[0]
+    trees.class_folders(folders / "test", ["cat", "dog"], 3, 7)
+    splits = load(imagefolder(folders))
+    assert (len(splits.id_val), len(splits.id_test)) == (8, 6)
+    assert {colour[1] for colour, _ in pictures(splits.id_test)} == {7}
+    assert imagefolder(folders).check().notes == ()
+
+
+FOLDER_BREAKS = {
+    "no train": (lambda root: remove(root / "train"), "there is no folder .*train"),
+    "no val": (lambda root: remove(root / "val"), "there is no folder .*val"),
+    "no shift": (
+        lambda root: [remove(root / name) for name in ("shift_fog", "shift_snow")],
+        "shift_<name>: no shift to test on",
+    ),
+    "a class more": (
+        lambda root: trees.paint(root / "shift_fog/bird/a.jpg", (0, 0, 0)),
+        "shift_fog/bird is the folder of a class that training does not have",
+    ),
+    "an empty class": (lambda root: (root / "train/eel").mkdir(), "train/eel holds no image"),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDER_BREAKS)
+def test_broken_folders_are_refused(kind, folders):
+    do, said = FOLDER_BREAKS[kind]
+    do(folders)
+    with pytest.raises(DataError, match=said):
+        imagefolder(folders).check()
+
+
+def test_other_folders_are_said_and_a_shift_may_lack_classes(folders):
+    (folders / "raw").mkdir()
+    remove(folders / "shift_fog" / "cat")
+    splits = load(imagefolder(folders))
+    assert splits.shifts["fog"].labels.tolist() == [1] * 4
+    assert "raw/ is not used" in splits.notes
+    assert torch.equal(splits.shifts["fog"].project(torch.ones(1, 2)), torch.ones(1, 2))
