@@ -1,0 +1,188 @@
+"""The metrics that benchmarks are published with.
+
+`METRICS` are figures of one data set, functions of its logits, labels and groups. `SUMMARIES` are
+figures of many, functions of their accuracies by name (`<kind>/<severity>`).
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from gmixout.errors import DataError
+
+Metric = Callable[[Tensor, Tensor, Tensor | None], float]
+Summary = Callable[[Mapping[str, float]], float]
+
+ALEXNET_ERRORS: Mapping[str, float] = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+"""AlexNet's error on each of the fifteen kinds of ImageNet-C, the mean over the five severities, as
+its authors give it: https://github.com/hendrycks/robustness."""
+
+SHOTS = ("many", "medium", "few")
+"""What the groups 0, 1 and 2 of a long-tailed test set are (see `gmixout.data.imagenet_lt`)."""
+
+
+def accuracy(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
+    """Share of the images whose largest logit is that of their label.
+
+    Args:
+        logits: `[N, classes]`, of the test set's own classes.
+        labels: `[N]`.
+        groups: Not used.
+    """
+    del groups
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def macro_f1(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
+    """Mean F1 score of the classes that occur among the labels.
+
+    Other classes do not count, even where they are predicted.
+
+    Args:
+        logits: `[N, classes]`.
+        labels: `[N]`.
+        groups: Not used.
+
+    Source: Koh et al., "WILDS", ICML 2021, for iWildCam.
+    """
+    from torchmetrics.functional.classification import multiclass_f1_score
+
+    del groups
+    scores = multiclass_f1_score(logits, labels, num_classes=logits.shape[1], average="none")
+    return float(scores[torch.unique(labels)].mean())
+
+
+def macro_recall(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
+    """Mean accuracy of the classes that occur among the labels.
+
+    Args:
+        logits: `[N, classes]`.
+        labels: `[N]`.
+        groups: Not used.
+    """
+    from torchmetrics.functional.classification import multiclass_recall
+
+    del groups
+    recalls = multiclass_recall(logits, labels, num_classes=logits.shape[1], average="none")
+    return float(recalls[torch.unique(labels)].mean())
+
+
+def worst_group(logits: Tensor, labels: Tensor, groups: Tensor | None) -> float:
+    """Accuracy on the group with the lowest.
+
+    Args:
+        logits: `[N, classes]`.
+        labels: `[N]`.
+        groups: `[N]`.
+
+    Raises:
+        DataError: There are no groups.
+    """
+    return min(_group_accuracies(logits, labels, _given("worst_group", groups)).values())
+
+
+def _shot(shot: str) -> Metric:
+    group = SHOTS.index(shot)
+
+    def metric(logits: Tensor, labels: Tensor, groups: Tensor | None) -> float:
+        inside = _given(f"{shot}_shot", groups) == group
+        return accuracy(logits[inside], labels[inside]) if inside.any() else float("nan")
+
+    metric.__doc__ = f"Accuracy on the classes with {shot} training images; nan if there are none."
+    return metric
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "macro_f1": macro_f1,
+    "macro_recall": macro_recall,
+    "worst_group": worst_group,
+    "many_shot": _shot("many"),
+    "medium_shot": _shot("medium"),
+    "few_shot": _shot("few"),
+}
+"""Figures of one data set: `metric(logits [N, classes], labels [N], groups [N] or None)`."""
+
+
+def mce_alexnet(accuracies: Mapping[str, float]) -> float:
+    """Mean corruption error of ImageNet-C: 1 is as bad as AlexNet, 0 is perfect.
+
+        mCE = mean over kinds c of ( sum_s E_{s,c} / sum_s E^AlexNet_{s,c} ),    E = 1 - accuracy
+
+    Args:
+        accuracies: By `<kind>/<severity>`; the fifteen kinds at five severities have to be there,
+            anything else does not count.
+
+    Raises:
+        DataError: One is missing.
+
+    Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions
+        and Perturbations", ICLR 2019, section 3.1.
+    """
+    errors = _errors(accuracies)
+    return sum(errors[kind] / ALEXNET_ERRORS[kind] for kind in errors) / len(errors)
+
+
+def mean_corruption_error_unnormalised(accuracies: Mapping[str, float]) -> float:
+    """Mean error over the fifteen kinds and five severities, as for CIFAR-C.
+
+    Nothing is divided by: no baseline was published for CIFAR. Some code takes the mean of 19
+    kinds, with the four extra ones, which its authors set aside for choices.
+
+    Args:
+        accuracies: As for `mce_alexnet`.
+
+    Raises:
+        DataError: One is missing.
+    """
+    errors = _errors(accuracies)
+    return sum(errors.values()) / len(errors)
+
+
+SUMMARIES: dict[str, Summary] = {
+    "mce_alexnet": mce_alexnet,
+    "mean_corruption_error_unnormalised": mean_corruption_error_unnormalised,
+}
+"""Figures of many data sets: `summary(accuracies by name)`."""
+
+
+def _errors(accuracies: Mapping[str, float]) -> dict[str, float]:
+    """Mean error over the severities of each of the fifteen kinds."""
+    wanted = {kind: [f"{kind}/{severity}" for severity in range(1, 6)] for kind in ALEXNET_ERRORS}
+    absent = [name for names in wanted.values() for name in names if name not in accuracies]
+    if absent:
+        raise DataError(
+            f"the mean corruption error needs 15 kinds at 5 severities, and {len(absent)} of these "
+            f"75 are missing, {absent[0]} among them"
+        )
+    return {kind: sum(1 - accuracies[name] for name in names) / 5 for kind, names in wanted.items()}
+
+
+def _group_accuracies(logits: Tensor, labels: Tensor, groups: Tensor) -> dict[int, float]:
+    return {
+        int(group): accuracy(logits[groups == group], labels[groups == group])
+        for group in torch.unique(groups)
+    }
+
+
+def _given(metric: str, groups: Tensor | None) -> Tensor:
+    if groups is None:
+        raise DataError(f"{metric} needs groups, and the data set has none; use accuracy")
+    return groups
