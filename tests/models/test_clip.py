@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny_foundations import CLASSES, add_tiny_clip, clip_file, hf_clip
+from tiny_foundations import CLASSES, FOLDERS, add_tiny_clip, clip_file, hf_clip
 from torch import nn
 from torch.nn import functional
 
 import gmixout
-from gmixout.errors import ConfigError
+from gmixout.errors import ConfigError, DataError
 from gmixout.models import load_foundation
 from gmixout.models.clip import ClipClassifier, zero_shot_weight
 
@@ -145,3 +145,22 @@ def test_classes_with_one_text_are_refused(tiny):
 def test_templates_without_a_place_for_the_class_are_refused(tiny):
     with pytest.raises(ConfigError, match="'a photo' must have"):
         load_foundation(NAME, CLASSES, templates=["{}", "a photo"], weights=tiny)
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "hf clip"])
+def test_prompts_are_encoded_on_the_device_that_is_asked_for(tmp_path, kind):
+    """On the meta device, which holds no numbers: it is the encoding that fails there."""
+    folder = str(FOLDERS[kind](tmp_path))
+    with pytest.raises(DataError, match="meta"):
+        load_foundation(folder, CLASSES, device="meta")
+    load_foundation(folder, CLASSES, "random", device="meta")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["open_clip", "hf clip"])
+def test_a_gpu_makes_the_same_head(tmp_path, kind):
+    folder = str(FOLDERS[kind](tmp_path))
+    cpu, gpu = (load_foundation(folder, CLASSES, device=d).model for d in ("cpu", "cuda"))
+    assert {parameter.device.type for parameter in gpu.parameters()} == {"cpu"}
+    torch.testing.assert_close(gpu.head.weight, cpu.head.weight, atol=1e-3, rtol=1e-3)

@@ -116,12 +116,25 @@ def test_an_incomplete_folder_is_refused(tmp_path, file):
         load_foundation(f"hf:{folder}", CLASSES)
 
 
-def test_a_zero_shot_head_needs_a_text_tower(tmp_path):
+@pytest.mark.parametrize("build", [hf_dinov2, hf_dinov3])
+def test_a_zero_shot_head_needs_a_text_tower(tmp_path, build):
     with pytest.raises(ConfigError, match="no text tower"):
-        load_foundation(f"hf:{hf_dinov2(tmp_path)}", CLASSES, "zero_shot")
+        load_foundation(f"hf:{build(tmp_path)}", CLASSES, "zero_shot")
 
 
-def test_a_folder_of_a_language_model_is_refused(tmp_path):
+def test_a_kind_that_pools_nothing_is_refused(tmp_path):
+    """A masked autoencoder's tokens are not pooled by anyone."""
+    hf_dinov2(tmp_path)
+    config = transformers.ViTMAEConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    transformers.ViTMAEModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="pools no features"):
+        load_foundation(f"hf:{tmp_path}", CLASSES)
+
+
+def test_a_folder_of_an_unknown_kind_is_refused(tmp_path):
     hf_dinov2(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no_such_type"}))
     with pytest.raises(DataError, match="cannot be loaded"):

@@ -80,9 +80,18 @@ def zero_shot_weight(
 
 @torch.no_grad()
 def head_weight(
-    request: Request, encode: Callable[[list[str]], Tensor], logit_scale: Tensor
+    request: Request,
+    model: nn.Module,
+    encode: Callable[[list[str]], Tensor],
+    logit_scale: Tensor,
 ) -> tuple[Tensor, str]:
     """The weight `[classes, features]` that a request asks for, and what to say of it.
+
+    Args:
+        request: Names the head, classes, prompts and the device.
+        model: The whole CLIP, on the CPU before and after.
+        encode: Texts to features, by `model` on the device.
+        logit_scale: See `zero_shot_weight`.
 
     Raises:
         ConfigError: Two classes have one text, or a template has no place for the class.
@@ -101,5 +110,7 @@ def head_weight(
     for template in templates:
         if template.format("x") == template.format("y"):
             raise ConfigError(f"the prompt {template!r} must have {{}} where the class belongs")
-    weight = zero_shot_weight(encode, logit_scale, texts, templates)
+    model.to(request.device)
+    weight = zero_shot_weight(encode, logit_scale, texts, templates).cpu()
+    model.cpu()
     return weight, f"zero-shot head of {len(templates)} prompts a class"

@@ -55,6 +55,7 @@ class Request:
     head: Literal["zero_shot", "random"] | None
     templates: tuple[str, ...] | None
     seed: int
+    device: torch.device
 
     @property
     def folder(self) -> Path | None:

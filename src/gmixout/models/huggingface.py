@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from gmixout.errors import ConfigError, DataError
@@ -47,12 +48,11 @@ def load(request: Request) -> Foundation:
         config = AutoConfig.from_pretrained(source)
         transform = Processing(processors.from_pretrained(source))
         if config.model_type in DUAL:
-            built = _clip(request, source, config)
+            model, head, made = _clip(request, source, config)
+        elif type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+            model, head, made = _classifier(request, source, config)
         else:
-            request.refuse_zero_shot()
-            known = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-            built = (_classifier if known else _backbone)(request, source, config)
-    model, head, made = built
+            model, head, made = _backbone(request, source, transform.size)
     return Foundation(
         model=model.eval().requires_grad_(),
         head=head,
@@ -198,12 +198,12 @@ def _clip(request: Request, source: str, config: Any) -> Built:
         tokens = tokenizer(
             texts, padding=padding, truncation=True, max_length=length, return_tensors="pt"
         )
-        output = model.get_text_features(**tokens)
+        output = model.get_text_features(**tokens.to(model.device))
         # a tensor before transformers 5
         features: Tensor = getattr(output, "pooler_output", output)
         return features
 
-    weight, made = head_weight(request, encode, model.logit_scale)
+    weight, made = head_weight(request, model, encode, model.logit_scale)
     tower = Tower(model.vision_model, getattr(model, "visual_projection", nn.Identity()))
     return (
         ClipClassifier(tower, weight),
@@ -215,6 +215,7 @@ def _clip(request: Request, source: str, config: Any) -> Built:
 def _classifier(request: Request, source: str, config: Any) -> Built:
     from transformers import AutoModelForImageClassification
 
+    request.refuse_zero_shot()
     body, lacking = _from_pretrained(
         AutoModelForImageClassification,
         source,
@@ -239,12 +240,20 @@ def _classifier(request: Request, source: str, config: Any) -> Built:
     return model, "random", made
 
 
-def _backbone(request: Request, source: str, config: Any) -> Built:
+@torch.no_grad()
+def _backbone(request: Request, source: str, size: tuple[int, int]) -> Built:
     from transformers import AutoModel
 
+    request.refuse_zero_shot()
     body, lacking = _from_pretrained(AutoModel, source)
     _refuse_gaps(request, lacking)
-    model = Pooled(body, nn.Linear(config.hidden_size, len(request.classes)))
+    pooled = getattr(body.eval()(pixel_values=torch.zeros(1, 3, *size)), "pooler_output", None)
+    if pooled is None or pooled.ndim != 2:
+        raise ConfigError(
+            f"{request.name} ({type(body).__name__}) pools no features to put a head on, and is "
+            f"none of the CLIP-like models that are known: {', '.join(DUAL)}"
+        )
+    model = Pooled(body, nn.Linear(pooled.shape[1], len(request.classes)))
     draw_head(model.head, request.seed)
     return model, "random", f"random head (seed {request.seed}) on pooler_output"
 

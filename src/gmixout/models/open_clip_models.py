@@ -42,14 +42,15 @@ def load(request: Request) -> Foundation:
         with _archives_unremarked():
             model = open_clip.create_model(name, require_pretrained=True, **options).eval()
         tokenizer = open_clip.get_tokenizer(name)
-    if hasattr(model.visual, "output_tokens"):
-        model.visual.output_tokens = False  # CoCa's tower gives its captions' tokens, too
+        if hasattr(model.visual, "output_tokens"):
+            model.visual.output_tokens = False  # CoCa's tower gives its captions' tokens, too
 
-    def encode(texts: list[str]) -> Tensor:
-        features: Tensor = model.encode_text(tokenizer(texts))
-        return features
+        def encode(texts: list[str]) -> Tensor:
+            tokens = tokenizer(texts).to(model.logit_scale.device)
+            features: Tensor = model.encode_text(tokens)
+            return features
 
-    weight, made = head_weight(request, encode, model.logit_scale)
+        weight, made = head_weight(request, model, encode, model.logit_scale)
     config = PreprocessCfg(**get_model_preprocess_cfg(model))
     _, height, width = config.input_size
     return Foundation(
