@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +16,8 @@ from gmixout.bench import job as job_module
 from gmixout.bench.folder import at_work
 from gmixout.errors import ConfigError, GmixoutError, StateError, TrainingError
 from gmixout.evaluation.records import RecordLog
-from gmixout.methods import get_method
+from gmixout.evaluation.summary import summarise
+from gmixout.methods import METHODS, get_method
 from gmixout.weightspace import uniform_soup
 
 QUICK = {"benchmark": "toy", "steps": 6, "batch_size": 8, "log_every_steps": 2}
@@ -270,9 +274,9 @@ def test_soups_take_the_runs_of_their_seed(tmp_path, trainings):
     found = bench.compare(methods=methods, **settings)
     assert len(trainings) == 4  # soups train nothing
     soups = [record for record in found if record.method == "uniform_soup"]
-    assert [(record.seed, record.lr, record.options["lrs"]) for record in soups] == [
-        (0, None, [1e-3, 1e-2]),
-        (1, None, [1e-3, 1e-2]),
+    assert [(record.seed, record.lr, len(record.pool)) for record in soups] == [
+        (0, None, 2),
+        (1, None, 2),
     ]
     runs = [r for r in found if r.method == "full" and r.seed == 1]
     assert soups[1].steps == sum(record.steps for record in runs)
@@ -299,9 +303,9 @@ def test_a_run_that_fails_fails_alone(tmp_path, monkeypatch):
     settings = {**ALONE, "methods": [get_method("full"), get_method("uniform_soup")]}
     with pytest.raises(TrainingError, match=r"1 of 2 runs failed.*full lr=1 seed=0: the loss is"):
         bench.compare(lrs=(1.0, 1e-2), out=tmp_path, **settings)
-    assert [(r.method, r.options.get("lrs")) for r in records(tmp_path)] == [
-        ("full", None),
-        ("uniform_soup", [1e-2]),
+    assert [(r.method, len(r.pool)) for r in records(tmp_path)] == [
+        ("full", 0),
+        ("uniform_soup", 1),
     ]
 
 
@@ -317,13 +321,92 @@ def test_models_on_the_way_are_recorded(tmp_path):
     assert plain[0].nll == found[-1].nll  # looking changes nothing
 
 
+def everything_in(folder: Path):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.usefixtures("_no_report")
-def test_two_processes_cannot_write_one_folder(tmp_path):
+@pytest.mark.parametrize("way", [{"resume": True}, {"overwrite": True}], ids=str)
+def test_two_processes_cannot_write_one_folder(tmp_path, way):
     settings = {**ALONE, "methods": [get_method("full")], "lrs": (1e-2,), "out": tmp_path}
     bench.compare(**settings)
-    with at_work(tmp_path), pytest.raises(StateError, match="another gmixout process"):
-        bench.compare(**settings, resume=True)
-    bench.compare(**settings, resume=True)
+    before = everything_in(tmp_path)
+    with at_work(tmp_path):
+        with pytest.raises(StateError, match="another gmixout process"):
+            bench.compare(**{**settings, "seeds": (1,)}, **way)
+        with pytest.raises(StateError, match="another gmixout process"):
+            bench.finetune(method=get_method("full"), out=tmp_path, overwrite=True, **QUICK)
+        assert everything_in(tmp_path) == before
+    bench.compare(**settings, **way)
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_soup_brings_its_ingredients(tmp_path, trainings):
+    settings = {**ALONE, "methods": [get_method("greedy_soup")], "out": tmp_path}
+    found = bench.compare(lrs=(1e-3, 1e-2), **settings)
+    assert [record.method for record in found] == ["full", "full", "greedy_soup"]
+    assert found[-1].pool == [found[0].run, found[1].run]
+    assert set(found[-1].members) <= set(found[-1].pool)
+    trainings.clear()
+    assert bench.compare(lrs=(1e-2, 1e-3), resume=True, **settings)[:3] == found
+    assert trainings == []
+    more = bench.compare(lrs=(1e-3, 1e-2, 3e-2), resume=True, **settings)
+    assert len(trainings) == 1
+    soups = [cell for cell in summarise(more) if cell.method == "greedy_soup"]
+    assert [len(record.pool) for cell in soups for record in cell.records] == [3]  # the latest
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_an_error_nobody_foresaw_ends_its_own_run_alone(tmp_path, monkeypatch):
+    train = job_module.train
+
+    def broken(model, start, dataset, arguments, *rest):
+        if arguments.lr == 1.0:
+            raise RuntimeError("CUDA out of memory")
+        return train(model, start, dataset, arguments, *rest)
+
+    monkeypatch.setattr(job_module, "train", broken)
+    settings = {**ALONE, "methods": [get_method("full")], "out": tmp_path}
+    with pytest.raises(TrainingError, match=r"RuntimeError: CUDA out of memory.*error\.txt"):
+        bench.compare(lrs=(1.0, 1e-2), **settings)
+    assert [record.lr for record in records(tmp_path)] == [1e-2]
+    (note,) = tmp_path.glob("runs/*/error.txt")
+    assert "in broken" in note.read_text()
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_damaged_records_are_found_before_training(tmp_path, trainings):
+    settings = {**ALONE, "methods": [get_method("full")], "lrs": (1e-2,), "out": tmp_path}
+    bench.compare(**settings)
+    log = tmp_path / "records.jsonl"
+    log.write_text("damaged\n" + log.read_text())
+    trainings.clear()
+    with pytest.raises(StateError, match="line 1: not a line of JSON"):
+        bench.compare(**{**settings, "lrs": (1e-2, 1e-3)}, resume=True)
+    assert trainings == []
+
+
+def test_memory_does_not_depend_on_which_run_comes_first(tmp_path):
+    """In a process of its own, where nothing is imported yet."""
+    peaks = {}
+    for methods in ("full,gmixout", "gmixout,full"):
+        out = tmp_path / methods
+        words = ["compare", "--benchmark", "toy_benchmark:toy", "--methods", methods, "--lrs", "1"]
+        words += ["--steps", "4", "--batch_size", "8", "--workers", "1", "--out", str(out)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        command = [sys.executable, "-W", "ignore", "-m", "gmixout", *words]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        for record in records(out):
+            peaks[methods, record.method] = record.peak_memory_bytes / 2**20
+    assert max(peaks.values()) - min(peaks.values()) < 20  # MB; imports took 150
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_all_methods_are_all_that_the_model_allows(tmp_path, capsys):
+    found = bench.compare(methods="all", lrs=(1e-2,), out=tmp_path, **ALONE)
+    assert {record.method for record in found} == METHODS.keys() - {"shira"}
+    said = " ".join(capsys.readouterr().err.split())
+    assert "shira is left out: shira(rank=8) trains" in said
 
 
 @pytest.mark.usefixtures("_no_report")

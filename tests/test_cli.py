@@ -131,6 +131,9 @@ WRONG = {
     "--resume --overwrite": ["choose one"],
     "--config missing.yaml": ["missing.yaml"],
     "--schedule linear": ["cosine"],
+    "--method lora --method.rank 0": ["lora(rank=0)", "1 or more"],
+    "--benchmark toy_benchmark:foundation": ["toy_benchmark:foundation", "Net, no Benchmark"],
+    "--benchmark nowhere:toy": ["nowhere:toy", "cannot be imported"],
 }
 
 
@@ -203,6 +206,11 @@ def test_what_people_type_is_what_the_parser_reads():
     assert as_options(["finetune", "--method", "a.b:C", "--out", "x:y"])[1:] == [
         *("--method", "a.b.C", "--out", "x:y")
     ]
+    assert as_options(["compare", "--seeds", "0", "1,", "2", "--batch-size", "8"])[1:] == [
+        *("--seeds", "[0,1,2]", "--batch_size", "8")
+    ]
+    assert as_options(["compare", "--seeds", "-1"]) == ["compare", "--seeds", "[-1]"]
+    assert as_options(["finetune", "stray", "-h"]) == ["finetune", "stray", "--help"]
     assert as_options(["--version"]) == ["--version"]
     assert as_options([]) == []
 

@@ -1,7 +1,6 @@
 """The command line: `gmixout COMMAND`, generated from the signatures in `gmixout.bench`."""
 
 import inspect
-import itertools
 import json
 import os
 import re
@@ -61,10 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 description="Robust finetuning of vision foundation models. "
                 "Any command takes --help, and --debug for the traceback of an error.",
             )
-        except (GmixoutError, OSError) as error:
-            if debug:
+        except Exception as error:
+            known = _error_of_ours(error)
+            if debug or known is None:
                 raise
-            stderr.print(f"gmixout: {error}")
+            stderr.print(f"gmixout: {known}")
             return 2
         except KeyboardInterrupt as error:
             way_on = "; the same command with --resume goes on." if str(error) else "."
@@ -73,12 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _error_of_ours(error: BaseException | None) -> BaseException | None:
+    """The error that a user can do something about, which the parser may have wrapped."""
+    while error is not None and not isinstance(error, (GmixoutError, OSError)):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def as_options(words: Sequence[str]) -> list[str]:
     """Puts what people type into the form that the parser reads.
 
     - `gmixout report A B` stands for `gmixout report --folders [A,B]`: the words right after a
       command are its first parameter, where that has no default.
-    - `--seeds 0,1,2` stands for `--seeds [0,1,2]` where a list is expected.
+    - `--seeds 0,1,2` and `--seeds 0 1 2` stand for `--seeds [0,1,2]` where a list is expected.
+    - `--batch-size` is `--batch_size`.
     - `--method my.module:MyMethod` is the import path my.module.MyMethod, and a name in `METHODS`
       stands for the method with all its options.
 
@@ -92,31 +100,41 @@ def as_options(words: Sequence[str]) -> list[str]:
         return list(words)
     command, *rest = words
     parameters = inspect.signature(COMMANDS[command]).parameters
-    bare = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
-    subject = next((p.name for p in parameters.values() if p.default is p.empty), None)
-    if bare and subject:
-        rest = [f"--{subject}", ",".join(bare), *rest[len(bare) :]]
-    options = [
-        part for word in rest for part in (word.split("=", 1) if word.startswith("--") else [word])
-    ]
-    if "--method" not in options and "--config" not in options:
-        of_default = any(re.match(r"--method\.(?!help)", word) for word in options)
-        options = ["--method", "gmixout", *options] if of_default else options
+    first = next(iter(parameters.values()), None)
+    subject = first.name if first and first.default is first.empty else None
+    given = _values_of_options(rest, subject)
+    names = [name for name, _ in given]
+    if not {"method", "config"} & set(names):
+        of_default = any(re.match(r"method\.(?!help)", name) for name in names)
+        given = [("method", ["gmixout"]), *given] if of_default else given
     kinds = {name: str(parameter.annotation) for name, parameter in parameters.items()}
-    for place, value in enumerate(options[1:], start=1):
-        name = options[place - 1].removeprefix("--")
-        if not options[place - 1].startswith("--") or value.startswith("-"):
-            continue
-        if name == "method" and value in METHODS:
-            fields = inspect.signature(METHODS[value]).parameters.values()
+    options = []
+    for name, values in given:
+        if name == "method" and values and values[0] in METHODS:
+            fields = inspect.signature(METHODS[values[0]]).parameters.values()
             kinds |= {f"method.{field.name}": str(field.annotation) for field in fields}
         kind = kinds.get(name) or kinds.get(name.partition(".")[0], "")
-        is_list = re.search(r"\b(list|tuple)\[", kind)
-        if is_list and value[:1] not in ("[", "{") and value not in ("all", "null"):
-            value = f"[{value}]"
-        takes_methods = "Method" in kind and not name.endswith("help")
-        options[place] = _with_methods(value) if takes_methods else value
-    return [command, *options]
+        if re.search(r"\b(list|tuple)\[", kind) and values:
+            joined = ",".join(value.rstrip(",") for value in values)
+            values = [joined if joined[0] in "[{" or joined in ("all", "null") else f"[{joined}]"]
+        if "Method" in kind and not name.endswith("help"):
+            values = [_with_methods(value) for value in values]
+        options += [f"--{name}" if name else "", *values]
+    return [command, *(word for word in options if word)]
+
+
+def _values_of_options(words: Sequence[str], subject: str | None) -> list[tuple[str, list[str]]]:
+    """Each option's name, without dashes, and the words that follow it."""
+    found: list[tuple[str, list[str]]] = [(subject or "", [])]
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            found.append((name.replace("-", "_"), [value] if equals else []))
+        elif word == "-h":
+            found.append(("help", []))
+        else:
+            found[-1][1].append(word)
+    return [(name, values) for name, values in found if values or name != (subject or "")]
 
 
 def _with_methods(value: str) -> str:

@@ -75,7 +75,12 @@ def uniform_soup(states: Sequence[State]) -> dict[str, Tensor]:
 
 
 def greedy_soup(states: Sequence[State], score: Callable[[State], float]) -> dict[str, Tensor]:
-    """Returns the soup of the states that do not lower its score (arXiv 2203.05482, recipe 1).
+    """Returns the mean of `greedy_members` (arXiv 2203.05482, recipe 1); arguments as there."""
+    return uniform_soup([states[member] for member in greedy_members(states, score)])
+
+
+def greedy_members(states: Sequence[State], score: Callable[[State], float]) -> list[int]:
+    """Chooses the states whose soup is no worse with them (arXiv 2203.05482, recipe 1).
 
     The states are tried from the best to the worst by their own score; one joins if the soup with
     it scores at least as high as without. So the soup is never below the best single state.
@@ -83,6 +88,9 @@ def greedy_soup(states: Sequence[State], score: Callable[[State], float]) -> dic
     Args:
         states: One or more states of one architecture.
         score: Higher is better; use data that nothing is reported on (in-domain validation).
+
+    Returns:
+        Positions in `states`, in the order in which they joined.
 
     Raises:
         StateError: There is no state, the states differ, or a score is not a number.
@@ -93,14 +101,14 @@ def greedy_soup(states: Sequence[State], score: Callable[[State], float]) -> dic
         if math.isnan(value):
             raise StateError(f"greedy_soup: the score of state {position} is not a number")
     best, *others = sorted(range(len(states)), key=lambda i: own_scores[i], reverse=True)
-    members, soup, soup_score = [states[best]], uniform_soup([states[best]]), own_scores[best]
+    members, soup_score = [best], own_scores[best]
     for candidate in others:
-        trial = uniform_soup([*members, states[candidate]])
+        trial = uniform_soup([states[member] for member in [*members, candidate]])
         trial_score = float(score(trial))
         if trial_score >= soup_score:
-            members.append(states[candidate])
-            soup, soup_score = trial, trial_score
-    return soup
+            members.append(candidate)
+            soup_score = trial_score
+    return members
 
 
 def fingerprint(state: State) -> str:

@@ -35,11 +35,8 @@ def test_front_is_an_upper_envelope(points):
     assert all(a.id < b.id and a.ood > b.ood for a, b in pairwise(front))
     for point in points:
         height = ood_at_matched_id(points, point.id)
-        if height is None:  # left of the front: the front's first point has more of both
-            assert front[0].id > point.id
-            assert front[0].ood >= point.ood
-        else:
-            assert height >= point.ood - 1e-12
+        assert height is not None
+        assert height >= point.ood - 1e-12
 
 
 def test_matched_id_interpolates_between_neighbours():
@@ -53,6 +50,13 @@ def test_matched_id_interpolates_between_neighbours():
 def test_nothing_is_extrapolated(level):
     assert ood_at_matched_id([Point(0.90, 0.8), Point(0.96, 0.4)], level) is None
     assert ood_at_matched_id([], level) is None
+
+
+def test_a_model_that_beats_the_others_stands_for_the_id_levels_below_it():
+    better = [Point(0.90, 0.81), Point(0.96, 0.85)]
+    assert [ood_at_matched_id(better, level) for level in (0.90, 0.93, 0.96)] == [0.85] * 3
+    assert ood_at_matched_id(better, 0.89) is None
+    assert ood_at_matched_id(better, 0.97) is None
 
 
 def test_levels_lie_inside_of_what_every_seed_covers():
@@ -157,3 +161,19 @@ def test_effective_robustness_is_what_lies_above_the_baselines_line(make_record)
     assert found["gmixout", ""].mean == pytest.approx(0.1, abs=1e-3)
     assert found["full", ""].mean == pytest.approx(0, abs=1e-3)
     assert effective_robustness([above]) == {}
+    # only models of the baselines draw the line
+    assert effective_robustness([*base, above], baselines=("gmixout",)) == {}
+
+
+def test_measures_of_curves_are_of_trained_methods(make_record):
+    zero_shot = make_record(method="zero_shot", lr=None, steps=0, id=0.6, ood=0.95)
+    full = [make_record(lr=lr, id=i, ood=o) for lr, i, o in [(1, 0.9, 0.8), (2, 0.95, 0.7)]]
+    assert set(front_area([zero_shot, *full])) == {("full", "")}
+    assert front_area([zero_shot, *full]) == front_area(full)
+    assert set(against_reference_curve([zero_shot, *full])) == {("full", "")}
+
+
+def test_a_rate_that_one_lucky_seed_survived_is_not_selected(make_record):
+    records = [make_record(lr=1e-3, seed=seed, id_val=0.90, id=0.9) for seed in range(3)]
+    records.append(make_record(lr=3e-2, seed=1, id_val=0.95, id=0.95))
+    assert against_reference_curve(records)["full", ""].selected.lr == 1e-3

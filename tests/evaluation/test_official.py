@@ -27,7 +27,7 @@ def logits_of(predictions, classes):
 answers = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=40)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(answers)
 def test_means_over_classes_are_over_those_that_occur(pairs):
     """As WILDS calls scikit-learn: over the classes among the labels."""
@@ -47,7 +47,7 @@ def test_a_class_that_is_only_predicted_does_not_count():
     assert value == pytest.approx((2 / 3 + 1) / 2)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(answers, st.randoms(use_true_random=False))
 def test_the_worst_group_is_the_worst(pairs, random):
     predictions, labels = map(list, zip(*pairs, strict=True))

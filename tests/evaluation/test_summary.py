@@ -54,6 +54,8 @@ def test_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
         ([0.02, -0.01, 0.03], False),  # by either interval
         ([0.001, 0.05, 0.03], False),  # by Student's alone: no value is below 0
         ([0.5], False),
+        ([0.01, 0.01], False),  # two seeds may well agree to an image
+        ([0.01, 0.01, 0.01], True),
     ],
 )
 def test_a_difference_is_clear_when_no_interval_reaches_zero(values, clear):
@@ -124,6 +126,20 @@ def test_the_latest_evaluation_of_a_model_counts(make_record):
     old = make_record(id=0.5)
     (cell,) = summarise([old, replace(old, accuracy={**old.accuracy, "id_test": 0.6})])
     assert [record.id for record in cell.records] == [0.6]
+
+
+def test_the_latest_evaluation_counts_whatever_the_order_of_folders(make_record):
+    old = make_record(id=0.5, time="2026-11-20T00:00:00Z")
+    new = replace(old, accuracy={**old.accuracy, "id_test": 0.6}, time="2026-11-21T00:00:00Z")
+    for records in ([old, new], [new, old]):
+        (cell,) = summarise(records)
+        assert [record.id for record in cell.records] == [0.6]
+
+
+@pytest.mark.parametrize("field", [{"steps": 200, "step": 200}, {"batch_size": 8}, {"head_lr": 1}])
+def test_numbers_of_a_training_that_differ_are_never_averaged(make_record, field):
+    cells = summarise([make_record(run="a"), make_record(run="b", **field)])
+    assert len(cells) == 2
 
 
 def test_two_runs_of_one_seed_are_refused(make_record):

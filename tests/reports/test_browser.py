@@ -279,13 +279,14 @@ def test_every_choice_draws(browser, folder):
 def test_heat_maps_and_lines_of_a_sweep(browser, tmp_path):
     written(tmp_path, make_sweep())
     opened(browser, tmp_path)
+    choose(browser, "sweep-method", "1")  # GMixout, of which two options vary
     kind = "return document.getElementById('sweep').data[0].type"
     assert browser.execute_script(kind) == "heatmap"
     z = browser.execute_script("return document.getElementById('sweep').data[0].z")
     assert len({value for row in z for value in row}) > 1
     choose(browser, "sweep-y", "")
     assert browser.execute_script(kind) == "scatter"
-    choose(browser, "sweep-method", "1")
+    choose(browser, "sweep-method", "0")
     axis = "return document.getElementById('sweep').data[0].x"
     assert browser.execute_script(axis) == ["4", "8", "16"]
     assert logs(browser)[0] == []

@@ -135,3 +135,8 @@ def test_seeds_that_agree_have_a_flat_ellipse(records):
     two = [replace(record, seed=seed, run=f"{seed}") for record in records[1:2] for seed in (0, 1)]
     (row,) = rows_of(two)
     np.testing.assert_allclose(ellipse_of(row.cell), [point_of(row.cell)] * 33)
+
+
+def test_the_order_of_methods_is_not_that_in_which_runs_ended(sweep):
+    forth, back = rows_of(sweep), rows_of(sweep[::-1])
+    assert [row.cell.series for row in forth] == [row.cell.series for row in back]

@@ -1,12 +1,13 @@
 """`gmixout compare` and `gmixout sweep`: methods, or settings of one, under one protocol."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from gmixout.bench.folder import RECORDS, at_work, open_folder
+from rich.console import Console
+
+from gmixout.bench.folder import RECORDS, run_folder
 from gmixout.bench.grid import Grid
 from gmixout.bench.job import method_spec
 from gmixout.bench.report import present
@@ -45,8 +46,9 @@ def compare(
 
     Args:
         benchmark: Name of the benchmark, or `module:function` of your own that returns one.
-        methods: The methods, `full,gmixout` say, or `all`; by default zero_shot, full, wise_ft,
-            random_mask, mixout and gmixout. `module:Class` is a method of your own.
+        methods: The methods, `full,gmixout` say, or `all` (that this model allows); by default
+            zero_shot, full, wise_ft, random_mask, mixout and gmixout. `module:Class` is a method of
+            your own.
         lrs: Learning rates each method is run with: a method is a curve over them, not a point.
         seeds: Each method is run with each of them.
         out: Folder for config.yaml, records.jsonl, the report and a folder a run.
@@ -60,13 +62,15 @@ def compare(
         GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
             finished all the same).
     """
+    every = methods == "all"
     if methods is None or methods == "all":
-        names: Sequence[str] = COMPARED if methods is None else tuple(METHODS)
-        methods = [get_method(name) for name in names]
+        methods = [get_method(name) for name in (METHODS if every else COMPARED)]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    grid = Grid(benchmark, methods, lrs, seeds, settings, out)
+    grid = Grid(benchmark, methods, lrs, seeds, settings, out, workers, leave_out=every)
+    for method, reason in grid.left_out.items():
+        Console(stderr=True).print(f"{method} is left out: {reason}", highlight=False)
     what = {"methods": [method_spec(method) for method in methods]}
-    return _carry_out(grid, what, workers, resume, overwrite)
+    return _carry_out(grid, what, resume, overwrite)
 
 
 def sweep(
@@ -112,24 +116,25 @@ def sweep(
         )
     if empty := sorted(name for name, values in over.items() if not values):
         raise ConfigError(f"sweep: no values to try for {', '.join(empty)}")
+    for name, values in over.items():
+        if isinstance(getattr(method, name), tuple):
+            if not all(isinstance(value, (list, tuple)) for value in values):
+                raise ConfigError(f"sweep: {name} takes lists of values, [[0.5],[0.9]] say")
+            over = over | {name: [tuple(value) for value in values]}
     combinations = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
     methods = [replace(method, **options) for options in combinations]  # type: ignore[type-var]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    grid = Grid(benchmark, methods, lrs, seeds, settings, out)
-    return _carry_out(
-        grid, {"method": method_spec(method), "over": over}, workers, resume, overwrite
-    )
+    grid = Grid(benchmark, methods, lrs, seeds, settings, out, workers)
+    what = {"method": method_spec(method), "over": over}
+    return _carry_out(grid, what, resume, overwrite)
 
 
-def _carry_out(
-    grid: Grid, what: dict[str, Any], workers: int | None, resume: bool, overwrite: bool
-) -> list[Record]:
+def _carry_out(grid: Grid, what: dict[str, Any], resume: bool, overwrite: bool) -> list[Record]:
     config = {"benchmark": grid.name, **what, **grid.settings()}
-    open_folder(grid.out, config, resume, overwrite, (*what, *grid.may_change()))
-    with at_work(grid.out):
+    with run_folder(grid.out, config, resume, overwrite, (*what, *grid.may_change())):
         try:
-            grid.carry_out(workers)
+            grid.carry_out()
         finally:
             if RecordLog(grid.out / RECORDS).read():
                 records = present(grid.out)
-    return records
+        return records

@@ -1,23 +1,19 @@
 """`gmixout interpolate` and `gmixout soup`: models made of the weights of finished runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
 from gmixout import weightspace
-from gmixout.bench.folder import MODEL, RECORDS, load_model, open_folder, save_model
-from gmixout.bench.job import UNTRAINED, about_model, hash_of, load_weights, make_record
+from gmixout.bench.folder import MODEL, RECORDS, load_model, run_folder, save_model
+from gmixout.bench.job import UNTRAINED, about_model, hash_of, id_validation_accuracy, make_record
 from gmixout.bench.report import present
 from gmixout.bench.threads import few_threads
 from gmixout.data import Benchmark, load_benchmark
 from gmixout.errors import StateError
-from gmixout.evaluation import metrics
 from gmixout.evaluation.records import Record, RecordLog
-
-State = Mapping[str, Tensor]
+from gmixout.weightspace import State
 
 
 def interpolate(
@@ -65,10 +61,8 @@ def soup(
     """
     states, benchmark, pretrained = _load_models(models)
 
-    def score(state: weightspace.State) -> float:
-        return metrics.accuracy(load_weights(benchmark, state), benchmark.id_val)
-
     with few_threads(benchmark):
+        score = partial(id_validation_accuracy, benchmark)
         mix = partial(weightspace.greedy_soup, score=score)
         state = mix(states) if kind == "greedy" else weightspace.uniform_soup(states)
     options = {"models": [str(model) for model in models]}
@@ -102,7 +96,7 @@ def _write(
     run = hash_of({"benchmark": benchmark.name, "method": method, **options})
     with few_threads(benchmark):
         record = make_record(benchmark, run, method, options, state, UNTRAINED)
-    open_folder(out, options, resume=False, overwrite=overwrite)
-    save_model(out / MODEL, state, about_model(record) | {"pretrained": pretrained})
-    RecordLog(out / RECORDS).append(record)
-    return present(out)
+    with run_folder(out, options, resume=False, overwrite=overwrite):
+        save_model(out / MODEL, state, about_model(record) | {"pretrained": pretrained})
+        RecordLog(out / RECORDS).append(record)
+        return present(out)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gmixout.bench.folder import MODEL, RECORDS, at_work, open_folder, save_model
+from gmixout.bench.folder import MODEL, RECORDS, run_folder, save_model
 from gmixout.bench.job import Job, about_model, method_spec
 from gmixout.bench.progress import RunBar, bars
 from gmixout.bench.report import present
@@ -57,19 +57,19 @@ def finetune(
     config = {"benchmark": benchmark, "method": method_spec(method), **asdict(arguments)}
     job = Job(loaded, method.trained, arguments)
     job.check()
-    open_folder(out, config, resume, overwrite, arguments.conduct())
-    log = RecordLog(out / RECORDS)
-    if job.is_finished(out, log):
-        Console(stderr=True).print(f"The run in {out} is finished; nothing was trained.")
+    with run_folder(out, config, resume, overwrite, arguments.conduct()):
+        log = RecordLog(out / RECORDS)
+        if job.is_finished(out, log):
+            Console(stderr=True).print(f"The run in {out} is finished; nothing was trained.")
+            return present(out)
+        with bars() as progress, few_threads(loaded):
+            bar = RunBar(progress, job.title, arguments.steps)
+            finetuned, facts = job.obtain(out, log, bar.advance)
+            chosen = id_validation.choose(job.record(method, finetuned, facts, log))
+        pretrained = job.pretrained()
+        for options, state in method.variants(pretrained, finetuned):
+            if options == chosen.options:
+                about = about_model(chosen) | {"pretrained": fingerprint(pretrained)}
+                save_model(out / MODEL, state, about)
+        job.finish(out)
         return present(out)
-    with at_work(out), bars() as progress, few_threads(loaded):
-        bar = RunBar(progress, job.title, arguments.steps)
-        finetuned, facts = job.obtain(out, log, bar.advance)
-        chosen = id_validation.choose(job.record(method, finetuned, facts, log))
-    pretrained = job.pretrained()
-    for options, state in method.variants(pretrained, finetuned):
-        if options == chosen.options:
-            about = about_model(chosen) | {"pretrained": fingerprint(pretrained)}
-            save_model(out / MODEL, state, about)
-    job.finish(out)
-    return present(out)

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gmixout.errors import ConfigError, StateError
+from gmixout.evaluation.records import RecordLog
 from gmixout.files import write_atomically
 from gmixout.reports import REPORT_FILES
 
@@ -32,14 +33,15 @@ _MARK = "# A gmixout run: what was run, with every setting.\n"
 _OURS = (CONFIG, RECORDS, MODEL, CHECKPOINT, *REPORT_FILES)
 
 
-def open_folder(
+@contextmanager
+def run_folder(
     folder: Path,
     config: dict[str, Any],
     resume: bool,
     overwrite: bool,
     may_change: tuple[str, ...] = (),
-) -> None:
-    """Makes a folder ready to be written to and notes in it what is run.
+) -> Iterator[None]:
+    """Holds a folder for a run, ready to be written to, with a note in it of what is run.
 
     Args:
         folder: The output folder.
@@ -51,9 +53,31 @@ def open_folder(
     Raises:
         ConfigError: Both `resume` and `overwrite`.
         StateError: The folder holds a run and neither is given, or files of somebody else; there is
-            nothing to resume; what there is was run with another config; the folder cannot be
-            written.
+            nothing to resume; what there is was run with another config; another process is at
+            work in the folder; it cannot be written. Nothing is changed then.
     """
+    _check(folder, config, resume, overwrite, may_change)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"cannot write {folder}: {error.strerror or error}") from error
+    with at_work(folder):
+        # once more: another process may have been at work until now
+        _check(folder, config, resume, overwrite, may_change)
+        if overwrite:
+            _delete_run(folder)
+        text = _MARK + yaml.safe_dump(config, sort_keys=False)
+        write_atomically(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+        yield
+
+
+def _check(
+    folder: Path,
+    config: dict[str, Any],
+    resume: bool,
+    overwrite: bool,
+    may_change: tuple[str, ...],
+) -> None:
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it: choose one")
     if folder.exists() and not folder.is_dir():
@@ -71,10 +95,7 @@ def open_folder(
         )
     if resume:
         _check_same_config(folder, config, may_change)
-    elif overwrite:
-        _delete_run(folder)
-    text = _MARK + yaml.safe_dump(config, sort_keys=False)
-    write_atomically(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+        RecordLog(folder / RECORDS).read()  # a damaged line is better known before hours of work
 
 
 @contextmanager
@@ -84,13 +105,19 @@ def at_work(folder: Path) -> Iterator[None]:
     Raises:
         StateError: Another process holds it.
     """
+    lock = FileLock(folder / ".lock")
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout:
         raise StateError(
             f"another gmixout process is at work in {folder}; wait for it, or give another --out"
         ) from None
+    except OSError as error:
+        raise StateError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_trained(folder: Path) -> bool:

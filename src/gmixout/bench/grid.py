@@ -1,10 +1,11 @@
 """Many runs on one benchmark: every method with every learning rate and seed."""
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -13,18 +14,26 @@ from typing import Any
 from rich.progress import Progress
 
 from gmixout.bench.folder import MODEL, RECORDS, is_trained, load_model, save_model
-from gmixout.bench.job import UNTRAINED, Job, about_model, hash_of, load_weights, make_record
+from gmixout.bench.job import (
+    UNTRAINED,
+    Job,
+    about_model,
+    hash_of,
+    id_validation_accuracy,
+    make_record,
+    method_spec,
+)
 from gmixout.bench.progress import RunBar, bars
 from gmixout.bench.threads import few_threads, is_small
 from gmixout.bench.workers import carry_out, workers_for
 from gmixout.data import Benchmark, load_benchmark
-from gmixout.errors import ConfigError, TrainingError
-from gmixout.evaluation import metrics
+from gmixout.errors import ConfigError, GmixoutError, TrainingError
 from gmixout.evaluation.records import Record, RecordLog
+from gmixout.files import write_atomically
 from gmixout.methods import Method
 from gmixout.reports import write_report
 from gmixout.training import TrainingArguments, TrainingInterrupted
-from gmixout.weightspace import State
+from gmixout.weightspace import uniform_soup
 
 RUNS = "runs"
 """Folder inside a comparison's that holds a folder for each run."""
@@ -53,12 +62,24 @@ class Run:
         return self.out / RUNS / self.job.run
 
     def __call__(self, on_progress: Callable[[int, float], None]) -> None:
-        """Trains, evaluates and records what is not there yet."""
-        log = RecordLog(self.out / RECORDS)
-        state, facts = self.job.obtain(self.folder, log, on_progress)
-        for method in self.builders:
-            self.job.record(method, state, facts, log)
-        self.job.finish(self.folder)
+        """Trains, evaluates and records what is not there yet.
+
+        Raises:
+            GmixoutError: Whatever went wrong; what nobody foresaw (no memory left on the GPU, a
+                mistake in a user's own method) leaves its traceback in the run's folder.
+        """
+        try:
+            log = RecordLog(self.out / RECORDS)
+            state, facts = self.job.obtain(self.folder, log, on_progress)
+            for method in self.builders:
+                self.job.record(method, state, facts, log)
+            self.job.finish(self.folder)
+        except GmixoutError:
+            raise
+        except Exception as error:
+            note, text = self.folder / "error.txt", traceback.format_exc()
+            write_atomically(note, lambda path: path.write_text(text, encoding="utf-8"))
+            raise TrainingError(f"{type(error).__name__}: {error} (traceback: {note})") from error
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the loaded benchmark out: another process loads its own."""
@@ -75,6 +96,8 @@ class Grid:
         seeds: Seeds each is run with.
         settings: All else about the training of each.
         out: Folder for records and runs.
+        workers: Runs at a time; None: see `workers_for`.
+        leave_out: Leave out methods that cannot be used on this model, and say so in `left_out`.
 
     Raises:
         GmixoutError: A setting is wrong, or a method cannot be used on this model.
@@ -88,22 +111,36 @@ class Grid:
         seeds: Sequence[int],
         settings: TrainingArguments,
         out: Path,
+        workers: int | None = None,
+        leave_out: bool = False,
     ) -> None:
         if not (methods and lrs and seeds):
             raise ConfigError("a comparison needs at least one method, one lr and one seed")
+        if workers is not None and workers < 1:
+            raise ConfigError(f"workers={workers} is not allowed: it must be at least 1")
         self.name, self.out = benchmark, out
-        self._settings, self._lrs, self._seeds = settings, list(lrs), list(seeds)
+        self._settings, self._workers = settings, workers
+        self._lrs, self._seeds = list(dict.fromkeys(lrs)), list(dict.fromkeys(seeds))
         self._pooling = [method for method in methods if method.pools]
         runs: dict[str, Run] = {}
-        for seed, lr, method in product(dict.fromkeys(seeds), dict.fromkeys(lrs), methods):
+        for seed, lr, method in product(self._seeds, self._lrs, methods):
             run = Run(benchmark, method.trained, replace(settings, lr=lr, seed=seed), (), out)
             run = runs.get(run.job.run, run)
-            builders = run.builders if method.pools else (*run.builders, method)
-            runs[run.job.run] = replace(run, builders=builders)
+            # of a soup's ingredients each is a model of its own, and recorded as such
+            builder = method.trained if method.pools and method.trained else method
+            builders = dict.fromkeys((*run.builders, builder))
+            runs[run.job.run] = replace(run, builders=tuple(builders))
         self.runs = list(runs.values())
         self.benchmark: Benchmark = self.runs[0].job.benchmark
+        self.left_out: dict[Method | None, ConfigError] = {}
         for run in {run.method: run for run in self.runs}.values():
-            run.job.check()
+            try:
+                run.job.check()
+            except ConfigError as error:
+                if not leave_out:
+                    raise
+                self.left_out[run.method] = error
+        self.runs = [run for run in self.runs if run.method not in self.left_out]
 
     def settings(self) -> dict[str, Any]:
         """Plain values by name, as the command line spells them."""
@@ -114,22 +151,16 @@ class Grid:
         """Names of settings that a resumed comparison may change."""
         return "lrs", "seeds", *self._settings.conduct()
 
-    def carry_out(self, workers: int | None) -> None:
+    def carry_out(self) -> None:
         """Trains what is missing, then makes the models of several runs.
 
-        Args:
-            workers: Runs at a time; None: see `workers_for`.
-
         Raises:
-            ConfigError: `workers` is below 1.
             TrainingError: Some runs failed; all others are finished and recorded.
             TrainingInterrupted: After Ctrl-C; what was begun goes on with `--resume`.
         """
         count, threads = workers_for(is_small(self.benchmark))
-        if workers is not None:
-            if workers < 1:
-                raise ConfigError(f"workers={workers} is not allowed: it must be at least 1")
-            count, threads = workers, max(1, count * threads // workers)
+        if self._workers is not None:
+            count, threads = self._workers, max(1, count * threads // self._workers)
         log = RecordLog(self.out / RECORDS)
         finished, failed = 0, []
         live = _LivePage(self.out)
@@ -158,7 +189,7 @@ class Grid:
 
     def _pool(self, log: RecordLog) -> None:
         """Makes, evaluates and records the models that methods make of all runs of a seed."""
-        for seed in dict.fromkeys(self._seeds):
+        for seed in self._seeds:
             for method in self._pooling:
                 parts = [
                     run
@@ -171,21 +202,21 @@ class Grid:
                     self._pool_runs(method, parts, log)
 
     def _pool_runs(self, method: Method, parts: list[Run], log: RecordLog) -> None:
+        """Makes a model of several runs, unless that was done with just these."""
         names = [part.job.run for part in parts]
-        options = method.options | {"lrs": [part.arguments.lr for part in parts]}
-        run = hash_of({"benchmark": self.benchmark.name, "method": method.name, "runs": names})
-        if log.read(run):
+        arguments = parts[0].arguments.identity()
+        what = {"benchmark": self.benchmark.name, "method": method_spec(method), **arguments}
+        run = hash_of({**what, "lr": None})  # whatever the rates: with more of them it is made anew
+        if any(record.pool == names for record in log.read(run)[-1:]):
             return
         loaded = [load_model(part.folder) for part in parts]
-
-        def score(state: State) -> float:
-            return metrics.accuracy(load_weights(self.benchmark, state), self.benchmark.id_val)
-
-        state = method.pool([weights for weights, _ in loaded], score)
-        ingredients = [part.job.known(log)[0] for part in parts]
-        record = make_record(
-            self.benchmark, run, method.name, options, state, _facts_of_several(ingredients)
-        )
+        states = [state for state, _ in loaded]
+        members = method.pool(states, partial(id_validation_accuracy, self.benchmark))
+        mean = uniform_soup([states[member] for member in members])
+        facts = _facts_of_several([part.job.known(log)[0] for part in parts])
+        facts |= {"pool": names, "members": [names[member] for member in members]}
+        ((options, state),) = method.variants(parts[0].job.pretrained(), mean)
+        record = make_record(self.benchmark, run, method.name, options, state, facts)
         about = about_model(record) | {"pretrained": loaded[0][1]["pretrained"]}
         save_model(self.out / RUNS / run / MODEL, state, about)
         log.append(record)
@@ -240,7 +271,8 @@ class _LivePage:
     def refresh(self, running: str) -> None:
         """Writes the page anew unless that was done a moment ago."""
         if time.monotonic() - self._last > _LIVE_SECONDS:
-            write_report(self._out, running=running)
+            with suppress(GmixoutError):  # a page that cannot be drawn must not end the training
+                write_report(self._out, running=running)
             self._last = time.monotonic()
 
 

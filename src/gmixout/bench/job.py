@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gmixout.bench.folder import CHECKPOINT, MODEL, is_trained, load_model, save_model
 from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, StateError
-from gmixout.evaluation.metrics import evaluate
+from gmixout.evaluation.metrics import accuracy, evaluate
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.methods import METHODS, Finetuning, Method
 from gmixout.methods.zero_shot import zero_shot
@@ -94,6 +94,11 @@ def load_weights(benchmark: Benchmark, state: State) -> nn.Module:
     except RuntimeError as error:
         raise StateError(f"these weights do not fit benchmark {benchmark.name}: {error}") from error
     return model.to(PartialState().device)
+
+
+def id_validation_accuracy(benchmark: Benchmark, state: State) -> float:
+    """What soups are chosen by: accuracy of these weights on in-domain validation data."""
+    return accuracy(load_weights(benchmark, state), benchmark.id_val)
 
 
 def about_model(record: Record) -> dict[str, Any]:
@@ -254,6 +259,7 @@ class Job:
         method, arguments = self.method, self.arguments
         assert method is not None
         every = arguments.evaluate_every_steps
+        self.check()  # imports what the method needs, which is no memory of its training
         settings = {name: getattr(arguments, name) for name in _OWN_FIELDS}
         settings["training"] = {
             name: value for name, value in arguments.identity().items() if name not in _OWN_FIELDS

@@ -69,7 +69,10 @@ def load_benchmark(name: str) -> Benchmark:
         raise ConfigError(
             f"benchmark must be one of: {known}; or module:function of your own; got {name!r}."
         )
-    return load()
+    benchmark = load()
+    if not isinstance(benchmark, Benchmark):
+        raise ConfigError(f"benchmark={name!r} gives a {type(benchmark).__name__}, no Benchmark")
+    return benchmark
 
 
 def _own(name: str) -> Callable[[], Benchmark] | None:

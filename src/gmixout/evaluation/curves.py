@@ -10,8 +10,10 @@ Definitions used everywhere in this project:
 - Its *front* are the points that no other point of it beats or equals in both. Along the front
   OOD falls strictly as ID rises, and the line through neighbouring points is an upper envelope:
   no point of the method lies above it.
-- Its *OOD at matched ID* is that line's height at an ID level. Outside of the ID range of the
-  front there is none: nothing is extrapolated.
+- Its *OOD at matched ID* is that line's height at an ID level: what the method offers at that ID
+  accuracy or more. Left of the front, where all its models are beaten by the front's first one,
+  that is the first one's OOD. Outside of the ID range of its models there is none: nothing is
+  extrapolated.
 - Methods are compared *paired by seed*: the difference to the reference at the level, seed by seed,
   then mean, standard deviation (n - 1) and a 95% Student t interval over seeds.
 
@@ -36,7 +38,7 @@ import numpy as np
 
 from gmixout.evaluation.records import ID_SETS, Record
 from gmixout.evaluation.selection import id_validation
-from gmixout.evaluation.summary import Cell, Estimate, by_series, summarise
+from gmixout.evaluation.summary import Cell, Estimate, by_series, complete, summarise
 
 Series = tuple[str, str]
 """Method and variant: the name of a curve."""
@@ -83,13 +85,14 @@ def pareto_front(points: Iterable[Point]) -> list[Point]:
 
 
 def ood_at_matched_id(points: Iterable[Point], id_level: float) -> float | None:
-    """OOD accuracy on the front of `points` where its ID accuracy is `id_level`.
+    """OOD accuracy that `points` offer at an ID accuracy of `id_level` or more.
 
     Returns:
-        The front's linear interpolation, or None outside of the ID range of the front.
+        The linear interpolation of the front, or None outside of the ID range of the points.
     """
+    points = list(points)
     front = pareto_front(points)
-    if not front or not front[0].id <= id_level <= front[-1].id:
+    if not front or not min(point.id for point in points) <= id_level <= front[-1].id:
         return None
     return float(np.interp(id_level, [p.id for p in front], [p.ood for p in front]))
 
@@ -213,7 +216,7 @@ def against_reference_curve(
     fronts = {curve.seed: curve.points for curve in curves(records) if curve.method == reference}
     compared = {}
     for series, cells in by_series(summarise(records)).items():
-        selected = id_validation.choose(cells)
+        selected = id_validation.choose(complete(cells))
         compared[series] = AgainstCurve(
             selected,
             _estimate(
@@ -250,7 +253,7 @@ def effective_robustness(
         return record.ood - float(1 / (1 + np.exp(-predicted)))
 
     return {
-        series: id_validation.choose(each).estimate(above)
+        series: id_validation.choose(complete(each)).estimate(above)
         for series, each in by_series(cells).items()
     }
 

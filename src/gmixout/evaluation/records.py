@@ -80,6 +80,10 @@ class Record:
     threads: int
     versions: dict[str, str]
     git: str | None
+    pool: list[str] = field(default_factory=list)
+    """Hashes of the training runs that a soup was made of or chosen from; empty for others."""
+    members: list[str] = field(default_factory=list)
+    """Those of `pool` that are in the mean."""
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(Record).items():
@@ -145,10 +149,14 @@ class Record:
         return min(self.shifts.values())
 
     @property
-    def model(self) -> tuple[str, str, str, str, int, int]:
-        """What this model is; two records with the same are one model that was evaluated twice."""
+    def model(self) -> tuple[str, str, str, str, int, int | None]:
+        """What this model is: of records with the same, the latest one counts.
+
+        They are of one model that was evaluated twice, or of a soup that was made of more runs.
+        """
         options = json.dumps(self.options, sort_keys=True)
-        return self.benchmark, self.run, self.method, options, self.seed, self.step
+        step = None if self.final else self.step
+        return self.benchmark, self.run, self.method, options, self.seed, step
 
     def to_json(self) -> str:
         """The record as one line, without its line break."""
@@ -191,8 +199,8 @@ def by_group(figures: Mapping[str, float]) -> dict[str, float]:
 
 def _is_a(value: object, kind: Any) -> bool:
     """Whether `value` is of the annotated type; JSON knows no difference between 1 and 1.0."""
-    if get_origin(kind) is dict:
-        return isinstance(value, dict)
+    if get_origin(kind) in (dict, list):
+        return isinstance(value, get_origin(kind))
     kinds = get_args(kind) or (kind,)
     if isinstance(value, bool):
         return False

@@ -69,9 +69,13 @@ class Estimate:
 
     @property
     def clear(self) -> bool:
-        """Whether a difference stands out of the noise: no 95% interval of it reaches 0."""
+        """Whether a difference stands out of the noise: no 95% interval of it reaches 0.
+
+        Two seeds are not enough to say: they may well agree to a single image.
+        """
         intervals = (self.interval(), self.bootstrap())
-        return all(each is not None and (each[0] > 0 or each[1] < 0) for each in intervals)
+        excluded = [each is not None and (each[0] > 0 or each[1] < 0) for each in intervals]
+        return self.n > 2 and all(excluded)
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,16 @@ def by_series(cells: Iterable[Cell]) -> dict[tuple[str, str], list[Cell]]:
     return series
 
 
+def complete(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that as many seeds reached as any: the others owe their mean to lucky seeds."""
+    most = max((len(cell.records) for cell in cells), default=0)
+    return [cell for cell in cells if len(cell.records) == most]
+
+
 def _cells(records: Iterable[Record]) -> list[Cell]:
-    unique = list({record.model: record for record in records}.values())
+    # a stable sort: of records of one second the one that was written last counts
+    in_time = sorted(records, key=lambda record: record.time)
+    unique = list({record.model: record for record in in_time}.values())
     benchmarks = sorted({record.benchmark for record in unique})
     if len(benchmarks) > 1:
         raise StateError(f"records of several benchmarks {benchmarks}: report on one at a time")

@@ -159,12 +159,15 @@ class Method(ABC):
         del pretrained
         yield self.options, finetuned
 
-    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> State:
-        """Makes one model of the finished runs of `trained`; methods with `pools` have it.
+    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> list[int]:
+        """Chooses of the finished runs of `trained` those whose mean is this method's model.
 
         Args:
             states: The final weights of one or more runs that share their pretrained start.
             score: Accuracy on in-domain validation data.
+
+        Returns:
+            Positions in `states`.
 
         Raises:
             ConfigError: The method does not pool.

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gmixout import weightspace
 from gmixout.methods.base import State
 from gmixout.methods.built import Built
+from gmixout.weightspace import greedy_members
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class _Soup(Built):
     def variants(
         self, pretrained: State, finetuned: State
     ) -> Iterator[tuple[dict[str, Any], State]]:
-        """Yields what `pool` returned."""
+        """Yields the mean of what `pool` chose."""
         del pretrained
         yield self.told, finetuned
 
     @abstractmethod
-    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> State:
-        """Makes one model of the runs."""
+    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> list[int]:
+        """Chooses the runs."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class uniform_soup(_Soup):
         of: The method whose runs are averaged; they are shared with it.
     """
 
-    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> State:
-        """Returns the mean of the runs."""
+    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> list[int]:
+        """Chooses all runs."""
         del score
-        return weightspace.uniform_soup(states)
+        return list(range(len(states)))
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,6 @@ class greedy_soup(_Soup):
         of: The method whose runs are averaged; they are shared with it.
     """
 
-    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> State:
-        """Returns the mean of the runs that do not lower its score."""
-        return weightspace.greedy_soup(states, score)
+    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> list[int]:
+        """Chooses the runs that do not lower the score of the mean."""
+        return greedy_members(states, score)

@@ -89,6 +89,16 @@ def styles_of(cells: Iterable[Cell]) -> dict[tuple[str, str], Style]:
     return styles
 
 
+def in_order(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells by method, in the order of `STYLES`: runs that go side by side end in any order."""
+    known = list(STYLES)
+    last = len(known)
+    return sorted(
+        cells,
+        key=lambda c: (known.index(c.method) if c.method in known else last, c.variant),
+    )
+
+
 @dataclass(frozen=True)
 class Box:
     """A rectangle of the ID-OOD plane, in per cent."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gmixout.errors import ConfigError, TrainingError
 from gmixout.methods.averaged import Averaged
@@ -117,6 +118,7 @@ def train(
     accelerator = _make_accelerator(arguments.mixed_precision)
     device = accelerator.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        _load_libraries(device)
         torch.manual_seed(arguments.seed)  # dropout; ends with the fork
         model.to(device).train()
         with PeakMemory(device) as memory:
@@ -124,6 +126,21 @@ def train(
             trainer.keep_state_in(checkpoint, run)
             trainer.run(on_progress, observe, observe_at)
         return trainer.finish()
+
+
+@cache
+def _load_libraries(device: torch.device) -> None:
+    """Takes a step in miniature: what libraries load on first use is no memory of a run."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.LayerNorm(2), nn.GELU()).to(device)
+    for make in OPTIMIZERS.values():
+        optimizer = make(model.parameters(), lr=0.0)
+        LambdaLR(optimizer, float)
+        data = TensorDataset(torch.ones(1, 1), torch.zeros(1, dtype=torch.long))
+        loader: DataLoader[Any] = DataLoader(data, generator=torch.Generator())
+        for images, labels in loader:
+            loss: Any = functional.cross_entropy(model(images.to(device)), labels.to(device))
+            loss.backward()
+            optimizer.step()
 
 
 @dataclass
