@@ -15,6 +15,7 @@ from tiny_foundations import (
     hf_vit,
     processor,
     timm_file,
+    timm_folder,
 )
 
 from gmixout.core.selection import find_head
@@ -85,6 +86,25 @@ def test_transform_is_the_librarys_and_goes_to_workers(tmp_path):
     assert foundation.std == (0.2, 0.3, 0.4)
     assert foundation.interpolation == "bilinear"
     assert foundation.size == (32, 32)
+
+
+def test_a_processor_that_does_not_normalise_has_mean_zero(tmp_path):
+    folder = hf_dinov2(tmp_path)
+    processor(folder, do_normalize=False)
+    foundation = load_foundation(f"hf:{folder}", CLASSES)
+    assert foundation.mean == (0.0, 0.0, 0.0)
+    assert foundation.std == (1.0, 1.0, 1.0)
+    white = foundation.transform(Image.new("RGB", (40, 40), "white"))
+    torch.testing.assert_close(white, torch.ones(3, 32, 32))
+
+
+def test_models_of_timm_are_sent_there(tmp_path):
+    folder = timm_folder(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "timm_wrapper"}))
+    with pytest.raises(ConfigError, match=f"load it as timm:{folder}"):
+        load_foundation(f"hf:{folder}", CLASSES)
+    load_foundation(f"timm:{folder}", CLASSES)
 
 
 def test_the_weights_argument_is_a_folder(tmp_path):

@@ -69,6 +69,15 @@ def test_the_seed_draws_the_head_and_nothing_else(folder):
         assert same is (name != f"{head}.weight"), name
 
 
+def test_what_a_library_draws_by_itself_comes_from_the_seed(monkeypatch, rng_untouched):
+    """timm, say, makes a head of several layers anew as a whole, from the global generator."""
+    monkeypatch.setitem(FAMILIES, "timm", lambda request: torch.rand(3))
+    with rng_untouched():
+        first, again, other = (load_foundation("timm:x", CLASSES, seed=s) for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def test_goes_through_masked_training(folder):
     model = load_foundation(str(folder), CLASSES).model
     before = {name: value.clone() for name, value in model.state_dict().items()}

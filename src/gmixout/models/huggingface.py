@@ -46,6 +46,9 @@ def load(request: Request) -> Foundation:
     )
     with loading(request.name, provide):
         config = AutoConfig.from_pretrained(source)
+        if config.model_type == "timm_wrapper":
+            ours = source if request.folder or request.weights else f"hf-hub:{source}"
+            raise ConfigError(f"{request.name} is a model of timm: load it as timm:{ours}")
         transform = Processing(processors.from_pretrained(source))
         if config.model_type in DUAL:
             model, head, made = _clip(request, source, config)
@@ -58,8 +61,8 @@ def load(request: Request) -> Foundation:
         head=head,
         transform=transform,
         size=transform.size,
-        mean=tuple(transform.processor.image_mean),
-        std=tuple(transform.processor.image_std),
+        mean=transform.mean,
+        std=transform.std,
         interpolation=transform.interpolation,
         name=request.name,
         description=f"weights: {source}; {made}",
@@ -84,6 +87,20 @@ class Processing:
 
         _, height, width = self(Image.new("RGB", (64, 64))).shape
         return height, width
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """What it subtracts from each channel; some processors only scale to [0, 1]."""
+        return tuple(self.processor.image_mean) if self._normalizes else (0.0, 0.0, 0.0)
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """What it divides each channel by."""
+        return tuple(self.processor.image_std) if self._normalizes else (1.0, 1.0, 1.0)
+
+    @property
+    def _normalizes(self) -> bool:
+        return bool(getattr(self.processor, "do_normalize", False))
 
     @property
     def interpolation(self) -> str:
