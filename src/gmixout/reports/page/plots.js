@@ -173,8 +173,12 @@ function drawLearning() {
 
 // ---- options of a method
 
+let sweepShown;
+
 function drawSweep() {
   const sweep = data.sweeps[$("sweep-method").value];
+  if (sweepShown && sweepShown !== sweep) $("sweep-y").replaceChildren();  // another method, other options
+  sweepShown = sweep;
   const options = Object.fromEntries(sweep.options);
   const names = Object.keys(options);
   offer($("sweep-x"), names.map(name => [name, name]));
