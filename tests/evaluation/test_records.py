@@ -20,6 +20,13 @@ def test_json_round_trip(make_record):
     assert json.loads(line)["schema"] == SCHEMA
 
 
+def test_a_field_with_a_default_may_be_missing(make_record):
+    record = make_record()
+    values = json.loads(record.to_json())
+    del values["pool"], values["members"]
+    assert Record.from_json(json.dumps(values)) == record
+
+
 def test_untrained_record_needs_no_rates(make_record):
     record = make_record(
         method="zero_shot", lr=None, head_lr=None, steps=0, batch_size=None, step_seconds=None

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import fmean
@@ -180,12 +180,17 @@ class Record:
                 "it was written by another program or another version of gmixout"
             )
         names = {each.name for each in fields(cls)}
-        if values.keys() != names:
+        needed = {each.name for each in fields(cls) if _has_no_default(each)}
+        if not needed <= values.keys() <= names:
             raise StateError(
-                f"fields missing: {sorted(names - values.keys())}, "
+                f"fields missing: {sorted(needed - values.keys())}, "
                 f"unknown: {sorted(values.keys() - names)}"
             )
         return cls(**values)
+
+
+def _has_no_default(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def by_group(figures: Mapping[str, float]) -> dict[str, float]:
