@@ -1,4 +1,6 @@
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import official_trees as trees
@@ -175,6 +177,15 @@ def test_parquet_files_do_in_place_of_the_archive(tmp_path):
     assert splits.classes == ("plane", "car")
     assert (len(splits.train), len(splits.id_val), len(splits.id_test)) == (18, 2, 4)
     assert colours(splits.id_test)[1] == (3, 2, 1)
+
+
+@pytest.mark.skipif("GMIXOUT_DATA" not in os.environ, reason="GMIXOUT_DATA names no folder")
+def test_a_real_cifar10_has_the_published_counts():
+    pytest.importorskip("pyarrow")
+    splits = load(SOURCES["cifar10"](Path(os.environ["GMIXOUT_DATA"]) / "cifar10", shifts=()))
+    assert splits.class_counts.tolist() == [4500] * 10
+    assert splits.id_test.labels.bincount().tolist() == [1000] * 10
+    assert splits.id_test[0][0].size == (32, 32)
 
 
 @pytest.mark.parametrize(

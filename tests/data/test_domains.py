@@ -1,4 +1,6 @@
 import hashlib
+import os
+from pathlib import Path
 
 import numpy as np
 import official_trees as trees
@@ -168,6 +170,16 @@ def test_a_broken_tree_is_refused(kind, root):
     do(root)
     with pytest.raises(DataError, match=said):
         pacs(root).check()
+
+
+@pytest.mark.skipif("GMIXOUT_DATA" not in os.environ, reason="GMIXOUT_DATA names no folder")
+def test_a_real_pacs_has_the_published_counts():
+    source = SOURCES["pacs"](Path(os.environ["GMIXOUT_DATA"]))
+    splits = load(source)
+    assert splits.classes == ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+    assert len(splits.train) + len(splits.id_val) + len(splits.id_test) == 1670
+    for images in splits.sets.values():
+        assert images.labels.unique().tolist() == list(range(7))
 
 
 def test_hidden_files_are_no_images(root):

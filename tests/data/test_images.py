@@ -9,6 +9,7 @@ from official_trees import colour_of, cut_short, paint
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from gmixout.data import images
 from gmixout.data.images import ImageArray, ImageBytes, ImageFiles, LabelSpace, stratified
 from gmixout.errors import DataError
 
@@ -88,7 +89,8 @@ def test_a_broken_image_is_named(kind, files):
 
 
 @pytest.mark.parametrize("kind", BREAKS)
-def test_broken_images_are_left_out_and_counted(kind, files):
+def test_broken_images_are_left_out_and_counted(kind, files, monkeypatch):
+    monkeypatch.setattr(images, "_BLOCK", 4)
     BREAKS[kind](files.path(2))
     BREAKS[kind](files.path(5))
     kept = files.without_broken()
@@ -111,9 +113,9 @@ def test_workers_read_what_one_reader_reads(files):
     # pickled, as workers that are spawned get it
     read = pickle.loads(pickle.dumps(files.subset([5, 0, 3, 2]).transformed(to_tensor)))
     loader = DataLoader(read, batch_size=3, num_workers=2)
-    images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    pixels, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
     assert labels.tolist() == [5, 0, 3, 2]
-    assert images[:, 0, 0, 0].tolist() == [5, 0, 3, 2]
+    assert pixels[:, 0, 0, 0].tolist() == [5, 0, 3, 2]
 
 
 def test_bytes_and_arrays_give_what_files_give(files):

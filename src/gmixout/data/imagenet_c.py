@@ -73,14 +73,14 @@ class imagenet_c(ImageNet):
             summary="mce_alexnet",
         )
 
-    def _one(self, folder: Path, labels: Mapping[str, int], problems: Problems) -> Listing:
+    def _one(self, folder: Path, labels: Mapping[str, int], problems: Problems) -> ImageFiles:
         if not folder.is_dir():
             problems.add(f"there is no folder {folder}")
-            return Listing(folder)
+            return Listing(folder).images()
         listing = self.all_classes(folder, labels, problems)
         self._count(problems, "corrupted", len(listing), f"number of images in {folder}")
-        return listing
+        return listing.images()
 
 
-def _of_kinds(kinds: tuple[str, ...], sets: Mapping[str, Listing]) -> dict[str, ImageFiles]:
-    return {name: s.images() for name, s in sets.items() if name.split("/")[0] in kinds}
+def _of_kinds(kinds: tuple[str, ...], sets: Mapping[str, ImageFiles]) -> dict[str, ImageFiles]:
+    return {name: images for name, images in sets.items() if name.split("/")[0] in kinds}

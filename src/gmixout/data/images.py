@@ -25,6 +25,9 @@ Transform: TypeAlias = Callable[["Image"], Tensor]
 
 Set = TypeVar("Set", bound="ImageSet")
 
+_BLOCK = 256
+"""Images that one thread looks at in a row."""
+
 
 @dataclass(frozen=True)
 class LabelSpace:
@@ -133,15 +136,20 @@ class ImageSet(Examples, ABC):
     def unreadable(self) -> list[int]:
         """Indices of the images that cannot be decoded; decodes every one, on several threads."""
 
-        def fails(index: int) -> bool:
-            try:
-                self.picture(index)
-            except DataError:
-                return True
-            return False
+        def among(block: range) -> list[int]:
+            return [index for index in block if not self._readable(index)]
 
+        # blocks, as a million tasks of one image each would take more memory than the images
+        blocks = [range(n, min(n + _BLOCK, len(self))) for n in range(0, len(self), _BLOCK)]
         with ThreadPoolExecutor() as pool:
-            return [index for index, bad in enumerate(pool.map(fails, range(len(self)))) if bad]
+            return [index for found in pool.map(among, blocks) for index in found]
+
+    def _readable(self, index: int) -> bool:
+        try:
+            self.picture(index)
+        except DataError:
+            return False
+        return True
 
     def without_broken(self: Set) -> Set:
         """The images that can be decoded; `broken` of the new set names the others.
