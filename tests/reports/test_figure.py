@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -6,13 +7,15 @@ from report_records import all_methods, make_records, poisoned
 
 from gmixout.reports.figure import (
     LIGHT,
+    SWEPT,
     cost_figure,
     id_ood_figure,
-    save_cost_figure,
-    save_id_ood_figure,
+    save_figure,
+    sweep_figure,
 )
 from gmixout.reports.rows import rows_of
 from gmixout.reports.style import STYLES, focus, paths_of, point_of, rate, whole
+from gmixout.reports.sweeps import sweeps_of
 
 
 def cells_of(records):
@@ -107,17 +110,21 @@ def test_costs_are_those_of_the_chosen_settings(records):
         assert axes.get_xlim()[0] == 0
 
 
-@pytest.mark.parametrize("save", [save_id_ood_figure, save_cost_figure])
+def save(draw, records, path):
+    return save_figure(partial(draw, records), path)
+
+
+@pytest.mark.parametrize("draw", [id_ood_figure, cost_figure])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_few_records_make_a_picture(records, count, save, tmp_path):
-    path = save(records[:count], tmp_path / "picture.png")
+def test_few_records_make_a_picture(records, count, draw, tmp_path):
+    path = save(draw, records[:count], tmp_path / "picture.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_equal_records_make_equal_files(records, tmp_path):
     for kind in ("png", "svg"):
-        first = save_id_ood_figure(records[:5], tmp_path / f"one.{kind}").read_bytes()
-        assert save_id_ood_figure(records[:5], tmp_path / f"two.{kind}").read_bytes() == first
+        first = save(id_ood_figure, records[:5], tmp_path / f"one.{kind}").read_bytes()
+        assert save(id_ood_figure, records[:5], tmp_path / f"two.{kind}").read_bytes() == first
 
 
 def test_names_are_no_mathematics_and_no_markup(records, tmp_path):
@@ -125,16 +132,52 @@ def test_names_are_no_mathematics_and_no_markup(records, tmp_path):
         type(record)(**{**record.__dict__, "method": r"a_$\frac$" + record.method})
         for record in poisoned(records)
     ]
-    for save in (save_id_ood_figure, save_cost_figure):
-        svg = save(odd, tmp_path / "odd.svg").read_text()
+    for draw in (id_ood_figure, cost_figure):
+        svg = save(draw, odd, tmp_path / "odd.svg").read_text()
         assert "<script" not in svg
 
 
 def test_global_settings_of_matplotlib_are_untouched(records, tmp_path):
     before = dict(mpl.rcParams)
-    save_id_ood_figure(records, tmp_path / "id_ood.svg")
+    save(id_ood_figure, records, tmp_path / "id_ood.svg")
     assert dict(mpl.rcParams) == before
     assert [path.name for path in tmp_path.iterdir()] == ["id_ood.svg"]
+
+
+def test_a_field_of_a_sweep_is_the_median_over_what_else_was_varied(sweep):
+    (plot,) = [each for each in _gmixout(sweep)["plots"] if len(each["options"]) == 2]
+    figure = sweep_figure([record for record in sweep if record.method == "gmixout"])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(SWEPT)
+    axes = figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == tuple(plot["options"])
+    drawn = axes.images[0].get_array()
+    for point in plot["points"]:
+        x, y = point["at"]
+        assert drawn[y, x] == point["median"][0]
+    assert len(axes.texts) == len(plot["points"])
+
+
+def test_a_legend_does_not_name_every_setting_of_a_large_sweep(sweep):
+    def settings(count):
+        return [
+            type(r)(**{**r.__dict__, "options": {"k": k}, "run": f"{r.run}{k}"})
+            for k, r in enumerate([r for r in sweep if r.method == "gmixout"][:count])
+        ]
+
+    assert names_in(id_ood_figure(settings(7))) == ["GMixout, 7 settings"]
+    assert len(names_in(id_ood_figure(settings(3)))) == 3
+
+
+def test_one_option_is_drawn_as_a_line(sweep):
+    figure = sweep_figure([record for record in sweep if record.method == "lora"])
+    (line,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert len(line.get_xdata()) == 3
+    assert figure.axes[0].get_xlabel() == "rank"
+
+
+def _gmixout(sweep):
+    (found,) = sweeps_of(rows_of([record for record in sweep if record.method == "gmixout"]))
+    return found
 
 
 def test_rates_read_as_people_write_them():

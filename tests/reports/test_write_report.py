@@ -9,6 +9,8 @@ from gmixout.errors import StateError
 from gmixout.evaluation.records import RecordLog
 from gmixout.reports import REPORT_FILES, write_report
 
+WITHOUT_SWEEP = [name for name in REPORT_FILES if not name.startswith("sweep.")]
+
 
 def files_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -16,14 +18,21 @@ def files_of(folder):
 
 def test_a_report_is_written_and_written_anew(run_folder, records):
     written = write_report(run_folder)
-    assert [path.name for path in written] == list(REPORT_FILES)
+    assert [path.name for path in written] == WITHOUT_SWEEP
     before = files_of(run_folder)
-    assert set(before) == {"config.yaml", "records.jsonl", *REPORT_FILES}
+    assert set(before) == {"config.yaml", "records.jsonl", *WITHOUT_SWEEP}
     RecordLog(run_folder / "records.jsonl").append(records[-1])
     write_report(run_folder)
     after = files_of(run_folder)
     assert set(after) - {".records.jsonl.lock"} == set(before)
     assert {name for name in before if before[name] == after[name]} == {"config.yaml"}
+
+
+def test_a_sweep_has_a_picture_of_its_own(tmp_path, sweep):
+    log = RecordLog(tmp_path / "records.jsonl")
+    for record in sweep:
+        log.append(record)
+    assert [path.name for path in write_report(tmp_path)] == list(REPORT_FILES)
 
 
 def test_the_same_records_make_the_same_report(run_folder):
@@ -124,7 +133,9 @@ def test_a_broken_record_leaves_the_old_report_alone(run_folder):
     with pytest.raises(StateError, match="line 22"):
         write_report(run_folder)
     new = files_of(run_folder)
-    assert {name: new[name] for name in REPORT_FILES} == {name: old[name] for name in REPORT_FILES}
+    assert {name: new[name] for name in WITHOUT_SWEEP} == {
+        name: old[name] for name in WITHOUT_SWEEP
+    }
 
 
 def test_tables_need_neither_matplotlib_nor_plotly():

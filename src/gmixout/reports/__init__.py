@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from gmixout.errors import StateError
@@ -9,9 +10,9 @@ from gmixout.evaluation.records import Record, RecordLog
 
 REPORT_FILES = (
     "report.html", "report.csv", "report.md", "report.tex",
-    "id_ood.png", "id_ood.svg", "cost.png", "cost.svg",
+    "id_ood.png", "id_ood.svg", "cost.png", "cost.svg", "sweep.png", "sweep.svg",
 )  # fmt: skip
-"""What `write_report` leaves in a folder."""
+"""What `write_report` leaves in a folder; the last two where a method's options were varied."""
 
 
 def write_report(
@@ -41,8 +42,10 @@ def write_report(
             folders goes. Nothing is written then.
     """
     # matplotlib and plotly are loaded for a report, not for a table in the terminal
-    from gmixout.reports.figure import save_cost_figure, save_id_ood_figure
+    from gmixout.reports.figure import cost_figure, id_ood_figure, save_figure, sweep_figure
     from gmixout.reports.page import save_page
+    from gmixout.reports.rows import rows_of
+    from gmixout.reports.sweeps import sweeps_of
     from gmixout.reports.texts import save_csv, save_latex, save_markdown
 
     paths = [Path(folders)] if isinstance(folders, str | os.PathLike) else list(map(Path, folders))
@@ -61,13 +64,19 @@ def write_report(
     html = save_page(records, configs, out / "report.html", reference, running)
     if running is not None:
         return [html]
+    pictures = {"id_ood": id_ood_figure, "cost": cost_figure}
+    if sweeps_of(rows_of(records)):
+        pictures["sweep"] = sweep_figure
     return [
         html,
         save_csv(records, out / "report.csv", reference),
         save_markdown(records, out / "report.md", reference),
         save_latex(records, out / "report.tex", reference),
-        *(save_id_ood_figure(records, out / f"id_ood.{kind}") for kind in ("png", "svg")),
-        *(save_cost_figure(records, out / f"cost.{kind}") for kind in ("png", "svg")),
+        *(
+            save_figure(partial(draw, records), out / f"{name}.{kind}")
+            for name, draw in pictures.items()
+            for kind in ("png", "svg")
+        ),
     ]
 
 

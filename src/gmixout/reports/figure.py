@@ -1,11 +1,14 @@
 """The pictures as images: the ID-OOD plane, and cost against robustness."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -28,21 +31,14 @@ from gmixout.reports.style import (
     styles_of,
     whole,
 )
+from gmixout.reports.sweeps import sweeps_of
 
 INK, SOFT, GRID = "#222222", "#666666", "#e4e4e4"
 LIGHT = "#a6a6a6"
+MANY_SETTINGS = 6
+"""Settings of one method from which on a legend does not name each."""
 LINES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 COSTS = ("step_seconds", "peak_memory_bytes", "trainable_share")
-
-
-def save_id_ood_figure(records: Sequence[Record], path: str | os.PathLike[str]) -> Path:
-    """Write `id_ood_figure` in the format of the path's ending (png, svg, pdf)."""
-    return save_figure(lambda: id_ood_figure(records), path)
-
-
-def save_cost_figure(records: Sequence[Record], path: str | os.PathLike[str]) -> Path:
-    """Write `cost_figure` in the format of the path's ending (png, svg, pdf)."""
-    return save_figure(lambda: cost_figure(records), path)
 
 
 def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Path:
@@ -84,7 +80,7 @@ def id_ood_figure(records: Sequence[Record]) -> Figure:
         _overview(axes[0], cells, styles, light, view, title)
         _detail(axes[1], rows, styles, light, view, "close-up of the box")
     axes[0].set_ylabel("accuracy under shift, mean (%)", color=INK)
-    _legend(figure, [style for series, style in styles.items() if series not in light])
+    _legend(figure, _told_apart({s: style for s, style in styles.items() if s not in light}))
     figure.supxlabel(_note(cells), fontsize=8.5, color=SOFT, x=0.01, ha="left")
     return figure
 
@@ -116,6 +112,73 @@ def cost_figure(records: Sequence[Record]) -> Figure:
     note = "Each method at the setting that in-domain validation chooses; up and left is better."
     figure.supxlabel(note, fontsize=8.5, color=SOFT, x=0.01, ha="left")
     return figure
+
+
+SWEPT = ("OOD %", "ID %")
+"""What `sweep_figure` shows of a sweep."""
+
+
+def sweep_figure(records: Sequence[Record]) -> Figure:
+    """Accuracy over every option, or pair of options, in which a method's runs differ.
+
+    A row for each measure of `SWEPT`. For each combination of options in-domain validation chooses
+    the learning rate; a field is the median over combinations with its two values, a dot of a line
+    one combination's mean over seeds. Of several methods the one with the most options is shown.
+
+    Args:
+        records: Records with a method of which some option varies.
+    """
+    sweep = max(sweeps_of(rows_of(records)), key=lambda each: len(each["options"]))
+    pairs = len(sweep["options"]) > 1
+    plots = [plot for plot in sweep["plots"] if len(plot["options"]) == (2 if pairs else 1)]
+    figure = Figure(figsize=(3.6 * len(plots) + 0.8, 6.4), layout="constrained", facecolor="white")
+    every = figure.subplots(len(SWEPT), len(plots), squeeze=False)
+    words = dict(sweep["options"])
+    for measure, line in zip(SWEPT, every, strict=True):
+        index = sweep["measures"].index(measure)
+        for axes, plot in zip(line, plots, strict=True):
+            labels = [words[name] for name in plot["options"]]
+            draw = _field if pairs else _line
+            draw(axes, plot, index, labels)
+            axes.set_title(measure, loc="left", fontsize=9, color=SOFT)
+    what = "median over all else that was varied" if pairs else "mean over seeds"
+    note = f"{_plain(sweep['label'])}; the learning rate by in-domain validation; {what}."
+    figure.supxlabel(note, fontsize=8.5, color=SOFT, x=0.01, ha="left")
+    return figure
+
+
+def _field(axes: Axes, plot: dict[str, Any], measure: int, labels: list[list[str]]) -> None:
+    """A heat map over two options."""
+    across, up = plot["options"]
+    values = np.full((len(labels[1]), len(labels[0])), np.nan)
+    for point in plot["points"]:
+        x, y = point["at"]
+        values[y, x] = point["median"][measure]
+    axes.imshow(values, origin="lower", cmap="viridis", aspect="auto")
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for (y, x), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            ink = "white" if value < middle else "black"
+            axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=9, color=ink)
+    axes.set_xticks(range(len(labels[0])), labels[0])
+    axes.set_yticks(range(len(labels[1])), labels[1])
+    axes.set_xlabel(across, color=INK)
+    axes.set_ylabel(up, color=INK)
+    decorate(axes)
+    axes.grid(visible=False)
+
+
+def _line(axes: Axes, plot: dict[str, Any], measure: int, labels: list[list[str]]) -> None:
+    """Means over one option, with their intervals."""
+    places = [point["at"][0] for point in plot["points"]]
+    means = [point["best"][measure] for point in plot["points"]]
+    axes.plot(places, means, "o-", color="#D55E00", linewidth=1.7)
+    for place, point in zip(places, plot["points"], strict=True):
+        if bounds := point["bounds"][measure]:
+            axes.plot([place, place], bounds, color="#D55E00", linewidth=1.1, alpha=0.5)
+    axes.set_xticks(range(len(labels[0])), labels[0])
+    axes.set_xlabel(plot["options"][0], color=INK)
+    decorate(axes)
 
 
 def _mark(axes: Axes, cost: float, row: Row) -> None:
@@ -265,6 +328,20 @@ def decorate(axes: Axes) -> None:
     axes.tick_params(colors=SOFT, length=0, labelsize=9)
     for spine in axes.spines.values():
         spine.set_color(GRID)
+
+
+def _told_apart(styles: dict[tuple[str, str], Style]) -> list[Style]:
+    """The entries of a legend: one for all settings of a method of which nobody knows so many."""
+    variants = Counter(method for method, _ in styles)
+    entries: dict[tuple[str, str], Style] = {}
+    for (method, variant), style in styles.items():
+        if variants[method] > MANY_SETTINGS:
+            label = style.label.removesuffix(f" ({variant})")
+            every = replace(style, label=f"{label}, {variants[method]} settings")
+            entries.setdefault((method, ""), every)
+        else:
+            entries[method, variant] = style
+    return list(entries.values())
 
 
 def _legend(figure: Figure, styles: Sequence[Style], lines: bool = True) -> None:

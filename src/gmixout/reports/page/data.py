@@ -4,10 +4,8 @@ The scripts of the page choose, scale and draw; they compute no statistic. Accur
 differences are in per cent (points) here, costs in the units of `rows.columns_of`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from statistics import median
 from typing import Any
 
 from gmixout.evaluation.curves import curves, ood_at_matched_id, pareto_front
@@ -25,6 +23,7 @@ from gmixout.reports.style import (
     point_of,
     whole,
 )
+from gmixout.reports.sweeps import sweeps_of
 
 MAX_CURVES = 24
 """Curves up to which each has a switch of its own; above, the variants of a method share one."""
@@ -264,98 +263,3 @@ def _mean_and_sd(
         return None, None
     estimate = Estimate.of(known)
     return estimate.mean, estimate.sd
-
-
-def sweeps_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """For each method with options that vary: every measure over one or two of them.
-
-    For each combination of options ID validation chooses the rate (and alpha). A point of a plot
-    stands for all combinations with its values of the plot's options: "best" is the one among them
-    that ID validation chooses, "median" the median of their means.
-    """
-    measures: list[tuple[str, Callable[[Record], float]]] = [
-        ("OOD %", lambda r: 100 * r.ood),
-        *((f"{g} %", lambda r, g=g: 100 * r.shifts[g]) for g in rows[0].groups),
-        ("worst %", lambda r: 100 * r.worst),
-        ("ID %", lambda r: 100 * r.id),
-        ("ECE ID %", lambda r: 100 * r.ece["id_test"]),
-        ("NLL ID", lambda r: r.nll["id_test"]),
-    ]
-    methods: dict[str, list[Row]] = {}
-    for row in rows:
-        methods.setdefault(row.cell.method, []).append(row)
-    sweeps = []
-    for own in methods.values():
-        chosen = [
-            id_validation.choose(each) for each in by_series(row.cell for row in own).values()
-        ]
-        axes = _axes(chosen)
-        if not axes:
-            continue
-        names = list(axes)
-        label = own[0].label.removesuffix(f" ({own[0].cell.variant})")
-        sweeps.append(
-            {
-                "label": label,
-                "options": [[name, [_word(value) for value in axes[name]]] for name in names],
-                "measures": [name for name, _ in measures],
-                "plots": [
-                    _sweep(chosen, axes, picked, [value for _, value in measures])
-                    for count in (1, 2)
-                    for picked in combinations(names, count)
-                ],
-            }
-        )
-    return sweeps
-
-
-def _axes(cells: Iterable[Cell]) -> dict[str, list[Any]]:
-    """The options whose values differ between the cells, each with its values in order."""
-    values: dict[str, dict[str, Any]] = {}
-    for cell in cells:
-        for name, value in cell.records[0].options.items():
-            if name != "alpha":
-                values.setdefault(name, {})[_word(value)] = value
-    return {name: _in_order(each) for name, each in values.items() if len(each) > 1}
-
-
-def _in_order(values: dict[str, Any]) -> list[Any]:
-    """Numbers by size with None at the end (no resampling is the slowest), words by alphabet."""
-    if all(isinstance(value, int | float | None) for value in values.values()):
-        return sorted(values.values(), key=lambda value: (value is None, value or 0))
-    return [values[word] for word in sorted(values)]
-
-
-def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _sweep(
-    cells: Sequence[Cell],
-    axes: dict[str, list[Any]],
-    picked: tuple[str, ...],
-    measures: Sequence[Callable[[Record], float]],
-) -> dict[str, Any]:
-    """The points of one plot: places on its axes, and best and median of every measure."""
-    groups: dict[tuple[int, ...], list[Cell]] = {}
-    for cell in cells:
-        options = cell.records[0].options
-        if all(name in options for name in picked):
-            key = tuple(axes[name].index(options[name]) for name in picked)
-            groups.setdefault(key, []).append(cell)
-    points = []
-    for key, group in sorted(groups.items()):
-        best = id_validation.choose(group)
-        estimates = [best.estimate(value) for value in measures]
-        points.append(
-            {
-                "at": key,
-                "setting": ", ".join(filter(None, [best.variant, setting_of(best)])),
-                "settings": len(group),
-                "n": len(best.records),
-                "best": [each.mean for each in estimates],
-                "bounds": [each.bootstrap() for each in estimates],
-                "median": [median(c.estimate(value).mean for c in group) for value in measures],
-            }
-        )
-    return {"options": picked, "points": points}
