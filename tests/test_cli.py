@@ -187,6 +187,16 @@ def test_help_and_version(capsys):
     assert "--method.seed" not in printed
 
 
+def test_help_names_methods_as_people_type_them(capsys):
+    for command in ("finetune", "compare", "sweep"):
+        assert run(command, "--help") == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "gmixout.methods." not in printed
+        assert all(name in printed.partition("there are:")[2] for name in METHODS)
+    assert run("report", "--help") == 0
+    assert "gmixout report FOLDER" in capsys.readouterr().out
+
+
 def test_doctor(capsys):
     assert run("doctor") == 0
     assert "torch" in capsys.readouterr().out

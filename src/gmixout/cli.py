@@ -9,7 +9,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import ActionYesNo, ArgumentParser, auto_cli, set_parsing_settings
+from jsonargparse import (
+    ActionYesNo,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    auto_cli,
+    set_parsing_settings,
+)
 from rich.console import Console
 
 from gmixout import __version__, bench
@@ -153,8 +159,22 @@ def _with_methods(value: str) -> str:
     return spelled(value)
 
 
+class _Help(DefaultHelpFormatter):
+    """Names methods as people type them, and leaves out types that say nothing."""
+
+    def _expand_help(self, action: Any) -> str:
+        text = str(super()._expand_help(action))
+        text = re.sub(r"gmixout\.methods\.\w+\.(\w+)", r"\1", text)
+        text = re.sub(r"type: (Method|Union\[list\[Method\].*?null\])( \| null)?, ", "", text)
+        text = re.sub(r",? ?type: <class 'Path'>", "", text).replace("(, ", "(")
+        return text.replace("default: null, known subclasses:", "there are:")
+
+
 class _Parser(ArgumentParser):
     """Makes switches of booleans, and says an error in one line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "formatter_class": _Help})
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         """Adds an argument; `--resume` stands for `--resume true`."""

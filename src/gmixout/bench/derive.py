@@ -51,7 +51,7 @@ def soup(
     """Averages the weights of several runs and evaluates the result.
 
     Args:
-        models: Folders of the runs.
+        models: `gmixout soup RUN RUN [...]`: folders of the runs.
         kind: All of them, or greedily those that do not lower in-domain validation accuracy.
         out: Folder for the result.
         overwrite: Delete the run in the folder first.

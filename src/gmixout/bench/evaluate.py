@@ -18,7 +18,7 @@ def evaluate(model: Path) -> dict[str, float]:
     """Evaluates a saved model again and says whether the recorded figures come out.
 
     Args:
-        model: Folder of a run, or a model.safetensors.
+        model: `gmixout evaluate RUN`: folder of a run, or a model.safetensors.
 
     Returns:
         Accuracy by data set.
