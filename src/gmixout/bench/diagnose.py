@@ -55,7 +55,8 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3) -> None:
     finished repeats are kept and found again. The run's own files stay as they are.
 
     Args:
-        run: `gmixout diagnose RUN`: folder of a run that finetune wrote, or one of a comparison, FOLDER/runs/HASH.
+        run: `gmixout diagnose RUN`: folder of a run that finetune wrote, or one of a comparison,
+            FOLDER/runs/HASH.
         members: Snapshots, and subnetworks, of each repeat.
         repeats: Trainings, the first with the run's own seed.
 

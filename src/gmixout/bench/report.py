@@ -15,7 +15,8 @@ def report(folders: list[Path], out: Path | None = None, reference: str = "full"
     """Makes the tables, the pictures and the page of one or several run folders.
 
     Args:
-        folders: `gmixout report FOLDER [FOLDER ...]`: folders that finetune, compare, sweep, interpolate or soup wrote, of one benchmark.
+        folders: `gmixout report FOLDER [FOLDER ...]`: folders that finetune, compare, sweep,
+            interpolate or soup wrote, of one benchmark.
         out: Folder for the files; by default the run folder, which must be a single one then.
         reference: The method that the others are compared with at matched in-domain accuracy.
 
