@@ -49,6 +49,7 @@ def test_a_tag_brings_its_activation_and_preprocessing(tagged, form):
 def test_a_file_without_a_tag_has_the_models_own_activation(tagged):
     foundation = load_foundation(f"open_clip:tiny-clip@{tagged}", CLASSES)
     assert not any(activations(foundation.model))
+    assert f"weights: {tagged}" in foundation.description
     assert foundation.interpolation == "bicubic"
 
 

@@ -26,6 +26,7 @@ def test_a_file_may_have_any_classifier(tmp_path, classes):
     state = foundation.model.state_dict()
     torch.testing.assert_close(body(state), body(saved), atol=0, rtol=0)
     assert foundation.head == "random"
+    assert f"weights: {file}" in foundation.description
     if classes == 3:
         assert not torch.equal(state["head.weight"], saved["head.weight"])
 
