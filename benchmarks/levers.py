@@ -1,0 +1,69 @@
+"""The three-lever study as tables: `python benchmarks/levers.py RUN [LEVEL ...]`.
+
+RUN is a folder that `gmixout sweep` wrote. For each value of each option that varies: OOD accuracy
+at matched ID levels, over all settings with that value and all seeds, with the number of those that
+reach the level; its paired difference to the option's middle value (same other options, same seed);
+and what in-domain validation chooses, mean over settings.
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import fmean
+
+from gmixout.evaluation.curves import Point, ood_at_matched_id
+from gmixout.evaluation.records import RecordLog
+from gmixout.evaluation.selection import id_validation
+from gmixout.evaluation.summary import Estimate, by_series, complete, summarise
+
+
+def main(folder: Path, levels: list[float]) -> None:
+    """Prints a table for each option."""
+    records = RecordLog(folder / "records.jsonl").read()
+    chosen = [
+        id_validation.choose(complete(cells)) for cells in by_series(summarise(records)).values()
+    ]
+    options = chosen[0].records[0].options
+    levers = [
+        name for name in options if len({str(c.records[0].options[name]) for c in chosen}) > 1
+    ]
+    points: dict[tuple[object, ...], list[Point]] = defaultdict(list)
+    for record in records:
+        points[(*(record.options[name] for name in levers), record.seed)].append(
+            Point(record.id, record.ood)
+        )
+    heights = {
+        key: [ood_at_matched_id(each, level) for level in levels] for key, each in points.items()
+    }
+    for place, name in enumerate(levers):
+        values = sorted({key[place] for key in points})  # type: ignore[type-var]
+        middle = values[len(values) // 2]
+        print(f"\n{name}: OOD at ID {', '.join(f'{100 * level:g}' for level in levels)}")
+        for value in values:
+            own = {key: each for key, each in heights.items() if key[place] == value}
+            line = [_text((each[i] for each in own.values()), len(own)) for i in range(len(levels))]
+            for i in range(len(levels)) if value != middle else ():
+                pairs = [
+                    (e[i], heights[(*k[:place], middle, *k[place + 1 :])][i])
+                    for k, e in own.items()
+                ]
+                gains = [a - b for a, b in pairs if a is not None and b is not None]
+                line.append(f"against {middle}: {_text(gains, len(own), '+.1f')}")
+            cells = [c for c in chosen if c.records[0].options[name] == value]
+            id, ood = (
+                fmean(c.estimate(f).mean for c in cells) for f in (lambda r: r.id, lambda r: r.ood)
+            )
+            print(f"  {value}: {'; '.join(line)}; chosen: ID {100 * id:.1f}, OOD {100 * ood:.1f}")
+
+
+def _text(values: Iterable[float | None], of: int, form: str = ".1f") -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return f"- (0 of {of})"
+    estimate = Estimate.of(known)
+    sd = "" if estimate.sd is None else f" ± {100 * estimate.sd:.1f}"
+    return f"{100 * estimate.mean:{form}}{sd} ({len(known)} of {of})"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [float(level) for level in sys.argv[2:]] or [0.935, 0.94])
