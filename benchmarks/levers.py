@@ -4,6 +4,7 @@ RUN is a folder that `gmixout sweep` wrote. For each value of each option that v
 at matched ID levels, over all settings with that value and all seeds, with the number of those that
 reach the level; its paired difference to the option's middle value (same other options, same seed);
 and what in-domain validation chooses, mean over settings.
+"""
 
 import sys
 from collections import defaultdict
