@@ -99,6 +99,8 @@ def test_broken_images_are_left_out_and_counted(kind, files, monkeypatch):
     assert kept.labels.tolist() == [0, 1, 3, 4]
     assert kept.groups.tolist() == [5, 4, 2, 1]
     assert kept.without_broken().broken == kept.broken
+    empty(files.path(0))
+    assert [name[-5:] for name in kept.without_broken().broken] == ["2.jpg", "5.jpg", "0.jpg"]
     assert files.broken == ()
 
 
