@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -6,8 +7,10 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from toy_benchmark import toy
 
 from gmixout import __version__, data
@@ -180,11 +183,39 @@ def test_help_and_version(capsys):
     for command in COMMANDS:
         assert run(command, "--help") == 0
         capsys.readouterr()
+    assert run("data", "check", "--help") == 0
+    assert "pacs" in capsys.readouterr().out
     assert run("finetune", "--method.help", "gmixout") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "--method.mask_rate" in printed
     assert "held at the anchor" in printed
     assert "--method.seed" not in printed
+
+
+def test_data_check_says_what_is_there_and_what_is_not(tmp_path, capsys):
+    for part, count in (("train", 3), ("val", 2), ("shift_fog", 1)):
+        for label in ("cat", "dog"):
+            folder = tmp_path / part / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                image = np.full((8, 8, 3), 40 * number, dtype=np.uint8)
+                Image.fromarray(image).save(folder / f"{number}.png")
+    words = ["data", "check", "imagefolder", "--root", tmp_path]
+    assert run(*words) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"train +6", printed)
+    assert re.search(r"fog +2", printed)
+    (tmp_path / "train" / "cat" / "0.png").write_bytes(b"torn")
+    assert run(*words, "--decode") == 2
+    assert "0.png" in capsys.readouterr().err
+    assert run(*words, "--on_broken", "skip", "--decode") == 0
+    assert "0.png" in capsys.readouterr().out
+    assert run("data", "check", "imagefolder", "--root", tmp_path / "nowhere") == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert run("data", "check", "imagnet", "--root", tmp_path) == 2
+    assert "imagenet_lt" in capsys.readouterr().err
+    assert run("data") == 2
+    capsys.readouterr()
 
 
 def test_help_names_methods_as_people_type_them(capsys):

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import (
@@ -20,6 +20,7 @@ from rich.console import Console
 
 from gmixout import __version__, bench
 from gmixout.bench.job import method_spec
+from gmixout.data import SOURCES
 from gmixout.errors import GmixoutError
 from gmixout.methods import METHODS, get_method
 
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Any] = {
     "soup": bench.soup,
     "diagnose": bench.diagnose,
     "report": bench.report,
+    "data": {"check": bench.check},
     "doctor": bench.doctor,
 }
 
@@ -99,13 +101,15 @@ def as_options(words: Sequence[str]) -> list[str]:
     Example:
         >>> as_options(["evaluate", "runs/one"])
         ['evaluate', '--model', 'runs/one']
+        >>> as_options(["data", "check", "pacs", "--root", "PACS"])
+        ['data', 'check', '--source', 'pacs', '--source.root', 'PACS']
         >>> as_options(["compare", "--methods", "my.module:mine", "--seeds=0,1"])
         ['compare', '--methods', '[my.module.mine]', '--seeds', '[0,1]']
     """
-    if not words or words[0] not in COMMANDS:
+    command, rest, function = _command_of(words)
+    if function is None:
         return list(words)
-    command, *rest = words
-    parameters = inspect.signature(COMMANDS[command]).parameters
+    parameters = inspect.signature(function).parameters
     first = next(iter(parameters.values()), None)
     subject = first.name if first and first.default is first.empty else None
     given = _values_of_options(rest, subject)
@@ -113,6 +117,9 @@ def as_options(words: Sequence[str]) -> list[str]:
     if not {"method", "config"} & set(names):
         of_default = any(re.match(r"method\.(?!help)", name) for name in names)
         given = [("method", ["gmixout"]), *given] if of_default else given
+    if subject == "source":  # its options are those of the command
+        own = {*parameters, f"{subject}.help", "help", "config", "print_config", ""}
+        given = [(n if n in own else f"source.{n}", values) for n, values in given]
     kinds = {name: str(parameter.annotation) for name, parameter in parameters.items()}
     options = []
     for name, values in given:
@@ -126,7 +133,15 @@ def as_options(words: Sequence[str]) -> list[str]:
         if "Method" in kind and not name.endswith("help"):
             values = [_with_methods(value) for value in values]
         options += [f"--{name}" if name else "", *values]
-    return [command, *(word for word in options if word)]
+    return [*command, *(word for word in options if word)]
+
+
+def _command_of(words: Sequence[str]) -> tuple[list[str], list[str], Callable[..., Any] | None]:
+    """The words of the command, those after it, and the command's function."""
+    found, place = COMMANDS, 0
+    while isinstance(found, dict) and place < len(words) and words[place] in found:
+        found, place = found[words[place]], place + 1
+    return list(words[:place]), list(words[place:]), None if isinstance(found, dict) else found
 
 
 def _values_of_options(words: Sequence[str], subject: str | None) -> list[tuple[str, list[str]]]:
@@ -164,10 +179,12 @@ class _Help(DefaultHelpFormatter):
 
     def _expand_help(self, action: Any) -> str:
         text = str(super()._expand_help(action))
-        text = re.sub(r"gmixout\.methods\.\w+\.(\w+)", r"\1", text)
-        text = re.sub(r"type: (Method|Union\[list\[Method\].*?null\])( \| null)?, ", "", text)
+        text = re.sub(r"gmixout\.(?:methods|data)\.\w+\.(\w+)", r"\1", text)
+        text = re.sub(
+            r"type: (Method|Source|Union\[list\[Method\].*?null\])( \| null)?, ", "", text
+        )
         text = re.sub(r",? ?type: <class 'Path'>", "", text).replace("(, ", "(")
-        return text.replace("default: null, known subclasses:", "there are:")
+        return re.sub("(default: null, |required, )?known subclasses:", "there are:", text)
 
 
 class _Parser(ArgumentParser):
@@ -185,6 +202,8 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends with exit code 2."""
+        if unknown := re.search(r'key "source".*dot import path string: (\S+)', message, re.S):
+            message = f"unknown data set {unknown[1]!r}; known data sets: {', '.join(SOURCES)}"
         if unknown := re.search(r'key "methods?".*dot import path string: (\S+)', message, re.S):
             message = (
                 f"unknown method {unknown[1]!r}; known methods: {', '.join(METHODS)}; "

@@ -118,3 +118,10 @@ def test_predictions_keep_the_order_of_the_data(seven_of_ten):
     logits, labels = predict(nn.Identity(), seven_of_ten, batch_size=3)
     assert torch.equal(logits, seven_of_ten.tensors[0])
     assert torch.equal(labels, seven_of_ten.tensors[1])
+
+
+def test_a_data_set_with_classes_of_its_own_is_scored_among_them():
+    data = dataset([[9.0, 1.0, 2.0], [9.0, 2.0, 1.0]], [1, 0])
+    assert accuracy(nn.Identity(), data) == 0.5
+    data.project = lambda logits: logits[:, 1:]  # two of the model's three classes
+    assert accuracy(nn.Identity(), data) == 1.0

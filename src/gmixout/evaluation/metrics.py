@@ -113,7 +113,8 @@ def predict(
 
     Args:
         model: Maps images [B, C, H, W] to logits [B, classes].
-        dataset: Items are (image [C, H, W], label).
+        dataset: Items are (image [C, H, W], label). A data set with classes of its own (ImageNet-R
+            has 200 of the model's 1,000) has a method `project`: the model's logits to its own.
         batch_size: Images in a forward pass.
         device: Where the batches go; by default to where the model's first parameter is.
 
@@ -131,9 +132,10 @@ def predict(
     # a generator of its own: an unshuffled DataLoader draws from the global one all the same
     loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator())
     batches = []
+    project = getattr(dataset, "project", _as_they_are)
     with evaluating(model), torch.inference_mode():
         for images, labels in loader:
-            logits = model(images.to(device)).float()
+            logits = project(model(images.to(device)).float())
             _check(logits, labels)
             batches.append((logits.cpu(), labels))
     logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -150,6 +152,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _as_they_are(logits: Tensor) -> Tensor:
+    return logits
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
