@@ -1,5 +1,7 @@
 """What a model that cannot be had says: how to provide it, or that there is none."""
 
+from urllib.error import URLError
+
 import pytest
 from tiny_foundations import CLASSES, hf_dinov2
 
@@ -87,6 +89,25 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(DataError, match="pip install transformers"):
         load_foundation(f"hf:{folder}", CLASSES)
+
+
+class ConnectTimeout(Exception):
+    """As HTTP clients call theirs, which inherit from nothing that we know."""
+
+
+@pytest.mark.parametrize("kind", [URLError, ConnectionResetError, TimeoutError, ConnectTimeout])
+def test_any_failure_of_the_network_says_how_to_provide_the_model(kind):
+    def download():
+        try:
+            raise kind("no route")
+        except Exception as error:
+            raise RuntimeError("failed to download") from error
+
+    with (
+        pytest.raises(DataError, match=r"timm:x .* cannot be reached .*, do so$"),
+        hub.loading("timm:x", "do so"),
+    ):
+        download()
 
 
 def test_our_own_errors_pass_as_they_are():

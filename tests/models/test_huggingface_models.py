@@ -128,6 +128,16 @@ def test_a_checkpoint_that_lacks_layers_is_refused(tmp_path, build):
         load_foundation(f"hf:{folder}", CLASSES)
 
 
+@pytest.mark.parametrize("build", [hf_dinov2, hf_dinov3])
+def test_a_checkpoint_with_layers_of_another_size_is_refused(tmp_path, build):
+    """transformers is asked to overlook that for the head, and does so for every layer."""
+    folder = build(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "patch_size": 16}))
+    with pytest.raises(DataError, match="patch_embeddings"):
+        load_foundation(f"hf:{folder}", CLASSES)
+
+
 @pytest.mark.parametrize("file", ["preprocessor_config.json", "model.safetensors"])
 def test_an_incomplete_folder_is_refused(tmp_path, file):
     folder = hf_dinov2(tmp_path)

@@ -237,7 +237,6 @@ def _classifier(request: Request, source: str, config: Any) -> Built:
         AutoModelForImageClassification,
         source,
         num_labels=len(request.classes),
-        ignore_mismatched_sizes=True,
     )
     base = f"{body.base_model_prefix}."
     _refuse_gaps(request, [key for key in lacking if key.startswith(base)])
@@ -277,7 +276,9 @@ def _backbone(request: Request, source: str, size: tuple[int, int]) -> Built:
 
 def _from_pretrained(auto: Any, source: str, **options: Any) -> tuple[Any, list[str]]:
     """A model in float32, and which of its tensors the checkpoint lacks or has in other shapes."""
-    model, report = auto.from_pretrained(source, output_loading_info=True, **options)
+    model, report = auto.from_pretrained(
+        source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
     mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
     return model.float(), sorted({*report["missing_keys"], *mismatched})
 

@@ -134,6 +134,5 @@ def _is_archive(file: Path) -> bool:
 def _archives_unremarked() -> Iterator[None]:
     """torch warns twice of a TorchScript archive, which we have looked at."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*TorchScript archive")
         warnings.filterwarnings("ignore", message=".*torch.jit.load")
         yield
