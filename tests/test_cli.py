@@ -321,6 +321,8 @@ def start(*words: object, seconds_an_image: float) -> subprocess.Popen[bytes]:
         },
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        # whoever runs the tests in the background lets them ignore Ctrl-C, which is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -1,5 +1,8 @@
 """The one error family. A message names the thing, the value, what is allowed and the way out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class GmixoutError(Exception):
     """Base of every error gmixout raises on purpose; the command line exits with code 2 on it."""
@@ -23,3 +26,23 @@ class DataError(GmixoutError, ValueError):
 
 class TrainingError(GmixoutError, RuntimeError):
     """Training cannot go on (the loss is not finite, say); what was saved stays as it is."""
+
+
+@contextmanager
+def needs(package: str, install: str = "") -> Iterator[None]:
+    """Imports inside this context are of an optional package; a failed one says how to get it.
+
+    Args:
+        package: What is imported.
+        install: What pip is to install for it; by default the package.
+
+    Raises:
+        DataError: An import failed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise DataError(
+            f"{package} is needed for this and cannot be imported ({error}): "
+            f"pip install {install or package}"
+        ) from error

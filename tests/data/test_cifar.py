@@ -215,5 +215,5 @@ def test_a_missing_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     for part in ("train", "test"):
         (tmp_path / f"{part}.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"needs pyarrow.*pip install pyarrow"):
+    with pytest.raises(DataError, match=r"pyarrow is needed.*pip install pyarrow"):
         cifar10(tmp_path).check()

@@ -19,7 +19,7 @@ def load(source):
 
 def test_a_missing_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"needs datasets.*pip install datasets"):
+    with pytest.raises(DataError, match=r"datasets is needed.*pip install datasets"):
         huggingface(tmp_path).check()
 
 

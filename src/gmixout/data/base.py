@@ -1,14 +1,11 @@
 """What a benchmark is: data sets of one task, in and out of domain, and the model to start from."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-
-from gmixout.errors import DataError
 
 Examples: TypeAlias = Dataset[tuple[Tensor, int]]
 """Items are `(image [C, H, W], label)`."""
@@ -57,23 +54,3 @@ class Benchmark:
     """Other domains, of other kinds, for choosing the library's defaults; never reported."""
     foundation: Callable[[], nn.Module]
     """Gives the pretrained model with its zero-shot head: eval mode, float32, on the CPU."""
-
-
-@contextmanager
-def needs(package: str, install: str = "'gmixout[all]'") -> Iterator[None]:
-    """Imports inside this context are of an optional package; a failed one says how to get it.
-
-    Args:
-        package: What is imported.
-        install: What pip is to install for it.
-
-    Raises:
-        DataError: an import failed.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise DataError(
-            f"This benchmark needs {package}, which cannot be imported ({error}): "
-            f"pip install {install}."
-        ) from error

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gmixout.data.base import LabelledImages, needs
+from gmixout.data.base import LabelledImages
+from gmixout.errors import needs
 
 Corruption = Callable[[Tensor, int, torch.Generator], Tensor]
 SEVERITIES = (1, 2, 3)

@@ -29,9 +29,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gmixout.data.base import Benchmark, LabelledImages, needs
+from gmixout.data.base import Benchmark, LabelledImages
 from gmixout.data.corruptions import DEV, REPORTED, SEVERITIES, corrupt
 from gmixout.data.glyphs import DEV_FONTS, HELD_OUT_FONTS, IMAGE_SIZE, render
+from gmixout.errors import needs
 
 WEIGHTS = Path(__file__).with_name("digits_vit.safetensors")
 TRAIN_COUNT, VAL_COUNT = 300, 400

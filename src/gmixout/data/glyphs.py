@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gmixout.data.base import LabelledImages, needs
-from gmixout.errors import DataError
+from gmixout.data.base import LabelledImages
+from gmixout.errors import DataError, needs
 
 PRETRAINING_FONTS = (
     "DejaVuSans.ttf",

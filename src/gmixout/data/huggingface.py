@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from gmixout.data.base import needs
 from gmixout.data.images import ImageSet, stratified
 from gmixout.data.source import SPLIT_SEED, Problems, Source, Splits
-from gmixout.errors import DataError
+from gmixout.errors import DataError, needs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,7 +113,7 @@ class huggingface(Source):
         """A name on the hub is no folder."""
 
     def _open(self, problems: Problems) -> Any:
-        with needs("datasets", "datasets"):
+        with needs("datasets"):
             import datasets
         place = str(self.root)
         try:

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from gmixout.data.base import needs
 from gmixout.data.images import ImageBytes
-from gmixout.errors import DataError
+from gmixout.errors import DataError, needs
 
 COLUMNS = ("image", "label")
 
@@ -20,7 +19,7 @@ def read_parquet(file: Path) -> tuple[ImageBytes, tuple[str, ...]]:
     Raises:
         DataError: A column is missing, the file cannot be read, or pyarrow is not installed.
     """
-    with needs("pyarrow", "pyarrow"):
+    with needs("pyarrow"):
         import pyarrow
         from pyarrow import parquet
     try:

@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Literal, NoReturn, get_args, get_origin, get_t
 
 from torch import Tensor
 
-from gmixout.data.base import needs
 from gmixout.data.images import ImageSet, Transform
-from gmixout.errors import ConfigError, DataError
+from gmixout.errors import ConfigError, DataError, needs
 
 SPLIT_SEED = 2510
 """Seed of every split that the official files leave open; never the seed of a training run."""

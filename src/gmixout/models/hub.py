@@ -4,22 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.error import URLError
 
-from gmixout.errors import ConfigError, DataError, GmixoutError
-
-
-@contextmanager
-def needs(package: str) -> Iterator[None]:
-    """Imports inside this context are of an optional package; a failed one says how to get it.
-
-    Raises:
-        DataError: An import failed.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise DataError(
-            f"this model needs {package}, which cannot be imported ({error}): pip install {package}"
-        ) from error
+from gmixout.errors import ConfigError, DataError, GmixoutError, needs
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from gmixout.errors import ConfigError, DataError
+from gmixout.errors import ConfigError, DataError, needs
 from gmixout.models.clip import ClipClassifier, head_weight
 from gmixout.models.foundation import Foundation, Head, Request, draw_head
-from gmixout.models.hub import loading, needs
+from gmixout.models.hub import loading
 from gmixout.models.prompts import is_imagenet
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from gmixout.errors import ConfigError
+from gmixout.errors import ConfigError, needs
 from gmixout.models.clip import ClipClassifier, head_weight
 from gmixout.models.foundation import Foundation, Request
-from gmixout.models.hub import loading, needs
+from gmixout.models.hub import loading
 
 
 def load(request: Request) -> Foundation:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from gmixout.models.hub import needs
+from gmixout.errors import needs
 
 PLAIN = ("a photo of a {}.",)
 """CLIP's default prompt (Radford et al. 2021, section 3.1.4)."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from gmixout.errors import ConfigError
+from gmixout.errors import ConfigError, needs
 from gmixout.models.foundation import Foundation, Head, Request, draw_head
-from gmixout.models.hub import loading, needs
+from gmixout.models.hub import loading
 from gmixout.models.prompts import is_imagenet
 
 
