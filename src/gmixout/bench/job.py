@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import nn
 
 from gmixout.bench.folder import CHECKPOINT, MODEL, is_trained, load_model, save_model
 from gmixout.data import Benchmark
@@ -27,9 +27,7 @@ from gmixout.methods.zero_shot import zero_shot
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.batches import Batches
 from gmixout.training.loop import check_settings, train
-from gmixout.weightspace import fingerprint
-
-State = Mapping[str, Tensor]
+from gmixout.weightspace import State, fingerprint
 
 UNTRAINED: dict[str, Any] = {
     "lr": None,

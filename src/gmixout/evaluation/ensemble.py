@@ -9,7 +9,7 @@ vector. Errors are squared ones,
 because for them the decompositions below hold exactly.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import combinations
 from statistics import fmean
@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from gmixout.errors import ConfigError
-
-State = Mapping[str, Tensor]
+from gmixout.weightspace import State
 
 
 def squared_error(probabilities: Tensor, labels: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import nn
 
 from gmixout.core.selection import find_head, within
 from gmixout.errors import ConfigError
-from gmixout.methods.base import DenseFinetuning, Finetuning, Method, State
+from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.weightspace import State
 
 LINEAR = (nn.Linear,)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

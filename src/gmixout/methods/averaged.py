@@ -8,7 +8,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from gmixout.errors import ConfigError
-from gmixout.methods.base import Finetuning, State
+from gmixout.methods.base import Finetuning
+from gmixout.weightspace import State
 
 
 class Averaged:

@@ -1,17 +1,16 @@
 """What a finetuning method is to the rest of the package: a small object without a loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, ClassVar, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from gmixout.core.selection import dense_groups, find_head
 from gmixout.errors import ConfigError
-
-State = Mapping[str, Tensor]
+from gmixout.weightspace import State
 
 
 class Finetuning(Protocol):

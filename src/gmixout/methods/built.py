@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from gmixout.errors import ConfigError
-from gmixout.methods.base import Finetuning, Method, State
+from gmixout.methods.base import Finetuning, Method
 from gmixout.methods.full import full
+from gmixout.weightspace import State
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gmixout.methods.base import State
 from gmixout.methods.built import Built
-from gmixout.weightspace import greedy_members
+from gmixout.weightspace import State, greedy_members
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gmixout.errors import ConfigError
-from gmixout.methods.base import Method, State
+from gmixout.methods.base import Method
 from gmixout.methods.built import Built
 from gmixout.methods.masking import gmixout
-from gmixout.weightspace import interpolate
+from gmixout.weightspace import State, interpolate
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from gmixout.errors import ConfigError
-from gmixout.methods.base import Finetuning, Method, State
+from gmixout.methods.base import Finetuning, Method
+from gmixout.weightspace import State
 
 
 @dataclass(frozen=True)

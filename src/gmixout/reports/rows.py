@@ -21,8 +21,6 @@ from gmixout.evaluation.selection import RULES
 from gmixout.evaluation.summary import Cell, Estimate, by_series, complete, summarise
 from gmixout.reports.style import Style, in_order, is_trained, rate, styles_of
 
-Series = tuple[str, str]
-
 
 @dataclass(frozen=True)
 class Row:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gmixout.evaluation.curves import curves, ood_at_matched_id, pareto_front
+from gmixout.evaluation.curves import Series, curves, ood_at_matched_id, pareto_front
 from gmixout.evaluation.records import Record
 from gmixout.evaluation.selection import id_validation
 from gmixout.evaluation.summary import Cell, Estimate, by_series, learning_curves
-from gmixout.reports.rows import Column, Row, Series, Standings, setting_of
+from gmixout.reports.rows import Column, Row, Standings, setting_of
 from gmixout.reports.style import (
     MANY,
     Style,
