@@ -290,16 +290,25 @@ def test_soups_take_the_runs_of_their_seed(tmp_path, trainings):
         bench.finetune(method=get_method("greedy_soup"), out=tmp_path / "one", **QUICK)
 
 
-@pytest.mark.usefixtures("_no_report")
-def test_a_run_that_fails_fails_alone(tmp_path, monkeypatch):
+@pytest.fixture
+def fail_at_lr_1(monkeypatch):
+    """Lets the training at learning rate 1 end with an error of one's own."""
     train = job_module.train
 
-    def diverging(model, start, dataset, arguments, *rest):
-        if arguments.lr == 1.0:
-            raise TrainingError("the loss is nan")
-        return train(model, start, dataset, arguments, *rest)
+    def use(error):
+        def failing(model, start, dataset, arguments, *rest):
+            if arguments.lr == 1.0:
+                raise error
+            return train(model, start, dataset, arguments, *rest)
 
-    monkeypatch.setattr(job_module, "train", diverging)
+        monkeypatch.setattr(job_module, "train", failing)
+
+    return use
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_run_that_fails_fails_alone(tmp_path, fail_at_lr_1):
+    fail_at_lr_1(TrainingError("the loss is nan"))
     settings = {**ALONE, "methods": [get_method("full"), get_method("uniform_soup")]}
     with pytest.raises(TrainingError, match=r"1 of 2 runs failed.*full lr=1 seed=0: the loss is"):
         bench.compare(lrs=(1.0, 1e-2), out=tmp_path, **settings)
@@ -307,6 +316,17 @@ def test_a_run_that_fails_fails_alone(tmp_path, monkeypatch):
         ("full", 0),
         ("uniform_soup", 1),
     ]
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_an_error_nobody_foresaw_ends_its_own_run_alone(tmp_path, fail_at_lr_1):
+    fail_at_lr_1(RuntimeError("CUDA out of memory"))
+    settings = {**ALONE, "methods": [get_method("full")], "out": tmp_path}
+    with pytest.raises(TrainingError, match=r"RuntimeError: CUDA out of memory.*error\.txt"):
+        bench.compare(lrs=(1.0, 1e-2), **settings)
+    assert [record.lr for record in records(tmp_path)] == [1e-2]
+    (note,) = tmp_path.glob("runs/*/error.txt")
+    assert "in failing" in note.read_text()
 
 
 @pytest.mark.usefixtures("_no_report")
@@ -354,24 +374,6 @@ def test_a_soup_brings_its_ingredients(tmp_path, trainings):
     assert len(trainings) == 1
     soups = [cell for cell in summarise(more) if cell.method == "greedy_soup"]
     assert [len(record.pool) for cell in soups for record in cell.records] == [3]  # the latest
-
-
-@pytest.mark.usefixtures("_no_report")
-def test_an_error_nobody_foresaw_ends_its_own_run_alone(tmp_path, monkeypatch):
-    train = job_module.train
-
-    def broken(model, start, dataset, arguments, *rest):
-        if arguments.lr == 1.0:
-            raise RuntimeError("CUDA out of memory")
-        return train(model, start, dataset, arguments, *rest)
-
-    monkeypatch.setattr(job_module, "train", broken)
-    settings = {**ALONE, "methods": [get_method("full")], "out": tmp_path}
-    with pytest.raises(TrainingError, match=r"RuntimeError: CUDA out of memory.*error\.txt"):
-        bench.compare(lrs=(1.0, 1e-2), **settings)
-    assert [record.lr for record in records(tmp_path)] == [1e-2]
-    (note,) = tmp_path.glob("runs/*/error.txt")
-    assert "in broken" in note.read_text()
 
 
 @pytest.mark.usefixtures("_no_report")
