@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from toy_benchmark import foundation, toy
 
 from gmixout import bench, data
-from gmixout.bench.diagnose import diagnose, plan, spread
+from gmixout.bench.diagnose import diagnose
 from gmixout.bench.folder import load_model, save_model
 from gmixout.bench.job import Job
+from gmixout.bench.watch import plan, spread
 from gmixout.core.masks import STRUCTURES, draw
 from gmixout.errors import ConfigError, GmixoutError, StateError
 from gmixout.evaluation.records import RecordLog

@@ -1,9 +1,8 @@
 """`gmixout diagnose`: trains a run again, watches it, and measures the ensemble that it is."""
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -15,13 +14,13 @@ from accelerate import PartialState
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmixout.bench.folder import CONFIG, DIAGNOSIS, RECORDS, at_work, load_model
 from gmixout.bench.job import Job, method_of, method_spec
 from gmixout.bench.progress import bars
 from gmixout.bench.threads import few_threads
-from gmixout.core.attach import Masked
+from gmixout.bench.watch import Watch, plan
 from gmixout.data import Benchmark, load_benchmark
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation import ensemble
@@ -29,8 +28,7 @@ from gmixout.evaluation.ensemble import Diagnosis, Line, Measures, Members
 from gmixout.evaluation.metrics import predict, score
 from gmixout.evaluation.records import ID_SETS, RecordLog
 from gmixout.files import write_atomically
-from gmixout.methods import Finetuning, Method
-from gmixout.methods.averaged import Averaged
+from gmixout.methods import Method
 from gmixout.reports.diagnosis import print_diagnosis, save_diagnosis_figure
 from gmixout.training import TrainingArguments
 from gmixout.training.loop import train
@@ -40,7 +38,6 @@ PLACES = [place / 20 for place in range(21)]
 """Points on the line from the pretrained (0) to the final weights (1)."""
 VERSION = 1
 """Of the files of finished repeats; those of another version are measured again."""
-GROUPS = ("snapshots", "subnetworks")
 
 Show = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is, and how much there is."""
@@ -181,113 +178,6 @@ def _specs(config: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[dict
     yield from listed
     for path in (about["method"], *(spec["class_path"] for spec in listed)):
         yield {"class_path": path, "init_args": about["options"]}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is looked at, and when."""
-
-    snapshots: list[int]
-    """Steps of the snapshots."""
-    drifts: list[int]
-    """Steps at which the drift is measured: those, and as many in the first half of the run."""
-    drift_of: str
-    parameters: frozenset[str]
-    """Those whose drift is measured."""
-    what: str
-    """What the snapshots are."""
-    no_subnetworks: str
-    """Why there are none, or empty."""
-
-
-def plan(job: Job, members: int) -> Plan:
-    """Decides what is looked at in a training run.
-
-    Snapshots are of the last members that a process with periods trained: with residual="reset" the
-    weights one step before a period ends, when Phi is the subnetwork that the period made; when the
-    last step is done, the anchor takes up its share and the rest is lost.
-    """
-    assert job.method is not None
-    steps, model = job.arguments.steps, job.benchmark.foundation()
-    parameters = frozenset(n for n, p in model.named_parameters() if p.is_floating_point())
-    process = _process(job.method.start(model, job.arguments.seed))
-    every, before, drift_of = None, 0, "weights"
-    what = "weights after a step"
-    no_subnetworks = f"{job.method.name} draws no masks"
-    if process is not None:
-        config, every = process.config, process.config.resample_every
-        what, no_subnetworks = "the mean over masks, after a step", ""
-        if config.residual == "reset":
-            what = "subnetworks of one mask after another" if every else "weights after a step"
-            before = 1 if every else 0
-            no_subnetworks = (
-                'with residual="reset" nothing is learned outside the present mask, so that fresh '
-                "masks around the final anchor all give the anchor"
-            )
-        if every and config.anchor_decay < 1:
-            drift_of = "anchor"
-            parameters = frozenset(weight.name for weight in process.summary().weights)
-    late = [step for step in range(1, steps + 1) if step > steps / 2]
-    ends = [step - before for step in late if every and step % every == 0]
-    snapshots = spread(sorted({max(1, end) for end in ends}) or late, members)
-    drifts = sorted({*spread(range(1, steps // 2 + 1), members), *snapshots})
-    return Plan(snapshots, drifts, drift_of, parameters, what, no_subnetworks)
-
-
-def spread(steps: Sequence[int], count: int) -> list[int]:
-    """Chooses `count` of the steps, or all there are, evenly spread, the last one among them."""
-    places = {math.ceil((i + 1) * len(steps) / count) - 1 for i in range(count)}
-    return [steps[place] for place in sorted(places) if place >= 0]
-
-
-def _process(finetuning: Finetuning) -> Masked | None:
-    while isinstance(finetuning, Averaged):
-        finetuning = finetuning.finetuning
-    return finetuning if isinstance(finetuning, Masked) else None
-
-
-@dataclass
-class Watch:
-    """Keeps what a training run shows at the steps of a plan."""
-
-    plan: Plan
-    last: int
-    """The last step of the run."""
-    members: int
-    pretrained: State
-    states: dict[str, list[State]] = field(default_factory=lambda: {name: [] for name in GROUPS})
-    drift: dict[str, list[float]] = field(default_factory=dict)
-    """By layer, one for each of the plan's steps."""
-    start: State = field(default_factory=dict)
-
-    def begin(self, method: Method, model: nn.Module, seed: int) -> Finetuning:
-        """Puts the method on the model."""
-        finetuning = method.start(model, seed)
-        self.start = _copy(self._followed(finetuning))
-        return finetuning
-
-    def __call__(self, step: int, finetuning: Finetuning, loss: float) -> None:
-        """Is what `train` calls."""
-        del loss
-        if step in self.plan.drifts:
-            drift = ensemble.drift(_copy(self._followed(finetuning)), self.start, self.pretrained)
-            for layer, value in drift.items():
-                self.drift.setdefault(layer, []).append(value)
-        if step in self.plan.snapshots:
-            self.states["snapshots"].append(_copy(finetuning.snapshot()))
-        process = _process(finetuning)
-        if step == self.last and process is not None and not self.plan.no_subnetworks:
-            periods = range(process.period + 1, process.period + 1 + self.members)
-            self.states["subnetworks"] += [_copy(process.subnetwork(each)) for each in periods]
-
-    def _followed(self, finetuning: Finetuning) -> State:
-        process = _process(finetuning) if self.plan.drift_of == "anchor" else None
-        state = finetuning.snapshot() if process is None else process.anchor()
-        return {name: value for name, value in state.items() if name in self.plan.parameters}
-
-
-def _copy(state: State) -> State:
-    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
 
 @dataclass(frozen=True)

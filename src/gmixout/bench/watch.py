@@ -1,0 +1,124 @@
+"""What `gmixout diagnose` looks at in a training run, and when."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from gmixout.bench.job import Job
+from gmixout.core.attach import Masked
+from gmixout.evaluation import ensemble
+from gmixout.methods import Finetuning, Method
+from gmixout.methods.averaged import Averaged
+from gmixout.weightspace import State
+
+GROUPS = ("snapshots", "subnetworks")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is looked at, and when."""
+
+    snapshots: list[int]
+    """Steps of the snapshots."""
+    drifts: list[int]
+    """Steps at which the drift is measured: those, and as many in the first half of the run."""
+    drift_of: str
+    parameters: frozenset[str]
+    """Those whose drift is measured."""
+    what: str
+    """What the snapshots are."""
+    no_subnetworks: str
+    """Why there are none, or empty."""
+
+
+def plan(job: Job, members: int) -> Plan:
+    """Decides what is looked at in a training run.
+
+    Snapshots are of the last members that a process with periods trained: with residual="reset" the
+    weights one step before a period ends, when Phi is the subnetwork that the period made; when the
+    last step is done, the anchor takes up its share and the rest is lost.
+    """
+    assert job.method is not None
+    steps, model = job.arguments.steps, job.benchmark.foundation()
+    parameters = frozenset(n for n, p in model.named_parameters() if p.is_floating_point())
+    process = process_of(job.method.start(model, job.arguments.seed))
+    every, before, drift_of = None, 0, "weights"
+    what = "weights after a step"
+    no_subnetworks = f"{job.method.name} draws no masks"
+    if process is not None:
+        config, every = process.config, process.config.resample_every
+        what, no_subnetworks = "the mean over masks, after a step", ""
+        if config.residual == "reset":
+            what = "subnetworks of one mask after another" if every else "weights after a step"
+            before = 1 if every else 0
+            no_subnetworks = (
+                'with residual="reset" nothing is learned outside the present mask, so that fresh '
+                "masks around the final anchor all give the anchor"
+            )
+        if every and config.anchor_decay < 1:
+            drift_of = "anchor"
+            parameters = frozenset(weight.name for weight in process.summary().weights)
+    late = [step for step in range(1, steps + 1) if step > steps / 2]
+    ends = [step - before for step in late if every and step % every == 0]
+    snapshots = spread(sorted({max(1, end) for end in ends}) or late, members)
+    drifts = sorted({*spread(range(1, steps // 2 + 1), members), *snapshots})
+    return Plan(snapshots, drifts, drift_of, parameters, what, no_subnetworks)
+
+
+def spread(steps: Sequence[int], count: int) -> list[int]:
+    """Chooses `count` of the steps, or all there are, evenly spread, the last one among them."""
+    places = {math.ceil((i + 1) * len(steps) / count) - 1 for i in range(count)}
+    return [steps[place] for place in sorted(places) if place >= 0]
+
+
+def process_of(finetuning: Finetuning) -> Masked | None:
+    """The masking process of a run, if it has one."""
+    while isinstance(finetuning, Averaged):
+        finetuning = finetuning.finetuning
+    return finetuning if isinstance(finetuning, Masked) else None
+
+
+@dataclass
+class Watch:
+    """Keeps what a training run shows at the steps of a plan."""
+
+    plan: Plan
+    last: int
+    """The last step of the run."""
+    members: int
+    pretrained: State
+    states: dict[str, list[State]] = field(default_factory=lambda: {name: [] for name in GROUPS})
+    drift: dict[str, list[float]] = field(default_factory=dict)
+    """By layer, one for each of the plan's steps."""
+    start: State = field(default_factory=dict)
+
+    def begin(self, method: Method, model: nn.Module, seed: int) -> Finetuning:
+        """Puts the method on the model."""
+        finetuning = method.start(model, seed)
+        self.start = _copy(self._followed(finetuning))
+        return finetuning
+
+    def __call__(self, step: int, finetuning: Finetuning, loss: float) -> None:
+        """Is what `train` calls."""
+        del loss
+        if step in self.plan.drifts:
+            drift = ensemble.drift(_copy(self._followed(finetuning)), self.start, self.pretrained)
+            for layer, value in drift.items():
+                self.drift.setdefault(layer, []).append(value)
+        if step in self.plan.snapshots:
+            self.states["snapshots"].append(_copy(finetuning.snapshot()))
+        process = process_of(finetuning)
+        if step == self.last and process is not None and not self.plan.no_subnetworks:
+            periods = range(process.period + 1, process.period + 1 + self.members)
+            self.states["subnetworks"] += [_copy(process.subnetwork(each)) for each in periods]
+
+    def _followed(self, finetuning: Finetuning) -> State:
+        process = process_of(finetuning) if self.plan.drift_of == "anchor" else None
+        state = finetuning.snapshot() if process is None else process.anchor()
+        return {name: value for name, value in state.items() if name in self.plan.parameters}
+
+
+def _copy(state: State) -> State:
+    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
