@@ -1,8 +1,8 @@
 """What a benchmark is: data sets of one task, in and out of domain, and the model to start from."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -54,3 +54,15 @@ class Benchmark:
     """Other domains, of other kinds, for choosing the library's defaults; never reported."""
     foundation: Callable[[], nn.Module]
     """Gives the pretrained model with its zero-shot head: eval mode, float32, on the CPU."""
+    metric: str = "accuracy"
+    """The official metric, a name in `gmixout.evaluation.official.METRICS`: what choices are made
+    on and what is compared."""
+    also: tuple[str, ...] = ()
+    """Metrics that are reported beside it."""
+    summary: str | None = None
+    """The official figure over all shifts, a name in `gmixout.evaluation.official.SUMMARIES`."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the results has to know: what is not there, what is not as usual."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values that tell this benchmark from others of its name (options, sizes, the model),
+    for the hash of a run."""
