@@ -177,3 +177,20 @@ def test_a_rate_that_one_lucky_seed_survived_is_not_selected(make_record):
     records = [make_record(lr=1e-3, seed=seed, id_val=0.90, id=0.9) for seed in range(3)]
     records.append(make_record(lr=3e-2, seed=1, id_val=0.95, id=0.95))
     assert against_reference_curve(records)["full", ""].selected.lr == 1e-3
+
+
+def test_without_shifts_there_is_nothing_to_compare(make_record):
+    records = [
+        make_record(method=method, lr=lr, accuracy={"id_val": lr, "id_test": lr})
+        for method in ("full", "lora", "zero_shot")
+        for lr in (0.5, 0.6)
+    ]
+    assert curves(records) == []
+    assert compare_at_matched_id(records) is None
+    assert front_area(records) == effective_robustness(records) == {}
+
+
+def test_curves_are_of_the_official_metric(make_record):
+    figures = {name: {"macro_f1": 0.25} for name in make_record().accuracy}
+    ((*_, points),) = curves([make_record(metric="macro_f1", figures=figures)])
+    assert points == (Point(0.25, 0.25),)

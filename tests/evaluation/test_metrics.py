@@ -6,13 +6,37 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from gmixout.errors import DataError, TrainingError
-from gmixout.evaluation.metrics import accuracy, evaluate, predict, score
+from gmixout.data.imagenet_c import KINDS
+from gmixout.errors import ConfigError, DataError, TrainingError
+from gmixout.evaluation.metrics import (
+    MAX_BATCH,
+    MAX_BATCH_VALUES,
+    Scores,
+    accuracy,
+    batch_size_for,
+    check_metrics,
+    evaluate,
+    figure,
+    predict,
+    score,
+    summarise_shifts,
+)
+from gmixout.evaluation.official import METRICS
 
 
-def dataset(logits, labels):
+def dataset(logits, labels, groups=None):
     """Images that an identity model turns into the given logits."""
-    return TensorDataset(torch.as_tensor(logits).float(), torch.as_tensor(labels))
+    data = TensorDataset(torch.as_tensor(logits).float(), torch.as_tensor(labels))
+    if groups is not None:
+        data.groups = torch.as_tensor(groups)
+    return data
+
+
+def benchmark_of(**changes):
+    right = dataset(torch.eye(3), [0, 1, 2])
+    sets = {"id_val": right, "id_test": right, "shifts": {"fonts": right}}
+    measured = {"metric": "accuracy", "also": (), "summary": None}
+    return SimpleNamespace(**(sets | measured | changes))
 
 
 @pytest.fixture
@@ -74,9 +98,7 @@ def test_label_without_a_logit(label):
 def test_evaluate_covers_every_set_and_names_the_broken_one(seven_of_ten):
     right = dataset(torch.eye(3), [0, 1, 2])
     wrong = dataset(torch.eye(3), [1, 2, 0])
-    benchmark = SimpleNamespace(
-        id_val=right, id_test=seven_of_ten, shifts={"noise/1": wrong, "fonts": right}
-    )
+    benchmark = benchmark_of(id_test=seven_of_ten, shifts={"noise/1": wrong, "fonts": right})
     found = evaluate(nn.Identity(), benchmark)
     assert {name: scores.accuracy for name, scores in found.items()} == {
         "id_val": 1.0,
@@ -125,3 +147,86 @@ def test_a_data_set_with_classes_of_its_own_is_scored_among_them():
     assert accuracy(nn.Identity(), data) == 0.5
     data.project = lambda logits: logits[:, 1:]  # two of the model's three classes
     assert accuracy(nn.Identity(), data) == 1.0
+
+
+def test_official_metrics_are_those_of_each_set_and_accuracy_stays_itself(seven_of_ten):
+    names = ("macro_recall", "accuracy")
+    benchmark = benchmark_of(metric="macro_f1", also=names, id_test=seven_of_ten)
+    found = evaluate(nn.Identity(), benchmark, batch_size=4)
+    logits, labels = seven_of_ten.tensors
+    assert found["id_test"].figures == {
+        name: METRICS[name](logits, labels) for name in ("macro_f1", "macro_recall")
+    }
+    assert found["id_test"].accuracy == 0.7
+    assert {*found} == {"id_val", "id_test", "fonts"}
+    assert found["fonts"].figures["macro_f1"] == 1.0
+    assert figure(nn.Identity(), seven_of_ten, "macro_f1") == found["id_test"].figures["macro_f1"]
+    plain = evaluate(nn.Identity(), benchmark_of(also=("accuracy",)))
+    assert all(scores.figures == {} for scores in plain.values())
+
+
+def test_metrics_of_groups_are_left_out_where_a_set_has_none():
+    """As for ImageNet-LT: the test images have shot groups, those of validation have none."""
+    logits, labels = torch.eye(3)[[0, 1, 1, 2]], [0, 1, 2, 2]
+    shots = ("many_shot", "medium_shot", "few_shot")
+    test = dataset(logits, labels, groups=[0, 0, 1, 1])
+    found = evaluate(nn.Identity(), benchmark_of(also=shots, id_test=test, shifts={}))
+    assert found["id_val"].figures == {}
+    # there is no class with few images, so nothing to measure
+    assert found["id_test"].figures == {"many_shot": 1.0, "medium_shot": 0.5}
+
+
+def test_what_cannot_be_measured_is_said_before_anything_is():
+    def broken(_):
+        raise AssertionError("the model was used")
+
+    grouped = dataset(torch.eye(3), [0, 1, 2], groups=[0, 1, 2])
+    for error, words, changes in (
+        (ConfigError, "metric='f1' must be one of: accuracy, macro_f1", {"metric": "f1"}),
+        (ConfigError, "also='f1' must be", {"also": ("accuracy", "f1")}),
+        (ConfigError, "summary='mce' must be one of: mce_alexnet", {"summary": "mce"}),
+        (DataError, "also='few_shot' needs groups, and no set has any", {"also": ("few_shot",)}),
+        (
+            DataError,
+            "metric='worst_group' needs groups.*have none: id_val, fonts.*`groups`",
+            {"metric": "worst_group", "id_test": grouped},
+        ),
+    ):
+        benchmark = benchmark_of(**changes)
+        for act in (check_metrics, lambda each: evaluate(broken, each)):
+            with pytest.raises(error, match=words):
+                act(benchmark)
+    check_metrics(benchmark_of(also=("worst_group",), id_test=grouped))
+
+
+def test_the_official_figure_over_all_shifts_is_there_or_a_note_says_why_not():
+    names = [f"{kind}/{severity}" for kind in KINDS for severity in range(1, 6)]
+    half = Scores(0.5, 1.0, 0.1, 10)
+    name = "mean_corruption_error_unnormalised"
+    benchmark = benchmark_of(shifts=dict.fromkeys([*names, "fonts"]), summary=name)
+    scores = dict.fromkeys(benchmark.shifts, half)
+    assert summarise_shifts(benchmark, scores) == ({name: 0.5}, [])
+    assert summarise_shifts(benchmark_of(shifts=benchmark.shifts), scores) == ({}, [])
+    del benchmark.shifts["fog/2"]
+    summary, (note,) = summarise_shifts(benchmark, scores)
+    assert summary == {}
+    assert "without its mean corruption error" in note
+    assert "fog/2" in note
+
+
+def test_large_images_go_in_small_batches_and_small_ones_as_ever():
+    for side, expected in ((28, MAX_BATCH), (64, MAX_BATCH)):
+        assert batch_size_for([(torch.empty(3, side, side, device="meta"), 0)]) == expected
+    for side in (224, 336, 4096):
+        size = batch_size_for([(torch.empty(3, side, side, device="meta"), 0)])
+        assert 1 <= size < MAX_BATCH
+        assert size == 1 or size * 3 * side**2 <= MAX_BATCH_VALUES < (size + 1) * 3 * side**2
+
+
+def test_workers_change_nothing_but_the_time(seven_of_ten):
+    for one, two in zip(
+        predict(nn.Identity(), seven_of_ten, batch_size=3),
+        predict(nn.Identity(), seven_of_ten, batch_size=3, num_workers=1),
+        strict=True,
+    ):
+        assert torch.equal(one, two)

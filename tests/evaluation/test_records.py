@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,8 @@ def test_json_round_trip(make_record):
 def test_a_field_with_a_default_may_be_missing(make_record):
     record = make_record()
     values = json.loads(record.to_json())
-    del values["pool"], values["members"]
+    for name in ("pool", "members", "metric", "figures", "summary", "notes"):
+        del values[name]
     assert Record.from_json(json.dumps(values)) == record
 
 
@@ -53,9 +55,78 @@ def test_accuracy_must_be_a_fraction(make_record, value):
         make_record(id=value)
 
 
-def test_accuracy_needs_a_shift(make_record):
-    with pytest.raises(StateError, match="at least one shift"):
-        make_record(accuracy={"id_val": 0.5, "id_test": 0.5})
+def test_accuracy_needs_validation_and_test(make_record):
+    with pytest.raises(StateError, match="needs `id_val` and `id_test`"):
+        make_record(accuracy={"id_val": 0.5, "noise": 0.5})
+
+
+def test_without_a_shift_the_test_itself_is_what_there_is(make_record):
+    record = make_record(accuracy={"id_val": 0.6, "id_test": 0.5})
+    assert record.shifts == {}
+    assert (record.id_val, record.id, record.ood, record.worst) == (0.6, 0.5, 0.5, 0.5)
+    # in a long-tailed benchmark the classes that training hardly saw stand for the shift
+    shots = {"many_shot": 0.7, "medium_shot": 0.5, "few_shot": 0.2}
+    record = replace(record, figures={"id_test": shots})
+    assert record.shifts == {"few_shot": 0.2}
+    assert (record.id, record.ood, record.worst) == (0.5, 0.2, 0.2)
+    assert make_record(figures={"id_test": shots}).shifts == make_record().shifts
+
+
+def test_the_official_metric_is_what_counts(make_record):
+    accuracy = make_record().accuracy
+    f1 = {name: value / 2 for name, value in accuracy.items()}
+    record = make_record(
+        metric="macro_f1",
+        figures={name: {"macro_f1": value, "macro_recall": 0.9} for name, value in f1.items()},
+    )
+    assert record.official == f1
+    assert record.of("accuracy") == accuracy
+    assert record.of("few_shot") == {}
+    plain = make_record()
+    assert plain.official == accuracy
+    for name in ("id_val", "id", "ood", "worst"):
+        assert getattr(record, name) == pytest.approx(getattr(plain, name) / 2)
+    assert record.shifts == pytest.approx({k: v / 2 for k, v in plain.shifts.items()})
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_summary_and_notes_are_kept(make_record):
+    record = make_record(summary={"mce_alexnet": 1.2}, notes=["val holds 3 classes"])
+    assert Record.from_json(record.to_json()) == record
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metric": "macro_f1"}, "macro_f1 is missing for fonts, id_test, id_val"),
+        ({"figures": {"fonts": {"macro_f1": math.nan}}}, "figures of fonts `macro_f1` is nan"),
+        ({"figures": {"fonts": {"macro_f1": 1.5}}}, "between 0 and 1"),
+        ({"figures": {"fonts": 0.5}}, "figures must be of the same sets.*'fonts': 0.5"),
+        ({"figures": {"letters": {"macro_f1": 0.5}}}, "figures must be of the same sets.*letters"),
+        ({"summary": {"mce_alexnet": -1.0}}, "summary `mce_alexnet`"),
+        ({"summary": {"mce_alexnet": math.nan}}, "summary `mce_alexnet`"),
+        ({"notes": "all is well"}, "notes"),
+    ],
+)
+def test_broken_figures_are_refused(make_record, changes, words):
+    with pytest.raises(StateError, match=words):
+        make_record(**changes)
+
+
+def test_old_records_still_read(make_record):
+    """Those of schema 2 from before there were official metrics: their figure is accuracy."""
+    results = Path(__file__).parents[2] / "benchmarks" / "results"
+    for log in sorted(results.glob("digits-*/records.jsonl")):
+        with log.open() as lines:
+            record = Record.from_json(next(lines))
+        assert record.official == record.accuracy
+        assert (record.metric, record.figures, record.summary, record.notes) == (
+            "accuracy",
+            {},
+            {},
+            [],
+        )
+        assert record.ood == pytest.approx(sum(record.shifts.values()) / len(record.shifts))
 
 
 @pytest.mark.parametrize(

@@ -150,3 +150,10 @@ def test_two_runs_of_one_seed_are_refused(make_record):
 def test_benchmarks_are_not_mixed(make_record):
     with pytest.raises(StateError, match=r"\['digits', 'pacs'\]"):
         summarise([make_record(), make_record(benchmark="pacs")])
+
+
+def test_records_of_several_official_metrics_are_no_table(make_record):
+    figures = {name: {"macro_f1": 0.25} for name in make_record().accuracy}
+    other = make_record(method="lora", metric="macro_f1", figures=figures)
+    with pytest.raises(StateError, match=r"several official metrics.*accuracy, macro_f1"):
+        summarise([make_record(), other])

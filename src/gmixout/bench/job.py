@@ -20,7 +20,7 @@ from torch import nn
 from gmixout.bench.folder import CHECKPOINT, MODEL, is_trained, load_model, save_model
 from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, StateError
-from gmixout.evaluation.metrics import accuracy, evaluate
+from gmixout.evaluation.metrics import accuracy, evaluate, summarise_shifts
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.methods import METHODS, Finetuning, Method
 from gmixout.methods.zero_shot import zero_shot
@@ -111,6 +111,7 @@ def make_record(
     options: dict[str, Any],
     state: State,
     facts: dict[str, Any],
+    num_workers: int = 0,
 ) -> Record:
     """Evaluates a model and returns the record of it.
 
@@ -121,10 +122,12 @@ def make_record(
         options: What tells the model from others of the run.
         state: Its weights.
         facts: The fields of `Record` that `UNTRAINED` lists.
+        num_workers: Processes that decode images.
     """
     model = load_weights(benchmark, state)
     device = PartialState().device
-    scores = evaluate(model, benchmark)
+    scores = evaluate(model, benchmark, num_workers=num_workers)
+    summary, notes = summarise_shifts(benchmark, scores)
     return Record(
         run=run,
         benchmark=benchmark.name,
@@ -134,6 +137,10 @@ def make_record(
         nll={name: each.nll for name, each in scores.items()},
         ece={name: each.ece for name, each in scores.items()},
         examples={name: each.examples for name, each in scores.items()},
+        metric=benchmark.metric,
+        figures={name: each.figures for name, each in scores.items() if each.figures},
+        summary=summary,
+        notes=[*benchmark.notes, *notes],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),

@@ -1,5 +1,7 @@
 """Methods compared as curves: out-of-domain accuracy at matched in-domain accuracy.
 
+Accuracy stands for the benchmark's official metric throughout (`Record.official`).
+
 The learning rate moves every finetuning method along an ID-OOD trade-off (interpolation with the
 pretrained weights does the same), so two points say nothing: one may simply have trained more.
 
@@ -66,9 +68,9 @@ class Curve(NamedTuple):
 
 
 def curves(records: Iterable[Record]) -> list[Curve]:
-    """One curve for each method, variant and seed."""
+    """One curve for each method, variant and seed; none of a benchmark without shifts."""
     points: dict[tuple[str, str, int], list[Point]] = {}
-    for cell in summarise(records):
+    for cell in summarise(record for record in records if record.shifts):
         for record in cell.records:
             key = (cell.method, cell.variant, record.seed)
             points.setdefault(key, []).append(Point(record.id, record.ood))
@@ -238,9 +240,9 @@ def effective_robustness(
 
     Returns:
         A difference of accuracies by series, for the model that ID validation selects; empty where
-        fewer than two ID accuracies of baselines are known.
+        fewer than two ID accuracies of baselines are known, and without shifts.
     """
-    cells = summarise(records)
+    cells = summarise(record for record in records if record.shifts)
     base = [record for cell in cells if cell.method in baselines for record in cell.records]
     id = np.array([_logit(record.id, record.examples["id_test"]) for record in base])
     if len(set(id.tolist())) < 2:
@@ -268,18 +270,25 @@ def _logit(accuracy: float, examples: int) -> float:
     return float(np.log(right / (examples + 1 - right)))
 
 
+def id_range_of(references: Sequence[Curve]) -> tuple[float, float] | None:
+    """The ID accuracies that the front of the reference covers in every seed, if there are any."""
+    if not references:
+        return None
+    fronts = [curve.front for curve in references]
+    low, high = max(front[0].id for front in fronts), min(front[-1].id for front in fronts)
+    return (low, high) if low <= high else None
+
+
 def id_levels_of(references: Sequence[Curve], count: int = 3) -> list[float]:
     """Levels spread evenly inside the ID range that the reference covers in every seed.
 
     Inside, not at its ends: there the other methods have models on both sides more often. Rounded
     to tenths of a percent where that stays inside.
     """
-    if not references:
+    covered = id_range_of(references)
+    if covered is None:
         return []
-    fronts = [curve.front for curve in references]
-    low, high = max(front[0].id for front in fronts), min(front[-1].id for front in fronts)
-    if low > high:
-        return []
+    low, high = covered
     levels = {round(float(x), 3) for x in np.linspace(low, high, count + 2)[1:-1]}
     return sorted(level for level in levels if low <= level <= high) or [(low + high) / 2]
 

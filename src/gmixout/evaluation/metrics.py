@@ -1,8 +1,9 @@
 """How well a model does on a data set, and on all the data sets of a benchmark."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from gmixout.errors import DataError, TrainingError
+from gmixout.errors import ConfigError, DataError, TrainingError
+from gmixout.evaluation.official import METRICS, SUMMARIES
+
+MAX_BATCH = 512
+"""Images in a forward pass at most."""
+MAX_BATCH_VALUES = 2**24
+"""Values in a batch of images at most, 64 MiB of float32: 111 images of 3 x 224 x 224, whose
+activations in a ViT-B/16 take about 1 GB."""
 
 
 class Splits(Protocol):
@@ -28,6 +36,18 @@ class Splits(Protocol):
     def shifts(self) -> Mapping[str, Dataset[Any]]:
         """Shifted test sets by name."""
 
+    @property
+    def metric(self) -> str:
+        """The official metric, a name in `METRICS`."""
+
+    @property
+    def also(self) -> Sequence[str]:
+        """Metrics that are reported beside it."""
+
+    @property
+    def summary(self) -> str | None:
+        """The official figure over all shifts, a name in `SUMMARIES`."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -43,42 +63,118 @@ class Scores:
     """
     examples: int
     """Number of images."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """The benchmark's other metrics by their names in `METRICS`, as far as the set has them."""
 
 
 def evaluate(
     model: nn.Module,
     benchmark: Splits,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     device: torch.device | str | None = None,
+    num_workers: int = 0,
 ) -> dict[str, Scores]:
     """Scores on `id_val`, `id_test` and every shift of the benchmark.
+
+    A metric beside the official one that needs groups is left out where a set has none.
 
     Args:
         model: Maps images [B, C, H, W] to logits [B, classes].
         benchmark: Its sets give (image, label) pairs.
-        batch_size: Images in a forward pass.
+        batch_size: Images in a forward pass; by default as `batch_size_for` says of each set.
         device: Where the batches go; by default to where the model's first parameter is.
+        num_workers: Processes that decode images.
 
     Raises:
-        DataError: See `predict`; the message names the set.
+        ConfigError: See `check_metrics`.
+        DataError: See `check_metrics` and `predict`; the latter's message names the set.
         TrainingError: See `predict`; the message names the set.
     """
-    sets = {"id_val": benchmark.id_val, "id_test": benchmark.id_test, **benchmark.shifts}
+    check_metrics(benchmark)
+    names = [name for name in (benchmark.metric, *benchmark.also) if name != "accuracy"]
     results = {}
-    for name, dataset in sets.items():
+    for name, dataset in _sets(benchmark).items():
         try:
-            results[name] = score(*predict(model, dataset, batch_size, device))
+            predictions = predict(model, dataset, batch_size, device, num_workers)
         except (DataError, TrainingError) as error:
             raise type(error)(f"evaluating on `{name}`: {error}") from error
+        results[name] = score(*predictions, names, _groups(dataset))
     return results
 
 
-def score(logits: Tensor, labels: Tensor) -> Scores:
+def check_metrics(benchmark: Splits) -> None:
+    """Finds out before a training whether the benchmark's metrics can be had from its sets.
+
+    Raises:
+        ConfigError: There is no metric or summary of a name.
+        DataError: The official metric needs groups and a set has none, or another metric needs them
+            and no set has any.
+    """
+    asked = {"metric": (benchmark.metric,), "also": benchmark.also}
+    for field_name, names in asked.items():
+        for name in names:
+            if name not in METRICS:
+                raise ConfigError(f"{field_name}={name!r} must be one of: {', '.join(METRICS)}")
+    if benchmark.summary is not None and benchmark.summary not in SUMMARIES:
+        raise ConfigError(f"summary={benchmark.summary!r} must be one of: {', '.join(SUMMARIES)}")
+    without = [name for name, each in _sets(benchmark).items() if _groups(each) is None]
+    if METRICS[benchmark.metric].needs_groups and without:
+        raise DataError(
+            f"metric={benchmark.metric!r} needs groups, and these sets have none: "
+            f"{', '.join(without)}. Give each a tensor `groups`, or make it one of `also`."
+        )
+    for name in benchmark.also:
+        if METRICS[name].needs_groups and len(without) == len(_sets(benchmark)):
+            raise DataError(f"also={name!r} needs groups, and no set has any (a tensor `groups`)")
+
+
+def summarise_shifts(
+    benchmark: Splits, scores: Mapping[str, Scores]
+) -> tuple[dict[str, float], list[str]]:
+    """The official figure over all shifts.
+
+    Args:
+        benchmark: Names the figure.
+        scores: As `evaluate` gives them.
+
+    Returns:
+        The figure by its name in `SUMMARIES`, if the benchmark has one, and notes that say why it
+        is not there where shifts it needs were left out.
+    """
+    name = benchmark.summary
+    if name is None:
+        return {}, []
+    accuracies = {shift: scores[shift].accuracy for shift in benchmark.shifts}
+    try:
+        return {name: SUMMARIES[name](accuracies)}, []
+    except DataError as error:
+        return {}, [f"without its {SUMMARIES[name].title}: {error}"]
+
+
+def _sets(benchmark: Splits) -> dict[str, Dataset[Any]]:
+    return {"id_val": benchmark.id_val, "id_test": benchmark.id_test, **benchmark.shifts}
+
+
+def _groups(dataset: Dataset[Any]) -> Tensor | None:
+    """`[N]` or None: the groups of a data set that has some."""
+    groups: Tensor | None = getattr(dataset, "groups", None)
+    return groups
+
+
+def score(
+    logits: Tensor,
+    labels: Tensor,
+    metrics: Sequence[str] = (),
+    groups: Tensor | None = None,
+) -> Scores:
     """Scores of predictions.
 
     Args:
         logits: `[N, classes]`, finite.
         labels: `[N]`, from 0 to classes - 1.
+        metrics: Names in `METRICS` of further figures. Those that need groups are left out where
+            there are none, and so is what comes out as nan: there was nothing to measure.
+        groups: `[N]`.
     """
     # Takes seconds to import, of which a command's --help should know nothing.
     from torchmetrics.functional import calibration_error
@@ -87,24 +183,49 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
     ece = calibration_error(
         logits.softmax(1), labels, task="multiclass", num_classes=classes, n_bins=15, norm="l1"
     )
+    figures = {
+        name: METRICS[name](logits, labels, groups)
+        for name in metrics
+        if groups is not None or not METRICS[name].needs_groups
+    }
     return Scores(
         accuracy=float((logits.argmax(1) == labels).sum()) / len(labels),
         nll=float(cross_entropy(logits.double(), labels)),
         ece=float(ece.clamp(0, 1)),
         examples=len(labels),
+        figures={name: value for name, value in figures.items() if not math.isnan(value)},
     )
 
 
-def accuracy(model: nn.Module, dataset: Dataset[Any], batch_size: int = 512) -> float:
+def figure(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    metric: str = "accuracy",
+    batch_size: int | None = None,
+    num_workers: int = 0,
+) -> float:
+    """One metric, a name in `METRICS`, of a model on a data set; raises as `predict`."""
+    logits, labels = predict(model, dataset, batch_size, num_workers=num_workers)
+    return METRICS[metric](logits, labels, _groups(dataset))
+
+
+def accuracy(model: nn.Module, dataset: Dataset[Any], batch_size: int | None = None) -> float:
     """Share of the images whose largest logit is that of their label; raises as `predict`."""
-    return score(*predict(model, dataset, batch_size)).accuracy
+    return figure(model, dataset, "accuracy", batch_size)
+
+
+def batch_size_for(dataset: Dataset[Any]) -> int:
+    """How many images of this size go in one forward pass: see `MAX_BATCH_VALUES`."""
+    values: int = dataset[0][0].numel()
+    return max(1, min(MAX_BATCH, MAX_BATCH_VALUES // values))
 
 
 def predict(
     model: nn.Module,
     dataset: Dataset[Any],
-    batch_size: int = 512,
+    batch_size: int | None = None,
     device: torch.device | str | None = None,
+    num_workers: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """A model's logits on a data set, and the labels.
 
@@ -115,11 +236,12 @@ def predict(
         model: Maps images [B, C, H, W] to logits [B, classes].
         dataset: Items are (image [C, H, W], label). A data set with classes of its own (ImageNet-R
             has 200 of the model's 1,000) has a method `project`: the model's logits to its own.
-        batch_size: Images in a forward pass.
+        batch_size: Images in a forward pass; by default as `batch_size_for` says.
         device: Where the batches go; by default to where the model's first parameter is.
+        num_workers: Processes that decode images.
 
     Returns:
-        Logits `[N, classes]` and labels `[N]`, on the CPU.
+        Logits `[N, classes]` and labels `[N]`, on the CPU, in the order of the data set.
 
     Raises:
         DataError: If the data set is empty or a label has no logit.
@@ -130,7 +252,12 @@ def predict(
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     # a generator of its own: an unshuffled DataLoader draws from the global one all the same
-    loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator())
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size or batch_size_for(dataset),
+        num_workers=num_workers,
+        generator=torch.Generator(),
+    )
     batches = []
     project = getattr(dataset, "project", _as_they_are)
     with evaluating(model), torch.inference_mode():

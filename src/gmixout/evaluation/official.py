@@ -5,14 +5,42 @@ figures of many, functions of their accuracies by name (`<kind>/<severity>`).
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gmixout.errors import DataError
 
-Metric = Callable[[Tensor, Tensor, Tensor | None], float]
-Summary = Callable[[Mapping[str, float]], float]
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of one data set, from 0 to 1, the higher the better."""
+
+    title: str
+    """What people call it, in the middle of a sentence."""
+    compute: Callable[[Tensor, Tensor, Tensor | None], float]
+    needs_groups: bool = False
+
+    def __call__(self, logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
+        """The figure of logits `[N, classes]`, labels `[N]` and groups `[N]`."""
+        return self.compute(logits, labels, groups)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A figure of many data sets, the lower the better."""
+
+    title: str
+    """What people call it; they read it in per cent."""
+    note: str
+    """What it is, with its normalisation."""
+    compute: Callable[[Mapping[str, float]], float]
+
+    def __call__(self, accuracies: Mapping[str, float]) -> float:
+        """The figure of accuracies by the names of data sets."""
+        return self.compute(accuracies)
+
 
 ALEXNET_ERRORS: Mapping[str, float] = {
     "gaussian_noise": 0.886428,
@@ -99,26 +127,30 @@ def worst_group(logits: Tensor, labels: Tensor, groups: Tensor | None) -> float:
 
 
 def _shot(shot: str) -> Metric:
+    """Accuracy on the classes with many, medium or few training images; nan if there are none."""
     group = SHOTS.index(shot)
 
-    def metric(logits: Tensor, labels: Tensor, groups: Tensor | None) -> float:
+    def compute(logits: Tensor, labels: Tensor, groups: Tensor | None) -> float:
         inside = _given(f"{shot}_shot", groups) == group
         return accuracy(logits[inside], labels[inside])
 
-    metric.__doc__ = f"Accuracy on the classes with {shot} training images; nan if there are none."
-    return metric
+    return Metric(f"{shot}-shot accuracy", compute, needs_groups=True)
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": accuracy,
-    "macro_f1": macro_f1,
-    "macro_recall": macro_recall,
-    "worst_group": worst_group,
+    "accuracy": Metric("accuracy", accuracy),
+    "macro_f1": Metric("macro F1", macro_f1),
+    "macro_recall": Metric("macro recall", macro_recall),
+    "worst_group": Metric("worst-group accuracy", worst_group, needs_groups=True),
     "many_shot": _shot("many"),
     "medium_shot": _shot("medium"),
     "few_shot": _shot("few"),
 }
 """Figures of one data set: `metric(logits [N, classes], labels [N], groups [N] or None)`."""
+
+HARDEST = ("few_shot", "worst_group")
+"""Metrics of the part of a test set that training served worst: what stands for the shift where a
+benchmark has no other domain."""
 
 
 def mce_alexnet(accuracies: Mapping[str, float]) -> float:
@@ -157,8 +189,17 @@ def mean_corruption_error_unnormalised(accuracies: Mapping[str, float]) -> float
 
 
 SUMMARIES: dict[str, Summary] = {
-    "mce_alexnet": mce_alexnet,
-    "mean_corruption_error_unnormalised": mean_corruption_error_unnormalised,
+    "mce_alexnet": Summary(
+        "mCE",
+        "mean corruption error, the error on each kind divided by AlexNet's: 100 is as bad as "
+        "AlexNet",
+        mce_alexnet,
+    ),
+    "mean_corruption_error_unnormalised": Summary(
+        "mean corruption error",
+        "over 15 kinds at 5 severities, divided by nothing, as no baseline was published",
+        mean_corruption_error_unnormalised,
+    ),
 }
 """Figures of many data sets: `summary(accuracies by name)`."""
 

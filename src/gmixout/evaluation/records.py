@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from filelock import FileLock
 
 from gmixout.errors import StateError
+from gmixout.evaluation.official import HARDEST
 
 SCHEMA = 2
 ID_SETS = ("id_val", "id_test")
@@ -29,11 +30,14 @@ def _now() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One evaluated model. Accuracies and calibration errors are fractions in [0, 1].
+    """One evaluated model. Accuracies, metrics and calibration errors are fractions in [0, 1].
+
+    What is chosen and compared by is `official`: the benchmark's official metric, mostly accuracy.
 
     Raises:
         StateError: If a field has a foreign type, a figure is out of range, `accuracy` lacks
-            `id_val`, `id_test` or any shift, or another figure is not given for the same sets.
+            `id_val` or `id_test`, another figure is not given for the same sets, or the official
+            metric is missing for one of them.
     """
 
     schema: int = SCHEMA
@@ -60,7 +64,8 @@ class Record:
     train_loss: float | None
     """Mean training loss of the stretch of steps before the evaluation."""
     accuracy: dict[str, float]
-    """`id_val`, `id_test` and one entry for each shift, named "group" or "group/part"."""
+    """`id_val`, `id_test` and one entry for each shift, named "group" or "group/part"; whatever
+    the official metric is."""
     nll: dict[str, float]
     """Mean negative log-likelihood in nats of the same sets."""
     ece: dict[str, float]
@@ -84,6 +89,14 @@ class Record:
     """Hashes of the training runs that a soup was made of or chosen from; empty for others."""
     members: list[str] = field(default_factory=list)
     """Those of `pool` that are in the mean."""
+    metric: str = "accuracy"
+    """The benchmark's official metric, a name in `official.METRICS`."""
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Of a set its metrics by name, other than accuracy and as far as the set has them."""
+    summary: dict[str, float] = field(default_factory=dict)
+    """Official figures over all shifts, by name in `official.SUMMARIES`."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the figures has to know."""
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(Record).items():
@@ -93,10 +106,9 @@ class Record:
             raise StateError(
                 f"a record of schema {self.schema}; this version of gmixout reads schema {SCHEMA}"
             )
-        if not {"id_val", "id_test"} < self.accuracy.keys():
+        if not set(ID_SETS) <= self.accuracy.keys():
             raise StateError(
-                "a record's accuracy needs `id_val`, `id_test` and at least one shift, "
-                f"got {sorted(self.accuracy)}"
+                f"a record's accuracy needs `id_val` and `id_test`, got {sorted(self.accuracy)}"
             )
         for name, highest in _HIGHEST.items():
             figures = getattr(self, name)
@@ -105,11 +117,20 @@ class Record:
                     f"a record's {name} must be of the same sets as its accuracy, "
                     f"{sorted(self.accuracy)}, got {sorted(figures)}"
                 )
-            for key, value in figures.items():
-                if not (_is_a(value, float) and 0 <= value <= highest):
-                    raise StateError(
-                        f"{name} `{key}` is {value!r}; it must be between 0 and {highest}"
-                    )
+            _refuse_out_of_range(name, figures, highest)
+        for name, figures in self.figures.items():
+            if name not in self.accuracy or not isinstance(figures, dict):
+                raise StateError(
+                    "a record's figures must be of the same sets as its accuracy, "
+                    f"{sorted(self.accuracy)}, got {name!r}: {figures!r}"
+                )
+            _refuse_out_of_range(f"figures of {name}", figures, 1.0)
+        _refuse_out_of_range("summary", self.summary, math.inf)
+        without = self.accuracy.keys() - self.official.keys()
+        if without:
+            raise StateError(
+                f"a record's {self.metric} is missing for {', '.join(sorted(without))}"
+            )
         if not 0 <= self.step <= self.steps:
             raise StateError(f"step={self.step} of a run of {self.steps} steps")
 
@@ -123,30 +144,49 @@ class Record:
         """Place on the line from the pretrained (0) to the finetuned weights (1), if it has one."""
         return self.options.get("alpha")
 
+    def of(self, metric: str) -> dict[str, float]:
+        """A metric of each set that has it."""
+        if metric == "accuracy":
+            return self.accuracy
+        return {name: each[metric] for name, each in self.figures.items() if metric in each}
+
+    @property
+    def official(self) -> dict[str, float]:
+        """The official metric of each set; "the figure" of a set everywhere in this project."""
+        return self.of(self.metric)
+
     @property
     def id_val(self) -> float:
-        """In-domain validation accuracy: the one figure that choices are made on."""
-        return self.accuracy["id_val"]
+        """The figure of in-domain validation: the one that choices are made on."""
+        return self.official["id_val"]
 
     @property
     def id(self) -> float:
-        """In-domain test accuracy."""
-        return self.accuracy["id_test"]
+        """The figure of the in-domain test."""
+        return self.official["id_test"]
 
     @property
     def shifts(self) -> dict[str, float]:
-        """Accuracy of each shift group: the mean over its parts."""
-        return by_group(self.accuracy)
+        """The figure of each shift group: the mean over its parts.
+
+        Where a benchmark has no other domains, its worst-served images stand for them: few-shot or
+        worst-group accuracy of the in-domain test, if it has one; else there are none.
+        """
+        own = self.figures.get("id_test", {})
+        return by_group(self.official) or {name: own[name] for name in HARDEST if name in own}
 
     @property
     def ood(self) -> float:
-        """Mean over the shift groups, so that a group with many parts weighs no more."""
-        return fmean(self.shifts.values())
+        """Mean over the shift groups, so that a group with many parts weighs no more.
+
+        Without any it is `id`, the only test there is.
+        """
+        return fmean(self.shifts.values() or [self.id])
 
     @property
     def worst(self) -> float:
-        """Accuracy of the shift group that suffers most."""
-        return min(self.shifts.values())
+        """The figure of the shift group that suffers most; as `ood` without any."""
+        return min(self.shifts.values(), default=self.id)
 
     @property
     def model(self) -> tuple[str, str, str, str, int, int | None]:
@@ -187,6 +227,12 @@ class Record:
                 f"unknown: {sorted(values.keys() - names)}"
             )
         return cls(**values)
+
+
+def _refuse_out_of_range(name: str, figures: Mapping[str, object], highest: float) -> None:
+    for key, value in figures.items():
+        if not (_is_a(value, float) and 0 <= value <= highest):  # type: ignore[operator]
+            raise StateError(f"{name} `{key}` is {value!r}; it must be between 0 and {highest}")
 
 
 def _has_no_default(field: Field[Any]) -> bool:

@@ -16,11 +16,11 @@ class Candidate(Protocol):
 
     @property
     def id_val(self) -> float:
-        """In-domain validation accuracy."""
+        """The official figure of in-domain validation."""
 
     @property
     def ood(self) -> Any:
-        """Mean accuracy over the reported shifts: for the oracle's eyes alone."""
+        """Mean figure over the reported shifts: for the oracle's eyes alone."""
 
     @property
     def lr(self) -> float | None:
@@ -74,7 +74,7 @@ def _is_of_the_end(candidate: Candidate, every: list[Candidate]) -> bool:
 
 id_validation = Rule(
     "id_validation",
-    "highest accuracy on in-domain validation data; no test set and no shift had a say",
+    "best on in-domain validation data; no test set and no shift had a say",
     lambda candidate: candidate.id_val,
 )
 last = Rule(
@@ -85,7 +85,7 @@ last = Rule(
 )
 oracle = Rule(
     "oracle",
-    "ORACLE: highest accuracy on the shifted test sets themselves, which nobody can know",
+    "ORACLE: best on the shifted test sets themselves, which nobody can know",
     lambda candidate: candidate.ood,
 )
 

@@ -97,13 +97,13 @@ class Cell:
 
     @property
     def id_val(self) -> float:
-        """In-domain validation accuracy, mean over seeds."""
+        """The official figure of in-domain validation, mean over seeds."""
         # rounded, so that means equal on paper are a tie for a selection rule too
         return round(fmean(record.id_val for record in self.records), 9)
 
     @property
     def ood(self) -> float:
-        """Mean accuracy over the shift groups, mean over seeds."""
+        """The official figure under shift, mean over the shift groups and over seeds."""
         return round(fmean(record.ood for record in self.records), 9)
 
     @property
@@ -123,8 +123,8 @@ def summarise(records: Iterable[Record]) -> list[Cell]:
     with its latest record.
 
     Raises:
-        StateError: If the records are of several benchmarks, or two runs of one cell have the
-            same seed, so that something differs between them that no cell shows.
+        StateError: If the records are of several benchmarks or official metrics, or two runs of one
+            cell have the same seed, so that something differs between them that no cell shows.
     """
     return _cells(record for record in records if record.final)
 
@@ -161,6 +161,12 @@ def _cells(records: Iterable[Record]) -> list[Cell]:
     benchmarks = sorted({record.benchmark for record in unique})
     if len(benchmarks) > 1:
         raise StateError(f"records of several benchmarks {benchmarks}: report on one at a time")
+    metrics = sorted({record.metric for record in unique})
+    if len(metrics) > 1:
+        raise StateError(
+            f"records of several official metrics of one benchmark, {', '.join(metrics)}: its "
+            "definition has changed in between; keep such runs in folders of their own"
+        )
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record, variant in zip(unique, _variants(unique), strict=True):
         key = (record.method, variant, record.lr, record.alpha, record.step)
