@@ -14,11 +14,11 @@ from PIL import Image
 from toy_benchmark import toy
 
 from gmixout import __version__, data
-from gmixout.bench.job import method_spec
 from gmixout.cli import COMMANDS, as_options, main
 from gmixout.errors import StateError
 from gmixout.evaluation.records import RecordLog
 from gmixout.methods import METHODS, Method, get_method
+from gmixout.named import spec_of
 
 TOY = ["finetune", "--benchmark", "toy", "--batch_size", "8", "--log_every_steps", "2"]
 
@@ -277,7 +277,7 @@ def method_of(config: dict[str, object]) -> Method:
 def test_a_method_has_its_own_defaults_whatever_stood_there_before(name, tmp_path, capsys):
     config = tmp_path / "config.yaml"
     before = get_method("gmixout", mask_rate=0.25, structure="column", resample_every=3)
-    config.write_text(yaml.safe_dump({"method": method_spec(before)}))
+    config.write_text(yaml.safe_dump({"method": spec_of(before, METHODS)}))
     named = tmp_path / "named.yaml"
     named.write_text(yaml.safe_dump({"method": name}))
     for words in (["--method", name], ["--config", config, "--method", name], ["--config", named]):

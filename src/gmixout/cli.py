@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import (
@@ -19,10 +19,10 @@ from jsonargparse import (
 from rich.console import Console
 
 from gmixout import __version__, bench
-from gmixout.bench.job import method_spec
 from gmixout.data import SOURCES
 from gmixout.errors import GmixoutError
 from gmixout.methods import METHODS, get_method
+from gmixout.named import spec_of
 
 COMMANDS: dict[str, Any] = {
     "finetune": bench.finetune,
@@ -95,6 +95,7 @@ def as_options(words: Sequence[str]) -> list[str]:
       command are its first parameter, where that has no default.
     - `--seeds 0,1,2` and `--seeds 0 1 2` stand for `--seeds [0,1,2]` where a list is expected.
     - `--batch-size` is `--batch_size`.
+    - `--benchmark pacs --data-root DIR --train-domain photo`: a data set's options need no prefix.
     - `--method my.module:MyMethod` is the import path my.module.MyMethod, and a name in `METHODS`
       stands for the method with all its options.
 
@@ -117,10 +118,13 @@ def as_options(words: Sequence[str]) -> list[str]:
     if not {"method", "config"} & set(names):
         of_default = any(re.match(r"method\.(?!help)", name) for name in names)
         given = [("method", ["gmixout"]), *given] if of_default else given
-    if subject == "source":  # its options are those of the command
-        own = {*parameters, f"{subject}.help", "help", "config", "print_config", ""}
-        given = [(n if n in own else f"source.{n}", values) for n, values in given]
     kinds = {name: str(parameter.annotation) for name, parameter in parameters.items()}
+    for data in ("source", "benchmark"):
+        name = next((words[0] for name, words in given if name == data and words), "")
+        if data in parameters and name in SOURCES:
+            own = inspect.signature(SOURCES[name]).parameters
+            given = [(_of_data(data, option, own), values) for option, values in given]
+            kinds |= {f"{data}.{n}": str(field.annotation) for n, field in own.items()}
     options = []
     for name, values in given:
         if name == "method" and values and values[0] in METHODS:
@@ -134,6 +138,12 @@ def as_options(words: Sequence[str]) -> list[str]:
             values = [_with_methods(value) for value in values]
         options += [f"--{name}" if name else "", *values]
     return [*command, *(word for word in options if word)]
+
+
+def _of_data(data: str, option: str, fields: Mapping[str, Any]) -> str:
+    """The parser's name of an option, which may be one of the data set's."""
+    field = "root" if option == "data_root" else option
+    return f"{data}.{field}" if field in fields else option
 
 
 def _command_of(words: Sequence[str]) -> tuple[list[str], list[str], Callable[..., Any] | None]:
@@ -166,7 +176,7 @@ def _with_methods(value: str) -> str:
     """
 
     def spelled(name: str) -> str:
-        return json.dumps(method_spec(get_method(name))) if name in METHODS else name
+        return json.dumps(spec_of(get_method(name), METHODS)) if name in METHODS else name
 
     value = re.sub(r"(?<=\w):(?=\w)", ".", value)
     if re.fullmatch(r"\[[\w\s,.]*\]", value):
@@ -180,9 +190,8 @@ class _Help(DefaultHelpFormatter):
     def _expand_help(self, action: Any) -> str:
         text = str(super()._expand_help(action))
         text = re.sub(r"gmixout\.(?:methods|data)\.\w+\.(\w+)", r"\1", text)
-        text = re.sub(
-            r"type: (Method|Source|Union\[list\[Method\].*?null\])( \| null)?, ", "", text
-        )
+        kinds = r"type: (Method|Source|Union\[list\[Method\].*?null\])( \| (str|null))*, "
+        text = re.sub(kinds, "", text)
         text = re.sub(r",? ?type: <class 'Path'>", "", text).replace("(, ", "(")
         return re.sub("(default: null, |required, )?known subclasses:", "there are:", text)
 

@@ -9,11 +9,14 @@ from rich.console import Console
 
 from gmixout.bench.folder import RECORDS, run_folder
 from gmixout.bench.grid import Grid
-from gmixout.bench.job import method_spec
+from gmixout.bench.progress import tell
 from gmixout.bench.report import present
+from gmixout.bench.task import Head, Task
+from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.methods import METHODS, Method, get_method
+from gmixout.named import spec_of
 from gmixout.training import TrainingArguments
 
 COMPARED = ("zero_shot", "full", "wise_ft", "random_mask", "mixout", "gmixout")
@@ -27,7 +30,9 @@ LEVERS: dict[str, list[Any]] = {
 
 
 def compare(
-    benchmark: str = "digits",
+    benchmark: Source | str = "digits",
+    model: str | None = None,
+    head: Head | None = None,
     methods: list[Method] | Literal["all"] | None = None,
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
     seeds: tuple[int, ...] = (0,),
@@ -45,7 +50,10 @@ def compare(
     is refreshed meanwhile.
 
     Args:
-        benchmark: Name of the benchmark, or `module:function` of your own that returns one.
+        benchmark: digits, `module:function` of your own, or a data set, whose options follow as
+            `--data-root DIR --train-domain photo`.
+        model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
+        head: Classifier to start from; by default the best that the model has.
         methods: The methods, `full,gmixout` say, or `all` (that this model allows); by default
             zero_shot, full, wise_ft, random_mask, mixout and gmixout. `module:Class` is a method of
             your own.
@@ -66,15 +74,18 @@ def compare(
     if methods is None or methods == "all":
         methods = [get_method(name) for name in (METHODS if every else COMPARED)]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    grid = Grid(benchmark, methods, lrs, seeds, settings, out, workers, leave_out=every)
+    task = Task(benchmark, model, head)
+    grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=every)
     for method, reason in grid.left_out.items():
         Console(stderr=True).print(f"{method} is left out: {reason}", highlight=False)
-    what = {"methods": [method_spec(method) for method in methods]}
+    what = {"methods": [spec_of(method, METHODS) for method in methods]}
     return _carry_out(grid, what, resume, overwrite)
 
 
 def sweep(
-    benchmark: str = "digits",
+    benchmark: Source | str = "digits",
+    model: str | None = None,
+    head: Head | None = None,
     method: Method | None = None,
     over: dict[str, list[Any]] | None = None,
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
@@ -91,7 +102,10 @@ def sweep(
     resample_every.
 
     Args:
-        benchmark: Name of the benchmark, or `module:function` of your own that returns one.
+        benchmark: digits, `module:function` of your own, or a data set, whose options follow as
+            `--data-root DIR --train-domain photo`.
+        model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
+        head: Classifier to start from; by default the best that the model has.
         method: The method, by default gmixout; options that are not swept follow as
             `--method.NAME VALUE`.
         over: Values by option: `--over.mask_rate 0.8,0.9 --over.structure row,column`.
@@ -124,13 +138,14 @@ def sweep(
     combinations = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
     methods = [replace(method, **options) for options in combinations]  # type: ignore[type-var]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    grid = Grid(benchmark, methods, lrs, seeds, settings, out, workers)
-    what = {"method": method_spec(method), "over": over}
+    grid = Grid(Task(benchmark, model, head), methods, lrs, seeds, settings, out, workers)
+    what = {"method": spec_of(method, METHODS), "over": over}
     return _carry_out(grid, what, resume, overwrite)
 
 
 def _carry_out(grid: Grid, what: dict[str, Any], resume: bool, overwrite: bool) -> list[Record]:
-    config = {"benchmark": grid.name, **what, **grid.settings()}
+    config = {**grid.task.plain(), **what, **grid.settings()}
+    tell(grid.benchmark)
     with run_folder(grid.out, config, resume, overwrite, (*what, *grid.may_change())):
         try:
             grid.carry_out()

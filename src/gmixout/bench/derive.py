@@ -7,10 +7,17 @@ from typing import Any, Literal
 
 from gmixout import weightspace
 from gmixout.bench.folder import MODEL, RECORDS, load_model, run_folder, save_model
-from gmixout.bench.job import UNTRAINED, about_model, hash_of, id_validation_accuracy, make_record
+from gmixout.bench.job import (
+    UNTRAINED,
+    about_model,
+    hash_of,
+    id_validation_accuracy,
+    identity_of,
+    make_record,
+)
 from gmixout.bench.report import present
+from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
-from gmixout.data import Benchmark, load_benchmark
 from gmixout.errors import StateError
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.weightspace import State
@@ -36,10 +43,10 @@ def interpolate(
         GmixoutError: A folder holds no model, the models do not share their pretrained start, or
             alpha is out of range.
     """
-    (state_a, state_b), benchmark, pretrained = _load_models([a, b])
+    (state_a, state_b), task = _load_models([a, b])
     state = weightspace.interpolate(state_a, state_b, alpha)
     options = {"alpha": alpha, "a": str(a), "b": str(b)}
-    return _write(out, benchmark, "interpolate", options, state, pretrained, overwrite)
+    return _write(out, task, "interpolate", options, state, overwrite)
 
 
 def soup(
@@ -59,18 +66,17 @@ def soup(
     Raises:
         GmixoutError: A folder holds no model, or the models do not share their pretrained start.
     """
-    states, benchmark, pretrained = _load_models(models)
-
-    with few_threads(benchmark):
-        score = partial(id_validation_accuracy, benchmark)
+    states, task = _load_models(models)
+    with few_threads(task.load().foundation()):
+        score = partial(id_validation_accuracy, task.load())
         mix = partial(weightspace.greedy_soup, score=score)
         state = mix(states) if kind == "greedy" else weightspace.uniform_soup(states)
     options = {"models": [str(model) for model in models]}
-    return _write(out, benchmark, f"{kind}_soup", options, state, pretrained, overwrite)
+    return _write(out, task, f"{kind}_soup", options, state, overwrite)
 
 
-def _load_models(paths: Sequence[Path]) -> tuple[list[State], Benchmark, str]:
-    """The weights of several runs, their benchmark, and the fingerprint of their common start."""
+def _load_models(paths: Sequence[Path]) -> tuple[list[State], Task]:
+    """The weights of several runs, and their benchmark and model."""
     loaded = [load_model(path) for path in paths]
     for what, says in (("benchmark", "are of"), ("pretrained", "were finetuned from")):
         found = {about[what]: path for path, (_, about) in zip(paths, loaded, strict=True)}
@@ -81,22 +87,22 @@ def _load_models(paths: Sequence[Path]) -> tuple[list[State], Benchmark, str]:
                 "be averaged only over runs of one benchmark that share their pretrained start"
             )
     about = loaded[0][1]
-    return [state for state, _ in loaded], load_benchmark(about["benchmark"]), about["pretrained"]
+    return [state for state, _ in loaded], task_of(about)
 
 
 def _write(
     out: Path,
-    benchmark: Benchmark,
+    task: Task,
     method: str,
     options: dict[str, Any],
     state: State,
-    pretrained: str,
     overwrite: bool,
 ) -> list[Record]:
-    run = hash_of({"benchmark": benchmark.name, "method": method, **options})
-    with few_threads(benchmark):
+    benchmark = task.load()
+    run = hash_of({**identity_of(benchmark), "method": method, **options})
+    with few_threads(benchmark.foundation()):
         record = make_record(benchmark, run, method, options, state, UNTRAINED)
     with run_folder(out, options, resume=False, overwrite=overwrite):
-        save_model(out / MODEL, state, about_model(record) | {"pretrained": pretrained})
+        save_model(out / MODEL, state, about_model(record) | task.about())
         RecordLog(out / RECORDS).append(record)
         return present(out)

@@ -17,18 +17,20 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gmixout.bench.folder import CONFIG, DIAGNOSIS, RECORDS, at_work, load_model
-from gmixout.bench.job import Job, method_of, method_spec
+from gmixout.bench.job import Job, method_of
 from gmixout.bench.progress import bars
+from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads
 from gmixout.bench.watch import Watch, plan
-from gmixout.data import Benchmark, load_benchmark
+from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation import ensemble
 from gmixout.evaluation.ensemble import Diagnosis, Line, Measures, Members
 from gmixout.evaluation.metrics import predict, score
 from gmixout.evaluation.records import ID_SETS, RecordLog
 from gmixout.files import write_atomically
-from gmixout.methods import Method
+from gmixout.methods import METHODS, Method
+from gmixout.named import spec_of
 from gmixout.reports.diagnosis import print_diagnosis, save_diagnosis_figure
 from gmixout.training import TrainingArguments
 from gmixout.training.loop import train
@@ -68,7 +70,7 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3) -> None:
     folder.mkdir(exist_ok=True)
     found: list[Repeat] = []
     try:
-        with at_work(folder), bars() as progress, few_threads(known.job.benchmark):
+        with at_work(folder), bars() as progress, few_threads(known.job.benchmark.foundation()):
             for number in range(repeats):
                 task = progress.add_task(f"seed {known.seed(number)}", total=None)
                 show = partial(_show, progress.update, task, known.seed(number))
@@ -158,10 +160,10 @@ def find_run(folder: Path) -> KnownRun:
         batch_size=record.batch_size,
         **record.training,
     )
-    benchmark = load_benchmark(config["benchmark"])
+    task = Task.of(config)
     for spec in _specs(config, about):
         method = method_of(spec)
-        job = Job(benchmark, method.trained if method else None, arguments)
+        job = Job(task, method.trained if method else None, arguments)
         if method is not None and job.method is not None and job.run == about["run"]:
             return KnownRun(job, method, saved, about)
     raise StateError(
@@ -303,7 +305,7 @@ def combine(known: KnownRun, members: int, repeats: Sequence[Repeat]) -> Diagnos
         run={
             "benchmark": known.about["benchmark"],
             "run": known.job.run,
-            "method": method_spec(known.job.method),
+            "method": spec_of(known.job.method, METHODS),
             **arguments.identity(),
         },
         seeds=[known.seed(number) for number in range(len(repeats))],

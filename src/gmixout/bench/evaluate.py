@@ -1,35 +1,107 @@
-"""`gmixout evaluate`: a saved model once more, against its record."""
+"""`gmixout evaluate`: a saved model once more, against its record or on other data."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
+from torch.utils.data import Dataset
 
 from gmixout.bench.folder import RECORDS, load_model
-from gmixout.bench.job import about_model, load_weights
+from gmixout.bench.job import about_model, fitted, load_weights
+from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
-from gmixout.data import load_benchmark
-from gmixout.evaluation import metrics
+from gmixout.data import Source
+from gmixout.data.images import ImageSet
+from gmixout.errors import ConfigError, DataError
+from gmixout.evaluation.metrics import Scores, predict, score
 from gmixout.evaluation.records import Record, RecordLog
 
 
-def evaluate(model: Path) -> dict[str, float]:
+def evaluate(
+    model: Path,
+    benchmark: Source | None = None,
+    data_root: Path | None = None,
+) -> dict[str, float]:
     """Evaluates a saved model again and says whether the recorded figures come out.
+
+    With other data, all that is there is a test set: a PACS folder with a domain that training
+    never saw, say. Its classes may be some of the model's.
 
     Args:
         model: `gmixout evaluate RUN`: folder of a run, or a model.safetensors.
+        benchmark: Another data set than that of the run, with its options.
+        data_root: Where the data is now, or another folder of the same kind.
 
     Returns:
         Accuracy by data set.
 
     Raises:
         StateError: There is no model, or it is not of its benchmark.
+        DataError: The data cannot be had, or has classes that the model does not know.
     """
     state, about = load_model(model)
-    benchmark = load_benchmark(about["benchmark"])
-    with few_threads(benchmark):
-        scores = metrics.evaluate(load_weights(benchmark, state), benchmark)
+    task = task_of(about)
+    elsewhere = _data_elsewhere(task, benchmark, data_root)
+    if elsewhere is None:
+        loaded = task.load()
+        sets: Mapping[str, Dataset[Any]] = {
+            "id_val": loaded.id_val,
+            "id_test": loaded.id_test,
+            **loaded.shifts,
+        }
+        network = load_weights(loaded, state)
+    else:
+        network, sets = _on_other_data(task, elsewhere, tuple(about["classes"]))
+        network = fitted(network, state, f"the model of {elsewhere}")
+    with few_threads(network):
+        scores = {name: score(*predict(network, images)) for name, images in sets.items()}
+    console = Console(highlight=False)
+    told = about["benchmark"] if elsewhere is None else f"{elsewhere} at {elsewhere.root}"
+    console.print(f"{about['method']} {about['options']} on {told}", soft_wrap=True)
+    console.print(_table(scores))
+    accuracy = {name: each.accuracy for name, each in scores.items()}
+    if elsewhere is None:
+        _compare_with_record(model, about, accuracy, console)
+    return accuracy
+
+
+def _data_elsewhere(task: Task, source: Source | None, root: Path | None) -> Source | None:
+    """The data that is asked for, where it is not that of the run."""
+    own = task.benchmark
+    if source is None and root is None:
+        return None
+    if not isinstance(own, Source):
+        raise ConfigError(f"benchmark {own} brings its data: leave out --benchmark and --data-root")
+    source = own if source is None else source
+    return source if root is None else replace(source, root=root)
+
+
+def _on_other_data(
+    task: Task, source: Source, classes: tuple[str, ...]
+) -> tuple[nn.Module, dict[str, ImageSet]]:
+    """The model's architecture, and test sets as it sees them, with labels of its own classes."""
+    there, found = source.load_tests()
+    foundation = task.foundation(classes)
+    sets = {name: images.transformed(foundation.transform) for name, images in found.items()}
+    if there == classes:
+        return foundation.model, sets
+    positions = {name: label for label, name in enumerate(classes)}
+    if unknown := [name for name in there if name not in positions]:
+        raise DataError(
+            f"{source.root} has classes that the model does not know: {', '.join(unknown[:5])}; "
+            f"it knows: {', '.join(classes[:20])}"
+        )
+    if owners := [name for name, images in sets.items() if images.space is not None]:
+        raise DataError(f"{', '.join(owners)} of {source.root}: classes in another order")
+    labels = [positions[name] for name in there]
+    return foundation.model, {name: images.relabelled(labels) for name, images in sets.items()}
+
+
+def _table(scores: Mapping[str, Scores]) -> Table:
     table = Table("set", box=None, pad_edge=False)
     for name in ("images", "accuracy", "NLL", "ECE"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -37,10 +109,12 @@ def evaluate(model: Path) -> dict[str, float]:
         table.add_row(
             name, str(each.examples), repr(each.accuracy), f"{each.nll:.4f}", f"{each.ece:.4f}"
         )
-    console = Console(highlight=False)
-    console.print(f"{about['method']} {about['options']} on {about['benchmark']}", soft_wrap=True)
-    console.print(table)
-    accuracy = {name: each.accuracy for name, each in scores.items()}
+    return table
+
+
+def _compare_with_record(
+    model: Path, about: dict[str, Any], accuracy: dict[str, float], console: Console
+) -> None:
     recorded = _find_record(model, about)
     if recorded is None:
         console.print("No record of this model was found beside it.")
@@ -48,7 +122,6 @@ def evaluate(model: Path) -> dict[str, float]:
         console.print("Equal to the recorded figures, to the last digit.")
     else:
         console.print(f"Not equal to the recorded figures: {recorded.accuracy}", soft_wrap=True)
-    return accuracy
 
 
 def _find_record(model: Path, about: dict[str, Any]) -> Record | None:

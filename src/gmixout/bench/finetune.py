@@ -7,21 +7,24 @@ from typing import Any
 from rich.console import Console
 
 from gmixout.bench.folder import MODEL, RECORDS, run_folder, save_model
-from gmixout.bench.job import Job, about_model, method_spec
-from gmixout.bench.progress import RunBar, bars
+from gmixout.bench.job import Job, about_model
+from gmixout.bench.progress import RunBar, bars, tell
 from gmixout.bench.report import present
+from gmixout.bench.task import Head, Task
 from gmixout.bench.threads import few_threads
-from gmixout.data import load_benchmark
+from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.evaluation.selection import id_validation
-from gmixout.methods import Method, get_method
+from gmixout.methods import METHODS, Method, get_method
+from gmixout.named import spec_of
 from gmixout.training import TrainingArguments
-from gmixout.weightspace import fingerprint
 
 
 def finetune(
-    benchmark: str = "digits",
+    benchmark: Source | str = "digits",
+    model: str | None = None,
+    head: Head | None = None,
     method: Method | None = None,
     out: Path = Path("runs/finetune"),
     resume: bool = False,
@@ -34,7 +37,10 @@ def finetune(
     in-domain validation accuracy is saved; all are recorded.
 
     Args:
-        benchmark: Name of the benchmark, or `module:function` of your own that returns one.
+        benchmark: digits, `module:function` of your own, or a data set, whose options follow as
+            `--data-root DIR --train-domain photo`.
+        model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
+        head: Classifier to start from; by default the best that the model has.
         method: The finetuning method, by default gmixout, or `module:Class` of your own; its
             options follow as `--method.NAME VALUE`.
         out: Folder for config.yaml, records.jsonl, model.safetensors and report.html.
@@ -53,23 +59,23 @@ def finetune(
             f"`gmixout compare --methods {method.name}`, or `gmixout soup` on runs that you have"
         )
     arguments = TrainingArguments(**training)
-    loaded = load_benchmark(benchmark)
-    config = {"benchmark": benchmark, "method": method_spec(method), **asdict(arguments)}
-    job = Job(loaded, method.trained, arguments)
+    task = Task(benchmark, model, head)
+    loaded = task.load()
+    config = {**task.plain(), "method": spec_of(method, METHODS), **asdict(arguments)}
+    job = Job(task, method.trained, arguments)
     job.check()
+    tell(loaded)
     with run_folder(out, config, resume, overwrite, arguments.conduct()):
         log = RecordLog(out / RECORDS)
         if job.is_finished(out, log):
             Console(stderr=True).print(f"The run in {out} is finished; nothing was trained.")
             return present(out)
-        with bars() as progress, few_threads(loaded):
+        with bars() as progress, few_threads(loaded.foundation()):
             bar = RunBar(progress, job.title, arguments.steps)
             finetuned, facts = job.obtain(out, log, bar.advance)
             chosen = id_validation.choose(job.record(method, finetuned, facts, log))
-        pretrained = job.pretrained()
-        for options, state in method.variants(pretrained, finetuned):
+        for options, state in method.variants(job.pretrained(), finetuned):
             if options == chosen.options:
-                about = about_model(chosen) | {"pretrained": fingerprint(pretrained)}
-                save_model(out / MODEL, state, about)
+                save_model(out / MODEL, state, about_model(chosen) | task.about())
         job.finish(out)
         return present(out)

@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -20,17 +20,19 @@ from gmixout.bench.job import (
     about_model,
     hash_of,
     id_validation_accuracy,
+    identity_of,
     make_record,
-    method_spec,
 )
 from gmixout.bench.progress import RunBar, bars
+from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads, is_small
 from gmixout.bench.workers import carry_out, workers_for
-from gmixout.data import Benchmark, load_benchmark
+from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, GmixoutError, TrainingError
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.files import write_atomically
-from gmixout.methods import Method
+from gmixout.methods import METHODS, Method
+from gmixout.named import spec_of
 from gmixout.reports import write_report
 from gmixout.training import TrainingArguments, TrainingInterrupted
 from gmixout.weightspace import uniform_soup
@@ -45,16 +47,9 @@ _LIVE_SECONDS = 20.0
 class Run:
     """A training run and the methods that build their models on it."""
 
-    benchmark: str
-    method: Method | None
-    arguments: TrainingArguments
+    job: Job
     builders: tuple[Method, ...]
     out: Path
-
-    @cached_property
-    def job(self) -> Job:
-        """The run with its benchmark loaded, once a process."""
-        return Job(_loaded(self.benchmark), self.method, self.arguments)
 
     @property
     def folder(self) -> Path:
@@ -81,16 +76,12 @@ class Run:
             write_atomically(note, lambda path: path.write_text(text, encoding="utf-8"))
             raise TrainingError(f"{type(error).__name__}: {error} (traceback: {note})") from error
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves the loaded benchmark out: another process loads its own."""
-        return {name: value for name, value in vars(self).items() if name != "job"}
-
 
 class Grid:
     """The runs of a comparison, planned before anything is written.
 
     Args:
-        benchmark: Its name, or `module:function`.
+        task: Benchmark and model.
         methods: The methods; several may build on one training run.
         lrs: Learning rates each is run with.
         seeds: Seeds each is run with.
@@ -105,7 +96,7 @@ class Grid:
 
     def __init__(
         self,
-        benchmark: str,
+        task: Task,
         methods: Sequence[Method],
         lrs: Sequence[float],
         seeds: Sequence[int],
@@ -118,29 +109,29 @@ class Grid:
             raise ConfigError("a comparison needs at least one method, one lr and one seed")
         if workers is not None and workers < 1:
             raise ConfigError(f"workers={workers} is not allowed: it must be at least 1")
-        self.name, self.out = benchmark, out
+        self.task, self.out = task, out
         self._settings, self._workers = settings, workers
         self._lrs, self._seeds = list(dict.fromkeys(lrs)), list(dict.fromkeys(seeds))
         self._pooling = [method for method in methods if method.pools]
         runs: dict[str, Run] = {}
         for seed, lr, method in product(self._seeds, self._lrs, methods):
-            run = Run(benchmark, method.trained, replace(settings, lr=lr, seed=seed), (), out)
+            run = Run(Job(task, method.trained, replace(settings, lr=lr, seed=seed)), (), out)
             run = runs.get(run.job.run, run)
             # of a soup's ingredients each is a model of its own, and recorded as such
             builder = method.trained if method.pools and method.trained else method
             builders = dict.fromkeys((*run.builders, builder))
             runs[run.job.run] = replace(run, builders=tuple(builders))
         self.runs = list(runs.values())
-        self.benchmark: Benchmark = self.runs[0].job.benchmark
+        self.benchmark: Benchmark = task.load()
         self.left_out: dict[Method | None, ConfigError] = {}
-        for run in {run.method: run for run in self.runs}.values():
+        for run in {run.job.method: run for run in self.runs}.values():
             try:
                 run.job.check()
             except ConfigError as error:
                 if not leave_out:
                     raise
-                self.left_out[run.method] = error
-        self.runs = [run for run in self.runs if run.method not in self.left_out]
+                self.left_out[run.job.method] = error
+        self.runs = [run for run in self.runs if run.job.method not in self.left_out]
 
     def settings(self) -> dict[str, Any]:
         """Plain values by name, as the command line spells them."""
@@ -158,7 +149,7 @@ class Grid:
             TrainingError: Some runs failed; all others are finished and recorded.
             TrainingInterrupted: After Ctrl-C; what was begun goes on with `--resume`.
         """
-        count, threads = workers_for(is_small(self.benchmark))
+        count, threads = workers_for(is_small(self.benchmark.foundation()))
         if self._workers is not None:
             count, threads = self._workers, max(1, count * threads // self._workers)
         log = RecordLog(self.out / RECORDS)
@@ -179,7 +170,7 @@ class Grid:
                 raise TrainingInterrupted(
                     f"stopped with {finished} of {len(self.runs)} runs finished"
                 ) from None
-        with few_threads(self.benchmark):
+        with few_threads(self.benchmark.foundation()):
             self._pool(log)
         if failed:
             raise TrainingError(
@@ -194,8 +185,8 @@ class Grid:
                 parts = [
                     run
                     for run in self.runs
-                    if run.method == method.trained
-                    and run.arguments.seed == seed
+                    if run.job.method == method.trained
+                    and run.job.arguments.seed == seed
                     and is_trained(run.folder)
                 ]
                 if parts:
@@ -204,21 +195,19 @@ class Grid:
     def _pool_runs(self, method: Method, parts: list[Run], log: RecordLog) -> None:
         """Makes a model of several runs, unless that was done with just these."""
         names = [part.job.run for part in parts]
-        arguments = parts[0].arguments.identity()
-        what = {"benchmark": self.benchmark.name, "method": method_spec(method), **arguments}
+        arguments = parts[0].job.arguments.identity()
+        what = {**identity_of(self.benchmark), "method": spec_of(method, METHODS), **arguments}
         run = hash_of({**what, "lr": None})  # whatever the rates: with more of them it is made anew
         if any(record.pool == names for record in log.read(run)[-1:]):
             return
-        loaded = [load_model(part.folder) for part in parts]
-        states = [state for state, _ in loaded]
+        states = [load_model(part.folder)[0] for part in parts]
         members = method.pool(states, partial(id_validation_accuracy, self.benchmark))
         mean = uniform_soup([states[member] for member in members])
         facts = _facts_of_several([part.job.known(log)[0] for part in parts])
         facts |= {"pool": names, "members": [names[member] for member in members]}
         ((options, state),) = method.variants(parts[0].job.pretrained(), mean)
         record = make_record(self.benchmark, run, method.name, options, state, facts)
-        about = about_model(record) | {"pretrained": loaded[0][1]["pretrained"]}
-        save_model(self.out / RUNS / run / MODEL, state, about)
+        save_model(self.out / RUNS / run / MODEL, state, about_model(record) | self.task.about())
         log.append(record)
 
 
@@ -253,7 +242,7 @@ class _Bars:
         """Moves the bar of a run."""
         if number not in self._bars:
             run = self._runs[number]
-            self._bars[number] = RunBar(self._progress, run.job.title, run.arguments.steps)
+            self._bars[number] = RunBar(self._progress, run.job.title, run.job.arguments.steps)
         self._bars[number].advance(step, loss)
 
     def remove(self, number: int) -> None:
@@ -281,10 +270,5 @@ def _single_thread_if(inline: bool, benchmark: Benchmark) -> Iterator[None]:
     if not inline:
         yield
         return
-    with few_threads(benchmark):
+    with few_threads(benchmark.foundation()):
         yield
-
-
-@lru_cache(maxsize=1)
-def _loaded(benchmark: str) -> Benchmark:
-    return load_benchmark(benchmark)

@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -18,16 +17,18 @@ from accelerate import PartialState
 from torch import nn
 
 from gmixout.bench.folder import CHECKPOINT, MODEL, is_trained, load_model, save_model
+from gmixout.bench.task import Task
 from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import accuracy, evaluate, summarise_shifts
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.methods import METHODS, Finetuning, Method
 from gmixout.methods.zero_shot import zero_shot
+from gmixout.named import from_spec, spec_of
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.batches import Batches
 from gmixout.training.loop import check_settings, train
-from gmixout.weightspace import State, fingerprint
+from gmixout.weightspace import State
 
 UNTRAINED: dict[str, Any] = {
     "lr": None,
@@ -51,26 +52,10 @@ _LAST_LOSSES = 30
 """Steps that a finished run's training loss is the mean of."""
 
 
-def method_spec(method: Method) -> dict[str, Any]:
-    """Returns a method as plain values, the way a YAML file for the command line spells it."""
-    kind = type(method)
-    known = METHODS.get(kind.__name__) is kind
-    path = kind.__name__ if known else f"{kind.__module__}.{kind.__qualname__}"
-    return {"class_path": path, "init_args": method.options}
-
-
 def method_of(spec: Mapping[str, Any]) -> Method | None:
-    """The inverse of `method_spec`; None if there is no such method, or not with these options."""
-    module, _, name = spec["class_path"].rpartition(".")
-
-    def option(value: Any) -> Any:
-        if isinstance(value, Mapping) and "class_path" in value:
-            return method_of(value)
-        return tuple(value) if isinstance(value, list) else value
-
+    """The method that `spec_of` spelled; None if there is none, or not with these options."""
     try:
-        kind = getattr(import_module(module), name) if module else METHODS[name]
-        return cast(Method, kind(**{k: option(value) for k, value in spec["init_args"].items()}))
+        return cast(Method, from_spec(spec, METHODS))
     except (ImportError, AttributeError, KeyError, TypeError, ConfigError):
         return None
 
@@ -80,17 +65,35 @@ def hash_of(what: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def identity_of(benchmark: Benchmark) -> dict[str, Any]:
+    """Returns what tells a benchmark from others in the hash of a run."""
+    return {"benchmark": benchmark.name, **benchmark.identity}
+
+
 def load_weights(benchmark: Benchmark, state: State) -> nn.Module:
     """Returns the benchmark's model with these weights, on the device.
 
     Raises:
         StateError: The weights are of another model.
     """
-    model = benchmark.foundation()
+    return fitted(benchmark.foundation(), state, f"benchmark {benchmark.name}")
+
+
+def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
+    """Returns a model with other weights, on the device.
+
+    Args:
+        model: Takes the weights.
+        state: The weights.
+        of: What they should be of, for the error.
+
+    Raises:
+        StateError: They are of another model.
+    """
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise StateError(f"these weights do not fit benchmark {benchmark.name}: {error}") from error
+        raise StateError(f"these weights do not fit {of}: {error}") from error
     return model.to(PartialState().device)
 
 
@@ -163,16 +166,21 @@ def versions() -> dict[str, str]:
 class Job:
     """One training run, or none at all: `method=None` is the pretrained model as it is."""
 
-    benchmark: Benchmark
+    task: Task
     method: Method | None
     arguments: TrainingArguments
 
     @property
+    def benchmark(self) -> Benchmark:
+        """Data and model."""
+        return self.task.load()
+
+    @property
     def run(self) -> str:
         """Hash of what decides the outcome."""
-        what: dict[str, Any] = {"benchmark": self.benchmark.name}
+        what = identity_of(self.benchmark)
         if self.method is not None:
-            what |= {"method": method_spec(self.method), **self.arguments.identity()}
+            what |= {"method": spec_of(self.method, METHODS), **self.arguments.identity()}
         return hash_of(what)
 
     @property
@@ -227,9 +235,8 @@ class Job:
             "run": self.run,
             "method": method.name,
             "options": method.options,
-            "pretrained": fingerprint(self.pretrained()),
         }
-        save_model(folder / MODEL, state, about)
+        save_model(folder / MODEL, state, about | self.task.about())
         return state, facts
 
     def record(

@@ -3,6 +3,15 @@
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gmixout.data import Benchmark
+
+
+def tell(benchmark: Benchmark) -> None:
+    """Says what a reader of a benchmark's results has to know."""
+    console = Console(stderr=True, highlight=False, markup=False)
+    for note in benchmark.notes:
+        console.print(f"{benchmark.name}: {note}", soft_wrap=True)
+
 
 def bars() -> Progress:
     """Progress bars on the standard error stream; a context manager."""

@@ -68,6 +68,7 @@ class DomainFolders(Source):
     trial_seed: int = 0
     half: Literal["both", "first", "second"] = "both"
 
+    spoken: ClassVar[tuple[str, ...]] = ("train_domain",)
     domains: ClassVar[tuple[str, ...]]
     """All domains in DomainBed's order."""
     spellings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -91,13 +92,36 @@ class DomainFolders(Source):
 
     def read(self, problems: Problems) -> Splits:
         """Looks at the domain folders."""
-        present = self.domain_folders(problems)
+        sets, classes, notes = self._read_domains(self.domain_folders(problems), problems)
+        return self._splits(sets, classes, notes)
+
+    def load_tests(self) -> tuple[tuple[str, ...], dict[str, ImageSet]]:
+        """Gives class names and test sets; whole domains, where the trained one is not there.
+
+        Raises:
+            DataError: As `check`, or there is no domain at all.
+        """
+        problems = Problems()
+        self._check_root(problems)
+        present = self._found()
+        if self.train_domain in present:
+            return super().load_tests()
+        if not present:
+            problems.fail(self, f"there is none of {', '.join(self.domains)} in {self.root}")
+        sets, classes, _ = self._read_domains(present, problems)
+        problems.settle(self)
+        return classes, sets
+
+    def _read_domains(
+        self, present: Mapping[str, Path], problems: Problems
+    ) -> tuple[dict[str, ImageSet], tuple[str, ...], tuple[str, ...]]:
+        """The images of each domain, the class names, and what is to be noted."""
         names = {plain(name): name for f in present.values() for name in subfolders(f)}
         self._count(problems, "classes", len(names), "number of classes")
         problems.settle(self)
         labels = {name: label for label, name in enumerate(sorted(names))}
         notes = self.left_out(present)
-        sets = {}
+        sets: dict[str, ImageSet] = {}
         for domain, folder in present.items():
             listing, absent = self.read_domain(folder, labels, problems)
             self._count(problems, domain, len(listing), f"number of images in {folder}")
@@ -105,7 +129,7 @@ class DomainFolders(Source):
                 listed = ", ".join(names[name] for name in absent)
                 notes.append(f"{domain} has no folder of {listed}")
             sets[domain] = self.chosen_half(listing.images())
-        return self._splits(sets, tuple(names[name] for name in labels), tuple(notes))
+        return sets, tuple(names[name] for name in labels), tuple(notes)
 
     def domain_folders(self, problems: Problems) -> dict[str, Path]:
         """The folders of the domains that are there, in the root or in a folder in it.
@@ -113,10 +137,7 @@ class DomainFolders(Source):
         Raises:
             DataError: The trained domain is not there, or no other.
         """
-        present = self._present(self.root)
-        above = None if present else find(self.root, *self.folders)
-        if above is not None:
-            present = self._present(above)
+        present = self._found()
         if self.train_domain not in present:
             problems.fail(
                 self,
@@ -132,6 +153,11 @@ class DomainFolders(Source):
     def left_out(self, present: Iterable[str]) -> list[str]:
         """A note for each domain that is not there."""
         return [f"there is no domain {d}: left out" for d in self.domains if d not in set(present)]
+
+    def _found(self) -> dict[str, Path]:
+        present = self._present(self.root)
+        above = None if present else find(self.root, *self.folders)
+        return present if above is None else self._present(above)
 
     def _present(self, root: Path) -> dict[str, Path]:
         found = {d: find(root, d, *self.spellings.get(d, ())) for d in self.domains}

@@ -80,6 +80,7 @@ class ImageSet(Examples, ABC):
         self.broken: tuple[str, ...] = ()
         """Names of the images that `without_broken` dropped."""
         self._positions = np.arange(len(self.labels))
+        self._kept: dict[int, Tensor] | None = None
 
     @abstractmethod
     def _decode(self, position: int) -> "Image":
@@ -93,7 +94,11 @@ class ImageSet(Examples, ABC):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.picture(index)), int(self.labels[index])
+        if self._kept is None:
+            return self.transform(self.picture(index)), int(self.labels[index])
+        if index not in self._kept:
+            self._kept[index] = self.transform(self.picture(index))
+        return self._kept[index], int(self.labels[index])
 
     def picture(self, index: int) -> "Image":
         """The picture itself, in RGB.
@@ -125,12 +130,29 @@ class ImageSet(Examples, ABC):
         part.labels = self.labels[chosen]
         part.groups = None if self.groups is None else self.groups[chosen]
         part._positions = self._positions[chosen.numpy()]
+        part._kept = None
         return part
 
     def transformed(self: Set, transform: Transform) -> Set:
         """The same examples, seen through another transform."""
         part = copy.copy(self)
-        part.transform = transform
+        part.transform, part._kept = transform, None
+        return part
+
+    def kept(self: Set) -> Set:
+        """The same examples, which stay in memory as the transform made them, once asked for."""
+        part = copy.copy(self)
+        part._kept = {}
+        return part
+
+    def relabelled(self: Set, labels: Sequence[int]) -> Set:
+        """The same examples with other labels.
+
+        Args:
+            labels: `[classes]`, the new label of each old one.
+        """
+        part = copy.copy(self)
+        part.labels = torch.tensor(labels, dtype=torch.int64)[self.labels]
         return part
 
     def unreadable(self) -> list[int]:

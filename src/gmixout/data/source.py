@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gmixout.data.images import ImageSet, Transform
 from gmixout.errors import ConfigError, DataError, needs
+from gmixout.named import Named
 
 SPLIT_SEED = 2510
 """Seed of every split that the official files leave open; never the seed of a training run."""
@@ -134,7 +135,7 @@ class Problems:
 
 
 @dataclass(frozen=True)
-class Source(ABC):
+class Source(Named, ABC):
     """A benchmark in its official files, and its options.
 
     Subclasses are frozen dataclasses, named the way a user types it, whose fields are the options.
@@ -160,6 +161,7 @@ class Source(ABC):
     counts: Literal["official", "any"] = "official"
     on_broken: Literal["raise", "skip"] = "raise"
 
+    silent: ClassVar[tuple[str, ...]] = ("root", "counts", "on_broken")
     where: ClassVar[str]
     """Where to get the data, for errors."""
     official: ClassVar[Mapping[str, int]] = {}
@@ -178,16 +180,6 @@ class Source(ABC):
                     f"{self.name}({name}={value}) must be above 0 and below 1: it is a share of "
                     "the images"
                 )
-
-    @property
-    def name(self) -> str:
-        """The name in `SOURCES` and on the command line."""
-        return type(self).__name__
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options by name as plain values, the way a YAML file spells them."""
-        return {name: _plain(value) for name, value in vars(self).items()}
 
     @abstractmethod
     def read(self, problems: Problems) -> Splits:
@@ -229,11 +221,12 @@ class Source(ABC):
             notes=notes,
         )
 
-    def load(self, transform: Transform) -> Splits:
+    def load(self, transform: Transform | None = None) -> Splits:
         """Gives the splits, ready to be read.
 
         Args:
-            transform: Makes the model's input `[C, H, W]` of an RGB picture.
+            transform: Makes the model's input `[C, H, W]` of an RGB picture. None: items are
+                pictures until the sets get one (`Splits.map`, `ImageSet.transformed`).
 
         Raises:
             DataError: As `check`.
@@ -244,7 +237,19 @@ class Source(ABC):
             problems = Problems()
             _check_sets(splits, problems)
             problems.settle(self)
+        if transform is None:
+            return splits
         return splits.map(lambda images: images.transformed(transform))
+
+    def load_tests(self) -> tuple[tuple[str, ...], dict[str, ImageSet]]:
+        """Gives class names and test sets, for a model that was trained elsewhere.
+
+        Raises:
+            DataError: As `check`.
+        """
+        splits = self.load()
+        own = {"id_val": splits.id_val, "id_test": splits.id_test}
+        return splits.classes, {**own, **splits.shifts}
 
     def _verified(self) -> Splits:
         with needs("pillow"):
@@ -293,9 +298,3 @@ def _gaps(splits: Splits) -> list[str]:
     names = ", ".join(splits.classes[label] for label in absent[:5])
     more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
     return [f"train has no image of {len(absent)} of {len(splits.classes)} classes: {names}{more}"]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return str(value) if isinstance(value, Path) else value

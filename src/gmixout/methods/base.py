@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, fields
 from typing import Any, ClassVar, Protocol
 
 from torch import nn
@@ -10,6 +9,7 @@ from torch.optim import Optimizer
 
 from gmixout.core.selection import dense_groups, find_head
 from gmixout.errors import ConfigError
+from gmixout.named import Named
 from gmixout.weightspace import State
 
 
@@ -86,7 +86,7 @@ class DenseFinetuning:
         return self.model
 
 
-class Method(ABC):
+class Method(Named, ABC):
     """A finetuning method and its options.
 
     Subclasses are frozen dataclasses; their fields are the options. A class is named the way a user
@@ -116,26 +116,6 @@ class Method(ABC):
         super().__init_subclass__()
         if "alpha" in cls.__annotations__:
             raise ConfigError(f"method {cls.__name__}: an option cannot be called alpha")
-
-    @property
-    def name(self) -> str:
-        """The name in records and on the command line."""
-        return type(self).__name__
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options by name as plain values, the way a YAML file spells them."""
-        return {name: _plain(value) for name, value in vars(self).items()}
-
-    def __str__(self) -> str:
-        """Returns the name with the options that are not the usual ones."""
-        told = []
-        for option in fields(self):  # type: ignore[arg-type]
-            factory = option.default_factory
-            usual = option.default if factory is MISSING else factory()
-            if (value := getattr(self, option.name)) != usual:
-                told.append(f"{option.name}={value if isinstance(value, Method) else repr(value)}")
-        return f"{self.name}({', '.join(told)})" if told else self.name
 
     @property
     def trained(self) -> "Method | None":
@@ -173,10 +153,3 @@ class Method(ABC):
         """
         del states, score
         raise ConfigError(f"method {self.name} makes no model of several runs; soups do")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Method):
-        kind = type(value)
-        return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": value.options}
-    return list(value) if isinstance(value, tuple) else value

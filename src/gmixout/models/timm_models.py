@@ -4,6 +4,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from gmixout.errors import ConfigError, needs
@@ -15,8 +16,9 @@ from gmixout.models.prompts import is_imagenet
 def load(request: Request) -> Foundation:
     """Loads a model of timm.
 
-    Its classifier is kept where it is one of exactly the classes that are asked for (ImageNet's, or
-    those that a saved model's config.json lists as label_names), and head=random does not forbid.
+    Its classifier is kept, as far as it is one of the classes that are asked for (ImageNet's, or
+    some of those that a saved model's config.json lists as label_names), if head=random does not
+    forbid.
 
     Raises:
         ConfigError: timm knows no such model, or has no weights of it.
@@ -38,14 +40,15 @@ def load(request: Request) -> Foundation:
         # with as many classes as the checkpoint has: timm loads that strictly, and a checkpoint
         # that does not fit cannot leave some layers at random values
         model: Any = timm.create_model(name, pretrained=True, **options).eval()
-    labels = model.pretrained_cfg.get("label_names") or ()
-    head: Head = "random"
-    if request.head is None and _scores(model, labels, request.classes):
-        head = "pretrained"
-    else:
+    head: Head = "random" if request.head == "random" else "pretrained"
+    rows = None if head == "random" else _rows(model, request.classes)
+    if rows is None:
+        head = "random"
         model.reset_classifier(len(request.classes))
         for layer in _layers(model.get_classifier()):
             draw_head(layer, request.seed)
+    elif rows != list(range(model.num_classes)):
+        _keep_rows(model, rows)
     data: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     return Foundation(
         model=model.float().requires_grad_(),
@@ -108,15 +111,28 @@ def _from_file(name: str, weights: Path) -> dict[str, Any]:
     return {"num_classes": classes, "pretrained_cfg_overlay": overlay}
 
 
-def _scores(model: Any, labels: tuple[str, ...], classes: tuple[str, ...]) -> bool:
-    """Whether the pretrained classifier is one of exactly these classes, in this order."""
+def _rows(model: Any, classes: tuple[str, ...]) -> list[int] | None:
+    """The rows of the pretrained classifier that score the classes; None if it lacks one."""
     from timm.data.imagenet_info import infer_imagenet_subset
 
-    if model.num_classes != len(classes):
-        return False
-    if labels:
-        return tuple(labels) == classes or (is_imagenet(labels) and is_imagenet(classes))
-    return infer_imagenet_subset(model) == "imagenet-1k" and is_imagenet(classes)
+    labels = list(model.pretrained_cfg.get("label_names") or ())
+    of_imagenet = is_imagenet(labels) if labels else infer_imagenet_subset(model) == "imagenet-1k"
+    if of_imagenet and is_imagenet(classes):
+        return list(range(len(classes)))
+    if len(labels) != model.num_classes or not set(classes) <= set(labels):
+        return None
+    return [labels.index(name) for name in classes]
+
+
+def _keep_rows(model: Any, rows: list[int]) -> None:
+    """Leaves the classifier the rows of some classes, in their order."""
+    before: list[Any] = _layers(model.get_classifier())
+    model.reset_classifier(len(rows))
+    with torch.no_grad():
+        for layer, old in zip(_layers(model.get_classifier()), before, strict=True):
+            layer.weight.copy_(old.weight[rows])
+            if old.bias is not None:
+                layer.bias.copy_(old.bias[rows])
 
 
 def _description(config: dict[str, Any], request: Request, head: Head) -> str:
@@ -128,7 +144,7 @@ def _description(config: dict[str, Any], request: Request, head: Head) -> str:
     return f"weights: {place}{licence}{preprocessing} {config['architecture']}{tag}; {made}"
 
 
-def _layers(classifier: Any) -> list[nn.Module]:
+def _layers(classifier: Any) -> list[Any]:
     """The scoring layers of a classifier: one, or two of a distilled model."""
     return [
         [m for m in part.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]

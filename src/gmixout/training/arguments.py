@@ -52,6 +52,8 @@ class TrainingArguments:
     """Alpha of CutMix; 0 is off."""
     layer_decay: float = 1.0
     """Factor of the learning rate for each layer further below the head; 1 is off."""
+    freeze_batch_norm: bool = True
+    """Keep the statistics of batch norms at their pretrained values; their affine part trains."""
     ema_decay: float | None = None
     """End in the moving average of the weights: the share that a step keeps of it; none is off."""
     log_every_steps: int = field(default=10, metadata=_CONDUCT)

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -120,12 +121,21 @@ def train(
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         _load_libraries(device)
         torch.manual_seed(arguments.seed)  # dropout; ends with the fork
-        model.to(device).train()
+        _train_mode(model.to(device), arguments.freeze_batch_norm)
         with PeakMemory(device) as memory:
             trainer = _Trainer(accelerator, model, start, dataset, arguments, memory)
             trainer.keep_state_in(checkpoint, run)
             trainer.run(on_progress, observe, observe_at)
         return trainer.finish()
+
+
+def _train_mode(model: nn.Module, freeze_batch_norm: bool) -> None:
+    """Train mode. Statistics of the source domain alone would follow it, whatever is held back."""
+    model.train()
+    if freeze_batch_norm:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
 
 
 @cache

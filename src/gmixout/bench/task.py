@@ -1,0 +1,209 @@
+"""What is finetuned: the data of a benchmark and the model to start from, by their names."""
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from accelerate import PartialState
+
+from gmixout.data import SOURCES, Benchmark, Source, load_benchmark
+from gmixout.data.images import ImageSet
+from gmixout.errors import ConfigError, StateError
+from gmixout.models import Foundation, linear_probe_head, load_foundation
+from gmixout.models.prompts import templates_for
+from gmixout.named import from_spec, spec_of
+from gmixout.weightspace import fingerprint
+
+Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
+
+IN_MEMORY_BYTES = 2**30
+"""Test and training images stay in memory as the model takes them, up to this much in all."""
+
+
+def cache_folder() -> Path:
+    """Where home-made models are kept: `gmixout` in XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gmixout"
+
+
+HOME_MADE = ("pacs", "cifar10")
+"""Benchmarks that `benchmarks/pacs/pretrain.py` makes a model for, which is taken if no other is
+named."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark and a model, by names that any process can load them from.
+
+    Args:
+        benchmark: A name in `BENCHMARKS` or `module:function`, which bring their model; or a source
+            of data, to which any model goes.
+        model: Name of a pretrained model, see `load_foundation`.
+        head: Classifier to start from, `zero_shot`, `random` or `linear_probe`; None: the best that
+            the model has.
+    """
+
+    benchmark: str | Source = "digits"
+    model: str | None = None
+    head: Head | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what does not go together, before anything is loaded."""
+        if isinstance(self.benchmark, Source):
+            return
+        if kind := SOURCES.get(self.benchmark):
+            raise ConfigError(
+                f"benchmark {self.benchmark} needs a folder: --data-root DIR. "
+                f"Where to get the data: {kind.where}"
+            )
+        for name in ("model", "head"):
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"benchmark {self.benchmark} brings its own model: leave out --{name}. Models "
+                    f"go with: {', '.join(SOURCES)}"
+                )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Task":
+        """The inverse of `plain`; other values are passed over.
+
+        Raises:
+            StateError: There is no such data set (any more), or it has not these options.
+        """
+        benchmark = values["benchmark"]
+        if isinstance(benchmark, Mapping):
+            try:
+                benchmark = from_spec(benchmark, SOURCES)
+            except (ImportError, AttributeError, KeyError, TypeError) as error:
+                raise StateError(f"benchmark {benchmark} is not known: {error}") from error
+        return cls(benchmark, values.get("model"), values.get("head"))
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, as the command line and config files spell them."""
+        benchmark = self.benchmark
+        spelled = spec_of(benchmark, SOURCES) if isinstance(benchmark, Source) else benchmark
+        return {"benchmark": spelled, "model": self.model, "head": self.head}
+
+    def load(self) -> Benchmark:
+        """Loads data and model, once in a process.
+
+        Raises:
+            GmixoutError: One of them cannot be had, or they do not go together.
+        """
+        return _load(self)
+
+    def about(self) -> dict[str, Any]:
+        """What a model file says of where the model came from."""
+        benchmark = self.load()
+        return {
+            "task": self.plain(),
+            "classes": list(benchmark.classes),
+            "pretrained": fingerprint(benchmark.foundation().state_dict()),
+        }
+
+    def foundation(self, classes: tuple[str, ...]) -> Foundation:
+        """Loads the model for some classes.
+
+        Raises:
+            GmixoutError: It cannot be had.
+        """
+        assert isinstance(self.benchmark, Source)
+        head = None if self.head == "linear_probe" else self.head
+        with_text = self.head == "zero_shot" or self.head is None
+        return load_foundation(
+            self.model or home_made(self.benchmark),
+            classes,
+            head=head,
+            templates=templates_for(self.benchmark.name) if with_text else None,
+            device=PartialState().device,
+        )
+
+
+def task_of(about: Mapping[str, Any]) -> Task:
+    """The benchmark and model that a model file says it is of.
+
+    Raises:
+        StateError: See `Task.of`.
+    """
+    return Task.of(about.get("task", about))  # older files have the benchmark's name alone
+
+
+def home_made(source: Source) -> str:
+    """The model of a benchmark when none is named.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    folder = cache_folder() / "pacs-foundation" / "cnn"
+    if source.name in HOME_MADE and folder.is_dir():
+        return f"timm:{folder}"
+    text = f"benchmark {source.name} needs a model: --model open_clip:ViT-B-16/openai, say"
+    if source.name in HOME_MADE:
+        text += (
+            f"; or make the small one that is taken when none is named, {folder}: "
+            "`python benchmarks/pacs/pretrain.py cnn --data DIR` in gmixout's repository"
+        )
+    raise ConfigError(text)
+
+
+@lru_cache(maxsize=2)
+def _load(task: Task) -> Benchmark:
+    if not isinstance(task.benchmark, Source):
+        return load_benchmark(task.benchmark)
+    source, splits = task.benchmark, task.benchmark.load()
+    found = task.foundation(splits.classes)
+    left = IN_MEMORY_BYTES // (12 * found.size[0] * found.size[1])  # images: 3 x float32
+
+    def seen(images: ImageSet) -> ImageSet:
+        nonlocal left
+        images = images.transformed(found.transform)
+        if len(images) > left:
+            return images
+        left -= len(images)
+        return images.kept()
+
+    splits = splits.map(seen)
+    if task.head == "linear_probe":
+        found = linear_probe_head(found, splits.train, device=PartialState().device)
+    sizes = {name: len(images) for name, images in splits.sets.items()}
+    return Benchmark(
+        name=f"{source} with {_label(found.name)}",
+        classes=splits.classes,
+        train=splits.train,
+        id_val=splits.id_val,
+        id_test=splits.id_test,
+        shifts=splits.shifts,
+        dev_shifts=splits.dev_shifts,
+        foundation=lambda: copy.deepcopy(found.model),
+        metric=splits.metric,
+        also=splits.also,
+        summary=splits.summary,
+        notes=(*splits.notes, *_broken(splits.broken), f"the head to start from is {found.head}"),
+        identity={
+            "benchmark": source.name,
+            "options": {n: v for n, v in source.options.items() if n not in source.silent},
+            "images": sizes,
+            "head": task.head,
+            "pretrained": fingerprint(found.model.state_dict()),
+        },
+    )
+
+
+def _label(model: str) -> str:
+    """A model's name without the folders of this machine."""
+    family, colon, name = model.partition(":")
+    if not colon:
+        return Path(model).name
+    architecture, at, file = name.partition("@")
+    if Path(architecture).expanduser().is_dir():
+        architecture = Path(architecture).expanduser().name
+    return f"{family}:{architecture}{at}{Path(file).name if at else ''}"
+
+
+def _broken(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    return (f"{len(names)} images cannot be read and are left out, {Path(names[0]).name} first",)
