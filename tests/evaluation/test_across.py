@@ -37,7 +37,7 @@ def records(make_record):
 
 
 def row_of(across, method):
-    return next(row for row in across.rows if row.method == method)
+    return next(row for row in across.rows if row.series[0] == method)
 
 
 def test_differences_are_paired_within_benchmarks_and_averaged_over_them(records):
@@ -51,7 +51,9 @@ def test_differences_are_paired_within_benchmarks_and_averaged_over_them(records
         assert pooled.over_benchmarks.n == 3
         low, high = pooled.interval()
         assert low < pooled.mean < high
-    assert row.id.mean == pytest.approx(0.9 + 0.04 + 0.001 - 0.4 / 3)
+    assert row.estimate(lambda record: record.id).mean == pytest.approx(
+        0.9 + 0.04 + 0.001 - 0.4 / 3
+    )
     full = row_of(across, "full")
     assert full.at_own_id is None
     assert full.at_places == [None] * len(PLACES)
@@ -71,12 +73,12 @@ def test_the_order_of_records_says_nothing(records):
 def test_a_benchmark_that_lacks_a_method_or_the_reference_does_not_count(records):
     fewer = [r for r in records if (r.method, r.benchmark) != ("gmixout", "from_art")]
     row = row_of(compare_across(fewer), "gmixout")
-    assert set(row.at_own_id.parts) == set(row.id.parts) == {"from_photo", "from_cartoon"}
+    assert set(row.at_own_id.parts) == set(row.chosen) == {"from_photo", "from_cartoon"}
     fewer = [r for r in records if (r.method, r.benchmark) != ("full", "from_art")]
     across = compare_across(fewer)
     row = row_of(across, "gmixout")
     assert set(row.at_own_id.parts) == {"from_photo", "from_cartoon"}
-    assert set(row.id.parts) == set(BENCHMARKS)
+    assert set(row.chosen) == set(BENCHMARKS)
     assert across.id_levels["from_art"] == []
     nobody = row_of(compare_across(records, "lora"), "gmixout")
     assert nobody.at_own_id is None
@@ -127,18 +129,19 @@ def test_the_interval_moves_and_scales_with_the_differences(samples, scale, shif
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     generator = np.random.default_rng(0)
-    truth, spread = np.array([0.0, 1.0, -2.0, 3.0]), np.array([1.0, 2.0, 0.5, 1.0])
+    truth = np.array([0.0, 1.0, -2.0, 3.0])
     hits = 0
     for _ in range(1000):
-        drawn = generator.normal(truth, spread, (3, 4)).T
-        low, high = Pooled({str(k): Estimate.of(each) for k, each in enumerate(drawn)}).interval()
+        drawn = generator.normal(truth, 1.0, (3, 4)).T
+        seeds = [each[: 3 - k % 3] for k, each in enumerate(drawn)]  # some do not reach a level
+        low, high = Pooled({str(k): Estimate.of(each) for k, each in enumerate(seeds)}).interval()
         hits += low <= truth.mean() <= high
-    assert 0.93 < hits / 1000 < 0.99
+    assert 0.93 < hits / 1000 < 0.97
 
 
 def test_one_seed_has_no_interval_and_seeds_that_agree_have_a_point():
     one, two = Estimate.of([0.1]), Estimate.of([0.2, 0.2])
-    assert Pooled({"a": one, "b": two}).interval() is None
+    assert Pooled({"a": one, "b": one}).interval() is None
     assert Pooled({"a": two, "b": two}).interval() == (0.2, 0.2)
 
 

@@ -153,6 +153,77 @@ def on_the_way(records) -> list[Record]:
     return [*early, *records]
 
 
+def on_macro_f1(records) -> list[Record]:
+    """The same on a benchmark whose official metric is macro F1, with macro recall beside it."""
+    return [
+        replace(
+            record,
+            metric="macro_f1",
+            figures={
+                name: {"macro_f1": round(0.6 * value, 4), "macro_recall": round(0.7 * value, 4)}
+                for name, value in record.accuracy.items()
+            },
+            notes=["train has no image of 3 of 182 classes"],
+        )
+        for record in records
+    ]
+
+
+def without_shifts(records) -> list[Record]:
+    """The same on a benchmark with nothing but its own domain."""
+    return [
+        replace(
+            record,
+            **{
+                name: {key: getattr(record, name)[key] for key in ("id_val", "id_test")}
+                for name in ("accuracy", "nll", "ece", "examples")
+            },
+        )
+        for record in records
+    ]
+
+
+def long_tailed(records) -> list[Record]:
+    """The same on a benchmark like ImageNet-LT, with few-shot accuracy where fonts were."""
+    return [
+        replace(own, figures={"id_test": {"many_shot": 0.9, "few_shot": record.accuracy["fonts"]}})
+        for record, own in zip(records, without_shifts(records), strict=True)
+    ]
+
+
+def with_corruptions(records) -> list[Record]:
+    """The same with fifteen kinds of corruption as shifts, and their mean corruption error."""
+    kinds = [f"kind_{number}" for number in range(15)]
+    return [
+        replace(
+            own,
+            summary={"mce_alexnet": round(1 - record.accuracy["fonts"], 4)},
+            **{
+                name: figures | {f"{kind}/1": getattr(record, name)["fonts"] for kind in kinds}
+                for name in ("accuracy", "nll", "ece", "examples")
+                for figures in [getattr(own, name)]
+            },
+        )
+        for record, own in zip(records, without_shifts(records), strict=True)
+    ]
+
+
+SOURCES = ("photo", "painting", "cartoon")
+
+
+def on_sources(records) -> list[Record]:
+    """The same with each of several domains as the source, each a little harder than the last."""
+    return [
+        replace(
+            record,
+            benchmark=f"pacs(train_domain={source})",
+            accuracy={k: round(max(0, v - 0.1 * place), 4) for k, v in record.accuracy.items()},
+        )
+        for place, source in enumerate(SOURCES)
+        for record in records
+    ]
+
+
 def write_folder(folder, records, config=CONFIG):
     """A run folder as `gmixout compare` leaves it, without its report."""
     folder.mkdir(parents=True, exist_ok=True)

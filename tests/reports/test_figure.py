@@ -147,7 +147,7 @@ def test_global_settings_of_matplotlib_are_untouched(records, tmp_path):
 def test_a_field_of_a_sweep_is_the_median_over_what_else_was_varied(sweep):
     (plot,) = [each for each in _gmixout(sweep)["plots"] if len(each["options"]) == 2]
     figure = sweep_figure([record for record in sweep if record.method == "gmixout"])
-    assert [axes.get_title(loc="left") for axes in figure.axes] == list(SWEPT)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [f"{name} %" for name in SWEPT]
     axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == tuple(plot["options"])
     drawn = axes.images[0].get_array()

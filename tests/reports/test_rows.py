@@ -5,7 +5,8 @@ import pytest
 
 from gmixout.evaluation.selection import RULES
 from gmixout.evaluation.summary import Estimate, by_series
-from gmixout.reports.rows import columns_of, interval_text, rows_of, standings_of, summary_of
+from gmixout.reports.rows import columns_of, rows_of
+from gmixout.reports.standings import interval_text, standings_of, summary_of
 from gmixout.reports.style import STYLES, SYMBOLS, ellipse_of, point_of, styles_of
 
 

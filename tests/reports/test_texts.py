@@ -6,7 +6,8 @@ import re
 import pytest
 from report_records import EVIL, poisoned
 
-from gmixout.reports.rows import rows_of, summary_of
+from gmixout.reports.rows import rows_of
+from gmixout.reports.standings import summary_of
 from gmixout.reports.texts import as_csv, as_latex, as_markdown
 
 

@@ -3,11 +3,22 @@ import sys
 from dataclasses import replace
 
 import pytest
-from report_records import CONFIG, data_of, write_folder
+from report_records import (
+    CONFIG,
+    SOURCES,
+    data_of,
+    make_sweep,
+    on_macro_f1,
+    on_sources,
+    on_the_way,
+    without_shifts,
+    write_folder,
+)
 
 from gmixout.errors import StateError
 from gmixout.evaluation.records import RecordLog
-from gmixout.reports import REPORT_FILES, write_report
+from gmixout.reports import REPORT_FILES, _folder_name, write_report
+from gmixout.reports.texts import as_csv
 
 WITHOUT_SWEEP = [name for name in REPORT_FILES if not name.startswith("sweep.")]
 
@@ -85,12 +96,49 @@ def test_it_must_be_said_where_a_report_on_several_folders_goes(tmp_path, record
         write_report([])
 
 
-def test_folders_of_several_benchmarks_are_refused(tmp_path, records):
+def test_several_benchmarks_never_share_a_table(tmp_path, records):
+    every = on_sources(records[:6])
+    folders = [
+        write_folder(tmp_path / name, [r for r in every if name in r.benchmark], f"# {name}\n")
+        for name in SOURCES[:2]
+    ]
+    out = tmp_path / "out"
+    written = write_report(folders, out)
+    assert all(path.is_file() for path in written)
+    places = [out / f"pacs(train_domain={name})" for name in SOURCES[:2]]
+    assert {*out.iterdir()} == {out / "report.md", *places}
+    for name, place in zip(SOURCES, places, strict=False):
+        assert {path.name for path in place.iterdir()} == set(WITHOUT_SWEEP)
+        own = [record for record in every if name in record.benchmark]
+        assert (place / "report.csv").read_text() == as_csv(own)
+        page = (place / "report.html").read_text()
+        assert [f"# {other}\n" in page for other in SOURCES].count(True) == 1
+        assert f"# {name}\n" in page
+        assert f"pacs%28train_domain%3D{name}%29/report.html" in (out / "report.md").read_text()
+
+
+NAMES = ["..", "../../away", "a/b", "a%2Fb", "a_b", ".", "", "module:function", "pacs(domain=x)"]
+
+
+def test_a_benchmarks_name_leads_nowhere_else(tmp_path):
+    folders = {_folder_name(name) for name in NAMES}
+    assert len(folders) == len(NAMES)
+    for folder in folders:
+        assert (tmp_path / folder).resolve().parent == tmp_path.resolve()
+
+
+def test_benchmarks_with_several_official_metrics_are_refused(tmp_path, records):
     one = write_folder(tmp_path / "one", records[:3])
-    two = write_folder(tmp_path / "two", [replace(r, benchmark="letters") for r in records[:3]])
-    with pytest.raises(StateError, match=r"several benchmarks, digits, letters: .*one at a time"):
+    other = [replace(record, benchmark="animals") for record in on_macro_f1(records[:3])]
+    two = write_folder(tmp_path / "two", other)
+    with pytest.raises(StateError, match="one official metric, found accuracy, macro_f1"):
         write_report([one, two], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_benchmark_without_shifts_has_its_report(tmp_path):
+    folder = write_folder(tmp_path, on_the_way(without_shifts(make_sweep())))
+    assert [path.name for path in write_report(folder)] == list(REPORT_FILES)
 
 
 def test_a_folder_without_config_says_so(tmp_path, records):

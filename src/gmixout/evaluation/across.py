@@ -45,30 +45,34 @@ class Pooled:
         return fmean(each.mean for each in self.parts.values())
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
-        """Interval of the mean over these very benchmarks, for new seeds; None without spread.
+        """Interval of the mean over these very benchmarks, for new seeds.
 
-        Student's t with the benchmarks as strata: the squared standard errors of the strata add up,
-        and Welch and Satterthwaite give the degrees of freedom,
+        Student's t with the benchmarks as strata of one spread, as in an analysis of variance:
 
-            SE^2 = 1/B^2 sum_b v_b,   v_b = s_b^2 / n_b,   df = (sum_b v_b)^2 / sum_b v_b^2/(n_b-1)
+            s^2 = 1/df sum_b sum_i (d_bi - mean d_b)^2,   df = sum_b (n_b - 1)
+            SE^2 = s^2 / B^2 sum_b 1/n_b
 
-        Not pooled over benchmark-seed pairs as one sample: what differs between benchmarks is no
-        noise of the seeds. No bootstrap within benchmarks either: that of three seeds never leaves
-        their range and is far too narrow. Every benchmark needs two seeds.
+        Pairs of benchmark and seed are not taken as one sample: what differs between benchmarks is
+        no noise of the seeds. Nor is it a bootstrap within benchmarks: that of three seeds never
+        leaves their range and is far too narrow. Strata share their spread as two seeds, or the one
+        that reached a level, say next to nothing of it.
 
-        Source: Satterthwaite, "An approximate distribution of estimates of variance components",
-            Biometrics Bulletin 2(6), 1946.
+        Returns:
+            None where every benchmark has one seed only.
         """
-        spreads = [(each.sd, each.n) for each in self.parts.values()]
-        variances = [(sd**2 / n, n) for sd, n in spreads if sd is not None]
-        total = sum(variance for variance, _ in variances)
-        if len(variances) < len(spreads):
+        parts = self.parts.values()
+        freedom = sum(each.n - 1 for each in parts)
+        if freedom == 0:
             return None
-        if total == 0:
-            return self.mean, self.mean
-        freedom = total**2 / sum(variance**2 / (n - 1) for variance, n in variances)
-        half = stdtrit(freedom, (1 + confidence) / 2) * total**0.5 / len(variances)
+        variance = sum((each.n - 1) * (each.sd or 0.0) ** 2 for each in parts) / freedom
+        error = (variance * sum(1 / each.n for each in parts)) ** 0.5 / len(parts)
+        half = float(stdtrit(freedom, (1 + confidence) / 2)) * error
         return self.mean - half, self.mean + half
+
+    @property
+    def n(self) -> int:
+        """Number of pairs of benchmark and seed."""
+        return sum(each.n for each in self.parts.values())
 
     @property
     def over_benchmarks(self) -> Estimate:
@@ -94,10 +98,8 @@ class Pooled:
 class AcrossRow:
     """One method over all benchmarks, each time at the setting that ID validation chooses there."""
 
-    method: str
-    variant: str
-    id: Pooled
-    ood: Pooled
+    chosen: Mapping[str, Cell]
+    """By benchmark: the setting."""
     at_own_id: Pooled | None
     """OOD of the chosen model minus the reference's on its curve at the same ID accuracy; None
     where no benchmark has it."""
@@ -107,7 +109,11 @@ class AcrossRow:
     @property
     def series(self) -> Series:
         """The curve this row is of."""
-        return self.method, self.variant
+        return next(iter(self.chosen.values())).series
+
+    def estimate(self, value: Callable[[Record], float]) -> Pooled:
+        """Any figure of the records of the chosen settings."""
+        return Pooled({name: cell.estimate(value) for name, cell in self.chosen.items()})
 
 
 @dataclass(frozen=True)
@@ -159,9 +165,7 @@ def compare_across(records: Iterable[Record], reference: str = "full") -> Across
     }
     rows = [
         AcrossRow(
-            *series,
-            id=_estimates(chosen, series, lambda record: record.id),
-            ood=_estimates(chosen, series, lambda record: record.ood),
+            {name: cells[series] for name, cells in chosen.items() if series in cells},
             at_own_id=None
             if series[0] == reference
             else _pooled(
@@ -202,16 +206,6 @@ def _at_levels(
     # levels that are equal count once there
     index = [compared.id_levels.index(level) for level in levels]
     return [{series: d[at] for series, d in compared.differences.items()} for at in index]
-
-
-def _estimates(
-    chosen: Mapping[str, Mapping[Series, Cell]],
-    series: Series,
-    value: Callable[[Record], float],
-) -> Pooled:
-    return Pooled(
-        {name: cells[series].estimate(value) for name, cells in chosen.items() if series in cells}
-    )
 
 
 def _pooled(parts: Mapping[str, Estimate | None]) -> Pooled | None:

@@ -4,9 +4,14 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from gmixout.errors import StateError
+from gmixout.evaluation.across import by_benchmark
 from gmixout.evaluation.records import Record, RecordLog
+from gmixout.reports.rows import rows_of
+from gmixout.reports.sweeps import sweeps_of
+from gmixout.reports.texts import save_across, save_csv, save_latex, save_markdown
 
 REPORT_FILES = (
     "report.html", "report.csv", "report.md", "report.tex",
@@ -23,6 +28,9 @@ def write_report(
 ) -> list[Path]:
     """Write the report on one or several run folders, or write it anew.
 
+    Records of several benchmarks never share a table: each benchmark gets a report in a folder of
+    its own inside `out`, and `report.md` says how the methods stand over all of them.
+
     Args:
         folders: Each holds `records.jsonl` and, as a rule, `config.yaml`, as `gmixout compare` and
             `gmixout finetune` leave them. Records of several folders are taken together; a record
@@ -38,16 +46,9 @@ def write_report(
 
     Raises:
         StateError: If a folder, its records.jsonl or every record is missing, a record is broken,
-            the folders are of several benchmarks, or it is not said where a report on several
-            folders goes. Nothing is written then.
+            the folders are of several benchmarks with several official metrics, or it is not said
+            where a report on several folders goes. Nothing is written then.
     """
-    # matplotlib and plotly are loaded for a report, not for a table in the terminal
-    from gmixout.reports.figure import cost_figure, id_ood_figure, save_figure, sweep_figure
-    from gmixout.reports.page import save_page
-    from gmixout.reports.rows import rows_of
-    from gmixout.reports.sweeps import sweeps_of
-    from gmixout.reports.texts import save_csv, save_latex, save_markdown
-
     paths = [Path(folders)] if isinstance(folders, str | os.PathLike) else list(map(Path, folders))
     if not paths or (out is None and len(paths) > 1):
         raise StateError(
@@ -60,7 +61,32 @@ def write_report(
     records = _merged(paths)
     if not any(record.final for record in records):
         return []
-    configs = {str(path): _config_of(path) for path in paths}
+    groups = by_benchmark(records)
+    if len(groups) == 1:
+        return _write_one(records, paths, out, reference, running)
+    places = {name: out / _folder_name(name) for name in groups}
+    pages = {name: f"{place.name}/report.html" for name, place in places.items()}
+    across = save_across(records, out / "report.md", reference, pages)
+    every = (
+        _write_one(own, [path for path in paths if _holds(path, name)], places[name], reference)
+        for name, own in groups.items()
+    )
+    return [across, *(path for written in every for path in written)]
+
+
+def _write_one(
+    records: Sequence[Record],
+    folders: Sequence[Path],
+    out: Path,
+    reference: str,
+    running: str | None = None,
+) -> list[Path]:
+    """The report on one benchmark."""
+    # matplotlib and plotly are loaded for a report, not for a table in the terminal
+    from gmixout.reports.figure import cost_figure, id_ood_figure, save_figure, sweep_figure
+    from gmixout.reports.page import save_page
+
+    configs = {str(path): _config_of(path) for path in folders}
     html = save_page(records, configs, out / "report.html", reference, running)
     if running is not None:
         return [html]
@@ -96,13 +122,18 @@ def _merged(folders: Sequence[Path]) -> list[Record]:
         for folder in folders
         for record in RecordLog(folder / "records.jsonl").read()
     }
-    benchmarks = sorted({record.benchmark for record in merged.values()})
-    if len(benchmarks) > 1:
-        raise StateError(
-            f"the folders hold records of several benchmarks, {', '.join(benchmarks)}: "
-            "report on those of one at a time"
-        )
     return list(merged.values())
+
+
+def _holds(folder: Path, benchmark: str) -> bool:
+    """Whether a folder has records of a benchmark."""
+    records = RecordLog(folder / "records.jsonl").read()
+    return any(record.benchmark == benchmark for record in records)
+
+
+def _folder_name(benchmark: str) -> str:
+    """A folder's name that no other benchmark has, and that leads nowhere else."""
+    return quote(benchmark, safe=" ()=,").replace(".", "%2E") or "%"
 
 
 def _config_of(folder: Path) -> str:

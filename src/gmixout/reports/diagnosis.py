@@ -20,7 +20,7 @@ from rich.table import Table
 from gmixout.evaluation.ensemble import Diagnosis, Measures, Members
 from gmixout.evaluation.summary import Estimate
 from gmixout.reports.figure import INK, LIGHT, SOFT, decorate, save_figure
-from gmixout.reports.rows import NONE
+from gmixout.reports.standings import NONE
 from gmixout.reports.style import rate
 
 COLORS = {"snapshots": "#0072B2", "subnetworks": "#D55E00"}

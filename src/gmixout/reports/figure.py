@@ -57,7 +57,7 @@ def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Pat
 
 
 def id_ood_figure(records: Sequence[Record]) -> Figure:
-    """In-domain accuracy against mean accuracy under shift.
+    """In-domain accuracy (the official metric, that is) against its mean under shift.
 
     A marker is a setting's mean over seeds, in an ellipse of one standard deviation; it grows with
     the learning rate. A ring marks what in-domain validation chooses. Where the zero-shot model or
@@ -72,6 +72,7 @@ def id_ood_figure(records: Sequence[Record]) -> Figure:
     view = focus(cells)
     figure = Figure(figsize=(9.6, 5.6 if light else 4.9), layout="constrained", facecolor="white")
     title = f"all models on {_plain(cells[0].records[0].benchmark)}"
+    names = rows[0].names
     if all(view.holds(point_of(cell)) for cell in cells):
         axes = [figure.subplots()]
         _detail(axes[0], rows, styles, light, view, title)
@@ -79,14 +80,16 @@ def id_ood_figure(records: Sequence[Record]) -> Figure:
         axes = list(figure.subplots(1, 2, width_ratios=(1, 2.1)))
         _overview(axes[0], cells, styles, light, view, title)
         _detail(axes[1], rows, styles, light, view, "close-up of the box")
-    axes[0].set_ylabel("accuracy under shift, mean (%)", color=INK)
+    for each in axes:
+        each.set_xlabel(f"{names.in_domain} (%)", color=INK)
+    axes[0].set_ylabel(f"{names.under_shift} (%)", color=INK)
     _legend(figure, _told_apart({s: style for s, style in styles.items() if s not in light}))
     figure.supxlabel(_note(cells), fontsize=8.5, color=SOFT, x=0.01, ha="left")
     return figure
 
 
 def cost_figure(records: Sequence[Record]) -> Figure:
-    """Mean accuracy under shift of each method's chosen setting against what it costs.
+    """What each method's chosen setting reaches under shift against what it costs.
 
     One plot each for step time, memory and trainable share, as far as they were measured; bars are
     one standard deviation over seeds.
@@ -107,19 +110,19 @@ def cost_figure(records: Sequence[Record]) -> Figure:
         axes.set_xlim(0, 1.06 * axes.get_xlim()[1])
         axes.set_xlabel(_plain(column.heading), color=INK)
         decorate(axes)
-    every[0].set_ylabel("accuracy under shift, mean (%)", color=INK)
+    every[0].set_ylabel(f"{rows[0].names.under_shift} (%)", color=INK)
     _legend(figure, [row.style for row in rows], lines=False)
     note = "Each method at the setting that in-domain validation chooses; up and left is better."
     figure.supxlabel(note, fontsize=8.5, color=SOFT, x=0.01, ha="left")
     return figure
 
 
-SWEPT = ("OOD %", "ID %")
-"""What `sweep_figure` shows of a sweep."""
+SWEPT = ("OOD", "ID")
+"""What `sweep_figure` shows of a sweep: official figures."""
 
 
 def sweep_figure(records: Sequence[Record]) -> Figure:
-    """Accuracy over every option, or pair of options, in which a method's runs differ.
+    """The official figure over every option, or pair of options, in which a method's runs differ.
 
     A row for each measure of `SWEPT`. For each combination of options in-domain validation chooses
     the learning rate; a field is the median over combinations with its two values, a dot of a line
@@ -128,13 +131,14 @@ def sweep_figure(records: Sequence[Record]) -> Figure:
     Args:
         records: Records with a method of which some option varies.
     """
-    sweep = max(sweeps_of(rows_of(records)), key=lambda each: len(each["options"]))
+    rows = rows_of(records)
+    sweep = max(sweeps_of(rows), key=lambda each: len(each["options"]))
     pairs = len(sweep["options"]) > 1
     plots = [plot for plot in sweep["plots"] if len(plot["options"]) == (2 if pairs else 1)]
     figure = Figure(figsize=(3.6 * len(plots) + 0.8, 6.4), layout="constrained", facecolor="white")
     every = figure.subplots(len(SWEPT), len(plots), squeeze=False)
     words = dict(sweep["options"])
-    for measure, line in zip(SWEPT, every, strict=True):
+    for measure, line in zip(map(rows[0].names.heading, SWEPT), every, strict=True):
         index = sweep["measures"].index(measure)
         for axes, plot in zip(line, plots, strict=True):
             labels = [words[name] for name in plot["options"]]
@@ -316,7 +320,6 @@ def _name_beside(axes: Axes, rows: list[Row], view: Box) -> None:
 def _frame(axes: Axes, box: Box, title: str) -> None:
     axes.set_xlim(*box.id)
     axes.set_ylim(*box.ood)
-    axes.set_xlabel("in-domain accuracy (%)", color=INK)
     axes.set_title(title, loc="left", fontsize=9, color=SOFT)
     decorate(axes)
 

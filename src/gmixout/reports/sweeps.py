@@ -18,11 +18,12 @@ def sweeps_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     stands for all combinations with its values of the plot's options: "best" is the one among them
     that ID validation chooses, "median" the median of their means.
     """
+    words, groups = rows[0].names, rows[0].groups
     measures: list[tuple[str, Callable[[Record], float]]] = [
-        ("OOD %", lambda r: 100 * r.ood),
-        *((f"{g} %", lambda r, g=g: 100 * r.shifts[g]) for g in rows[0].groups),
-        ("worst %", lambda r: 100 * r.worst),
-        ("ID %", lambda r: 100 * r.id),
+        (words.heading("OOD"), lambda r: 100 * r.ood),
+        *((words.shift_heading(g), lambda r, g=g: 100 * r.shifts[g]) for g in groups),
+        (words.heading("worst"), lambda r: 100 * r.worst),
+        (words.heading("ID"), lambda r: 100 * r.id),
         ("ECE ID %", lambda r: 100 * r.ece["id_test"]),
         ("NLL ID", lambda r: r.nll["id_test"]),
     ]

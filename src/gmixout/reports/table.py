@@ -1,31 +1,33 @@
 """Records as tables for the terminal: one row a method; the page has every setting."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gmixout.evaluation.across import by_benchmark
 from gmixout.evaluation.records import Record
 from gmixout.evaluation.summary import Estimate
-from gmixout.reports.rows import (
-    DASH_NOTE,
-    MATCHED_NOTE,
+from gmixout.reports.across import across_summaries
+from gmixout.reports.names import notes_of
+from gmixout.reports.rows import Column, Row, columns_of, rows_of
+from gmixout.reports.standings import (
+    COST_KEYS,
+    LEFT_OUT,
     NONE,
-    OWN_NOTE,
     SELECTION_NOTE,
-    Column,
-    Row,
     Standings,
-    columns_of,
-    rows_of,
     standings_of,
 )
 from gmixout.reports.style import rate
 
-KEYS = ("n", "id", "ood", "worst", "ece_id", "trainable_share", "step_seconds", "peak_memory_bytes")
-"""Figures that a terminal has room for, besides the shifts; the page has all."""
+FIRST = ("n", "id", "ood")
+"""Figures that come first for the room of a terminal."""
+SETTING_WIDTH = 18
+"""Characters that the method (which may fill two lines), its rate and alpha take at least."""
 WIDE = 110
 """Console columns from which on every spread has room."""
 
@@ -33,15 +35,19 @@ WIDE = 110
 def print_tables(
     records: Sequence[Record], console: Console | None = None, reference: str = "full"
 ) -> None:
-    """Where each method stands, and it against the reference, fitted to the console."""
+    """Where each method stands, and it against the reference, fitted to the console.
+
+    Of several benchmarks: how it stands over all of them, and in each.
+    """
     console = console or Console()
-    for table in (
-        results_table(records, console.width),
-        matched_table(records, reference, console.width),
-    ):
-        if table is not None:
-            console.print(table)
-            console.print()
+    if len(by_benchmark(records)) > 1:
+        tables = across_tables(records, reference, console.width)
+    else:
+        matched = matched_table(records, reference, console.width)
+        tables = [results_table(records, console.width), *([matched] if matched else [])]
+    for table in tables:
+        console.print(table)
+        console.print()
 
 
 def results_table(records: Sequence[Record], width: int = 100) -> Table:
@@ -54,13 +60,8 @@ def results_table(records: Sequence[Record], width: int = 100) -> Table:
     every = rows_of(records)
     rows = [row for row in every if row.selected]
     seeds = {len(row.cell.records) for row in rows if row.cell.records[0].steps > 0} or {1}
-    columns = [
-        column
-        for column in columns_of(rows)
-        if (column.key in KEYS or column.key.startswith("shift "))
-        and (column.key != "n" or len(seeds) > 1)
-        and (column.key != "ece_id" or width >= WIDE)
-    ]
+    columns = _columns_for(rows, width, several=len(seeds) > 1)
+    names = rows[0].names
     table = _table(f"{records[0].benchmark}: one row a method", width)
     table.add_column("method", min_width=11)
     table.add_column("lr", justify="right", no_wrap=True)
@@ -85,6 +86,8 @@ def results_table(records: Sequence[Record], width: int = 100) -> Table:
         spread = f"Mean ± standard deviation over {n}."
     table.caption = "\n".join(
         [
+            *(f"Note: {escape(note)}." for note in notes_of(records)),
+            *([] if names.has_domains or not rows[0].groups else [f"OOD: {names.ood_note}."]),
             SELECTION_NOTE,
             f"{spread} train: share of the values that get a gradient.",
             "mem: peak memory of training above the loaded model.",
@@ -92,6 +95,45 @@ def results_table(records: Sequence[Record], width: int = 100) -> Table:
         ]
     )
     return table
+
+
+def _columns_for(rows: Sequence[Row], width: int, several: bool) -> list[Column]:
+    """The figures that the console has room for; `several`: methods differ in seeds."""
+    left_out = {*LEFT_OUT, *(() if several else ("n",))}
+    if len(rows[0].groups) == 1:  # that is OOD
+        left_out.add(f"shift {rows[0].groups[0]}")
+    columns = [column for column in columns_of(rows) if column.key not in left_out]
+    wide = width >= WIDE
+    gap = 2 if wide else 1
+
+    def needed(column: Column) -> int:
+        figures = [_figure(column, row, wide) for row in rows]
+        return max(map(len, [*column.heading.split(), *figures])) + gap
+
+    room = width - SETTING_WIDTH - 3 * gap
+    kept: list[Column] = []
+    for rank, some in groupby(sorted(columns, key=_rank), key=_rank):
+        every = list(some)
+        # the shifts all or none, so that none seems to be missing
+        for block in [every] if rank == _SHIFTS else [[column] for column in every]:
+            if sum(map(needed, block)) <= room or rank == 0:
+                kept += block
+                room -= sum(map(needed, block))
+    return [column for column in columns if column in kept]
+
+
+_SHIFTS = 2
+
+
+def _rank(column: Column) -> int:
+    """The lower, the sooner a figure gets room."""
+    if column.key in FIRST:
+        return 0
+    if column.key.startswith("shift "):
+        return _SHIFTS
+    if column.key in COST_KEYS:
+        return 3
+    return 5 if column.key == "ece_id" else 4 if column.is_further else 1
 
 
 def _figure(column: Column, row: Row, every_spread: bool) -> str:
@@ -106,7 +148,8 @@ def matched_table(
     standings = standings_of(records, reference, rows_of(records))
     if not standings.compared:
         return None
-    table = _table(f"OOD at matched ID accuracy, against {escape(standings.label)}", width)
+    metric = standings.metric
+    table = _table(f"OOD at matched ID {metric}, against {escape(standings.label)}", width)
     table.add_column("method")
     table.add_column("at its own ID", justify="right", no_wrap=True)
     for level in standings.id_levels:
@@ -119,9 +162,28 @@ def matched_table(
     )
     for each in standings.compared:
         table.add_row(escape(each.row.label), *map(_difference, each.differences))
-    notes = [note.replace("{reference}", standings.label) for note in (MATCHED_NOTE, OWN_NOTE)]
-    table.caption = escape(" ".join([*notes, DASH_NOTE, _seeds_note(standings)]))
+    table.caption = escape(" ".join([*standings.notes, _seeds_note(standings)]))
     return table
+
+
+def across_tables(
+    records: Sequence[Record], reference: str = "full", width: int = 100
+) -> list[Table]:
+    """Methods over several benchmarks: their means, and the difference in each."""
+    tables = []
+    for summary in across_summaries(records, reference):
+        table = _table(summary.title, width)
+        for heading in summary.headings:
+            table.add_column(escape(heading), justify="right" if table.columns else "left")
+        for row in summary.rows:
+            # an interval on a line of its own is not broken in two
+            texts = [escape(entry.text.replace(" [", "\n[")) for entry in row]
+            table.add_row(
+                *(f"[bold]{t}[/bold]" if e.clear else t for e, t in zip(row, texts, strict=True))
+            )
+        table.caption = escape(" ".join(summary.notes))
+        tables.append(table)
+    return tables
 
 
 def _percent(estimate: Estimate) -> str:

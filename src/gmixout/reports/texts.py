@@ -9,21 +9,16 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from gmixout.evaluation.records import Record
 from gmixout.evaluation.summary import Estimate
 from gmixout.files import write_atomically
-from gmixout.reports.rows import (
-    NONE,
-    Entry,
-    Standing,
-    columns_of,
-    rows_of,
-    standings_of,
-    summary_of,
-)
+from gmixout.reports.across import across_summaries
+from gmixout.reports.rows import columns_of, rows_of
+from gmixout.reports.standings import NONE, Entry, Standing, Summary, standings_of, summary_of
 
 
 def save_csv(records: Sequence[Record], path: Path, reference: str = "full") -> Path:
@@ -57,6 +52,7 @@ def as_csv(records: Sequence[Record], reference: str = "full") -> str:
         first = row.cell.records[0]
         line: dict[str, object] = {
             "benchmark": first.benchmark,
+            "metric": first.metric,
             "method": row.cell.method,
             "variant": row.cell.variant,
             "options": json.dumps({k: v for k, v in first.options.items() if k != "alpha"}),
@@ -98,7 +94,33 @@ def _differences(
 
 def as_markdown(records: Sequence[Record], reference: str = "full") -> str:
     """The summary as a table of GitHub's Markdown."""
-    table = summary_of(records, reference)
+    return _markdown_table(summary_of(records, reference))
+
+
+def save_across(
+    records: Sequence[Record], path: Path, reference: str, reports: Mapping[str, str]
+) -> Path:
+    """Write `across_as_markdown`; an older file stays whole until then."""
+    return _save(across_as_markdown(records, reference, reports), path)
+
+
+def across_as_markdown(
+    records: Sequence[Record], reference: str, reports: Mapping[str, str]
+) -> str:
+    """Several benchmarks as tables of GitHub's Markdown, with links to the report of each.
+
+    Args:
+        records: Of several benchmarks.
+        reference: Method that the others are compared with.
+        reports: By benchmark, the address of its report.
+    """
+    tables = across_summaries(records, reference)
+    links = [f"- [{_markdown(name)}](<{quote(page)}>)" for name, page in reports.items()]
+    parts = [f"## {_markdown(table.title)}\n\n{_markdown_table(table)}" for table in tables]
+    return "\n".join([*parts, "## Reports", "", *links, ""])
+
+
+def _markdown_table(table: Summary) -> str:
     lines = [
         "| " + " | ".join(map(_markdown, table.headings)) + " |",
         "|" + "|".join("---" if i == 0 else "---:" for i in range(len(table.headings))) + "|",

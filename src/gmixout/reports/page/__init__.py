@@ -18,20 +18,10 @@ from gmixout.evaluation.records import Record
 from gmixout.evaluation.selection import RULES
 from gmixout.evaluation.summary import Estimate
 from gmixout.files import write_atomically
+from gmixout.reports.names import notes_of, title_of
 from gmixout.reports.page.data import groups_of, page_data, switches_of
-from gmixout.reports.rows import (
-    DASH_NOTE,
-    MATCHED_NOTE,
-    NOISE_NOTE,
-    OWN_NOTE,
-    Column,
-    Row,
-    Standings,
-    columns_of,
-    interval_text,
-    rows_of,
-    standings_of,
-)
+from gmixout.reports.rows import Column, Row, columns_of, rows_of
+from gmixout.reports.standings import NOISE_NOTE, Standings, interval_text, standings_of
 from gmixout.reports.style import rate
 
 SCRIPTS = ("state.js", "tables.js", "plots.js")
@@ -92,7 +82,9 @@ def page(
         switches=switches_of(rows),
         standings=standings,
         rules=RULES.values(),
-        notes={"matched": MATCHED_NOTE, "own": OWN_NOTE, "dash": DASH_NOTE, "noise": NOISE_NOTE},
+        names=rows[0].names,
+        notes=notes_of(records),
+        noise_note=NOISE_NOTE,
         glyphs=GLYPHS,
         dashes=DASHES,
         facts=_facts(records),
@@ -153,6 +145,7 @@ def _facts(records: Sequence[Record]) -> dict[str, str]:
     names = dict.fromkeys(name for record in records for name in record.versions)
     return {
         "benchmark": values(record.benchmark for record in records),
+        "official metric": values(title_of(record.metric) for record in records),
         "evaluations": str(len(records)),
         "training runs": str(len({record.run for record in trained})),
         "seeds": values(sorted({record.seed for record in records})),

@@ -1,7 +1,8 @@
 """What the plots of the page are drawn from, as plain data for JSON.
 
-The scripts of the page choose, scale and draw; they compute no statistic. Accuracies and their
-differences are in per cent (points) here, costs in the units of `rows.columns_of`.
+The scripts of the page choose, scale and draw; they compute no statistic. Accuracies (the official
+metric, that is) and their differences are in per cent (points) here, costs in the units of
+`rows.columns_of`.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,9 @@ from gmixout.evaluation.curves import Series, curves, ood_at_matched_id, pareto_
 from gmixout.evaluation.records import Record
 from gmixout.evaluation.selection import id_validation
 from gmixout.evaluation.summary import Cell, Estimate, by_series, learning_curves
-from gmixout.reports.rows import Column, Row, Standings, setting_of
+from gmixout.reports.names import Names
+from gmixout.reports.rows import Column, Row, setting_of
+from gmixout.reports.standings import Standings
 from gmixout.reports.style import (
     MANY,
     Style,
@@ -43,6 +46,7 @@ def page_data(
     groups = groups_of(rows)
     return {
         "many": MANY,
+        "names": {"in_domain": rows[0].names.in_domain, "under_shift": rows[0].names.under_shift},
         "series": [
             {
                 "group": groups[series],
@@ -60,7 +64,7 @@ def page_data(
         "views": {"close-up": _view(focus(cells)), "all models": _view(whole(cells))},
         "standings": [_standings(each, place) for each in standings],
         "cost": _cost(records, rows, columns, standings, place),
-        "learning": _learning(records, place),
+        "learning": _learning(records, place, rows[0].names),
         "sweeps": sweeps_of(rows),
     }
 
@@ -227,12 +231,12 @@ def _percent(estimate: Estimate | None) -> list[float | None] | None:
 Measure = tuple[str, Callable[[Record], float | None]]
 
 
-def _learning(records: Sequence[Record], place: dict[Series, int]) -> dict[str, Any]:
+def _learning(records: Sequence[Record], place: dict[Series, int], names: Names) -> dict[str, Any]:
     """What was measured on the way, setting by setting."""
     measures: list[Measure] = [
-        ("OOD %", lambda r: 100 * r.ood),
-        ("ID validation %", lambda r: 100 * r.id_val),
-        ("ID test %", lambda r: 100 * r.id),
+        (names.heading("OOD"), lambda r: 100 * r.ood),
+        (names.heading("ID validation"), lambda r: 100 * r.id_val),
+        (names.heading("ID test"), lambda r: 100 * r.id),
         ("training loss", lambda r: r.train_loss),
     ]
     lines = learning_curves(records)

@@ -1,0 +1,71 @@
+"""What the figures of a benchmark are called: after its official metric and its shifts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gmixout.evaluation.official import METRICS
+from gmixout.evaluation.records import Record, by_group
+
+
+@dataclass(frozen=True)
+class Names:
+    """Words for the figures of one benchmark, for the middle of a sentence."""
+
+    metric: str
+    """The official metric: "accuracy", "macro F1"."""
+    under_shift: str
+    """What `Record.ood` is."""
+    ood_note: str
+    """The same for a reader who knows what OOD means."""
+    has_domains: bool
+    """Whether there are test sets of other domains."""
+
+    @property
+    def title(self) -> str:
+        """The official metric for the beginning of a sentence."""
+        return self.metric[:1].upper() + self.metric[1:]
+
+    @property
+    def in_domain(self) -> str:
+        """What `Record.id` is."""
+        return f"in-domain {self.metric}"
+
+    def heading(self, what: str) -> str:
+        """What a column is called: "ID %", or "ID macro F1 %" where that is no accuracy."""
+        return f"{what} %" if self.metric == "accuracy" else f"{what} {self.metric} %"
+
+    def shift_heading(self, group: str) -> str:
+        """The same for a shift group, which may be a metric that stands for one."""
+        return self.heading(group) if self.has_domains else f"{short_title(group)} %"
+
+    def also_heading(self, where: str, metric: str) -> str:
+        """The same for a metric beside the official one, in domain (ID) or under shift (OOD)."""
+        short = short_title(metric)
+        return f"{where} {short} %" if self.has_domains else f"{short} %"
+
+
+def names_of(record: Record) -> Names:
+    """The words for the benchmark of a record."""
+    metric = title_of(record.metric)
+    if by_group(record.official):
+        return Names(metric, f"{metric} under shift, mean", "mean over the shift groups", True)
+    standing_in = " and ".join(map(title_of, record.shifts))
+    if standing_in:
+        note = f"{standing_in}, as there is no other domain"
+        return Names(metric, standing_in, note, False)
+    return Names(metric, f"in-domain {metric}, as there are no shifts", "there are none", False)
+
+
+def title_of(metric: str) -> str:
+    """What people call a metric."""
+    return METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
+
+
+def short_title(metric: str) -> str:
+    """The same with as little as a heading needs: "few-shot"."""
+    return title_of(metric).removesuffix(" accuracy")
+
+
+def notes_of(records: Iterable[Record]) -> list[str]:
+    """What a reader of any of the records has to know, each thing once."""
+    return list(dict.fromkeys(note for record in records for note in record.notes))
