@@ -116,6 +116,30 @@ def accuracy(model: nn.Module, images: ImageSet, labels: Tensor, among: Sequence
     return right / len(images)
 
 
+def save(model: nn.Module, architecture: str, names: Sequence[str], folder: Path) -> None:
+    """Writes a model as timm does, with what it has to know of its input and its classes."""
+    preprocessing = {
+        "tag": "gmixout",
+        "license": None,
+        "origin_url": None,
+        "paper_ids": None,
+        "input_size": (3, SIZE, SIZE),
+        "test_input_size": None,
+        "mean": MEAN,
+        "std": STD,
+        "crop_pct": 1.0,
+        "test_crop_pct": None,
+        "interpolation": "bilinear",
+    }
+    save_for_hf(
+        model,
+        str(folder),
+        model_config={"pretrained_cfg": preprocessing, "label_names": names},
+        model_args=ARCHITECTURES[architecture][1],
+        safe_serialization=True,
+    )
+
+
 def main() -> None:
     """Parse the arguments, pretrain, evaluate, save."""
     parser = argparse.ArgumentParser(
@@ -192,21 +216,7 @@ def main() -> None:
         among = [names.index(each) for each in classes if each in names]
         found = accuracy(result.model, images, labels, among), len(images)
         figures.setdefault(name.split("/")[0], []).append(found)
-    save_for_hf(
-        result.model,
-        str(out),
-        model_config={
-            "input_size": (3, SIZE, SIZE),
-            "fixed_input_size": args.architecture == "vit",
-            "mean": MEAN,
-            "std": STD,
-            "crop_pct": 1.0,
-            "interpolation": "bilinear",
-            "label_names": names,
-        },
-        model_args=ARCHITECTURES[args.architecture][1],
-        safe_serialization=True,
-    )
+    save(result.model, args.architecture, names, out)
     log = {
         "settings": {n: v for n, v in vars(args).items() if n not in ("data", "out")},
         "images in a pass": len(pictures),
