@@ -136,7 +136,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
         seeds = [each[: 3 - k % 3] for k, each in enumerate(drawn)]  # some do not reach a level
         low, high = Pooled({str(k): Estimate.of(each) for k, each in enumerate(seeds)}).interval()
         hits += low <= truth.mean() <= high
-    assert 0.93 < hits / 1000 < 0.97
+    assert 0.92 < hits / 1000 < 0.98  # four standard deviations of 1,000 draws
 
 
 def test_one_seed_has_no_interval_and_seeds_that_agree_have_a_point():
