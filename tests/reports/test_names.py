@@ -130,6 +130,7 @@ def test_the_mean_corruption_error_is_shown_with_its_normalisation(records):
     for width in (80, 100, 200):
         text = printed(some, width)
         assert "mCE" in text
+        assert "divided by AlexNet's" in " ".join(text.split())
         assert "…" not in text
         assert text.count("kind_") in (0, 15)
     without = [

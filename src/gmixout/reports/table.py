@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gmixout.evaluation.across import by_benchmark
+from gmixout.evaluation.official import SUMMARIES
 from gmixout.evaluation.records import Record
 from gmixout.evaluation.summary import Estimate
 from gmixout.reports.across import across_summaries
@@ -88,6 +89,7 @@ def results_table(records: Sequence[Record], width: int = 100) -> Table:
         [
             *(f"Note: {escape(note)}." for note in notes_of(records)),
             *([] if names.has_domains or not rows[0].groups else [f"OOD: {names.ood_note}."]),
+            *(f"{each.heading}: {each.note}." for each in columns if each.key in SUMMARIES),
             SELECTION_NOTE,
             f"{spread} train: share of the values that get a gradient.",
             "mem: peak memory of training above the loaded model.",

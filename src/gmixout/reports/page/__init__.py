@@ -155,7 +155,7 @@ def _facts(records: Sequence[Record]) -> dict[str, str]:
         "learning rates": values(
             rate(lr) for lr in sorted({r.lr for r in trained if r.lr is not None})
         ),
-        "rate of the head": values(rate(record.head_lr) or None for record in trained),
+        "rate of the head": values(rate(record.head_lr) or "as the rest" for record in trained),
         "images": values(
             ", ".join(f"{name} {count}" for name, count in record.examples.items())
             for record in records
