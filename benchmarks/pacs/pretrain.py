@@ -35,9 +35,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from gmixout.data import SOURCES
-from gmixout.data.images import ImageSet, stratified
+from gmixout.data.images import SPLIT_SEED, ImageSet, in_half, stratified
 from gmixout.data.parquet import read_parquet
-from gmixout.data.source import SPLIT_SEED
 from gmixout.methods.full import full
 from gmixout.training import TrainingArguments, train
 
@@ -163,7 +162,7 @@ def main() -> None:
     caltech = caltech.subset(torch.isin(caltech.labels, torch.tensor(objects)).nonzero().flatten())
     held, rest = (caltech.subset(p) for p in stratified(caltech.labels, (HELD_OUT,), SPLIT_SEED))
     cifar, cifar_classes = read_parquet(args.data / "cifar10" / "train.parquet")
-    cifar = cifar.subset(stratified(cifar.labels, (0.5,), SPLIT_SEED)[0])
+    cifar = in_half(cifar, "first")
     cifar_test, _ = read_parquet(args.data / "cifar10" / "test.parquet")
     names = sorted({*pacs_classes, *cifar_classes, *(caltech_classes[i] for i in objects)})
     shown = [(rest, caltech_classes), (cifar, cifar_classes)]

@@ -11,7 +11,7 @@ from gmixout.bench.folder import RECORDS, run_folder
 from gmixout.bench.grid import Grid
 from gmixout.bench.progress import tell
 from gmixout.bench.report import present
-from gmixout.bench.task import Head, Task
+from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.evaluation.records import Record, RecordLog
@@ -33,6 +33,7 @@ def compare(
     benchmark: Source | str = "digits",
     model: str | None = None,
     head: Head | None = None,
+    corruptions: Corruptions = "none",
     methods: list[Method] | Literal["all"] | None = None,
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
     seeds: tuple[int, ...] = (0,),
@@ -54,6 +55,8 @@ def compare(
             `--data-root DIR --train-domain photo`.
         model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
         head: Classifier to start from; by default the best that the model has.
+        corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
+            severities (common), or also the 4 that are for choices and not reported (all).
         methods: The methods, `full,gmixout` say, or `all` (that this model allows); by default
             zero_shot, full, wise_ft, random_mask, mixout and gmixout. `module:Class` is a method of
             your own.
@@ -74,7 +77,7 @@ def compare(
     if methods is None or methods == "all":
         methods = [get_method(name) for name in (METHODS if every else COMPARED)]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    task = Task(benchmark, model, head)
+    task = Task(benchmark, model, head, corruptions)
     grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=every)
     for method, reason in grid.left_out.items():
         Console(stderr=True).print(f"{method} is left out: {reason}", highlight=False)
@@ -86,6 +89,7 @@ def sweep(
     benchmark: Source | str = "digits",
     model: str | None = None,
     head: Head | None = None,
+    corruptions: Corruptions = "none",
     method: Method | None = None,
     over: dict[str, list[Any]] | None = None,
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
@@ -106,6 +110,8 @@ def sweep(
             `--data-root DIR --train-domain photo`.
         model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
         head: Classifier to start from; by default the best that the model has.
+        corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
+            severities (common), or also the 4 that are for choices and not reported (all).
         method: The method, by default gmixout; options that are not swept follow as
             `--method.NAME VALUE`.
         over: Values by option: `--over.mask_rate 0.8,0.9 --over.structure row,column`.
@@ -138,7 +144,9 @@ def sweep(
     combinations = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
     methods = [replace(method, **options) for options in combinations]  # type: ignore[type-var]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    grid = Grid(Task(benchmark, model, head), methods, lrs, seeds, settings, out, workers)
+    grid = Grid(
+        Task(benchmark, model, head, corruptions), methods, lrs, seeds, settings, out, workers
+    )
     what = {"method": spec_of(method, METHODS), "over": over}
     return _carry_out(grid, what, resume, overwrite)
 

@@ -146,7 +146,7 @@ def find_run(folder: Path) -> KnownRun:
             f"say how to train it again. Give one that finetune wrote, or FOLDER/runs/HASH"
         )
     record = records[0]
-    if record.lr is None or record.head_lr is None or record.batch_size is None:
+    if record.lr is None or record.batch_size is None:
         raise StateError(
             f"{folder} holds a model of {about['method']}, which was not trained: there is no run "
             "to diagnose"

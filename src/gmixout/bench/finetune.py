@@ -10,7 +10,7 @@ from gmixout.bench.folder import MODEL, RECORDS, run_folder, save_model
 from gmixout.bench.job import Job, about_model
 from gmixout.bench.progress import RunBar, bars, tell
 from gmixout.bench.report import present
-from gmixout.bench.task import Head, Task
+from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.bench.threads import few_threads
 from gmixout.data import Source
 from gmixout.errors import ConfigError
@@ -25,6 +25,7 @@ def finetune(
     benchmark: Source | str = "digits",
     model: str | None = None,
     head: Head | None = None,
+    corruptions: Corruptions = "none",
     method: Method | None = None,
     out: Path = Path("runs/finetune"),
     resume: bool = False,
@@ -41,6 +42,8 @@ def finetune(
             `--data-root DIR --train-domain photo`.
         model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
         head: Classifier to start from; by default the best that the model has.
+        corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
+            severities (common), or also the 4 that are for choices and not reported (all).
         method: The finetuning method, by default gmixout, or `module:Class` of your own; its
             options follow as `--method.NAME VALUE`.
         out: Folder for config.yaml, records.jsonl, model.safetensors and report.html.
@@ -59,7 +62,7 @@ def finetune(
             f"`gmixout compare --methods {method.name}`, or `gmixout soup` on runs that you have"
         )
     arguments = TrainingArguments(**training)
-    task = Task(benchmark, model, head)
+    task = Task(benchmark, model, head, corruptions)
     loaded = task.load()
     config = {**task.plain(), "method": spec_of(method, METHODS), **asdict(arguments)}
     job = Job(task, method.trained, arguments)

@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -11,7 +11,9 @@ from typing import Any, Literal, TypeAlias
 from accelerate import PartialState
 
 from gmixout.data import SOURCES, Benchmark, Source, load_benchmark
+from gmixout.data.common_corruptions import NOTES, corruption_shifts
 from gmixout.data.images import ImageSet
+from gmixout.data.source import Splits
 from gmixout.errors import ConfigError, StateError
 from gmixout.models import Foundation, linear_probe_head, load_foundation
 from gmixout.models.prompts import templates_for
@@ -19,6 +21,7 @@ from gmixout.named import from_spec, spec_of
 from gmixout.weightspace import fingerprint
 
 Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
+Corruptions: TypeAlias = Literal["none", "common", "all"]
 
 IN_MEMORY_BYTES = 2**30
 """Test and training images stay in memory as the model takes them, up to this much in all."""
@@ -44,11 +47,14 @@ class Task:
         model: Name of a pretrained model, see `load_foundation`.
         head: Classifier to start from, `zero_shot`, `random` or `linear_probe`; None: the best that
             the model has.
+        corruptions: Corrupt the in-domain test images, too (see `common_corruptions`): by the
+            fifteen kinds that are reported (`common`), or also by the four for choices (`all`).
     """
 
     benchmark: str | Source = "digits"
     model: str | None = None
     head: Head | None = None
+    corruptions: Corruptions = "none"
 
     def __post_init__(self) -> None:
         """Refuses what does not go together, before anything is loaded."""
@@ -59,11 +65,11 @@ class Task:
                 f"benchmark {self.benchmark} needs a folder: --data-root DIR. "
                 f"Where to get the data: {kind.where}"
             )
-        for name in ("model", "head"):
-            if getattr(self, name) is not None:
+        for name in ("model", "head", "corruptions"):
+            if getattr(self, name) not in (None, "none"):
                 raise ConfigError(
-                    f"benchmark {self.benchmark} brings its own model: leave out --{name}. Models "
-                    f"go with: {', '.join(SOURCES)}"
+                    f"benchmark {self.benchmark} brings its own model and shifts: leave out "
+                    f"--{name}, which goes with: {', '.join(SOURCES)}"
                 )
 
     @classmethod
@@ -79,13 +85,19 @@ class Task:
                 benchmark = from_spec(benchmark, SOURCES)
             except (ImportError, AttributeError, KeyError, TypeError) as error:
                 raise StateError(f"benchmark {benchmark} is not known: {error}") from error
-        return cls(benchmark, values.get("model"), values.get("head"))
+        others = ("model", "head", "corruptions")
+        return cls(benchmark, **{name: values[name] for name in others if name in values})
 
     def plain(self) -> dict[str, Any]:
         """Plain values, as the command line and config files spell them."""
         benchmark = self.benchmark
         spelled = spec_of(benchmark, SOURCES) if isinstance(benchmark, Source) else benchmark
-        return {"benchmark": spelled, "model": self.model, "head": self.head}
+        return {
+            "benchmark": spelled,
+            "model": self.model,
+            "head": self.head,
+            "corruptions": self.corruptions,
+        }
 
     def load(self) -> Benchmark:
         """Loads data and model, once in a process.
@@ -153,7 +165,7 @@ def home_made(source: Source) -> str:
 def _load(task: Task) -> Benchmark:
     if not isinstance(task.benchmark, Source):
         return load_benchmark(task.benchmark)
-    source, splits = task.benchmark, task.benchmark.load()
+    source, splits = task.benchmark, with_corruptions(task.benchmark.load(), task.corruptions)
     found = task.foundation(splits.classes)
     left = IN_MEMORY_BYTES // (12 * found.size[0] * found.size[1])  # images: 3 x float32
 
@@ -190,6 +202,27 @@ def _load(task: Task) -> Benchmark:
             "pretrained": fingerprint(found.model.state_dict()),
         },
     )
+
+
+def with_corruptions(splits: Splits, kinds: Corruptions) -> Splits:
+    """Splits with the in-domain test images corrupted, as shifts.
+
+    Beside shifts of the benchmark's own they are one group, `corrupted`, which the mean OOD figure
+    counts once; else they are named as in ImageNet-C, with its mean corruption error.
+    """
+    if kinds == "none":
+        return splits
+    shifts = corruption_shifts(splits.id_test, "common")
+    if splits.shifts:
+        named = {f"corrupted/{name.replace('/', '-')}": each for name, each in shifts.items()}
+        splits = replace(splits, shifts={**splits.shifts, **named})
+    else:
+        summary = splits.summary or "mean_corruption_error_unnormalised"
+        splits = replace(splits, shifts=shifts, summary=summary)
+    if kinds == "all":
+        dev_shifts = corruption_shifts(splits.id_test, "extra")
+        splits = replace(splits, dev_shifts={**splits.dev_shifts, **dev_shifts})
+    return replace(splits, notes=(*splits.notes, *NOTES))
 
 
 def _label(model: str) -> str:

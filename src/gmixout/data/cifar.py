@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100, corrupted (-C) and sampled anew (CIFAR-10.1)."""
 
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ import numpy as np
 
 from gmixout.data.folders import find
 from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS, SEVERITIES
-from gmixout.data.images import ImageArray, ImageSet, stratified
+from gmixout.data.imagenet_lt import shot_groups
+from gmixout.data.images import SPLIT_SEED, ImageArray, ImageSet, in_half, long_tailed, stratified
 from gmixout.data.parquet import read_parquet
-from gmixout.data.source import SPLIT_SEED, Problems, Source, Splits
+from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import ConfigError, DataError
 
 Array = np.ndarray[Any, Any]
@@ -28,6 +30,13 @@ class Cifar(Source):
         shifts: Which shifts to use.
         missing: What to do if one of them is not there: stop (`refuse`), or go on without it and
             say so in the notes (`leave_out`).
+        half: Use `both` halves of the training images, or only the `first` or `second`: fixed and
+            stratified, for a model that was pretrained on the other half.
+        imbalance: Training images of the first class for one of the last: their numbers fall
+            exponentially from class to class, and the classes become many, medium and few shot (by
+            ImageNet-LT's limits). 1 leaves all. The held-out images stay balanced.
+            Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
+            Loss", NeurIPS 2019, section 4.1 (with ratios of 10 and 100).
         extra: Also the four extra kinds of corruption, as development shifts, which are never
             reported: their authors set them aside for choices.
     """
@@ -35,6 +44,8 @@ class Cifar(Source):
     val_share: float = 0.1
     shifts: tuple[str, ...] = ("c",)
     missing: Literal["refuse", "leave_out"] = "refuse"
+    half: Literal["both", "first", "second"] = "both"
+    imbalance: float = 1.0
     extra: bool = False
 
     known_shifts: ClassVar[tuple[str, ...]] = ("c",)
@@ -59,6 +70,10 @@ class Cifar(Source):
                 f"{self.name}(shifts={self.shifts}): {', '.join(sorted(unknown))} is none of: "
                 f"{', '.join(self.known_shifts)}"
             )
+        if not 1 <= self.imbalance < math.inf:
+            raise ConfigError(
+                f"{self.name}(imbalance={self.imbalance}) must be a finite number of at least 1"
+            )
 
     def read(self, problems: Problems) -> Splits:
         """Looks at the archive's files and at the shifts."""
@@ -75,12 +90,21 @@ class Cifar(Source):
                 dev_shifts.update(self._corruptions(EXTRA_KINDS, problems, notes))
         if "10.1" in self.shifts:
             shifts.update(self._sampled_anew(problems, notes))
+        train = in_half(train, self.half)
         held, rest = stratified(train.labels, (self.val_share,), SPLIT_SEED)
+        val, train = train.subset(held), train.subset(rest)
+        also: tuple[str, ...] = ()
+        if self.imbalance > 1:
+            train = train.subset(long_tailed(train.labels, self.imbalance, SPLIT_SEED))
+            counts = train.labels.bincount(minlength=len(classes))
+            test = test.grouped(shot_groups(counts, "oltr")[test.labels])
+            also = ("many_shot", "medium_shot", "few_shot")
         return Splits(
             classes=classes,
-            train=train.subset(rest),
-            id_val=train.subset(held),
+            train=train,
+            id_val=val,
             id_test=test,
+            also=also,
             shifts=shifts,
             dev_shifts=dev_shifts,
             summary="mean_corruption_error_unnormalised" if "c" in self.shifts else None,

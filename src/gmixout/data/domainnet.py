@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from gmixout.data.domains import DomainFolders
 from gmixout.data.folders import Listing, classes_of_lists, read_list
-from gmixout.data.images import stratified
-from gmixout.data.source import SPLIT_SEED, Problems, Splits
+from gmixout.data.images import SPLIT_SEED, in_half, stratified
+from gmixout.data.source import Problems, Splits
 
 DUPLICATES = "domain_net_duplicates.txt"
 """DomainBed's list of images to drop, with lines `<domain>/<class>/<file>`."""
@@ -98,7 +98,7 @@ class domainnet(DomainFolders):
         classes = classes_of_lists({f"{d}_{p}.txt": s for (d, p), s in read.items()}, problems)
         self._count(problems, "classes", len(classes), "number of classes in the lists")
         problems.settle(self)
-        images = {key: self.chosen_half(listing.images()) for key, listing in read.items()}
+        images = {key: in_half(listing.images(), self.half) for key, listing in read.items()}
         train = images[self.train_domain, "train"]
         held, rest = stratified(train.labels, (self.id_val_share,), SPLIT_SEED)
         return Splits(

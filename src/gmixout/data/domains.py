@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gmixout.data.folders import Listing, find, plain, read_class, subfolders
-from gmixout.data.images import ImageFiles, ImageSet, stratified
-from gmixout.data.source import SPLIT_SEED, Problems, Source, Splits
+from gmixout.data.images import SPLIT_SEED, ImageSet, in_half, stratified
+from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import ConfigError
 
 HOLDOUT = 0.2
@@ -128,7 +128,7 @@ class DomainFolders(Source):
             if absent:
                 listed = ", ".join(names[name] for name in absent)
                 notes.append(f"{domain} has no folder of {listed}")
-            sets[domain] = self.chosen_half(listing.images())
+            sets[domain] = in_half(listing.images(), self.half)
         return sets, tuple(names[name] for name in labels), tuple(notes)
 
     def domain_folders(self, problems: Problems) -> dict[str, Path]:
@@ -175,13 +175,6 @@ class DomainFolders(Source):
             found.add(plain(name))
             read_class(listing, name, labels[plain(name)], problems)
         return listing, [name for name in labels if name not in found]
-
-    def chosen_half(self, images: ImageFiles) -> ImageFiles:
-        """The images of a set that `half` asks for."""
-        if self.half == "both":
-            return images
-        first, second = stratified(images.labels, (0.5,), SPLIT_SEED)
-        return images.subset(first if self.half == "first" else second)
 
     def _splits(
         self, sets: Mapping[str, ImageSet], classes: tuple[str, ...], notes: tuple[str, ...]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from gmixout.data.images import ImageSet, stratified
-from gmixout.data.source import SPLIT_SEED, Problems, Source, Splits
+from gmixout.data.images import SPLIT_SEED, ImageSet, stratified
+from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import DataError, needs
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from gmixout.data.folders import Listing, read_classes, subfolders
-from gmixout.data.images import stratified
-from gmixout.data.source import SPLIT_SEED, Problems, Source, Splits
+from gmixout.data.images import SPLIT_SEED, stratified
+from gmixout.data.source import Problems, Source, Splits
 
 SHIFT = "shift_"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from gmixout.data.folders import Listing, find, pictures, read_class, read_classes, subfolders
-from gmixout.data.images import ImageFiles, LabelSpace, stratified
-from gmixout.data.source import SPLIT_SEED, Problems, Source, Splits
+from gmixout.data.images import SPLIT_SEED, ImageFiles, LabelSpace, stratified
+from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import ConfigError, DataError
 
 NAMES = ("LOC_synset_mapping.txt", "classnames.txt", "words.txt")

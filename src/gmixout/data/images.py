@@ -25,6 +25,8 @@ Transform: TypeAlias = Callable[["Image"], Tensor]
 
 Set = TypeVar("Set", bound="ImageSet")
 
+SPLIT_SEED = 2510
+"""Seed of every split that the official files leave open; never the seed of a training run."""
 _BLOCK = 256
 """Images that one thread looks at in a row."""
 
@@ -137,6 +139,12 @@ class ImageSet(Examples, ABC):
         """The same examples, seen through another transform."""
         part = copy.copy(self)
         part.transform, part._kept = transform, None
+        return part
+
+    def grouped(self: Set, groups: Tensor) -> Set:
+        """The same examples with other groups, `[N]`."""
+        part = copy.copy(self)
+        part.groups = groups
         return part
 
     def kept(self: Set) -> Set:
@@ -309,6 +317,35 @@ def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> list[Tenso
         torch.from_numpy(np.sort(np.concatenate(part)) if part else np.empty(0, np.int64))
         for part in parts
     ]
+
+
+def in_half(images: Set, half: str) -> Set:
+    """The `first` or the `second` half of a set, every class in proportion; or `both`."""
+    if half == "both":
+        return images
+    first, second = stratified(images.labels, (0.5,), SPLIT_SEED)
+    return images.subset(first if half == "first" else second)
+
+
+def long_tailed(labels: Tensor, imbalance: float, seed: int) -> Tensor:
+    """Chooses examples so that class sizes fall exponentially, `n_y = n imbalance^(-y / (C - 1))`.
+
+    Args:
+        labels: `[N]`, from 0 to C - 1; no class has fewer than the n images of the smallest.
+        imbalance: Images of class 0 for one of class C - 1.
+        seed: As for `stratified`.
+
+    Returns:
+        Ascending indices; every class keeps at least one image.
+    """
+    generator = np.random.RandomState(seed)
+    sizes = np.bincount(labels.numpy())
+    shares = imbalance ** -np.linspace(0, 1, len(sizes))
+    kept = []
+    for label, share in enumerate(shares):
+        members = generator.permutation(np.flatnonzero(labels.numpy() == label))
+        kept.append(members[: max(1, round(sizes.min() * share))])
+    return torch.from_numpy(np.sort(np.concatenate(kept)))
 
 
 def _open(file: Path | BytesIO) -> "Image":

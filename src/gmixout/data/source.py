@@ -12,9 +12,6 @@ from gmixout.data.images import ImageSet, Transform
 from gmixout.errors import ConfigError, DataError, needs
 from gmixout.named import Named
 
-SPLIT_SEED = 2510
-"""Seed of every split that the official files leave open; never the seed of a training run."""
-
 
 @dataclass(frozen=True)
 class Splits:

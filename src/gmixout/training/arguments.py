@@ -24,8 +24,8 @@ class TrainingArguments:
     """Number of optimizer steps of the whole run."""
     batch_size: int = 32
     """Images a step."""
-    head_lr: float = 1e-3
-    """Peak learning rate of the classifier head."""
+    head_lr: float | None = 1e-3
+    """Peak learning rate of the classifier head; none: `lr`, as befits a zero-shot head."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the optimizer."""
     warmup_steps: int = 0
@@ -40,12 +40,18 @@ class TrainingArguments:
     """Type of the forward pass; fp16 is for GPUs, with a scaled loss."""
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes."""
+    logit_adjustment: float = 0.0
+    """Tau of the logit adjusted loss for rare classes (arXiv 2007.07314); 1: balanced softmax."""
     augment: Literal["none", "randaugment"] = "none"
-    """RandAugment (arXiv 1909.13719) of every image, or none; it expects images in [0, 1]."""
+    """RandAugment (arXiv 1909.13719) of every image, or none."""
     randaugment_ops: int = 2
     """Operations that RandAugment applies to an image, one after another."""
     randaugment_magnitude: int = 9
     """Strength of RandAugment's operations, from 0 to 30."""
+    crop_scale: float = 1.0
+    """Least share of an image's area that a random crop keeps; 1 is off."""
+    flip: bool = False
+    """Mirror images at random."""
     mixup: float = 0.0
     """Alpha of Mixup; 0 is off. With CutMix on, too, a batch gets one of them at random."""
     cutmix: float = 0.0
@@ -72,14 +78,17 @@ class TrainingArguments:
         for name in ("seed", "warmup_steps", "num_workers"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("seed", self.seed < 2**63, "below 2**63")
-        for name in ("lr", "head_lr", "weight_decay", "mixup", "cutmix"):
+        for name in ("lr", "head_lr", "weight_decay", "mixup", "cutmix", "logit_adjustment"):
             value = getattr(self, name)
+            if name == "head_lr" and value is None:
+                continue
             self._require(name, math.isfinite(value) and value >= 0, "a finite number, 0 or more")
         if self.evaluate_every_steps is not None:
             self._require("evaluate_every_steps", self.evaluate_every_steps >= 1, "at least 1")
         if self.max_grad_norm is not None:
             self._require("max_grad_norm", self.max_grad_norm > 0, "above 0, or none at all")
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
+        self._require("crop_scale", 0 < self.crop_scale <= 1, "in (0, 1]; 1 is off")
         self._require("layer_decay", 0 < self.layer_decay <= 1, "in (0, 1]; 1 is off")
         self._require("randaugment_ops", self.randaugment_ops >= 1, "at least 1")
         self._require("randaugment_magnitude", 0 <= self.randaugment_magnitude <= 30, "in [0, 30]")

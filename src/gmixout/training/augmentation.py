@@ -19,12 +19,14 @@ from gmixout.training.arguments import TrainingArguments
 
 
 class Augmented(Dataset[tuple[Tensor, Any]]):
-    """The images of a data set as a training run sees them.
+    """The images of a data set as a training run sees them: cropped, mirrored, RandAugment.
 
     Its items are asked for by (position in the run, index in the data set), see `Batches`.
 
     Args:
-        dataset: Items are (image `[C, H, W]`, label); for RandAugment float images in [0, 1].
+        dataset: Items are (image `[C, H, W]`, label), float images in [0, 1] if they are to be
+            augmented. A data set of pictures (`ImageSet`) has methods `picture(index)` and
+            `transform(picture)`: the picture is augmented before the model's own preprocessing.
         arguments: Say how; without augmentation images are those of the data set.
 
     Raises:
@@ -33,22 +35,41 @@ class Augmented(Dataset[tuple[Tensor, Any]]):
 
     def __init__(self, dataset: Dataset[Any], arguments: TrainingArguments) -> None:
         self._dataset, self._seed = dataset, arguments.seed
-        self._transform: Callable[[Tensor], Tensor] | None = None
+        self.labels: Any = getattr(dataset, "labels", None)
+        self._crop_scale = arguments.crop_scale
+        steps: list[Callable[[Any], Any]] = []
+        if arguments.crop_scale < 1:
+            self._v2 = _transforms("crop_scale")
+            steps.append(self._crop)
+        if arguments.flip:
+            steps.append(_transforms("flip").RandomHorizontalFlip())
         if arguments.augment == "randaugment":
-            self._transform = _transforms("augment=randaugment").RandAugment(
-                arguments.randaugment_ops, arguments.randaugment_magnitude
-            )
+            v2 = _transforms("augment=randaugment")
+            ops, magnitude = arguments.randaugment_ops, arguments.randaugment_magnitude
+            steps.append(v2.RandAugment(ops, magnitude))
+        self._steps = steps
 
     def __len__(self) -> int:
         return len(self._dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, Any]:
         position, index = place
-        image, label = self._dataset[index]
-        if self._transform is None:
-            return image, label
+        if not self._steps:
+            item: tuple[Tensor, Any] = self._dataset[index]
+            return item
+        picture = getattr(self._dataset, "picture", None)
+        image, label = self._dataset[index] if picture is None else (picture(index), None)
         with draws_of(self._seed, "image", position):
-            return self._transform(image), label
+            for step in self._steps:
+                image = step(image)
+        if picture is None:
+            return image, label
+        return self._dataset.transform(image), int(self.labels[index])  # type: ignore[attr-defined]
+
+    def _crop(self, image: Any) -> Any:
+        """A part of the image of some shape, enlarged to the image's own size."""
+        size = self._v2.functional.get_size(image)
+        return self._v2.RandomResizedCrop(size, (self._crop_scale, 1.0), antialias=True)(image)
 
 
 class Mixing:

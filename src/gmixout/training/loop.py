@@ -29,6 +29,7 @@ from gmixout.training.augmentation import Augmented, Mixing, mixed_cross_entropy
 from gmixout.training.batches import Batches
 from gmixout.training.checkpoint import load_checkpoint, save_checkpoint
 from gmixout.training.layer_decay import LayerDecay
+from gmixout.training.losses import adjusted, class_counts
 from gmixout.training.memory import PeakMemory
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -179,6 +180,7 @@ class _Trainer:
         self.accelerator, self.arguments, self.memory = accelerator, arguments, memory
         self.dataset, self.plain_model = Augmented(dataset, arguments), model
         self.mixing = Mixing(arguments)
+        self.counts: Tensor | None = None  # training images of each class
         layers = None if arguments.layer_decay == 1 else LayerDecay(model, arguments.layer_decay)
         self.finetuning = start(model)
         if arguments.ema_decay is not None:
@@ -314,7 +316,10 @@ class _Trainer:
     def _step(self, images: Tensor, labels: Tensor) -> None:
         images, shares = self.mixing(images, self.progress.step)
         smoothing = self.arguments.label_smoothing
-        loss = mixed_cross_entropy(self.model(images), labels, shares, smoothing)
+        logits = self.model(images)
+        if self.arguments.logit_adjustment:
+            logits = self._adjusted(logits)
+        loss = mixed_cross_entropy(logits, labels, shares, smoothing)
         self.accelerator.backward(loss)
         if self.arguments.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.parameters, self.arguments.max_grad_norm)
@@ -323,6 +328,11 @@ class _Trainer:
         self.optimizer.zero_grad()
         self._losses.append(loss.detach())
         self.progress.step += 1
+
+    def _adjusted(self, logits: Tensor) -> Tensor:
+        if self.counts is None:
+            self.counts = class_counts(self.dataset, logits.shape[1]).to(logits.device)
+        return adjusted(logits, self.counts, self.arguments.logit_adjustment)
 
     def _look(self) -> None:
         """Fetches the losses since the last look, so that a GPU is waited for here alone."""

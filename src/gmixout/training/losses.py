@@ -1,11 +1,13 @@
-"""Losses for training data in which some classes are rare.
+"""Cross-entropy for training data in which some classes are rare: of adjusted logits.
 
-Both add to the logits what makes a class likely in training alone, so that the model itself need
+What makes a class likely in training alone is added to the logits, so that the model itself need
 not learn it; a test set with equally many images of each class then asks the plain logits.
 """
 
+from typing import Any
+
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
 
 from gmixout.errors import ConfigError
 
@@ -14,6 +16,12 @@ def adjusted(logits: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
     """Logits with the training set's class frequencies added.
 
         f'_y(x) = f_y(x) + tau log pi_y,    pi_y = n_y / sum_j n_j
+
+    Cross-entropy of them is the logit adjusted loss; with tau = 1 it is the balanced softmax,
+    -log( n_y e^(f_y(x)) / sum_j n_j e^(f_j(x)) ), too.
+
+    Source: Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, eq. 10; Ren et al.,
+        "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020, eq. 4.
 
     Args:
         logits: `[B, C]`.
@@ -37,36 +45,20 @@ def adjusted(logits: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
     return logits + tau * (counts / counts.sum()).log()
 
 
-def logit_adjusted(logits: Tensor, labels: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
-    """Logit adjusted cross-entropy, the mean over the batch.
-
-        l(y, f(x)) = -log( e^(f_y(x) + tau log pi_y) / sum_j e^(f_j(x) + tau log pi_j) )
+def class_counts(dataset: Dataset[Any], classes: int) -> Tensor:
+    """`[classes]`: images of each class.
 
     Args:
-        logits: `[B, C]`.
-        labels: `[B]`, or probabilities `[B, C]`.
-        counts: `[C]`, training images of each class.
-        tau: How much to adjust; 1 is consistent for the balanced error.
+        dataset: Has its labels as a tensor `labels`, `[N]`.
+        classes: How many the model has.
 
-    Source: Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, eq. 10.
+    Raises:
+        ConfigError: The labels are not known without reading every image.
     """
-    return cross_entropy(adjusted(logits, counts, tau), labels)
-
-
-def balanced_softmax(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
-    """Cross-entropy of the balanced softmax, the mean over the batch.
-
-        l(y, f(x)) = -log( n_y e^(f_y(x)) / sum_j n_j e^(f_j(x)) )
-
-    The number of images, n_j = pi_j sum_k n_k, brings a factor that cancels: it is the logit
-    adjusted loss at tau = 1.
-
-    Args:
-        logits: `[B, C]`.
-        labels: `[B]`, or probabilities `[B, C]`.
-        counts: `[C]`, training images of each class.
-
-    Source: Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020,
-        eq. 4.
-    """
-    return logit_adjusted(logits, labels, counts, tau=1.0)
+    labels = getattr(dataset, "labels", None)
+    if not isinstance(labels, Tensor):
+        raise ConfigError(
+            "logit_adjustment needs the number of images of each class: give the data set its "
+            "labels as a tensor `labels`, or leave logit_adjustment at 0"
+        )
+    return labels.bincount(minlength=classes)
