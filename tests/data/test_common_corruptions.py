@@ -86,7 +86,7 @@ def test_a_picture_of_any_shape_keeps_it_and_the_draw_is_the_seeds(kind, rng_unt
     for width, height in ((1, 1), (1, 9), (2, 7), (500, 3), (33, 46), (70, 64)):
         clean = picture(width, height)
         before = levels(clean)
-        for severity in SEVERITIES:
+        for severity in (1, 3, 5):
             for size in SIZES if width * height < 500 else (None,):
                 with rng_untouched():
                     found = corrupt(clean, kind, severity, 3, size)
@@ -114,8 +114,8 @@ def test_another_seed_is_another_draw_where_there_is_one(kind):
 def test_a_picture_of_one_colour_has_nothing_to_blur_or_move(kind):
     for size, severity in EVERY:
         for colour in ((0, 0, 0), (255, 255, 255), (200, 40, 90)):
-            found = levels(corrupt(flat(colour), kind, severity, 1, size))
-            assert np.abs(found - colour).max() <= 1
+            found = corrupt(flat(colour), kind, severity, 1, size)
+            assert found.tobytes() == flat(colour).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -261,6 +261,13 @@ def test_gaussian_blur_spreads_a_point_by_its_deviation(size, severity):
     weights[np.abs(np.arange(-40, 41)) > int(4 * deviation + 0.5)] = 0
     weights /= weights.sum()
     assert np.allclose(spread, np.outer(weights, weights), atol=1e-6)
+
+
+def test_gaussian_blur_sees_the_pixels_of_the_edge_go_on():
+    clean = scene(20, 12)
+    longer = np.pad(clean, ((24, 24), (24, 24), (0, 0)), mode="edge")
+    inside = applied("gaussian_blur", 224, 5, longer)[24:-24, 24:-24]
+    assert np.allclose(applied("gaussian_blur", 224, 5, clean), inside, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
