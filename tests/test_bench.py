@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from toy_benchmark import foundation, toy
+from toy_benchmark import foundation, install, toy
 
-from gmixout import bench, data
+from gmixout import bench
 from gmixout.bench import job as job_module
 from gmixout.bench.folder import at_work
 from gmixout.errors import ConfigError, GmixoutError, StateError, TrainingError
@@ -27,7 +27,7 @@ ALONE = {**QUICK, "workers": 1}
 
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch):
-    monkeypatch.setitem(data.BENCHMARKS, "toy", toy)
+    install(monkeypatch)
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_a_damaged_checkpoint_is_reported_and_kept(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"benchmark": "imagenet"}, "digits"),
+        ({"benchmark": "imagenot"}, "digits"),
         ({"lrs": ()}, "at least one"),
         ({"lrs": (1e-3, -1.0)}, r"lr=-1\.0"),
         ({"methods": []}, "at least one"),
@@ -414,7 +414,7 @@ def test_all_methods_are_all_that_the_model_allows(tmp_path, capsys):
 @pytest.mark.usefixtures("_no_report")
 def test_models_of_different_starts_are_not_averaged(tmp_path, monkeypatch):
     bench.finetune(method=get_method("full"), out=tmp_path / "a", **QUICK)
-    monkeypatch.setitem(data.BENCHMARKS, "toy", lambda: toy(foundation=other_foundation))
+    install(monkeypatch, lambda: toy(foundation=other_foundation))
     bench.finetune(method=get_method("full"), out=tmp_path / "b", **QUICK)
     for make in (
         lambda: bench.soup([tmp_path / "a", tmp_path / "b"], out=tmp_path / "c"),

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from toy_benchmark import toy
+from toy_benchmark import install
 
-from gmixout import __version__, data
+from gmixout import __version__
 from gmixout.cli import COMMANDS, as_options, main
 from gmixout.errors import StateError
 from gmixout.evaluation.records import RecordLog
@@ -25,7 +25,7 @@ TOY = ["finetune", "--benchmark", "toy", "--batch_size", "8", "--log_every_steps
 
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch):
-    monkeypatch.setitem(data.BENCHMARKS, "toy", toy)
+    install(monkeypatch)
 
 
 @pytest.fixture
@@ -122,7 +122,8 @@ WRONG = {
     "--method gmixout --method.rate 0.5": ["rate"],
     "--method gmixout --method.mask_rate 1.5": ["mask_rate=1.5"],
     "--method gmixout --method.structure cell": ["structure", "row"],
-    "--benchmark imagenet": ["imagenet", "digits"],
+    "--benchmark imagenot": ["imagenot", "digits"],
+    "--benchmark imagenet": ["needs its folder", "--data-root"],
     "--stepz 3": ["stepz"],
     "--steps many": ["steps", "many"],
     "--steps 0": ["steps=0", "at least 1"],

@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from toy_benchmark import foundation, toy
+from toy_benchmark import foundation, install, toy
 
-from gmixout import bench, data
+from gmixout import bench
 from gmixout.bench.diagnose import diagnose
 from gmixout.bench.folder import load_model, save_model
 from gmixout.bench.job import Job
@@ -30,7 +30,7 @@ MIXOUT = get_method("mixout", mask_rate=0.5)
 
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch):
-    monkeypatch.setitem(data.BENCHMARKS, "toy", toy)
+    install(monkeypatch)
     # Pages and pictures take longer to draw than toy models to train; they have their own tests.
     monkeypatch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
     monkeypatch.setattr(module, "save_diagnosis_figure", lambda diagnosis, path: path)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from gmixout import data
+from gmixout.bench import task
 from gmixout.data import Benchmark
 
 CLASSES = 4
@@ -61,6 +63,12 @@ def toy(**changes: Any) -> Benchmark:
         "foundation": foundation,
     }
     return Benchmark(**(sets | changes))
+
+
+def install(monkeypatch: Any, make: Callable[[], Benchmark] = toy) -> None:
+    """Makes `--benchmark toy` known for one test; what an earlier one loaded is forgotten."""
+    monkeypatch.setitem(data.BENCHMARKS, "toy", make)
+    task._load.cache_clear()
 
 
 def register() -> None:

@@ -14,6 +14,7 @@ CLASSES = 3
 OPTIONS = {
     "lp_ft": {"probe_steps": 2},
     "ema": {"decay": 0.5},
+    "swa": {"every": 2},
     "lora": {"rank": 2},
     "dora": {"rank": 2},
     "shira": {"rank": 2},

@@ -60,3 +60,17 @@ def test_the_method_is_the_average_of_full_finetuning():
     method = Run(get_method("ema", decay=DECAY), vit()).steps(3).finetuning.snapshot()
     wrapped = averaged("full", vit()).steps(3).finetuning.snapshot()
     assert difference(copied(method), copied(wrapped)) == set()
+
+
+def test_swa_is_the_mean_of_the_pretrained_weights_and_every_snapshot():
+    for of in ("full", "gmixout"):
+        plain, members = Run(of, vit()), [copied(vit().state_dict())]
+        for step in range(1, 8):
+            plain.steps(1)
+            if step % 3 == 0:
+                members.append(copied(plain.finetuning.snapshot()))
+        run = Run(get_method("swa", of=ALL[of], every=3), vit()).steps(7)
+        for key, value in run.finetuning.snapshot().items():
+            mean = torch.stack([member[key].double() for member in members]).mean(0)
+            torch.testing.assert_close(value.double(), mean, atol=1e-6, rtol=1e-5)
+        assert len(members) == 3

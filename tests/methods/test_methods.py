@@ -28,7 +28,7 @@ def finetune(name: str, seed: int = 0, **options) -> torch.nn.Module:
 
 def test_names_are_those_that_users_type():
     expected = (
-        "zero_shot linear_probe lp_ft full ema l2_sp wise_ft uniform_soup greedy_soup "
+        "zero_shot linear_probe lp_ft full ema swa l2_sp wise_ft uniform_soup greedy_soup "
         "lora dora shira bitfit random_mask dropconnect mixout high_rate_mixout gmixout "
         "gmixout_wise_ft"
     )
@@ -164,6 +164,8 @@ def test_zero_shot_trains_nothing():
         ("greedy_soup", {"of": get_method("wise_ft")}, "of=wise_ft.*trained itself"),
         ("uniform_soup", {"of": "full"}, "of=full.*trained itself"),
         ("lp_ft", {"probe_steps": -1}, "probe_steps=-1"),
+        ("swa", {"every": 0}, r"every=0 must be at least 1"),
+        ("swa", {"of": get_method("wise_ft")}, r"of=wise_ft trains nothing of its own"),
         ("ema", {"decay": 1.0}, r"decay=1\.0.*\[0, 1\)"),
         ("l2_sp", {"pull": -1.0}, r"pull=-1\.0"),
         ("l2_sp", {"head_decay": float("nan")}, "head_decay=nan"),

@@ -61,8 +61,14 @@ def test_imagenets_classifier_is_kept_for_imagenet(tmp_path):
 
 def test_the_classifier_of_a_saved_model_is_kept_for_its_classes(tmp_path):
     folder = timm_folder(tmp_path, classes=3, label_names=CLASSES)
-    assert load_foundation(str(folder), CLASSES).head == "pretrained"
-    assert load_foundation(str(folder), CLASSES[::-1]).head == "random"
+    whole = load_foundation(str(folder), CLASSES)
+    assert whole.head == "pretrained"
+    assert load_foundation(str(folder), [*CLASSES[:2], "unheard of"]).head == "random"
+    pictures = torch.randn(2, 3, *whole.size)
+    for rows in ([2, 1, 0], [2, 0], [1]):  # another order, and some of them
+        part = load_foundation(str(folder), [CLASSES[row] for row in rows])
+        assert part.head == "pretrained"
+        torch.testing.assert_close(part.model(pictures), whole.model(pictures)[:, rows])
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

@@ -11,7 +11,7 @@ from gmixout.bench.job import (
     UNTRAINED,
     about_model,
     hash_of,
-    id_validation_accuracy,
+    id_validation_figure,
     identity_of,
     make_record,
 )
@@ -68,7 +68,7 @@ def soup(
     """
     states, task = _load_models(models)
     with few_threads(task.load().foundation()):
-        score = partial(id_validation_accuracy, task.load())
+        score = partial(id_validation_figure, task.load())
         mix = partial(weightspace.greedy_soup, score=score)
         state = mix(states) if kind == "greedy" else weightspace.uniform_soup(states)
     options = {"models": [str(model) for model in models]}

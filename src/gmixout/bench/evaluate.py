@@ -2,22 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.utils.data import Dataset
 
 from gmixout.bench.folder import RECORDS, load_model
 from gmixout.bench.job import about_model, fitted, load_weights
 from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
 from gmixout.data import Source
-from gmixout.data.images import ImageSet
+from gmixout.data.source import Tests
 from gmixout.errors import ConfigError, DataError
-from gmixout.evaluation.metrics import Scores, predict, score
+from gmixout.evaluation import metrics
+from gmixout.evaluation.metrics import Scores
+from gmixout.evaluation.official import METRICS
 from gmixout.evaluation.records import Record, RecordLog
 
 
@@ -25,6 +27,7 @@ def evaluate(
     model: Path,
     benchmark: Source | None = None,
     data_root: Path | None = None,
+    num_workers: int = 0,
 ) -> dict[str, float]:
     """Evaluates a saved model again and says whether the recorded figures come out.
 
@@ -35,6 +38,7 @@ def evaluate(
         model: `gmixout evaluate RUN`: folder of a run, or a model.safetensors.
         benchmark: Another data set than that of the run, with its options.
         data_root: Where the data is now, or another folder of the same kind.
+        num_workers: Processes that load images.
 
     Returns:
         Accuracy by data set.
@@ -48,17 +52,14 @@ def evaluate(
     elsewhere = _data_elsewhere(task, benchmark, data_root)
     if elsewhere is None:
         loaded = task.load()
-        sets: Mapping[str, Dataset[Any]] = {
-            "id_val": loaded.id_val,
-            "id_test": loaded.id_test,
-            **loaded.shifts,
-        }
         network = load_weights(loaded, state)
+        score = partial(metrics.evaluate, benchmark=loaded)
     else:
-        network, sets = _on_other_data(task, elsewhere, tuple(about["classes"]))
+        network, tests = _on_other_data(task, elsewhere, tuple(about["classes"]))
         network = fitted(network, state, f"the model of {elsewhere}")
+        score = partial(metrics.evaluate_sets, sets=tests.sets, metrics=tests.metrics)
     with few_threads(network):
-        scores = {name: score(*predict(network, images)) for name, images in sets.items()}
+        scores = score(network, num_workers=num_workers)
     console = Console(highlight=False)
     told = about["benchmark"] if elsewhere is None else f"{elsewhere} at {elsewhere.root}"
     console.print(f"{about['method']} {about['options']} on {told}", soft_wrap=True)
@@ -80,15 +81,13 @@ def _data_elsewhere(task: Task, source: Source | None, root: Path | None) -> Sou
     return source if root is None else replace(source, root=root)
 
 
-def _on_other_data(
-    task: Task, source: Source, classes: tuple[str, ...]
-) -> tuple[nn.Module, dict[str, ImageSet]]:
+def _on_other_data(task: Task, source: Source, classes: tuple[str, ...]) -> tuple[nn.Module, Tests]:
     """The model's architecture, and test sets as it sees them, with labels of its own classes."""
-    there, found = source.load_tests()
-    foundation = task.foundation(classes)
-    sets = {name: images.transformed(foundation.transform) for name, images in found.items()}
+    tests, foundation = source.load_tests(), task.foundation(classes)
+    there, transform = tests.classes, foundation.transform
+    sets = {name: images.transformed(transform) for name, images in tests.sets.items()}
     if there == classes:
-        return foundation.model, sets
+        return foundation.model, replace(tests, sets=sets)
     positions = {name: label for label, name in enumerate(classes)}
     if unknown := [name for name in there if name not in positions]:
         raise DataError(
@@ -98,17 +97,20 @@ def _on_other_data(
     if owners := [name for name, images in sets.items() if images.space is not None]:
         raise DataError(f"{', '.join(owners)} of {source.root}: classes in another order")
     labels = [positions[name] for name in there]
-    return foundation.model, {name: images.relabelled(labels) for name, images in sets.items()}
+    sets = {name: images.relabelled(labels) for name, images in sets.items()}
+    return foundation.model, Tests(classes, sets, tests.metrics)
 
 
 def _table(scores: Mapping[str, Scores]) -> Table:
     table = Table("set", box=None, pad_edge=False)
-    for name in ("images", "accuracy", "NLL", "ECE"):
+    figures = list(dict.fromkeys(name for each in scores.values() for name in each.figures))
+    titles = [METRICS[name].title for name in figures]
+    for name in ("images", "accuracy", *titles, "NLL", "ECE"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, each in scores.items():
-        table.add_row(
-            name, str(each.examples), repr(each.accuracy), f"{each.nll:.4f}", f"{each.ece:.4f}"
-        )
+        own = (str(each.examples), repr(each.accuracy))
+        others = (f"{each.figures[n]:.4f}" if n in each.figures else "" for n in figures)
+        table.add_row(name, *own, *others, f"{each.nll:.4f}", f"{each.ece:.4f}")
     return table
 
 

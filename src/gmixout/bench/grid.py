@@ -19,7 +19,7 @@ from gmixout.bench.job import (
     Job,
     about_model,
     hash_of,
-    id_validation_accuracy,
+    id_validation_figure,
     identity_of,
     make_record,
 )
@@ -201,7 +201,7 @@ class Grid:
         if any(record.pool == names for record in log.read(run)[-1:]):
             return
         states = [load_model(part.folder)[0] for part in parts]
-        members = method.pool(states, partial(id_validation_accuracy, self.benchmark))
+        members = method.pool(states, partial(id_validation_figure, self.benchmark))
         mean = uniform_soup([states[member] for member in members])
         facts = _facts_of_several([part.job.known(log)[0] for part in parts])
         facts |= {"pool": names, "members": [names[member] for member in members]}

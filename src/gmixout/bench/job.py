@@ -20,7 +20,7 @@ from gmixout.bench.folder import CHECKPOINT, MODEL, is_trained, load_model, save
 from gmixout.bench.task import Task
 from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, StateError
-from gmixout.evaluation.metrics import accuracy, evaluate, summarise_shifts
+from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.methods import METHODS, Finetuning, Method
 from gmixout.methods.zero_shot import zero_shot
@@ -97,9 +97,9 @@ def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
     return model.to(PartialState().device)
 
 
-def id_validation_accuracy(benchmark: Benchmark, state: State) -> float:
-    """What soups are chosen by: accuracy of these weights on in-domain validation data."""
-    return accuracy(load_weights(benchmark, state), benchmark.id_val)
+def id_validation_figure(benchmark: Benchmark, state: State) -> float:
+    """What soups are chosen by: the official metric of weights on in-domain validation data."""
+    return figure(load_weights(benchmark, state), benchmark.id_val, benchmark.metric)
 
 
 def about_model(record: Record) -> dict[str, Any]:
@@ -196,6 +196,7 @@ class Job:
         Raises:
             GmixoutError: The data or the model do not allow this run.
         """
+        check_metrics(self.benchmark)
         if self.method is not None:
             Batches.check(len(self.benchmark.train), self.arguments.batch_size)  # type: ignore[arg-type]
             check_settings(self.benchmark.foundation(), self.arguments)
@@ -252,10 +253,18 @@ class Job:
         for options, variant in method.variants(self.pretrained(), state):
             record = done.get((method.name, _text(options)))
             if record is None:
-                record = make_record(self.benchmark, self.run, method.name, options, variant, facts)
+                record = self._record(method, options, variant, facts)
                 log.append(record)
             records.append(record)
         return records
+
+    def _record(
+        self, method: Method, options: dict[str, Any], state: State, facts: dict[str, Any]
+    ) -> Record:
+        workers = self.arguments.num_workers
+        return make_record(
+            self.benchmark, self.run, method.name, options, state, facts, num_workers=workers
+        )
 
     def finish(self, folder: Path) -> None:
         """Notes that everything is recorded: the checkpoint goes."""
@@ -280,8 +289,7 @@ class Job:
         def evaluate_on_the_way(step: int, finetuning: Finetuning, loss: float) -> None:
             facts = {**UNTRAINED, **settings, "step": step, "train_loss": loss}
             state = finetuning.snapshot()
-            make = partial(make_record, self.benchmark, self.run, method.name, method.options)
-            log.append(make(state, facts))
+            log.append(self._record(method, method.options, state, facts))
 
         result = train(
             self.benchmark.foundation(),

@@ -16,13 +16,14 @@ def report(folders: list[Path], out: Path | None = None, reference: str = "full"
 
     Args:
         folders: `gmixout report FOLDER [FOLDER ...]`: folders that finetune, compare, sweep,
-            interpolate or soup wrote, of one benchmark.
+            interpolate or soup wrote. Benchmarks of one metric stand side by side, and methods
+            are compared on the average.
         out: Folder for the files; by default the run folder, which must be a single one then.
         reference: The method that the others are compared with at matched in-domain accuracy.
 
     Raises:
         ConfigError: The reference was not run, or several folders and no `out` are given.
-        StateError: A folder holds no records, or the records are of several benchmarks.
+        StateError: A folder holds no records, or the benchmarks have different metrics.
     """
     if out is None and len(folders) != 1:
         raise ConfigError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gmixout.data.folders import Listing, find, plain, read_class, subfolders
 from gmixout.data.images import SPLIT_SEED, ImageSet, in_half, stratified
-from gmixout.data.source import Problems, Source, Splits
+from gmixout.data.source import Problems, Source, Splits, Tests
 from gmixout.errors import ConfigError
 
 HOLDOUT = 0.2
@@ -95,8 +95,8 @@ class DomainFolders(Source):
         sets, classes, notes = self._read_domains(self.domain_folders(problems), problems)
         return self._splits(sets, classes, notes)
 
-    def load_tests(self) -> tuple[tuple[str, ...], dict[str, ImageSet]]:
-        """Gives class names and test sets; whole domains, where the trained one is not there.
+    def load_tests(self) -> Tests:
+        """Gives what there is to test on: whole domains, where the trained one is not there.
 
         Raises:
             DataError: As `check`, or there is no domain at all.
@@ -110,7 +110,7 @@ class DomainFolders(Source):
             problems.fail(self, f"there is none of {', '.join(self.domains)} in {self.root}")
         sets, classes, _ = self._read_domains(present, problems)
         problems.settle(self)
-        return classes, sets
+        return Tests(classes, sets)
 
     def _read_domains(
         self, present: Mapping[str, Path], problems: Problems

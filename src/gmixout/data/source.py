@@ -71,6 +71,18 @@ class Splits:
 
 
 @dataclass(frozen=True)
+class Tests:
+    """Test sets without anything to train on."""
+
+    classes: tuple[str, ...]
+    """Class names; a label is a position in this tuple."""
+    sets: Mapping[str, ImageSet]
+    """By name."""
+    metrics: tuple[str, ...] = ()
+    """The official metrics, names in `gmixout.evaluation.official.METRICS`."""
+
+
+@dataclass(frozen=True)
 class Inventory:
     """What a benchmark's folder holds."""
 
@@ -238,15 +250,15 @@ class Source(Named, ABC):
             return splits
         return splits.map(lambda images: images.transformed(transform))
 
-    def load_tests(self) -> tuple[tuple[str, ...], dict[str, ImageSet]]:
-        """Gives class names and test sets, for a model that was trained elsewhere.
+    def load_tests(self) -> "Tests":
+        """Gives what there is to test on, for a model that was trained elsewhere.
 
         Raises:
             DataError: As `check`.
         """
         splits = self.load()
         own = {"id_val": splits.id_val, "id_test": splits.id_test}
-        return splits.classes, {**own, **splits.shifts}
+        return Tests(splits.classes, {**own, **splits.shifts}, (splits.metric, *splits.also))
 
     def _verified(self) -> Splits:
         with needs("pillow"):

@@ -91,9 +91,31 @@ def evaluate(
         TrainingError: See `predict`; the message names the set.
     """
     check_metrics(benchmark)
-    names = [name for name in (benchmark.metric, *benchmark.also) if name != "accuracy"]
+    metrics = (benchmark.metric, *benchmark.also)
+    return evaluate_sets(model, _sets(benchmark), metrics, batch_size, device, num_workers)
+
+
+def evaluate_sets(
+    model: nn.Module,
+    sets: Mapping[str, Dataset[Any]],
+    metrics: Sequence[str] = (),
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    num_workers: int = 0,
+) -> dict[str, Scores]:
+    """Scores on data sets by name, with the same arguments and errors as `evaluate`.
+
+    Args:
+        model: See `evaluate`.
+        sets: Data sets of (image, label) pairs.
+        metrics: Names in `METRICS` of figures beside accuracy.
+        batch_size: See `evaluate`.
+        device: See `evaluate`.
+        num_workers: See `evaluate`.
+    """
+    names = [name for name in metrics if name != "accuracy"]
     results = {}
-    for name, dataset in _sets(benchmark).items():
+    for name, dataset in sets.items():
         try:
             predictions = predict(model, dataset, batch_size, device, num_workers)
         except (DataError, TrainingError) as error:

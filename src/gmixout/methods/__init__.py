@@ -13,6 +13,7 @@ from gmixout.methods import (
     masking,
     probing,
     soups,
+    swa,
     wise_ft,
     zero_shot,
 )
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
         probing.lp_ft,
         full.full,
         ema.ema,
+        swa.swa,
         l2_sp.l2_sp,
         wise_ft.wise_ft,
         soups.uniform_soup,

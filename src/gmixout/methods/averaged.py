@@ -1,11 +1,11 @@
-"""The moving average of the weights of any finetuning."""
+"""The average of the weights of any finetuning: moving, or uniform."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from gmixout.errors import ConfigError
 from gmixout.methods.base import Finetuning
@@ -13,24 +13,31 @@ from gmixout.weightspace import State
 
 
 class Averaged:
-    """Ends any finetuning in the exponential moving average of its weights.
+    """Ends any finetuning in the average of its weights.
 
-    The average starts at the pretrained weights and becomes, after each optimizer step,
-    `decay * average + (1 - decay) * snapshot`. Floating-point buffers (running statistics) are
-    averaged with the weights; the others are those of the model. Sums are in float32 or wider.
+    The average starts at the pretrained weights and takes in the weights after every so many
+    optimizer steps: exponentially, `decay * average + (1 - decay) * snapshot`, or uniformly, so
+    that the pretrained weights and all snapshots have the same share. Floating-point buffers
+    (running statistics) are averaged with the weights; the others are those of the model. Sums are
+    in float32 or wider.
 
     Args:
         finetuning: What is averaged; it goes on as it would alone.
-        decay: Coefficient of the average, in [0, 1).
+        decay: Coefficient of the moving average, in [0, 1); None: the uniform average.
+        every: Optimizer steps between two snapshots.
 
     Raises:
         ConfigError: `decay` is out of range.
     """
 
-    def __init__(self, finetuning: Finetuning, decay: float) -> None:
-        check_decay(decay)
-        self.finetuning = finetuning
-        self._update: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    def __init__(self, finetuning: Finetuning, decay: float | None, every: int = 1) -> None:
+        self.finetuning, self._every, self._steps = finetuning, every, 0
+        self._update: Any
+        if decay is None:
+            self._update = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
+        else:
+            check_decay(decay)
+            self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self._hook: Any = None
         self._average = {key: _wide(value, copy=True) for key, value in self._floating().items()}
 
@@ -46,11 +53,16 @@ class Averaged:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the finetuning's state and the average."""
-        return {"finetuning": self.finetuning.state_dict(), "average": self._average}
+        return {
+            "finetuning": self.finetuning.state_dict(),
+            "average": self._average,
+            "steps": self._steps,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what `state_dict` returned."""
         self.finetuning.load_state_dict(state["finetuning"])
+        self._steps = state["steps"]
         for key, value in state["average"].items():
             self._average[key].copy_(value)
 
@@ -70,8 +82,11 @@ class Averaged:
         return model
 
     def _after_step(self, *_: Any) -> None:
+        self._steps += 1
+        if self._steps % self._every:
+            return
         current = [_wide(value) for value in self._floating().values()]
-        self._update(list(self._average.values()), current, 0)
+        self._update(list(self._average.values()), current, self._steps // self._every)
 
     def _floating(self) -> dict[str, Tensor]:
         state = self.finetuning.snapshot()

@@ -1,0 +1,40 @@
+"""SWA: any method, ending in the mean of the weights along its way."""
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from gmixout.errors import ConfigError
+from gmixout.methods.averaged import Averaged
+from gmixout.methods.base import Finetuning, Method
+from gmixout.methods.masking import gmixout
+
+
+@dataclass(frozen=True)
+class swa(Method):
+    """Stochastic weight averaging: a method that ends in a uniform soup of its own snapshots.
+
+    The pretrained weights are one of the snapshots, and the learning rate stays what it is. Of
+    GMixout with its own period as `every`, the snapshots are its anchors at the periods' ends.
+
+    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
+        UAI 2018, algorithm 1, from the first step on.
+
+    Args:
+        of: The method that finetunes.
+        every: Optimizer steps between two snapshots.
+    """
+
+    of: Method = field(default_factory=gmixout)
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuses what has no run of its own to average, and a number of steps below 1."""
+        if self.of.trained != self.of:
+            raise ConfigError(f"method swa: of={self.of.name} trains nothing of its own")
+        if self.every < 1:
+            raise ConfigError(f"method swa: every={self.every} must be at least 1")
+
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Starts the method and the average beside it."""
+        return Averaged(self.of.start(model, seed), decay=None, every=self.every)

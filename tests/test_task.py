@@ -1,0 +1,265 @@
+"""A data set of the user's and a model of any library, through the command line."""
+
+import inspect
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import official_trees as trees
+import pytest
+import torch
+import yaml
+from tiny_foundations import timm_folder
+
+from gmixout import bench
+from gmixout.bench import task as task_module
+from gmixout.bench.evaluate import _on_other_data
+from gmixout.bench.job import Job
+from gmixout.bench.task import Task, with_corruptions
+from gmixout.cli import main
+from gmixout.data import SOURCES, Source
+from gmixout.data.common_corruptions import CORRUPTIONS
+from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS
+from gmixout.errors import ConfigError, DataError, GmixoutError
+from gmixout.evaluation.records import RecordLog
+from gmixout.methods import get_method
+from gmixout.training import TrainingArguments
+
+DOMAINS = ["art_painting", "cartoon", "photo"]
+CLASSES = ["dog", "elephant", "giraffe"]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_loaded():
+    task_module._load.cache_clear()
+    yield
+    task_module._load.cache_clear()
+
+
+@pytest.fixture
+def root(tmp_path):
+    return trees.domains(tmp_path / "PACS", DOMAINS, CLASSES)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Its classifier knows more classes than the data, in another order."""
+    names = ["giraffe", "cat", "elephant", "dog", "guitar"]
+    (tmp_path / "tiny").mkdir()
+    return f"timm:{timm_folder(tmp_path / 'tiny', classes=5, label_names=names)}"
+
+
+@pytest.fixture
+def words(root, model):
+    """What a user types after the command."""
+    return ["--benchmark", "pacs", "--data-root", str(root), "--counts", "any", "--model", model,
+            "--batch-size", "4", "--steps", "2"]  # fmt: skip
+
+
+def source(root, **options):
+    return SOURCES["pacs"](root, counts="any", **options)
+
+
+def test_compare_and_evaluate_from_the_command_line(words, root, tmp_path, capsys):
+    out = tmp_path / "runs"
+    asked = ["--train-domain", "cartoon", "--methods", "zero_shot,gmixout", "--lrs", "1e-3"]
+    assert main(["compare", *words, *asked, "--workers", "1", "--out", str(out)]) == 0
+    told = capsys.readouterr()
+    assert "there is no domain sketch: left out" in " ".join(told.err.split())
+    assert "the head to start from is pretrained" in " ".join(told.err.split())
+    assert (out / "report.html").exists()
+    records = RecordLog(out / "records.jsonl").read()
+    assert {record.method for record in records} == {"zero_shot", "gmixout"}
+    assert {record.benchmark for record in records} == {
+        "pacs(train_domain='cartoon') with timm:tiny"
+    }
+    assert set(records[0].accuracy) == {"id_val", "id_test", "art_painting", "photo"}
+    assert str(tmp_path) not in (out / "records.jsonl").read_text()  # records go to other people
+    run = next(r.run for r in records if r.method == "gmixout")
+    assert main(["evaluate", str(out / "runs" / run)]) == 0
+    assert "Equal to the recorded figures" in capsys.readouterr().out
+
+    # the data moved, and a domain came that training never saw
+    moved = shutil.move(root, tmp_path / "moved")
+    trees.domains(Path(moved), ["sketch"], CLASSES[1:])
+    found = bench.evaluate(out / "runs" / run, data_root=Path(moved))
+    record = next(r for r in records if r.run == run)
+    assert {name: found[name] for name in record.accuracy} == record.accuracy
+    assert found.keys() - record.accuracy.keys() == {"sketch"}
+
+    # a folder of that domain alone
+    alone = trees.domains(tmp_path / "alone", ["sketch"], CLASSES[1:])
+    assert bench.evaluate(out / "runs" / run, data_root=alone) == {"sketch": found["sketch"]}
+
+
+def test_finetune_takes_a_data_set_and_a_config_file_does(words, tmp_path):
+    out = tmp_path / "run"
+    assert main(["finetune", *words, "--half", "second", "--out", str(out)]) == 0
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["benchmark"]["init_args"]["half"] == "second"
+    again = tmp_path / "again"
+    assert main(["finetune", "--config", str(out / "config.yaml"), "--out", str(again)]) == 0
+    first, second = (RecordLog(folder / "records.jsonl").read()[0] for folder in (out, again))
+    assert (first.run, first.accuracy) == (second.run, second.accuracy)
+
+
+def test_labels_of_other_data_are_those_of_the_models_classes(root, model, tmp_path):
+    task = Task(source(root), model)
+    there = source(trees.domains(tmp_path / "there", ["sketch"], ["giraffe", "dog"]))
+    _, tests = _on_other_data(task, there, ("giraffe", "elephant", "dog"))
+    images = tests.sets["sketch"]
+    names = [images.path(index).parent.name for index in range(len(images))]
+    assert [tests.classes[label] for label in images.labels] == names
+
+
+def test_classes_that_a_model_does_not_know_are_refused(root, model, tmp_path):
+    there = source(trees.domains(tmp_path / "there", ["sketch"], ["giraffe", "whale"]))
+    with pytest.raises(DataError, match="does not know: whale; it knows: giraffe, dog"):
+        _on_other_data(Task(source(root), model), there, ("giraffe", "dog"))
+
+
+def test_a_run_is_known_by_its_data_and_model_and_not_by_their_folders(root, model, tmp_path):
+    def run(root, model, **options):
+        task = Task(source(root, **options), model)
+        return Job(task, get_method("full"), TrainingArguments()).run
+
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(root, elsewhere)
+    copied = tmp_path / "copy"
+    shutil.copytree(model.removeprefix("timm:"), copied / "tiny")
+    first = run(root, model)
+    assert run(elsewhere, f"timm:{copied / 'tiny'}") == first
+    assert run(root, model, train_domain="cartoon") != first
+    assert run(root, model, half="first") != first
+    (elsewhere / "photo" / "dog" / "dog_0.jpg").unlink()
+    assert run(elsewhere, model) != first
+    other = timm_folder(copied, classes=5, label_names=["giraffe", "cat", "elephant", "dog", "x"])
+    assert run(root, f"timm:{other}") != first
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"model": "timm:x", "head": "random"}, {"corruptions": "all"}]
+)
+def test_a_task_is_spelled_in_plain_values_and_back(options, root):
+    task = Task(source(root, train_domain="cartoon", half="second"), **options)
+    assert Task.of(json.loads(json.dumps(task.plain()))) == task
+    assert Task.of({"benchmark": "digits", "other": 1}) == Task()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: Task("pacs"), "needs a folder: --data-root DIR"),
+        (
+            lambda: Task("digits", model="timm:x"),
+            "brings its own model and shifts: leave out --model",
+        ),
+        (lambda: Task("digits", corruptions="common"), "leave out --corruptions"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(wrong, says):
+    with pytest.raises(ConfigError, match=says):
+        wrong()
+
+
+def test_the_home_made_model_is_taken_from_the_cache_or_asked_for(
+    root, model, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    task = Task(source(root))
+    with pytest.raises(ConfigError, match=r"needs a model: .*benchmarks/pacs/pretrain.py cnn"):
+        task.load()
+    place = tmp_path / "cache" / "gmixout" / "pacs-foundation" / "cnn"
+    shutil.copytree(model.removeprefix("timm:"), place)
+    assert task.load().name == "pacs(train_domain='photo') with timm:cnn"
+    with pytest.raises(ConfigError, match="needs a model: --model") as error:
+        Task(SOURCES["imagefolder"](trees.imagefolder(tmp_path / "own"))).load()
+    assert "pretrain.py" not in str(error.value)
+
+
+@pytest.mark.parametrize("head", [None, "random", "linear_probe"])
+def test_heads(head, root, model):
+    loaded = Task(source(root), model, head).load()
+    assert f"the head to start from is {head or 'pretrained'}" in loaded.notes
+    pictures = torch.stack([loaded.id_test[index][0] for index in range(3)])
+    assert loaded.foundation()(pictures).shape == (3, 3)
+
+
+def test_every_foundation_is_a_copy_of_its_own(root, model):
+    loaded = Task(source(root), model).load()
+    with torch.no_grad():
+        for parameter in (changed := loaded.foundation()).parameters():
+            parameter.zero_()
+    assert any(bool(parameter.any()) for parameter in loaded.foundation().parameters())
+    assert not any(bool(parameter.any()) for parameter in changed.parameters())
+
+
+@pytest.mark.parametrize("kinds", ["common", "all"])
+def test_corruptions_beside_shifts_are_one_group_of_them(kinds, root):
+    splits = source(root).load()
+    corrupted = with_corruptions(splits, kinds)
+    own = {name for name in corrupted.shifts if not name.startswith("corrupted/")}
+    assert own == set(splits.shifts)
+    assert len(corrupted.shifts) - len(own) == 5 * len(KINDS)
+    assert len(corrupted.dev_shifts) == (5 * len(EXTRA_KINDS) if kinds == "all" else 0)
+    for images in corrupted.shifts.values():
+        assert len(images) > 0
+    clean = splits.id_test.picture(0)
+    noisy = corrupted.shifts["corrupted/gaussian_noise-5"].picture(0)
+    assert noisy.size == clean.size
+    assert noisy.tobytes() != clean.tobytes()
+    assert len(corrupted.notes) > len(splits.notes)
+    assert with_corruptions(splits, "none") is splits
+
+
+def test_corruptions_alone_are_named_as_published_with_their_mean(tmp_path):
+    trees.cifar10(tmp_path, CORRUPTIONS)
+    splits = SOURCES["cifar10"](tmp_path, counts="any", shifts=()).load()
+    corrupted = with_corruptions(splits, "common")
+    assert {name.split("/")[0] for name in corrupted.shifts} == set(KINDS)
+    assert corrupted.summary == "mean_corruption_error_unnormalised"
+
+
+def test_pictures_are_decoded_once_where_they_fit_in_memory(root, model, monkeypatch):
+    from gmixout.data.images import ImageFiles
+
+    decoded, decode = [], ImageFiles._decode
+    monkeypatch.setattr(
+        ImageFiles, "_decode", lambda self, at: decoded.append(at) or decode(self, at)
+    )
+    loaded = Task(source(root), model).load()
+    first, second = ([image for image, _ in loaded.id_test] for _ in range(2))
+    assert len(decoded) == len(loaded.id_test)
+    assert all(map(torch.equal, first, second))
+    monkeypatch.setattr(task_module, "IN_MEMORY_BYTES", 0)
+    task_module._load.cache_clear()
+    loaded = Task(source(root), model).load()
+    assert all(map(torch.equal, first, [image for image, _ in loaded.id_test]))
+    assert loaded.id_test._kept is None
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_option_of_a_data_set_has_the_name_of_another_setting(name):
+    """The command line takes them without a prefix."""
+    training = {field.name for field in fields(TrainingArguments)}
+    commands = (bench.compare, bench.finetune, bench.sweep, bench.evaluate)
+    others = training.union(*(inspect.signature(command).parameters for command in commands))
+    own = set(inspect.signature(SOURCES[name]).parameters)
+    assert issubclass(SOURCES[name], Source)
+    assert not own & (others - {"root"})
+
+
+def test_a_benchmark_without_a_folder_is_one_line_on_the_command_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", "--benchmark", "pacs"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "--data-root DIR" in told
+    assert "Traceback" not in told
+
+
+def test_data_of_a_benchmark_that_brings_its_own_are_not_exchanged(tmp_path):
+    bench.finetune(out=tmp_path, steps=1, batch_size=4)
+    with pytest.raises(GmixoutError, match="brings its data"):
+        bench.evaluate(tmp_path, data_root=tmp_path)
