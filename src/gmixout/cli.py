@@ -7,8 +7,10 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import (
     ActionYesNo,
     ArgumentParser,
@@ -36,6 +38,9 @@ COMMANDS: dict[str, Any] = {
     "data": {"check": bench.check},
     "doctor": bench.doctor,
 }
+
+CONFIGS = {file.stem: file for file in sorted(Path(__file__).parent.glob("configs/*.yaml"))}
+"""Config files that come with the package, by the names that `--config` takes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,7 +100,9 @@ def as_options(words: Sequence[str]) -> list[str]:
       command are its first parameter, where that has no default.
     - `--seeds 0,1,2` and `--seeds 0 1 2` stand for `--seeds [0,1,2]` where a list is expected.
     - `--batch-size` is `--batch_size`.
-    - `--benchmark pacs --data-root DIR --train-domain photo`: a data set's options need no prefix.
+    - `--config domainnet_clip` is the file of that name in `CONFIGS`, if there is none here.
+    - `--benchmark pacs --data-root DIR --train-domain photo`: a data set's options need no prefix,
+      nor do those of the data set that a config file names.
     - `--method my.module:MyMethod` is the import path my.module.MyMethod, and a name in `METHODS`
       stands for the method with all its options.
 
@@ -119,8 +126,11 @@ def as_options(words: Sequence[str]) -> list[str]:
         of_default = any(re.match(r"method\.(?!help)", name) for name in names)
         given = [("method", ["gmixout"]), *given] if of_default else given
     kinds = {name: str(parameter.annotation) for name, parameter in parameters.items()}
+    given = [(name, [_config_of(name, value) for value in values]) for name, values in given]
     for data in ("source", "benchmark"):
         name = next((words[0] for name, words in given if name == data and words), "")
+        configs = (_data_in(words[0]) for name, words in given if name == "config" and words)
+        name = name or next(configs, "")
         if data in parameters and name in SOURCES:
             own = inspect.signature(SOURCES[name]).parameters
             given = [(_of_data(data, option, own), values) for option, values in given]
@@ -144,6 +154,21 @@ def _of_data(data: str, option: str, fields: Mapping[str, Any]) -> str:
     """The parser's name of an option, which may be one of the data set's."""
     field = "root" if option == "data_root" else option
     return f"{data}.{field}" if field in fields else option
+
+
+def _config_of(option: str, value: str) -> str:
+    """The value of an option: of `--config`, the file that a shipped config's name stands for."""
+    shipped = option == "config" and value in CONFIGS and not Path(value).is_file()
+    return str(CONFIGS[value]) if shipped else value
+
+
+def _data_in(config: str) -> str:
+    """The name of the data set in a config file; "" if it has none or cannot be read."""
+    try:
+        held = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        return str(held["benchmark"]["class_path"]).rpartition(".")[2]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return ""
 
 
 def _command_of(words: Sequence[str]) -> tuple[list[str], list[str], Callable[..., Any] | None]:
@@ -211,6 +236,8 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends with exit code 2."""
+        if message.endswith("arguments are required: root"):
+            message = "a data set needs its folder: --data-root DIR"
         if unknown := re.search(r'key "source".*dot import path string: (\S+)', message, re.S):
             message = f"unknown data set {unknown[1]!r}; known data sets: {', '.join(SOURCES)}"
         if unknown := re.search(r'key "methods?".*dot import path string: (\S+)', message, re.S):
@@ -218,6 +245,8 @@ class _Parser(ArgumentParser):
                 f"unknown method {unknown[1]!r}; known methods: {', '.join(METHODS)}; "
                 "or the import path of a class of your own"
             )
+        if re.search(r'key "config": .*does not exist', message):
+            message += f"; configs that come with gmixout: {', '.join(CONFIGS)}"
         parser = getattr(ex, "subcommand_parser", None) or self
         command = parser.prog.replace(" [options]", "")
         sys.stderr.write(f"gmixout: {message}\nFor all options: {command} --help\n")

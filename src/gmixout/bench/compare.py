@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import RECORDS, run_folder
 from gmixout.bench.grid import Grid
 from gmixout.bench.progress import tell
@@ -41,6 +42,7 @@ def compare(
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
     **training: Any,
 ) -> list[Record]:
     """Compares finetuning methods under one protocol, each over several learning rates.
@@ -67,6 +69,8 @@ def compare(
             threads, one for each core.
         resume: Go on with the comparison in the folder.
         overwrite: Delete the comparison in the folder first.
+        dry_run: Try each method for a few steps, say what time and memory all runs would take,
+            and write nothing.
         **training: Fields of `TrainingArguments`.
 
     Raises:
@@ -78,7 +82,10 @@ def compare(
         methods = [get_method(name) for name in (METHODS if every else COMPARED)]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
     task = Task(benchmark, model, head, corruptions)
-    grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=every)
+    grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=every or dry_run)
+    if dry_run:
+        estimate(grid, methods, workers)
+        return []
     for method, reason in grid.left_out.items():
         Console(stderr=True).print(f"{method} is left out: {reason}", highlight=False)
     what = {"methods": [spec_of(method, METHODS) for method in methods]}
@@ -98,6 +105,7 @@ def sweep(
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
     **training: Any,
 ) -> list[Record]:
     """Runs one method with every combination of some options, each over several learning rates.
@@ -121,6 +129,8 @@ def sweep(
         workers: Runs at a time, see compare.
         resume: Go on with the sweep in the folder.
         overwrite: Delete the sweep in the folder first.
+        dry_run: Try each method for a few steps, say what time and memory all runs would take,
+            and write nothing.
         **training: Fields of `TrainingArguments`.
 
     Raises:
@@ -144,9 +154,11 @@ def sweep(
     combinations = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
     methods = [replace(method, **options) for options in combinations]  # type: ignore[type-var]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    grid = Grid(
-        Task(benchmark, model, head, corruptions), methods, lrs, seeds, settings, out, workers
-    )
+    task = Task(benchmark, model, head, corruptions)
+    grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=dry_run)
+    if dry_run:
+        estimate(grid, methods, workers)
+        return []
     what = {"method": spec_of(method, METHODS), "over": over}
     return _carry_out(grid, what, resume, overwrite)
 

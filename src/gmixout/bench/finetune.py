@@ -6,7 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
+from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import MODEL, RECORDS, run_folder, save_model
+from gmixout.bench.grid import Grid
 from gmixout.bench.job import Job, about_model
 from gmixout.bench.progress import RunBar, bars, tell
 from gmixout.bench.report import present
@@ -30,6 +32,7 @@ def finetune(
     out: Path = Path("runs/finetune"),
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
     **training: Any,
 ) -> list[Record]:
     """Finetunes a foundation model with one method and evaluates it in and out of domain.
@@ -49,6 +52,8 @@ def finetune(
         out: Folder for config.yaml, records.jsonl, model.safetensors and report.html.
         resume: Go on with the run in the folder, from its last checkpoint.
         overwrite: Delete the run in the folder first.
+        dry_run: Train for a few steps, say what time and memory the run would take, and write
+            nothing.
         **training: Fields of `TrainingArguments`.
 
     Raises:
@@ -67,6 +72,10 @@ def finetune(
     config = {**task.plain(), "method": spec_of(method, METHODS), **asdict(arguments)}
     job = Job(task, method.trained, arguments)
     job.check()
+    if dry_run:
+        grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out)
+        estimate(grid, [method], workers=1)
+        return []
     tell(loaded)
     with run_folder(out, config, resume, overwrite, arguments.conduct()):
         log = RecordLog(out / RECORDS)

@@ -1,0 +1,224 @@
+"""`--dry-run`: what runs would take, measured on a few steps, before anything is written."""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import psutil
+import torch
+from accelerate import PartialState
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from gmixout.bench.costs import Costs, Kind
+from gmixout.bench.grid import Grid, Run
+from gmixout.bench.progress import tell
+from gmixout.bench.threads import few_threads, is_small
+from gmixout.bench.workers import workers_for
+from gmixout.data import Benchmark, LabelledImages
+from gmixout.errors import ConfigError
+from gmixout.evaluation.metrics import predict
+from gmixout.methods import Method
+from gmixout.training import TrainingArguments
+from gmixout.training.augmentation import Augmented
+from gmixout.training.batches import Batches
+from gmixout.training.loop import train
+from gmixout.training.memory import PeakMemory
+
+STEPS = 5
+"""Steps that a method's time is the median of: the first are slow, on a GPU above all."""
+SMALL_GPU = 24 * 2**30
+"""Bytes of memory of the GPU that the shipped configs are meant for."""
+
+
+def dry_run(grid: Grid, methods: Sequence[Method], workers: int | None = None) -> None:
+    """Trains each method for a few steps and prints what all runs would take; writes nothing.
+
+    A method that changes on the way what it trains (lp_ft) is measured at its beginning.
+
+    Args:
+        grid: The runs.
+        methods: The methods that were asked for.
+        workers: Runs at a time; None: see `workers_for`.
+
+    Raises:
+        ConfigError: None of the methods goes with the model.
+        GmixoutError: A setting does not fit the machine, or the loss is not finite.
+    """
+    say = partial(Console(highlight=False, markup=False).print, soft_wrap=True)
+    for method, reason in grid.left_out.items():
+        say(f"{method} cannot go with this model: {reason}")
+    if not grid.runs:
+        raise ConfigError("none of the methods can go with this model: there is nothing to run")
+    tell(grid.benchmark)
+    costs = measure(grid, methods, workers)
+    for line in (*_about(grid.benchmark, costs), "", _table(costs), *_warnings(costs, grid)):
+        say(line)
+    say(
+        f"{costs.runs} runs, {costs.workers} at a time, and {costs.soups} soups: about "
+        f"{_time(costs.seconds)}, {_gib(costs.memory_bytes)} of memory and "
+        f"{_gib(costs.disk_bytes)} of disk, in {grid.out}. Nothing was written."
+    )
+
+
+def measure(grid: Grid, methods: Sequence[Method], workers: int | None = None) -> Costs:
+    """Measures what `Costs` holds; arguments and errors are those of `dry_run`."""
+    benchmark, settings = grid.benchmark, grid.runs[0].job.arguments
+    model = benchmark.foundation()
+    count, threads = workers_for(is_small(model))
+    if workers is not None:
+        count, threads = workers, max(1, count * threads // workers)
+    groups: dict[Method | None, list[Run]] = {}
+    for run in grid.runs:
+        groups.setdefault(run.job.method, []).append(run)
+    with few_threads(model):
+        if count > 1:
+            torch.set_num_threads(threads)
+        batch, loading = _load(benchmark.train, settings)
+        forward, peak = _evaluate(model, batch)
+        kinds = tuple(_train(runs, batch) for runs in groups.values())
+    return Costs(
+        kinds=kinds,
+        soups=sum(m.pools for m in methods) * len({r.job.arguments.seed for r in grid.runs}),
+        images=sum(_tests(benchmark).values()),
+        batch_size=len(batch),
+        loading=loading / len(batch),
+        forward=forward / len(batch),
+        processes=settings.num_workers,
+        workers=count,
+        devices=max(1, torch.cuda.device_count()),
+        model_bytes=sum(value.nbytes for value in model.state_dict().values()),
+        evaluation_bytes=peak,
+    )
+
+
+def _load(images: Dataset[Any], settings: TrainingArguments) -> tuple[LabelledImages, float]:
+    """A batch of training images, and the seconds in which one comes when loading is under way."""
+    count = 2 * max(1, settings.num_workers) + 1  # each process brings two; the first is waited for
+    size: int = len(images)  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(
+        Augmented(images, settings),
+        batch_sampler=Batches(size, settings.batch_size, count, settings.seed, start=0),
+        num_workers=settings.num_workers,
+        generator=torch.Generator(),
+    )
+    if not settings.num_workers:
+        list(loader)  # small data sets stay in memory from then on
+    batches = iter(loader)
+    batch = LabelledImages(*next(batches))
+    begun = time.perf_counter()
+    others = sum(1 for _ in batches)
+    return batch, (time.perf_counter() - begun) / others
+
+
+def _evaluate(model: nn.Module, batch: LabelledImages) -> tuple[float, int]:
+    """Seconds and peak memory of a model's answers to a batch, once it has answered before."""
+    device = PartialState().device
+    predict(model.to(device), batch)
+    with PeakMemory(device) as memory:
+        begun = time.perf_counter()
+        predict(model, batch)
+        seconds, peak = time.perf_counter() - begun, memory.read()
+    model.to("cpu")
+    return seconds, peak
+
+
+def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
+    """Takes a few steps as one of the runs would, on a batch that is loaded already."""
+    job, builders = runs[0].job, runs[0].builders
+    settings, start = job.arguments, job.pretrained()
+    models = sum(1 for builder in builders for _ in builder.variants(start, start))
+    kind = Kind(", ".join(map(str, builders)), len(runs), models)
+    if job.method is None:
+        return kind
+    if every := settings.evaluate_every_steps:
+        kind = replace(kind, models=models + len(range(every, settings.steps, every)))
+    few = replace(settings, steps=STEPS, warmup_steps=0, log_every_steps=1, num_workers=0)
+    few = replace(few, augment="none", crop_scale=1.0, flip=False)  # the batch is as it should be
+    begin = partial(job.method.start, seed=settings.seed)
+    try:
+        result = train(job.benchmark.foundation(), begin, batch, few)
+    except torch.OutOfMemoryError:
+        return replace(kind, fits=False)
+    return replace(
+        kind,
+        steps=settings.steps,
+        step_seconds=result.step_seconds,
+        peak_memory_bytes=result.peak_memory_bytes,
+        trainable=result.trainable,
+    )
+
+
+def _about(benchmark: Benchmark, costs: Costs) -> Iterator[str]:
+    """Lines about the data, the model, the machine, and what is slow on it."""
+    device, train, sets = PartialState().device, benchmark.train, _tests(benchmark)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU, without GPU"
+    counted = ", ".join(f"{name} {count:,}" for name, count in sets.items())
+    parameters = sum(parameter.numel() for parameter in benchmark.foundation().parameters())
+    slower = "loading" if costs.loading > costs.forward else "computing"
+    yield benchmark.name
+    yield f"data: {len(benchmark.classes)} classes; train {len(train):,}, {counted}"  # type: ignore[arg-type]
+    yield f"model: {parameters:,} parameters, images {list(benchmark.id_val[0][0].shape)}"
+    yield f"device: {name}, {_gib(_memory(device))}: all times are its"
+    yield f"loading: {costs.loading * 1e3:.2f} ms an image, {costs.processes} processes a run"
+    yield (
+        f"evaluation: {_time(costs.evaluation_seconds)} a model, {costs.images:,} images; "
+        f"{costs.forward * 1e3:.2f} ms of computing an image: {slower} sets the pace"
+    )
+
+
+def _table(costs: Costs) -> Table:
+    table = Table("run", "runs", "models", "trained", "step", "pace", "a run", "memory", box=None)
+    for kind in costs.kinds:
+        loads = costs.batch_size * costs.loading > kind.step_seconds
+        step = f"{costs.step_seconds(kind):.3f} s", "loading" if loads else "computing"
+        table.add_row(
+            kind.name,
+            str(kind.runs),
+            str(kind.models),
+            *((f"{kind.trainable:,}", *step) if kind.steps else ("", "", "")),
+            _time(costs.run_seconds(kind)) if kind.fits else "",
+            _gib(costs.model_bytes + kind.peak_memory_bytes) if kind.fits else "too much",
+        )
+    return table
+
+
+def _warnings(costs: Costs, grid: Grid) -> Iterator[str]:
+    there, need = _memory(PartialState().device), costs.memory_bytes
+    smaller = "take a smaller batch_size, or fewer workers"
+    for kind in costs.kinds:
+        if not kind.fits:
+            yield f"warning: {kind.name} does not fit in {_gib(there)}: take a smaller batch_size"
+    for limit, whose in ((there, "this device"), (SMALL_GPU, "a 24 GB GPU")):
+        if need > limit:
+            yield f"warning: {_gib(need)} of memory are more than {whose} has: {smaller}"
+    folder = next(path for path in (grid.out, *grid.out.absolute().parents) if path.exists())
+    if costs.disk_bytes > (free := shutil.disk_usage(folder).free):
+        yield f"warning: models take {_gib(costs.disk_bytes)}, and {folder} has {_gib(free)} left"
+
+
+def _tests(benchmark: Benchmark) -> dict[str, int]:
+    """Number of images of each set that a model is evaluated on."""
+    sets = {"id_val": benchmark.id_val, "id_test": benchmark.id_test, **benchmark.shifts}
+    return {name: len(images) for name, images in sets.items()}  # type: ignore[arg-type]
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of memory that a device has."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
