@@ -29,7 +29,7 @@ def doctor() -> None:
 def _optional_packages() -> dict[str, str]:
     """The extra that brings each optional package, as the installed package itself says."""
     found: dict[str, str] = {}
-    for extra in ("vision", "train", "report", "lora"):
+    for extra in ("vision", "train", "report", "lora", "hub"):
         for line in requires("gmixout") or ():
             requirement = Requirement(line)
             marker = requirement.marker
