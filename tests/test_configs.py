@@ -1,6 +1,7 @@
 """Every config that comes with the package, through the command line on miniature data."""
 
 import gc
+from dataclasses import fields
 from pathlib import Path
 
 import official_trees as trees
@@ -13,6 +14,7 @@ from gmixout.cli import CONFIGS, main
 from gmixout.data import SOURCES
 from gmixout.data.imagenet_c import KINDS
 from gmixout.methods import METHODS
+from gmixout.training import TrainingArguments
 
 pytest.importorskip("open_clip")
 
@@ -98,6 +100,8 @@ def test_every_value_of_a_config_reaches_the_command_unless_words_say_otherwise(
     assert len(parsed["methods"]) == len(asked.pop("methods"))
     del asked["seeds"]
     assert parsed.items() >= asked.items()
+    settings = {field.name for field in fields(TrainingArguments)}
+    TrainingArguments(**{name: value for name, value in asked.items() if name in settings})
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.endswith("_clip")])
@@ -116,7 +120,7 @@ def test_words_override_the_config(tiny, tmp_path, capsys):
     assert run("compare", *words, "--seeds", "0,1", "--dry-run") == 0
     printed = capsys.readouterr().out
     assert "train_domain='real'" in printed
-    assert "2 runs" in printed
+    assert "runs 2 " in printed
     assert "mine" in printed
     assert "gmixout" not in printed
 

@@ -155,7 +155,8 @@ def test_every_command_that_trains_says_it_and_writes_nothing(tmp_path, capsys, 
     printed = capsys.readouterr().out
     assert printed.count("Nothing was written") == 3
     assert "mask_rate=0.75" in printed
-    assert "1 runs" in printed
+    assert "train 24, id_val 40, id_test 60, noise 100" in printed
+    assert "runs 1 " in printed
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -61,9 +62,9 @@ def dry_run(grid: Grid, methods: Sequence[Method], workers: int | None = None) -
     for line in (*_about(grid.benchmark, costs), "", _table(costs), *_warnings(costs, grid)):
         say(line)
     say(
-        f"{costs.runs} runs, {costs.workers} at a time, and {costs.soups} soups: about "
-        f"{_time(costs.seconds)}, {_gib(costs.memory_bytes)} of memory and "
-        f"{_gib(costs.disk_bytes)} of disk, in {grid.out}. Nothing was written."
+        f"\nin all: runs {costs.runs} ({costs.workers} at a time), soups {costs.soups}, about "
+        f"{_time(costs.seconds)}, memory {_gib(costs.memory_bytes)}, disk "
+        f"{_gib(costs.disk_bytes)} in {grid.out}. Nothing was written."
     )
 
 
@@ -157,9 +158,12 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
 
 def _about(benchmark: Benchmark, costs: Costs) -> Iterator[str]:
     """Lines about the data, the model, the machine, and what is slow on it."""
-    device, train, sets = PartialState().device, benchmark.train, _tests(benchmark)
+    device, train = PartialState().device, benchmark.train
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU, without GPU"
-    counted = ", ".join(f"{name} {count:,}" for name, count in sets.items())
+    sets: Counter[str] = Counter()
+    for test, count in _tests(benchmark).items():
+        sets[test.partition("/")[0]] += count  # a corruption with all its severities
+    counted = ", ".join(f"{test} {count:,}" for test, count in sets.items())
     parameters = sum(parameter.numel() for parameter in benchmark.foundation().parameters())
     slower = "loading" if costs.loading > costs.forward else "computing"
     yield benchmark.name
