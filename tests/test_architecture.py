@@ -22,7 +22,7 @@ FLOORS = [
     {"gmixout"},
     {"core", "weightspace"},
     {"kernels"},
-    {"files"},
+    {"files", "named"},
     {"errors"},
 ]
 """The house from the top down: a room imports those on lower floors alone, and itself.

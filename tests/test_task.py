@@ -20,7 +20,7 @@ from gmixout.bench.task import Task, with_corruptions
 from gmixout.cli import main
 from gmixout.data import SOURCES, Source
 from gmixout.data.common_corruptions import CORRUPTIONS
-from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS
+from gmixout.data.imagenet_c import KINDS
 from gmixout.errors import ConfigError, DataError, GmixoutError
 from gmixout.evaluation.records import RecordLog
 from gmixout.methods import get_method
@@ -83,7 +83,9 @@ def test_compare_and_evaluate_from_the_command_line(words, root, tmp_path, capsy
     # the data moved, and a domain came that training never saw
     moved = shutil.move(root, tmp_path / "moved")
     trees.domains(Path(moved), ["sketch"], CLASSES[1:])
+    capsys.readouterr()
     found = bench.evaluate(out / "runs" / run, data_root=Path(moved))
+    assert "Equal to the recorded figures" in capsys.readouterr().out
     record = next(r for r in records if r.run == run)
     assert {name: found[name] for name in record.accuracy} == record.accuracy
     assert found.keys() - record.accuracy.keys() == {"sketch"}
@@ -134,12 +136,18 @@ def test_a_run_is_known_by_its_data_and_model_and_not_by_their_folders(root, mod
     assert run(root, model, half="first") != first
     (elsewhere / "photo" / "dog" / "dog_0.jpg").unlink()
     assert run(elsewhere, model) != first
+    file = copied / "tiny" / "config.json"
+    config = json.loads(file.read_text())
+    config["pretrained_cfg"]["mean"] = [0.1, 0.1, 0.1]
+    file.write_text(json.dumps(config))
+    task_module._load.cache_clear()
+    assert run(root, f"timm:{copied / 'tiny'}") != first
     other = timm_folder(copied, classes=5, label_names=["giraffe", "cat", "elephant", "dog", "x"])
     assert run(root, f"timm:{other}") != first
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"model": "timm:x", "head": "random"}, {"corruptions": "all"}]
+    "options", [{}, {"model": "timm:x", "head": "random"}, {"corruptions": "common"}]
 )
 def test_a_task_is_spelled_in_plain_values_and_back(options, root):
     task = Task(source(root, train_domain="cartoon", half="second"), **options)
@@ -172,7 +180,11 @@ def test_the_home_made_model_is_taken_from_the_cache_or_asked_for(
         task.load()
     place = tmp_path / "cache" / "gmixout" / "pacs-foundation" / "cnn"
     shutil.copytree(model.removeprefix("timm:"), place)
-    assert task.load().name == "pacs(train_domain='photo') with timm:cnn"
+    # it was pretrained on the first half of every domain
+    assert task.load().name == "pacs(train_domain='photo', half='second') with timm:cnn"
+    assert Task.of(task.plain()) == task
+    with pytest.raises(ConfigError, match="half=first: that half of pacs"):
+        Task(source(root, half="first"))
     with pytest.raises(ConfigError, match="needs a model: --model") as error:
         Task(SOURCES["imagefolder"](trees.imagefolder(tmp_path / "own"))).load()
     assert "pretrain.py" not in str(error.value)
@@ -195,14 +207,12 @@ def test_every_foundation_is_a_copy_of_its_own(root, model):
     assert not any(bool(parameter.any()) for parameter in changed.parameters())
 
 
-@pytest.mark.parametrize("kinds", ["common", "all"])
-def test_corruptions_beside_shifts_are_one_group_of_them(kinds, root):
+def test_corruptions_beside_shifts_are_one_group_of_them(root):
     splits = source(root).load()
-    corrupted = with_corruptions(splits, kinds)
+    corrupted = with_corruptions(splits, "common")
     own = {name for name in corrupted.shifts if not name.startswith("corrupted/")}
     assert own == set(splits.shifts)
     assert len(corrupted.shifts) - len(own) == 5 * len(KINDS)
-    assert len(corrupted.dev_shifts) == (5 * len(EXTRA_KINDS) if kinds == "all" else 0)
     for images in corrupted.shifts.values():
         assert len(images) > 0
     clean = splits.id_test.picture(0)
@@ -263,3 +273,43 @@ def test_data_of_a_benchmark_that_brings_its_own_are_not_exchanged(tmp_path):
     bench.finetune(out=tmp_path, steps=1, batch_size=4)
     with pytest.raises(GmixoutError, match="brings its data"):
         bench.evaluate(tmp_path, data_root=tmp_path)
+
+
+def test_the_head_and_corruptions_are_part_of_the_name(root, model):
+    names = {
+        Task(source(root), model, head, corruptions).load().name.partition("tiny")[2]
+        for head, corruptions in ((None, "none"), ("random", "none"), (None, "common"))
+    }
+    assert names == {"", ", head=random", ", corruptions=common"}
+
+
+def test_the_same_head_by_another_word_is_the_same_run(root, tmp_path):
+    plain = f"timm:{timm_folder(tmp_path)}"  # its classifier knows none of the classes
+    default, random = (Task(source(root), plain, head).load() for head in (None, "random"))
+    assert default.identity == random.identity
+
+
+def test_tasks_train_in_worker_processes(words, tmp_path):
+    out = tmp_path / "runs"
+    asked = ["--methods", "full,uniform_soup", "--lrs", "1e-3,1e-4", "--workers", "2"]
+    assert main(["compare", *words, *asked, "--out", str(out)]) == 0
+    methods = [record.method for record in RecordLog(out / "records.jsonl").read()]
+    assert sorted(methods) == ["full", "full", "uniform_soup"]
+    page = (out / "report.html").read_text().replace(str(out), "the folder that the user named")
+    assert str(tmp_path) not in page
+
+
+def test_what_concerns_every_run_leaves_none_out(words, tmp_path):
+    out = str(tmp_path / "runs")
+    assert main(["compare", *words, "--batch-size", "9999", "--methods", "all", "--out", out]) == 2
+
+
+def test_a_classes_absence_and_soft_targets_do_not_go_with_logit_adjustment(
+    words, tmp_path, capsys
+):
+    for name in ("photo", "cartoon", "art_painting"):
+        trees.class_folders(tmp_path / "PACS" / name, ["zebra"] if name == "cartoon" else [], 4, 9)
+    asked = ["--logit-adjustment", "1", "--label-smoothing", "0.1", "--out", str(tmp_path / "runs")]
+    assert main(["finetune", *words, *asked]) == 2
+    assert "class zebra has no training image" in capsys.readouterr().err
+    assert main(["finetune", *words, *asked[:2], *asked[4:]]) == 0

@@ -1,6 +1,8 @@
+import pytest
 import torch
 from small_models import ALL, Run, cnn, copied, difference, vit
 
+from gmixout.errors import ConfigError
 from gmixout.methods import get_method
 from gmixout.methods.averaged import Averaged
 
@@ -74,3 +76,9 @@ def test_swa_is_the_mean_of_the_pretrained_weights_and_every_snapshot():
             mean = torch.stack([member[key].double() for member in members]).mean(0)
             torch.testing.assert_close(value.double(), mean, atol=1e-6, rtol=1e-5)
         assert len(members) == 3
+
+
+def test_swa_of_a_run_without_a_snapshot_is_refused():
+    run = Run(get_method("swa", every=4), vit()).steps(3)
+    with pytest.raises(ConfigError, match="every=4 must not be more than steps"):
+        run.finetuning.detach()

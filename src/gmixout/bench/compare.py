@@ -38,7 +38,7 @@ def compare(
     methods: list[Method] | Literal["all"] | None = None,
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
     seeds: tuple[int, ...] = (0,),
-    out: Path = Path("runs/compare-digits"),
+    out: Path = Path("runs/compare"),
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -58,7 +58,7 @@ def compare(
         model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
         head: Classifier to start from; by default the best that the model has.
         corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
-            severities (common), or also the 4 that are for choices and not reported (all).
+            severities (common).
         methods: The methods, `full,gmixout` say, or `all` (that this model allows); by default
             zero_shot, full, wise_ft, random_mask, mixout and gmixout. `module:Class` is a method of
             your own.
@@ -101,7 +101,7 @@ def sweep(
     over: dict[str, list[Any]] | None = None,
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
     seeds: tuple[int, ...] = (0,),
-    out: Path = Path("runs/sweep-digits"),
+    out: Path = Path("runs/sweep"),
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -119,7 +119,7 @@ def sweep(
         model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
         head: Classifier to start from; by default the best that the model has.
         corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
-            severities (common), or also the 4 that are for choices and not reported (all).
+            severities (common).
         method: The method, by default gmixout; options that are not swept follow as
             `--method.NAME VALUE`.
         over: Values by option: `--over.mask_rate 0.8,0.9 --over.structure row,column`.

@@ -37,7 +37,8 @@ def evaluate(
     Args:
         model: `gmixout evaluate RUN`: folder of a run, or a model.safetensors.
         benchmark: Another data set than that of the run, with its options.
-        data_root: Where the data is now, or another folder of the same kind.
+        data_root: Where the data is now, or another folder of the same kind, which may lack what
+            the model was trained on.
         num_workers: Processes that load images.
 
     Returns:
@@ -50,6 +51,8 @@ def evaluate(
     state, about = load_model(model)
     task = task_of(about)
     elsewhere = _data_elsewhere(task, benchmark, data_root)
+    if elsewhere is not None and benchmark is None and _is_whole(elsewhere):
+        task, elsewhere = replace(task, benchmark=elsewhere), None  # the data moved
     if elsewhere is None:
         loaded = task.load()
         network = load_weights(loaded, state)
@@ -58,6 +61,9 @@ def evaluate(
         network, tests = _on_other_data(task, elsewhere, tuple(about["classes"]))
         network = fitted(network, state, f"the model of {elsewhere}")
         score = partial(metrics.evaluate_sets, sets=tests.sets, metrics=tests.metrics)
+        if isinstance(task.benchmark, Source) and task.benchmark.root == elsewhere.root.absolute():
+            tell_once = "these sets hold images that the model was trained on"
+            Console(stderr=True).print(f"{elsewhere}: {tell_once}", soft_wrap=True)
     with few_threads(network):
         scores = score(network, num_workers=num_workers)
     console = Console(highlight=False)
@@ -68,6 +74,15 @@ def evaluate(
     if elsewhere is None:
         _compare_with_record(model, about, accuracy, console)
     return accuracy
+
+
+def _is_whole(source: Source) -> bool:
+    """Whether all is there that a training needs."""
+    try:
+        source.load()
+    except DataError:
+        return False
+    return True
 
 
 def _data_elsewhere(task: Task, source: Source | None, root: Path | None) -> Source | None:
@@ -120,7 +135,7 @@ def _compare_with_record(
     recorded = _find_record(model, about)
     if recorded is None:
         console.print("No record of this model was found beside it.")
-    elif recorded.accuracy == accuracy:
+    elif recorded.accuracy.items() <= accuracy.items():
         console.print("Equal to the recorded figures, to the last digit.")
     else:
         console.print(f"Not equal to the recorded figures: {recorded.accuracy}", soft_wrap=True)

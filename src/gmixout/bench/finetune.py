@@ -46,7 +46,7 @@ def finetune(
         model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
         head: Classifier to start from; by default the best that the model has.
         corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
-            severities (common), or also the 4 that are for choices and not reported (all).
+            severities (common).
         method: The finetuning method, by default gmixout, or `module:Class` of your own; its
             options follow as `--method.NAME VALUE`.
         out: Folder for config.yaml, records.jsonl, model.safetensors and report.html.

@@ -18,6 +18,7 @@ from gmixout.bench.job import (
     UNTRAINED,
     Job,
     about_model,
+    check_training,
     hash_of,
     id_validation_figure,
     identity_of,
@@ -123,6 +124,8 @@ class Grid:
             runs[run.job.run] = replace(run, builders=tuple(builders))
         self.runs = list(runs.values())
         self.benchmark: Benchmark = task.load()
+        if any(run.job.method for run in self.runs):
+            check_training(self.benchmark, settings)  # what concerns all runs leaves none out
         self.left_out: dict[Method | None, ConfigError] = {}
         for run in {run.job.method: run for run in self.runs}.values():
             try:

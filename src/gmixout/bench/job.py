@@ -28,6 +28,7 @@ from gmixout.named import from_spec, spec_of
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.batches import Batches
 from gmixout.training.loop import check_settings, train
+from gmixout.training.losses import class_counts
 from gmixout.weightspace import State
 
 UNTRAINED: dict[str, Any] = {
@@ -162,6 +163,26 @@ def versions() -> dict[str, str]:
     }
 
 
+def check_training(benchmark: Benchmark, arguments: TrainingArguments) -> None:
+    """Finds out before training whether settings go with a benchmark, whatever the method.
+
+    Raises:
+        ConfigError: They do not.
+        DataError: There is nothing to train on.
+    """
+    train = benchmark.train
+    Batches.check(len(train), arguments.batch_size)  # type: ignore[arg-type]
+    check_settings(benchmark.foundation(), arguments)
+    if arguments.logit_adjustment:
+        counts = class_counts(train, len(benchmark.classes))
+        if counts.min() == 0 and (arguments.label_smoothing or arguments.mixup or arguments.cutmix):
+            empty = benchmark.classes[int(counts.argmin())]
+            raise ConfigError(
+                f"logit_adjustment: class {empty} has no training image, and its loss would be "
+                "infinite with label_smoothing, mixup or cutmix: leave those out"
+            )
+
+
 @dataclass(frozen=True)
 class Job:
     """One training run, or none at all: `method=None` is the pretrained model as it is."""
@@ -198,8 +219,7 @@ class Job:
         """
         check_metrics(self.benchmark)
         if self.method is not None:
-            Batches.check(len(self.benchmark.train), self.arguments.batch_size)  # type: ignore[arg-type]
-            check_settings(self.benchmark.foundation(), self.arguments)
+            check_training(self.benchmark, self.arguments)
             self.method.start(self.benchmark.foundation(), self.arguments.seed)
 
     def known(self, log: RecordLog) -> list[Record]:

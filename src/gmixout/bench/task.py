@@ -21,7 +21,7 @@ from gmixout.named import from_spec, spec_of
 from gmixout.weightspace import fingerprint
 
 Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
-Corruptions: TypeAlias = Literal["none", "common", "all"]
+Corruptions: TypeAlias = Literal["none", "common"]
 
 IN_MEMORY_BYTES = 2**30
 """Test and training images stay in memory as the model takes them, up to this much in all."""
@@ -33,8 +33,8 @@ def cache_folder() -> Path:
 
 
 HOME_MADE = ("pacs", "cifar10")
-"""Benchmarks that `benchmarks/pacs/pretrain.py` makes a model for, which is taken if no other is
-named."""
+"""Benchmarks that `benchmarks/pacs/pretrain.py` makes a model for, of their first halves; it is
+taken, with the second halves, if no other is named."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Task:
         model: Name of a pretrained model, see `load_foundation`.
         head: Classifier to start from, `zero_shot`, `random` or `linear_probe`; None: the best that
             the model has.
-        corruptions: Corrupt the in-domain test images, too (see `common_corruptions`): by the
-            fifteen kinds that are reported (`common`), or also by the four for choices (`all`).
+        corruptions: Corrupt the in-domain test images, too, by the fifteen kinds that are reported
+            (`common`, see `common_corruptions`).
     """
 
     benchmark: str | Source = "digits"
@@ -59,6 +59,7 @@ class Task:
     def __post_init__(self) -> None:
         """Refuses what does not go together, before anything is loaded."""
         if isinstance(self.benchmark, Source):
+            object.__setattr__(self, "benchmark", self._source(self.benchmark))
             return
         if kind := SOURCES.get(self.benchmark):
             raise ConfigError(
@@ -71,6 +72,18 @@ class Task:
                     f"benchmark {self.benchmark} brings its own model and shifts: leave out "
                     f"--{name}, which goes with: {', '.join(SOURCES)}"
                 )
+
+    def _source(self, source: Source) -> Source:
+        """The data, found from any folder; never what the home-made model was pretrained on."""
+        source = replace(source, root=source.root.expanduser().absolute())
+        if self.model is None and source.name in HOME_MADE:
+            if source.options["half"] == "first":
+                raise ConfigError(
+                    f"half=first: that half of {source.name} is what its home-made model was "
+                    "pretrained on; use half=second, or name another --model"
+                )
+            return replace(source, half="second")  # type: ignore[call-arg]
+        return source
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Task":
@@ -100,7 +113,7 @@ class Task:
         }
 
     def load(self) -> Benchmark:
-        """Loads data and model, once in a process.
+        """Loads data and model; once, where a process works on few tasks.
 
         Raises:
             GmixoutError: One of them cannot be had, or they do not go together.
@@ -150,7 +163,7 @@ def home_made(source: Source) -> str:
         ConfigError: There is none.
     """
     folder = cache_folder() / "pacs-foundation" / "cnn"
-    if source.name in HOME_MADE and folder.is_dir():
+    if source.name in HOME_MADE and (folder / "config.json").is_file():
         return f"timm:{folder}"
     text = f"benchmark {source.name} needs a model: --model open_clip:ViT-B-16/openai, say"
     if source.name in HOME_MADE:
@@ -180,9 +193,8 @@ def _load(task: Task) -> Benchmark:
     splits = splits.map(seen)
     if task.head == "linear_probe":
         found = linear_probe_head(found, splits.train, device=PartialState().device)
-    sizes = {name: len(images) for name, images in splits.sets.items()}
     return Benchmark(
-        name=f"{source} with {_label(found.name)}",
+        name=f"{source} with {_label(found.name)}" + _differences(task),
         classes=splits.classes,
         train=splits.train,
         id_val=splits.id_val,
@@ -197,15 +209,16 @@ def _load(task: Task) -> Benchmark:
         identity={
             "benchmark": source.name,
             "options": {n: v for n, v in source.options.items() if n not in source.silent},
-            "images": sizes,
-            "head": task.head,
+            "classes": list(splits.classes),
+            "images": {name: images.digest() for name, images in splits.sets.items()},
+            "transform": repr(found.transform),
             "pretrained": fingerprint(found.model.state_dict()),
         },
     )
 
 
 def with_corruptions(splits: Splits, kinds: Corruptions) -> Splits:
-    """Splits with the in-domain test images corrupted, as shifts.
+    """Splits with the in-domain test images corrupted, as shifts, where that is asked for.
 
     Beside shifts of the benchmark's own they are one group, `corrupted`, which the mean OOD figure
     counts once; else they are named as in ImageNet-C, with its mean corruption error.
@@ -219,9 +232,6 @@ def with_corruptions(splits: Splits, kinds: Corruptions) -> Splits:
     else:
         summary = splits.summary or "mean_corruption_error_unnormalised"
         splits = replace(splits, shifts=shifts, summary=summary)
-    if kinds == "all":
-        dev_shifts = corruption_shifts(splits.id_test, "extra")
-        splits = replace(splits, dev_shifts={**splits.dev_shifts, **dev_shifts})
     return replace(splits, notes=(*splits.notes, *NOTES))
 
 
@@ -234,6 +244,11 @@ def _label(model: str) -> str:
     if Path(architecture).expanduser().is_dir():
         architecture = Path(architecture).expanduser().name
     return f"{family}:{architecture}{at}{Path(file).name if at else ''}"
+
+
+def _differences(task: Task) -> str:
+    head = f", head={task.head}" if task.head else ""
+    return head + (f", corruptions={task.corruptions}" if task.corruptions != "none" else "")
 
 
 def _broken(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -34,7 +34,8 @@ class Cifar(Source):
             stratified, for a model that was pretrained on the other half.
         imbalance: Training images of the first class for one of the last: their numbers fall
             exponentially from class to class, and the classes become many, medium and few shot (by
-            ImageNet-LT's limits). 1 leaves all. The held-out images stay balanced.
+            ImageNet-LT's limits of 100 and 20, as far as there are such). 1 leaves all. The
+            held-out images stay balanced.
             Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
             Loss", NeurIPS 2019, section 4.1 (with ratios of 10 and 100).
         extra: Also the four extra kinds of corruption, as development shifts, which are never
@@ -99,6 +100,7 @@ class Cifar(Source):
             counts = train.labels.bincount(minlength=len(classes))
             test = test.grouped(shot_groups(counts, "oltr")[test.labels])
             also = ("many_shot", "medium_shot", "few_shot")
+            notes.append(f"long tail: {counts.max()} to {counts.min()} training images a class")
         return Splits(
             classes=classes,
             train=train,
@@ -156,7 +158,7 @@ class Cifar(Source):
     ) -> dict[str, ImageArray]:
         folder = find(self.root, self.corrupted)
         if folder is None:
-            self._absent(f"there is no folder {self.root / self.corrupted}", problems, notes)
+            self._absent(f"there is no folder {self.corrupted} in the root", problems, notes)
             return {}
         labels = _load(folder / "labels.npy", problems)
         if labels is None:

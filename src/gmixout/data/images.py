@@ -1,6 +1,7 @@
 """Labelled images on disk or in memory, decoded when they are asked for."""
 
 import copy
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -125,6 +126,13 @@ class ImageSet(Examples, ABC):
         """
         return logits if self.space is None else self.space.project(logits)
 
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that stand for the labels and, of files, their names."""
+        return hashlib.sha256(self.labels.numpy().tobytes() + self._identity()).hexdigest()[:12]
+
+    def _identity(self) -> bytes:
+        return b""
+
     def subset(self: Set, indices: Sequence[int] | Tensor) -> Set:
         """The examples at some indices, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
@@ -148,7 +156,10 @@ class ImageSet(Examples, ABC):
         return part
 
     def kept(self: Set) -> Set:
-        """The same examples, which stay in memory as the transform made them, once asked for."""
+        """The same examples, which stay in memory as the transform made them, once asked for.
+
+        In the memory of the process that asks: processes that load images keep nothing.
+        """
         part = copy.copy(self)
         part._kept = {}
         return part
@@ -222,6 +233,9 @@ class ImageFiles(ImageSet):
         # A million strings would be copied into every worker as their reference counts change;
         # one array of bytes stays shared.
         self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+
+    def _identity(self) -> bytes:
+        return bytes(self._paths[self._positions].tobytes())
 
     def path(self, index: int) -> Path:
         """The file of an example."""

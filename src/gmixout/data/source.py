@@ -179,6 +179,9 @@ class Source(Named, ABC):
     def __post_init__(self) -> None:
         """Checks options with a fixed choice and shares; takes the root as text too."""
         object.__setattr__(self, "root", Path(self.root))
+        for name, given in vars(self).items():
+            if isinstance(given, list):  # sources are looked up in tables
+                object.__setattr__(self, name, tuple(given))
         for name, kind in get_type_hints(type(self)).items():
             value: Any = getattr(self, name, None)
             if get_origin(kind) is Literal and value not in get_args(kind):

@@ -76,6 +76,11 @@ class Averaged:
         """Returns the plain model with the averaged weights."""
         if self._hook is not None:
             self._hook.remove()
+        if self._steps < self._every:
+            raise ConfigError(
+                f"a run of {self._steps} steps has no snapshot to average: every={self._every} "
+                "must not be more than steps"
+            )
         averaged = self.snapshot()
         model = self.finetuning.detach()
         model.load_state_dict(averaged)

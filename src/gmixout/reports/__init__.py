@@ -1,6 +1,7 @@
 """Records become tables, figures and a page. Nothing here trains, evaluates or decides."""
 
 import os
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -140,7 +141,9 @@ def _config_of(folder: Path) -> str:
     path = folder / "config.yaml"
     if not path.exists():
         return "(this folder has no config.yaml; the records hold what was run)"
-    return path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    # pages go to other people: of absolute paths, the last part
+    return re.sub(r"(?<![\w./~])(~?/)(?:[^/\s'\"]+/)+(?=[^/\s'\"])", "", text)
 
 
 def _not_a_run(folder: Path, reason: str) -> str:

@@ -67,9 +67,13 @@ class Augmented(Dataset[tuple[Tensor, Any]]):
         return self._dataset.transform(image), int(self.labels[index])  # type: ignore[attr-defined]
 
     def _crop(self, image: Any) -> Any:
-        """A part of the image of some shape, enlarged to the image's own size."""
-        size = self._v2.functional.get_size(image)
-        return self._v2.RandomResizedCrop(size, (self._crop_scale, 1.0), antialias=True)(image)
+        """A part of the image, stretched by up to 4/3, enlarged to the image's own size."""
+        height, width = self._v2.functional.get_size(image)
+        ratio = (3 / 4 * width / height, 4 / 3 * width / height)
+        crop = self._v2.RandomResizedCrop(
+            (height, width), (self._crop_scale, 1.0), ratio, antialias=True
+        )
+        return crop(image)
 
 
 class Mixing:
