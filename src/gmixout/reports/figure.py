@@ -71,20 +71,21 @@ def id_ood_figure(records: Sequence[Record]) -> Figure:
     light = _light(styles)
     view = focus(cells)
     figure = Figure(figsize=(9.6, 5.6 if light else 4.9), layout="constrained", facecolor="white")
-    title = f"all models on {_plain(cells[0].records[0].benchmark)}"
     names = rows[0].names
     if all(view.holds(point_of(cell)) for cell in cells):
         axes = [figure.subplots()]
-        _detail(axes[0], rows, styles, light, view, title)
+        _detail(axes[0], rows, styles, light, view, "all models")
     else:
         axes = list(figure.subplots(1, 2, width_ratios=(1, 2.1)))
-        _overview(axes[0], cells, styles, light, view, title)
+        _overview(axes[0], cells, styles, light, view, "all models")
         _detail(axes[1], rows, styles, light, view, "close-up of the box")
     for each in axes:
         each.set_xlabel(f"{names.in_domain} (%)", color=INK)
     axes[0].set_ylabel(f"{names.under_shift} (%)", color=INK)
     _legend(figure, _told_apart({s: style for s, style in styles.items() if s not in light}))
-    figure.supxlabel(_note(cells), fontsize=8.5, color=SOFT, x=0.01, ha="left")
+    # the name of a benchmark can be as long as its options and its model's
+    note = f"{_plain(cells[0].records[0].benchmark, 120)}\n{_note(cells)}"
+    figure.supxlabel(note, fontsize=8.5, color=SOFT, x=0.01, ha="left")
     return figure
 
 
@@ -374,9 +375,9 @@ def _legend(figure: Figure, styles: Sequence[Style], lines: bool = True) -> None
     )
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, longest: int = 44) -> str:
     """The text, not too long, and without what matplotlib would read as mathematics."""
-    short = text if len(text) <= 44 else text[:43] + "…"
+    short = text if len(text) <= longest else text[: longest - 1] + "…"
     return short.replace("$", r"\$")
 
 
