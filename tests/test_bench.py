@@ -149,10 +149,10 @@ def test_a_comparison_that_died_is_completed(tmp_path, trainings, monkeypatch):
 
     make, made = job_module.make_record, []
 
-    def dying(*arguments):
+    def dying(*arguments, **options):
         if len(made) == 2:
             raise RuntimeError("killed")
-        made.append(make(*arguments))
+        made.append(make(*arguments, **options))
         return made[-1]
 
     monkeypatch.setattr(job_module, "make_record", dying)

@@ -1,8 +1,6 @@
-import pytest
 import torch
 from small_models import ALL, Run, cnn, copied, difference, vit
 
-from gmixout.errors import ConfigError
 from gmixout.methods import get_method
 from gmixout.methods.averaged import Averaged
 
@@ -69,16 +67,10 @@ def test_swa_is_the_mean_of_the_pretrained_weights_and_every_snapshot():
         plain, members = Run(of, vit()), [copied(vit().state_dict())]
         for step in range(1, 8):
             plain.steps(1)
-            if step % 3 == 0:
+            if step in (3, 6, 7):  # the last is always one
                 members.append(copied(plain.finetuning.snapshot()))
         run = Run(get_method("swa", of=ALL[of], every=3), vit()).steps(7)
         for key, value in run.finetuning.snapshot().items():
             mean = torch.stack([member[key].double() for member in members]).mean(0)
             torch.testing.assert_close(value.double(), mean, atol=1e-6, rtol=1e-5)
-        assert len(members) == 3
-
-
-def test_swa_of_a_run_without_a_snapshot_is_refused():
-    run = Run(get_method("swa", every=4), vit()).steps(3)
-    with pytest.raises(ConfigError, match="every=4 must not be more than steps"):
-        run.finetuning.detach()
+        assert len(members) == 4

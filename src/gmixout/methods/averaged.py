@@ -67,20 +67,18 @@ class Averaged:
             self._average[key].copy_(value)
 
     def snapshot(self) -> State:
-        """Returns the averaged weights."""
-        current = self.finetuning.snapshot()
-        averaged = {key: value.to(current[key].dtype) for key, value in self._average.items()}
+        """Returns the averaged weights, those of the present step among them."""
+        current, average = self.finetuning.snapshot(), self._average
+        if self._steps % self._every:
+            average = {key: value.clone() for key, value in average.items()}
+            self._take_in(average, self._steps // self._every + 1)
+        averaged = {key: value.to(current[key].dtype) for key, value in average.items()}
         return {**current, **averaged}
 
     def detach(self) -> nn.Module:
         """Returns the plain model with the averaged weights."""
         if self._hook is not None:
             self._hook.remove()
-        if self._steps < self._every:
-            raise ConfigError(
-                f"a run of {self._steps} steps has no snapshot to average: every={self._every} "
-                "must not be more than steps"
-            )
         averaged = self.snapshot()
         model = self.finetuning.detach()
         model.load_state_dict(averaged)
@@ -88,10 +86,13 @@ class Averaged:
 
     def _after_step(self, *_: Any) -> None:
         self._steps += 1
-        if self._steps % self._every:
-            return
+        if self._steps % self._every == 0:
+            self._take_in(self._average, self._steps // self._every)
+
+    def _take_in(self, average: dict[str, Tensor], members: int) -> None:
+        """Adds the present weights to an average of some members."""
         current = [_wide(value) for value in self._floating().values()]
-        self._update(list(self._average.values()), current, self._steps // self._every)
+        self._update(list(average.values()), current, members)
 
     def _floating(self) -> dict[str, Tensor]:
         state = self.finetuning.snapshot()

@@ -14,7 +14,7 @@ from gmixout.methods.masking import gmixout
 class swa(Method):
     """Stochastic weight averaging: a method that ends in a uniform soup of its own snapshots.
 
-    The pretrained weights are one of the snapshots, and the learning rate stays what it is. Of
+    The pretrained and the final weights are among them, and the learning rate stays what it is. Of
     GMixout with its own period as `every`, the snapshots are its anchors at the periods' ends.
 
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
