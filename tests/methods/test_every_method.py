@@ -102,7 +102,7 @@ def test_a_seed_is_a_model(name):
 
     assert difference(end(1), end(1)) == set()
     drawing = {"lora", "dora", "shira", "random_mask", "dropconnect"}
-    drawing |= {"mixout", "high_rate_mixout", "gmixout"}
+    drawing |= {"mixout", "high_rate_mixout", "gmixout", "swa"}
     assert bool(difference(end(1), end(2))) == (name in drawing)
 
 

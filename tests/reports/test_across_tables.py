@@ -109,6 +109,7 @@ def test_names_are_no_markup(several):
     [
         (["pacs(train_domain=photo)", "pacs(train_domain=art)"], ["photo", "art"]),
         (["cifar10", "cifar100"], ["cifar10", "cifar100"]),
+        (["p(d='b', h=1) with m", "p(d='c', h=1) with m"], ["b", "c"]),
         (["a(x=1, y=2)", "a(x=1, y=3)"], ["2", "3"]),
         (["pacs", "pacs(train_domain=photo)"], ["pacs", "pacs(train_domain=photo)"]),
         (["my.module:one", "my.module:two"], ["one", "two"]),

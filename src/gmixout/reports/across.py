@@ -104,8 +104,11 @@ def short_names(benchmarks: Sequence[str]) -> list[str]:
     """What tells benchmarks apart: "photo" and "sketch" of "pacs(train_domain=photo)" and so on."""
     prefix = commonprefix(list(benchmarks))  # noqa: RUF071 - these are no paths
     start = 1 + max(map(prefix.rfind, "(=,: "))
-    brackets = start and all(name.endswith(")") for name in benchmarks)
-    return [name[start : -1 if brackets else None] for name in benchmarks]
+    if not start:
+        return list(benchmarks)
+    backwards = commonprefix([name[::-1] for name in benchmarks])  # noqa: RUF071
+    end = 1 + max(map(backwards.rfind, "),"))
+    return [name[start : len(name) - end].strip("'") for name in benchmarks]
 
 
 def _mean(pooled: Pooled, count: int) -> Entry:
