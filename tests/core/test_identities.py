@@ -31,7 +31,9 @@ def finish(model, config, make, steps, dtype=torch.float64, **options):
 
 
 def assert_close(a, b):
-    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=1e-12, atol=1e-12)
+    # the bias of attention's keys has no gradient but that of rounding, which Adam scales up: on
+    # some machines its entries differ by 1.03e-12
+    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=1e-12, atol=4e-12)
 
 
 def sgd(parameters):

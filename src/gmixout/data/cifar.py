@@ -158,7 +158,7 @@ class Cifar(Source):
     ) -> dict[str, ImageArray]:
         folder = find(self.root, self.corrupted)
         if folder is None:
-            self._absent(f"there is no folder {self.corrupted} in the root", problems, notes)
+            self._absent(f"there is no folder {self.corrupted}", problems, notes)
             return {}
         labels = _load(folder / "labels.npy", problems)
         if labels is None:

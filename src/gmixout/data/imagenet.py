@@ -177,7 +177,7 @@ class imagenet(ImageNet):
             spellings = self._folders(name)
             folder = find(self.root, *spellings)
             if folder is None:
-                said = f"shift {name}: there is no folder {spellings[0]} in the root"
+                said = f"shift {name}: there is no folder {spellings[0]}"
                 if self.missing == "leave_out":
                     notes.append(f"{said}: left out")
                 else:
