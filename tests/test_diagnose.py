@@ -8,12 +8,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from toy_benchmark import foundation, install, toy
+from toy_benchmark import foundation, install
 
 from gmixout import bench
 from gmixout.bench.diagnose import diagnose
 from gmixout.bench.folder import load_model, save_model
 from gmixout.bench.job import Job
+from gmixout.bench.task import Task
 from gmixout.bench.watch import plan, spread
 from gmixout.core.masks import STRUCTURES, draw
 from gmixout.errors import ConfigError, GmixoutError, StateError
@@ -282,7 +283,7 @@ def test_members_are_spread_over_what_there_is(steps, members):
     ids=str,
 )
 def test_snapshots_lie_at_the_ends_of_periods(method, steps, expected):
-    found = plan(Job(toy(), method, TrainingArguments(steps=steps)), members=3)
+    found = plan(Job(Task("toy"), method, TrainingArguments(steps=steps)), members=3)
     assert found.snapshots == expected
     assert set(found.snapshots) <= set(found.drifts) <= set(range(1, steps + 1))
     assert found.drifts == sorted(found.drifts)

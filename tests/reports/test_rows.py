@@ -99,7 +99,7 @@ def test_the_summary_has_one_row_a_method_and_bold_only_beyond_the_noise(every_m
 
 def test_shape_and_line_tell_every_method_apart_without_colour():
     looks = [(style.marker, style.dash) for style in STYLES.values()]
-    assert len(set(looks)) == len(looks) == 19
+    assert len(set(looks)) == len(looks) == 20
     assert all(style.marker in SYMBOLS for style in STYLES.values())
 
 

@@ -45,7 +45,7 @@ def test_markdown_is_a_table_with_equal_rows(every_method):
     rows = [row for row in rest if row.startswith("|")]
     cells = [len(re.findall(r"(?<!\\)\|", row)) for row in (head, line, *rows)]
     assert len(set(cells)) == 1
-    assert len(rows) == len(summary_of(every_method).rows) == 19
+    assert len(rows) == len(summary_of(every_method).rows) == 20
 
 
 def test_latex_is_a_booktabs_table_with_equal_rows(every_method):
@@ -55,7 +55,7 @@ def test_latex_is_a_booktabs_table_with_equal_rows(every_method):
     (spec,) = re.findall(r"\\begin\{tabular\}\{(l?r+)\}", text)
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(spec) - 1}
-    assert len(rows) == 20
+    assert len(rows) == 21
     assert r"$\pm$" in text
     body = "".join(rows)
     assert body.count("{") == body.count("}")
