@@ -214,7 +214,7 @@ class _Help(DefaultHelpFormatter):
 
     def _expand_help(self, action: Any) -> str:
         text = str(super()._expand_help(action))
-        text = re.sub(r"gmixout\.(?:methods|data)\.\w+\.(\w+)", r"\1", text)
+        text = re.sub(r"gmixout\.(?:methods|data)\.(?:\w+\.)?(\w+)", r"\1", text)
         kinds = r"type: (Method|Source|Union\[list\[Method\].*?null\])( \| (str|null))*, "
         text = re.sub(kinds, "", text)
         text = re.sub(r",? ?type: <class 'Path'>", "", text).replace("(, ", "(")

@@ -7,8 +7,8 @@ import torch
 
 from gmixout.data import BENCHMARKS, load_benchmark
 from gmixout.data.base import LabelledImages
-from gmixout.data.corruptions import DEV, REPORTED, SEVERITIES, corrupt
 from gmixout.data.digits import digits
+from gmixout.data.digits_corruptions import DEV, REPORTED, SEVERITIES, corrupt
 from gmixout.errors import ConfigError, DataError
 
 

@@ -65,6 +65,16 @@ def test_missing_domains_are_said(root):
     assert "art_painting" in inventory.images
 
 
+def test_a_half_by_domainbeds_protocol_is_said_not_to_be_its_split(root):
+    def says(**options):
+        notes = load(pacs(root, **options)).notes
+        return any("than those that DomainBed holds out" in note for note in notes)
+
+    assert says(protocol="domainbed", half="second")
+    assert not says(protocol="domainbed")
+    assert not says(half="second")
+
+
 @pytest.mark.parametrize("above", ["PACS", "pacs", "kfold"])
 def test_the_root_may_be_the_folder_above(above, tmp_path):
     trees.domains(tmp_path / above, PACS, CLASSES)
@@ -222,6 +232,18 @@ def test_shifts_are_the_other_domains_test_lists(lists):
         "sketch": 6,
     }
     assert {colour[2] for colour, _ in pictures(splits.id_test)} == {8, 9}
+
+
+def test_shifts_are_the_chosen_domains_and_nothing_is_asked_of_the_others(lists):
+    remove(lists / "domainnet/splits/painting_test.txt")
+    source = domainnet(lists, shift_domains=("real", "clipart", "sketch"))
+    splits = load(source)
+    assert set(splits.shifts) == {"real"}
+    assert len(splits.id_test) > 0
+    assert "there is no domain clipart: left out" in splits.notes
+    assert not any("quickdraw" in note for note in splits.notes)
+    by_folders = load(domainnet(lists, shift_domains=("painting",), protocol="domainbed"))
+    assert set(by_folders.shifts) == {"painting"}
 
 
 def test_by_folders_labels_are_another_order_and_duplicates_are_left_out(lists):

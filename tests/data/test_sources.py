@@ -190,6 +190,7 @@ def test_options_are_plain_values_and_make_the_source_again(source):
         ("pacs", {"id_val_share": 0.0}, "above 0 and below 1"),
         ("pacs", {"id_val_share": 0.5, "id_test_share": 0.5}, "nothing to train on"),
         ("domainnet", {"protocol": "list"}, "must be one of: lists, stratified, domainbed"),
+        ("domainnet", {"shift_domains": ("real", "foto")}, "foto is none of: clipart, "),
         ("imagenet", {"val_share": 1}, "above 0 and below 1"),
         ("imagenet", {"shifts": ("v3",)}, "v3 is none of: v2, r, a, sketch, objectnet"),
         ("cifar100", {"shifts": ("10.1",)}, "10.1 is none of: c"),

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,6 @@ class Cifar(Source):
     extra: bool = False
 
     known_shifts: ClassVar[tuple[str, ...]] = ("c",)
-    folder: ClassVar[str]
-    """The archive's folder."""
     train_files: ClassVar[tuple[str, ...]]
     test_file: ClassVar[str]
     names_file: ClassVar[str]
@@ -75,6 +74,11 @@ class Cifar(Source):
             raise ConfigError(
                 f"{self.name}(imbalance={self.imbalance}) must be a finite number of at least 1"
             )
+
+    @property
+    @abstractmethod
+    def folder(self) -> str:
+        """The archive's folder."""
 
     def read(self, problems: Problems) -> Splits:
         """Looks at the archive's files and at the shifts."""

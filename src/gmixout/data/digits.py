@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gmixout.data.base import Benchmark, LabelledImages
-from gmixout.data.corruptions import DEV, REPORTED, SEVERITIES, corrupt
+from gmixout.data.digits_corruptions import DEV, REPORTED, SEVERITIES, corrupt
 from gmixout.data.glyphs import DEV_FONTS, HELD_OUT_FONTS, IMAGE_SIZE, render
 from gmixout.errors import needs
 

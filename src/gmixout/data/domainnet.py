@@ -9,7 +9,9 @@ from gmixout.data.domains import DomainFolders
 from gmixout.data.folders import Listing, classes_of_lists, read_list
 from gmixout.data.images import SPLIT_SEED, in_half, stratified
 from gmixout.data.source import Problems, Splits
+from gmixout.errors import ConfigError
 
+DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
 DUPLICATES = "domain_net_duplicates.txt"
 """DomainBed's list of images to drop, with lines `<domain>/<class>/<file>`."""
 
@@ -38,6 +40,7 @@ class domainnet(DomainFolders):
         protocol: See above.
         id_val_share: Share held out from the train list (`lists`) or domain for in-domain
             validation.
+        shift_domains: Domains to test on; the trained one is passed over.
 
     Source: Peng, Bai, Xia, Huang, Saenko and Wang, "Moment Matching for Multi-Source Domain
         Adaptation", ICCV 2019.
@@ -46,8 +49,9 @@ class domainnet(DomainFolders):
     train_domain: str = "sketch"
     # one protocol more than the other benchmarks of domains have
     protocol: Literal["lists", "stratified", "domainbed"] = "lists"  # type: ignore[assignment]
+    shift_domains: tuple[str, ...] = DOMAINS
 
-    domains = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
+    domains = DOMAINS
     folders = ("domainnet",)
     where = (
         "http://ai.bu.edu/M3SDA (the cleaned version and its lists), unpacked to "
@@ -75,6 +79,20 @@ class domainnet(DomainFolders):
         "real test": 52_041,
         "sketch test": 20_916,
     }
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        super().__post_init__()
+        if unknown := sorted(set(self.shift_domains) - set(self.domains)):
+            raise ConfigError(
+                f"domainnet(shift_domains={self.shift_domains}): {', '.join(unknown)} is none of: "
+                f"{', '.join(self.domains)}"
+            )
+
+    @property
+    def used_domains(self) -> tuple[str, ...]:
+        """The domains that are looked for: the others may lack their lists."""
+        return tuple(d for d in self.domains if d in (self.train_domain, *self.shift_domains))
 
     def read(self, problems: Problems) -> Splits:
         """Looks at the lists and whether their images are there, or at the folders."""

@@ -1,6 +1,7 @@
 """Benchmarks of domain folders, `<root>/<domain>/<class>/*`: PACS, VLCS, OfficeHome, ..."""
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,6 @@ class DomainFolders(Source):
     half: Literal["both", "first", "second"] = "both"
 
     spoken: ClassVar[tuple[str, ...]] = ("train_domain",)
-    domains: ClassVar[tuple[str, ...]]
-    """All domains in DomainBed's order."""
     spellings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Other names of domains' folders."""
     folders: ClassVar[tuple[str, ...]]
@@ -90,6 +89,16 @@ class DomainFolders(Source):
                 f"{self.id_test_share}) leaves nothing to train on: their sum must be below 1"
             )
 
+    @property
+    @abstractmethod
+    def domains(self) -> tuple[str, ...]:
+        """All domains in DomainBed's order."""
+
+    @property
+    def used_domains(self) -> tuple[str, ...]:
+        """The domains that are looked for."""
+        return self.domains
+
     def read(self, problems: Problems) -> Splits:
         """Looks at the domain folders."""
         sets, classes, notes = self._read_domains(self.domain_folders(problems), problems)
@@ -107,7 +116,7 @@ class DomainFolders(Source):
         if self.train_domain in present:
             return super().load_tests()
         if not present:
-            problems.fail(self, f"there is none of {', '.join(self.domains)} in {self.root}")
+            problems.fail(self, f"there is none of {', '.join(self.used_domains)} in {self.root}")
         sets, classes, _ = self._read_domains(present, problems)
         problems.settle(self)
         return Tests(classes, sets)
@@ -142,7 +151,7 @@ class DomainFolders(Source):
             problems.fail(
                 self,
                 f"there is no folder of train_domain={self.train_domain} in {self.root}; of "
-                f"{', '.join(self.domains)} there is: {', '.join(present) or 'none'}",
+                f"{', '.join(self.used_domains)} there is: {', '.join(present) or 'none'}",
             )
         if len(present) == 1:
             problems.fail(
@@ -152,7 +161,8 @@ class DomainFolders(Source):
 
     def left_out(self, present: Iterable[str]) -> list[str]:
         """A note for each domain that is not there."""
-        return [f"there is no domain {d}: left out" for d in self.domains if d not in set(present)]
+        absent = (domain for domain in self.used_domains if domain not in set(present))
+        return [f"there is no domain {domain}: left out" for domain in absent]
 
     def _found(self) -> dict[str, Path]:
         present = self._present(self.root)
@@ -160,7 +170,7 @@ class DomainFolders(Source):
         return present if above is None else self._present(above)
 
     def _present(self, root: Path) -> dict[str, Path]:
-        found = {d: find(root, d, *self.spellings.get(d, ())) for d in self.domains}
+        found = {d: find(root, d, *self.spellings.get(d, ())) for d in self.used_domains}
         return {domain: folder for domain, folder in found.items() if folder is not None}
 
     def read_domain(
@@ -181,6 +191,11 @@ class DomainFolders(Source):
     ) -> Splits:
         own = sets[self.train_domain]
         if self.protocol == "domainbed":
+            if self.half != "both":
+                notes += (
+                    f"half={self.half}: protocol=domainbed holds out 20 % of that half, which are "
+                    "other images than those that DomainBed holds out",
+                )
             environment = self.domains.index(self.train_domain)
             train, held = domainbed_holdout(len(own), self.trial_seed, environment)
             val, test = (held[half] for half in stratified(own.labels[held], (0.5,), SPLIT_SEED))

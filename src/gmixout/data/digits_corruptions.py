@@ -1,4 +1,4 @@
-"""Corruptions of grey images at three severities.
+"""The digits benchmark's corruptions: of grey images, at three severities.
 
 Each kind is a function of images `[N, 1, H, W]` in [0, 1], a severity (1, 2, 3) and a generator,
 and gives images of the same shape and range. The kinds to report and the kinds to develop on are
