@@ -12,15 +12,18 @@ from tiny import PlainNet, batches, loss_of
 import gmixout
 from gmixout import GMixout
 
-CONFIG = GMixout(mask_rate=0.5, resample_every=2, structure="element")
+CONFIGS = {
+    "all layers": GMixout(mask_rate=0.5, resample_every=2, structure="element"),
+    "random depth": GMixout(mask_rate=0.5, resample_every=2, mean_start_depth=0.6),
+}
 # An even number: at the end a mask is drawn that no rank has sent to the other yet.
 STEPS = 6
 
 
-def start():
+def start(config):
     torch.manual_seed(0)
     model = PlainNet().double()
-    masked = gmixout.attach(model, CONFIG)
+    masked = gmixout.attach(model, config)
     optimizer = masked.bind(torch.optim.AdamW(masked.param_groups(lr=1e-3), eps=1e-3))
     return model, masked, optimizer
 
@@ -29,14 +32,16 @@ def halves(batch, rank):
     return tuple(part[rank::2] for part in batch)
 
 
-def work(rank, folder):
+def work(rank, folder, config):
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    model, masked, optimizer = start()
+    model, masked, optimizer = start(config)
     # As libraries of the field do: each rank draws other numbers.
     torch.manual_seed(rank)
-    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    parallel = torch.nn.parallel.DistributedDataParallel(
+        model, find_unused_parameters=config.mean_start_depth > 0
+    )
     for batch in batches(STEPS, torch.float64):
         loss_of(parallel, halves(batch, rank)).backward()
         optimizer.step()
@@ -48,15 +53,16 @@ def work(rank, folder):
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
-def test_ranks_draw_the_same_masks_and_train_as_one(tmp_path: Path):
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_ranks_draw_the_same_masks_and_train_as_one(tmp_path: Path, name):
+    mp.spawn(work, (str(tmp_path), CONFIGS[name]), nprocs=2)
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert one[1] == two[1] == STEPS // 2
     assert one[0].keys() == two[0].keys()
-    for name, buffer in one[0].items():
-        assert torch.equal(buffer, two[0][name]), name
+    for buffer_name, buffer in one[0].items():
+        assert torch.equal(buffer, two[0][buffer_name]), buffer_name
     torch.testing.assert_close(one[2], two[2], rtol=0, atol=0)
-    model, _, optimizer = start()
+    model, _, optimizer = start(CONFIGS[name])
     for batch in batches(STEPS, torch.float64):
         loss_of(model, batch).backward()
         optimizer.step()

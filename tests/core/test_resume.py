@@ -21,6 +21,11 @@ SETTINGS = {
     "persist, bf16 residual": GMixout(
         mask_rate=0.7, resample_every=3, residual="persist", residual_dtype="bfloat16"
     ),
+    "random depth": GMixout(mask_rate=0.7, resample_every=4, mean_start_depth=0.5),
+    "persist, random depth": GMixout(
+        mask_rate=0.7, resample_every=4, mean_start_depth=0.5, residual="persist", moments="carry"
+    ),
+    "pulled anchor": GMixout(mask_rate=0.7, resample_every=4, anchor_pull=0.3),
     "carried moments": mixout(0.7, resample_every=3),
     "mixout": mixout(0.7),
     "random mask": random_mask(0.7),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
+from gmixout.core.depth import Depth, count_layers_below
 from gmixout.core.layers import child_name, is_lean, mask_module, unmask_module
 from gmixout.core.moments import MomentPolicy, make_policy
 from gmixout.core.process import MaskedWeight
@@ -103,9 +104,16 @@ class Masked:
         self._hooks: list[Any] = []
         self._lean: dict[str, bool] = {}
         by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
+        below = count_layers_below(model, chosen, heads)
+        trained = {
+            parameter: below[name]
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and name not in chosen
+        }
         for name, places in chosen.items():
             owner, attribute = places[0]
             self._weights[name] = MaskedWeight(name, owner, attribute, config)
+            trained[self._weights[name].values] = below[name]
             for module, attribute in places:
                 by_module.setdefault(module, {})[attribute] = self._weights[name]
                 # A gradient left over would let weight decay move what is held.
@@ -113,6 +121,7 @@ class Masked:
                 module._parameters[attribute].requires_grad_(False)  # type: ignore[union-attr]
             self._lean[name] = all(is_lean(module, attribute) for module, attribute in places)
         self._modules = list(by_module)
+        self._depth = Depth(config, len({n.rpartition(".")[0] for n in chosen}), trained)
         for module, weights in by_module.items():
             mask_module(module, weights)
 
@@ -192,6 +201,7 @@ class Masked:
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
+        self._depth.begin(self.period)
         return optimizer
 
     def _before_step(
@@ -221,7 +231,8 @@ class Masked:
 
     def _write(self) -> None:
         for masked in self._weights.values():
-            masked.write_()
+            if masked.values.requires_grad:  # else it lies below the period's start
+                masked.write_()
 
     def _resample(self, optimizer: torch.optim.Optimizer) -> None:
         assert self._moments is not None  # bind() made it
@@ -231,6 +242,7 @@ class Masked:
                 masked.end(self.period - 1)
                 masked.begin(self.period)
                 self._moments.after(masked, optimizer, self.steps)
+        self._depth.begin(self.period)
 
     def state_dict(self) -> dict[str, Any]:
         """The process's state: with the model's and the optimizer's own, an exact resume.
@@ -260,12 +272,12 @@ class Masked:
                 f"This is no state of a masking process of version {STATE_VERSION}; expected what "
                 "masked.state_dict() returned."
             )
-        ours = asdict(self.config)
-        differing = [key for key in ours if ours[key] != state["config"].get(key, ours[key])]
+        ours, theirs = asdict(self.config), {**asdict(GMixout()), **state["config"]}
+        differing = [key for key in ours if ours[key] != theirs[key]]
         if differing:
             raise StateError(
                 "The saved process has another config: "
-                + ", ".join(f"{k}={state['config'][k]!r} (here {ours[k]!r})" for k in differing)
+                + ", ".join(f"{k}={theirs[k]!r} (here {ours[k]!r})" for k in differing)
                 + ". Attach with the saved config, GMixout(**state['config'])."
             )
         if set(state["weights"]) != set(self._weights):
@@ -283,6 +295,7 @@ class Masked:
             masked.import_state(state["weights"][name], self.period if masked.redraws else 0)
         if self._moments is not None:
             self._moments.load_state(state["moments"])
+            self._depth.begin(self.period)
 
     def snapshot(self) -> dict[str, Tensor]:
         """The final model's weights as of now: what `detach()` would leave, without ending it.
@@ -353,7 +366,7 @@ class Masked:
         state = self._optimizer.state if self._optimizer is not None else {}
         carried = {} if self._moments is None else self._moments.state()
         optimizer = [t for v in values for t in state.get(v, {}).values() if torch.is_tensor(t)]
-        dense = [p for p in self.model.parameters() if p.requires_grad and id(p) not in taken]
+        dense = [p for p in self._depth.parameters if id(p) not in taken]
         return Summary(
             weights=weights,
             heads=self.heads,
@@ -365,6 +378,7 @@ class Masked:
                 "anchor": sum(m.held.nbytes for m in every),
                 "index": sum(m.index.nbytes for m in every),
                 "residual": sum(m.residual.nbytes for m in every if m.residual is not None),
+                "pretrained": sum(m.pretrained.nbytes for m in every if m.pretrained is not None),
                 "carried moments": sum(t.nbytes for d in carried.values() for t in d.values()),
             },
         )
@@ -382,6 +396,7 @@ class Masked:
         model = self.model
         for hook in self._hooks:
             hook.remove()
+        self._depth.end()
         for masked in self._weights.values():
             weight = masked.weight
             weight.copy_(masked.plain())

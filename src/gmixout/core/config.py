@@ -41,15 +41,22 @@ class GMixout:
     """The optimizer's moments at a period's end: start anew, or stay with their entry (dense)."""
     block_size: int = 16
     """Side of a tile of structure="block"."""
+    mean_start_depth: float = 0.0
+    """Train, in each period, the layers above a random start: its mean, as a share of the layers,
+    in [0, 1); 0 trains all layers in every period, 0.5 draws the start uniformly."""
+    anchor_pull: float = 0.0
+    """rho, how far a period's end pulls the anchor's trained entries back to the pretrained
+    weights, in [0, 1]; above 0 it costs one copy of the weights."""
     residual_dtype: str | None = None
     """Dtype of the dense residual, "bfloat16" say; None: float32, or the weight's if wider."""
     residual_device: str | None = None
-    """Where the dense residual lives, "cpu" say: only a period's end touches it; None: beside W."""
+    """Where dense copies (the residual; the pretrained weights of anchor_pull) live, "cpu" say:
+    only a period's end touches them; None: beside W."""
 
     def __post_init__(self) -> None:
         for field, ask, allowed, fine in _RANGES:
             given = getattr(self, field)
-            value = _plain_number(given, whole=field != "mask_rate" and field != "anchor_decay")
+            value = _plain_number(given, whole=field in _WHOLE)
             if field == "resample_every" and given is None:
                 continue
             if value is None or not fine(value):
@@ -69,6 +76,17 @@ class GMixout:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
+        if self.resample_every is None and self.mean_start_depth > 0:
+            raise ConfigError(
+                f"GMixout(resample_every=None, mean_start_depth={self.mean_start_depth!r}) would "
+                "never train the layers below the first start; use a number of steps, or "
+                "mean_start_depth=0."
+            )
+        if self.anchor_pull > 0 and (self.residual == "persist" or self.resample_every is None):
+            raise ConfigError(
+                f"GMixout(anchor_pull={self.anchor_pull!r}) acts on what a period's end leaves in "
+                "the anchor; use residual='reset' and a number of steps for resample_every."
+            )
         if self.residual == "reset":
             if self.anchor == "zero":
                 raise ConfigError(
@@ -177,7 +195,21 @@ _RANGES: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (
     ),
     ("seed", "the masks follow from it", "a whole number", lambda x: True),
     ("block_size", "the side of a tile", "a whole number >= 1", lambda x: x >= 1),
+    (
+        "mean_start_depth",
+        "0 trains all layers in every period, 1 would train none",
+        "in [0, 1)",
+        lambda x: 0 <= x < 1,
+    ),
+    (
+        "anchor_pull",
+        "0 lets the anchor go, 1 puts it back at every period's end",
+        "in [0, 1]",
+        lambda x: 0 <= x <= 1,
+    ),
 )
+
+_WHOLE = ("resample_every", "seed", "block_size")
 
 _OPTIONS: dict[str, tuple[object, ...]] = {
     "structure": tuple(STRUCTURES),

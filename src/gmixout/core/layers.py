@@ -92,7 +92,7 @@ def _masked(module: nn.Module, attribute: str) -> MaskedWeight:
 
 def collect(masked: MaskedWeight, output: Tensor, input: Tensor, product: LayerProduct) -> Tensor:
     """Returns the output; in backward, `masked.values` gets its gradient through `product`."""
-    if not torch.is_grad_enabled():
+    if not (torch.is_grad_enabled() and masked.values.requires_grad):
         return output
     return _Collect.apply(output, input, masked.values, masked.index, masked, product)
 

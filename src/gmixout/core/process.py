@@ -12,7 +12,8 @@ W = A + D:
     values = A[M] + D[M],        d loss / d values = c * (d loss / d Phi)[M]
 
 and everything outside M is bit-unchanged by an optimizer step. After every k optimizer steps the
-period ends: the anchor takes up the share 1-lambda of what was learned, and a new mask is drawn.
+period ends: the anchor takes up the share 1-lambda of what was learned, may be pulled back by a
+share rho towards the pretrained weights (ours; no paper has it), and a new mask is drawn.
 """
 
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class MaskedWeight(nn.Module):
         scale: c, the factor of D in Phi.
         residual: The dense D of residual="persist" between its uses, else None. Entries of the
             mask in force are stale: `values` has them.
+        pretrained: A copy of the pretrained weight where the anchor is pulled towards it.
     """
 
     values: nn.Parameter
@@ -69,6 +71,9 @@ class MaskedWeight(nn.Module):
                 device=config.residual_device or weight.device,
                 requires_grad=False,
             )
+        self.pretrained: Tensor | None = None
+        if config.anchor_pull > 0:
+            self.pretrained = weight.to(config.residual_device or weight.device, copy=True)
         index = self._draw(period=0)
         held = self._wide(self.structure.gather(weight, index))
         self.values = nn.Parameter(held.clone())
@@ -108,6 +113,8 @@ class MaskedWeight(nn.Module):
     @torch.no_grad()
     def _start(self) -> None:
         """Takes the weight as it is for the pretrained one, with the mask in force."""
+        if self.pretrained is not None:
+            self.pretrained.copy_(self.weight)
         if self.residual is not None:
             self.residual.zero_()
             if self.config.anchor == "zero":
@@ -120,7 +127,7 @@ class MaskedWeight(nn.Module):
         self.held.copy_(self.structure.gather(self.weight, self.index))
         self.values.copy_(self.held)
         if self.residual is not None:
-            self.values.add_(self._gather_residual())
+            self.values.add_(self._gather_from(self.residual))
         self.write_()
 
     @torch.no_grad()
@@ -132,12 +139,16 @@ class MaskedWeight(nn.Module):
     def end(self, period: int) -> None:
         """Ends a period: moves the anchor. The weight holds A everywhere afterwards.
 
-        residual="reset":   A <- A + (1-lambda) * c * M * D, which touches the masked entries alone.
+        residual="reset":   A <- A + (1-lambda) * c * M * D, which touches the masked entries alone,
+                            as the pull does: A <- A + rho * M * (A_0 - A).
         residual="persist": A <- A + (1-lambda) * D, and D such that W = A + D stays what it was.
         """
         weight, decay = self.weight, self.config.anchor_decay
         if self.residual is None:
             anchor = torch.lerp(self.held, self.values, (1 - decay) * self.scale)
+            if self.pretrained is not None:
+                start = self._gather_from(self.pretrained)
+                anchor = torch.lerp(anchor, start, self.config.anchor_pull)
             if weight.dtype != anchor.dtype:
                 # A period's change is often below half a step of the narrower dtype: rounded to the
                 # nearest, it would be lost every time.
@@ -203,6 +214,8 @@ class MaskedWeight(nn.Module):
         state: State = {"values": self.values.detach(), "held": self.held}
         if self.residual is not None:
             state["residual"] = self.residual
+        if self.pretrained is not None:
+            state["pretrained"] = self.pretrained
         return state
 
     def check_state(self, state: State) -> None:
@@ -223,6 +236,8 @@ class MaskedWeight(nn.Module):
         self.held.copy_(state["held"])
         if self.residual is not None:
             self.residual.copy_(state["residual"])
+        if self.pretrained is not None:
+            self.pretrained.copy_(state["pretrained"])
         self.write_()
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -253,15 +268,17 @@ class MaskedWeight(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MaskedWeight":
         """Follows the model to another device, but never to a narrower dtype."""
         device = fn(self.values.new_empty(0)).device
-        if self.residual is not None and self.config.residual_device is None:
-            self.residual = self.residual.to(device)
+        if self.config.residual_device is None:
+            if self.residual is not None:
+                self.residual = self.residual.to(device)
+            if self.pretrained is not None:
+                self.pretrained = self.pretrained.to(device)
         super()._apply(lambda tensor: tensor.to(device), recurse)
         return self
 
-    def _gather_residual(self) -> Tensor:
-        assert self.residual is not None
-        entries = self.structure.gather(self.residual, self.index.to(self.residual.device))
-        return entries.to(self.values)
+    def _gather_from(self, dense: Tensor) -> Tensor:
+        """The masked entries of a dense copy, which may live on another device."""
+        return self.structure.gather(dense, self.index.to(dense.device)).to(self.values)
 
     def _store_residual(self) -> None:
         assert self.residual is not None
