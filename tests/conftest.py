@@ -1,5 +1,6 @@
 """Fixtures for every room."""
 
+import gc
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -31,6 +32,17 @@ def _untouched() -> Iterator[None]:
 def rng_untouched() -> Callable[[], AbstractContextManager[None]]:
     """`with rng_untouched():` fails if its body moves a global generator."""
     return _untouched
+
+
+@pytest.fixture(autouse=True)
+def _small_collections() -> Iterator[None]:
+    """Every training ends with a collection: it need not go through all that was ever imported.
+
+    What a test makes is collected as ever.
+    """
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """Every config that comes with the package, through the command line on miniature data."""
 
-import gc
 from dataclasses import fields
 from pathlib import Path
 
@@ -35,10 +34,7 @@ SMALL += ["--num-workers", "0", "--workers", "1"]
 def _alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     task_module._load.cache_clear()
-    # Every training run ends with a collection; those of libraries' millions of objects take long
-    gc.freeze()
     yield
-    gc.unfreeze()
     task_module._load.cache_clear()
 
 

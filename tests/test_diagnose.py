@@ -35,8 +35,6 @@ def _toy(monkeypatch):
     # Pages and pictures take longer to draw than toy models to train; they have their own tests.
     monkeypatch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
     monkeypatch.setattr(module, "save_diagnosis_figure", lambda diagnosis, path: path)
-    # So does the collection that accelerate ends a training with, the more is imported the longer.
-    monkeypatch.setattr("gc.collect", lambda *_: 0)
 
 
 @pytest.fixture
