@@ -15,6 +15,7 @@ from gmixout import bench
 from gmixout.bench import job as job_module
 from gmixout.bench.folder import at_work
 from gmixout.errors import ConfigError, GmixoutError, StateError, TrainingError
+from gmixout.evaluation import metrics
 from gmixout.evaluation.records import RecordLog
 from gmixout.evaluation.summary import summarise
 from gmixout.methods import METHODS, get_method
@@ -374,6 +375,77 @@ def test_a_soup_brings_its_ingredients(tmp_path, trainings):
     assert len(trainings) == 1
     soups = [cell for cell in summarise(more) if cell.method == "greedy_soup"]
     assert [len(record.pool) for cell in soups for record in cell.records] == [3]  # the latest
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize("command", ["compare", "finetune"])
+def test_a_run_is_not_resumed_on_other_data_or_from_other_weights(
+    tmp_path, monkeypatch, trainings, command
+):
+    def known_by(**identity):
+        install(monkeypatch, lambda: toy(identity=identity))
+
+    settings = {"method": get_method("full"), "out": tmp_path, **QUICK}
+    if command == "compare":
+        settings = {"methods": [get_method("full")], "lrs": (1e-2,), "out": tmp_path, **ALONE}
+    images = {"train": "a1", "photo": "b2"}
+    known_by(pretrained="c3", images=images, shares=(0.1, 0.2))
+    getattr(bench, command)(**settings)
+    before = everything_in(tmp_path)
+    trainings.clear()
+    getattr(bench, command)(**settings, resume=True)
+    for changed, says in {
+        r"pretrained \(c3 there, d4 now\)": {"pretrained": "d4", "images": images},
+        r"images\.photo \(b2 there, absent now\)": {"pretrained": "c3", "images": {"train": "a1"}},
+    }.items():
+        known_by(**says, shares=(0.1, 0.2))
+        with pytest.raises(StateError, match=f"another run: {changed}. Resume with the same data"):
+            getattr(bench, command)(**settings, resume=True)
+    assert trainings == []
+    assert everything_in(tmp_path) == before
+    (tmp_path / "identity.json").write_text("torn")
+    with pytest.raises(StateError, match=r"identity\.json cannot be read.*--overwrite"):
+        getattr(bench, command)(**settings, resume=True)
+    getattr(bench, command)(**settings, overwrite=True)
+    assert len(trainings) == 1
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_folder_of_an_older_version_is_resumed_or_what_it_lacks_is_named(tmp_path, trainings):
+    settings = {**ALONE, "methods": [get_method("full")], "lrs": (1e-2,), "out": tmp_path}
+    first = bench.compare(**settings)
+    trainings.clear()
+    (tmp_path / "identity.json").unlink()
+    file = tmp_path / "config.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("num_workers: 0\n", ""))  # changes no outcome
+    assert bench.compare(**settings, resume=True) == first
+    # the default is the behaviour of before, but the hash of a run is over all settings
+    file.write_text(text.replace("ema_decay: null\n", ""))
+    (tmp_path / "identity.json").unlink()
+    with pytest.raises(StateError, match=r"ema_decay \(absent there, None now\).*newer than that"):
+        bench.compare(**settings, resume=True)
+    assert trainings == []
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_processes_that_load_images_do_so_for_every_model(tmp_path, monkeypatch):
+    asked, loader = [], metrics.DataLoader
+
+    def counting(*arguments, num_workers=0, **options):
+        asked.append(num_workers)
+        return loader(*arguments, **options)
+
+    monkeypatch.setattr(metrics, "DataLoader", counting)
+    methods = [get_method("greedy_soup")]
+    bench.compare(
+        methods=methods, lrs=(1e-3, 1e-2), out=tmp_path / "compare", num_workers=2, **ALONE
+    )
+    runs = [path.parent for path in tmp_path.glob("compare/runs/*/model.safetensors")]
+    bench.soup(runs, out=tmp_path / "soup", num_workers=2)
+    bench.interpolate(*runs[:2], out=tmp_path / "between", num_workers=2)
+    bench.evaluate(runs[0], num_workers=2)
+    assert set(asked) == {2}
 
 
 @pytest.mark.usefixtures("_no_report")

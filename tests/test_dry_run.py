@@ -1,6 +1,7 @@
 """What runs would take: the arithmetic, and what is measured, said and left behind."""
 
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from gmixout.bench.grid import Grid
 from gmixout.bench.task import Task
 from gmixout.errors import ConfigError
 from gmixout.methods import get_method
+from gmixout.methods.probing import lp_ft
+from gmixout.methods.swa import swa
 from gmixout.training import TrainingArguments
 
 dry_run = import_module("gmixout.bench.dry_run")
@@ -110,10 +113,10 @@ def test_there_is_a_file_for_each_run_and_soup(costs):
 
 
 def measured(names, seeds=(0, 1), lrs=(1e-3, 1e-2), workers=1, **settings):
-    methods = [get_method(name) for name in names]
+    methods = [get_method(name) if isinstance(name, str) else name for name in names]
     arguments = TrainingArguments(**{"batch_size": 8, "steps": 40, **settings})
-    grid = Grid(Task("toy"), methods, lrs, seeds, arguments, Path("out"))
-    return dry_run.measure(grid, methods, workers)
+    grid = Grid(Task("toy"), methods, lrs, seeds, arguments, Path("out"), workers)
+    return dry_run.measure(grid, methods)
 
 
 def test_runs_and_models_are_counted_as_a_comparison_makes_them():
@@ -137,6 +140,27 @@ def test_loading_is_measured_apart_from_computing(monkeypatch):
     assert costs.loading >= delay
     (kind,) = costs.kinds
     assert kind.step_seconds < batch * delay <= costs.step_seconds(kind)
+
+
+@pytest.mark.parametrize("method", [lp_ft(probe_steps=30), swa(of=lp_ft(probe_steps=30))], ids=str)
+@pytest.mark.parametrize(("steps", "whole"), [(40, True), (30, False)])
+def test_the_phase_that_trains_everything_is_measured_if_there_is_one(
+    monkeypatch, method, steps, whole
+):
+    trained, real = [], dry_run.train
+
+    def train(model, start, *more):
+        start = partial(noting, start)
+        return real(model, start, *more)
+
+    def noting(start, model):
+        finetuning = start(model)
+        trained.append(all(parameter.requires_grad for parameter in model.parameters()))
+        return finetuning
+
+    monkeypatch.setattr(dry_run, "train", train)
+    measured([method], steps=steps)
+    assert trained == [whole]
 
 
 @pytest.mark.parametrize("processes", [0, 2])

@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 
 import official_trees as trees
@@ -24,6 +25,7 @@ from gmixout.data.imagenet_c import KINDS
 from gmixout.errors import ConfigError, DataError, GmixoutError
 from gmixout.evaluation.records import RecordLog
 from gmixout.methods import get_method
+from gmixout.models import probe
 from gmixout.training import TrainingArguments
 
 DOMAINS = ["art_painting", "cartoon", "photo"]
@@ -93,6 +95,33 @@ def test_compare_and_evaluate_from_the_command_line(words, root, tmp_path, capsy
     # a folder of that domain alone
     alone = trees.domains(tmp_path / "alone", ["sketch"], CLASSES[1:])
     assert bench.evaluate(out / "runs" / run, data_root=alone) == {"sketch": found["sketch"]}
+
+
+def test_a_run_whose_data_and_model_moved_goes_on_and_one_whose_data_changed_does_not(
+    words, root, model, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "run"
+    monkeypatch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
+
+    def finetune(root, model):
+        place = {str(root): "--data-root", model: "--model"}
+        asked = [*words, *(word for value, name in place.items() for word in (name, value))]
+        task_module._load.cache_clear()
+        return main(["finetune", *asked, "--out", str(out), "--resume"])
+
+    assert main(["finetune", *words, "--out", str(out)]) == 0
+    records = (out / "records.jsonl").read_bytes()
+    (tmp_path / "elsewhere").mkdir()
+    moved = Path(shutil.move(root, tmp_path / "elsewhere" / "data"))
+    moved_model = "timm:" + shutil.move(model.removeprefix("timm:"), tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert finetune(moved, moved_model) == 0
+    assert "nothing was trained" in " ".join(capsys.readouterr().err.split())
+    assert yaml.safe_load((out / "config.yaml").read_text())["model"] == moved_model
+    (moved / "photo" / "dog" / "dog_0.jpg").unlink()
+    assert finetune(moved, moved_model) == 2
+    assert "holds another run: images.train (" in capsys.readouterr().err
+    assert (out / "records.jsonl").read_bytes() == records
 
 
 def test_finetune_takes_a_data_set_and_a_config_file_does(words, tmp_path):
@@ -196,6 +225,25 @@ def test_heads(head, root, model):
     assert f"the head to start from is {head or 'pretrained'}" in loaded.notes
     pictures = torch.stack([loaded.id_test[index][0] for index in range(3)])
     assert loaded.foundation()(pictures).shape == (3, 3)
+
+
+def test_images_of_a_linear_probe_are_loaded_by_processes_of_their_own(root, model, monkeypatch):
+    asked, loader = [], probe.DataLoader
+
+    def counting(*arguments, num_workers, **options):
+        asked.append(num_workers)
+        return loader(*arguments, **options)
+
+    monkeypatch.setattr(probe, "DataLoader", counting)
+    task = Task(source(root), model, "linear_probe", num_workers=3)
+    task.load()
+    assert asked == [3]
+    assert task == Task(source(root), model, "linear_probe")  # the same, however it is loaded
+    for command, workers in ((bench.finetune, 2), (bench.compare, 1)):
+        task_module._load.cache_clear()
+        with pytest.raises(ConfigError, match="batch_size"):
+            command(source(root), model, "linear_probe", num_workers=workers, batch_size=9999)
+    assert asked == [3, 2, 1]
 
 
 def test_every_foundation_is_a_copy_of_its_own(root, model):

@@ -81,10 +81,10 @@ def compare(
     if methods is None or methods == "all":
         methods = [get_method(name) for name in (METHODS if every else COMPARED)]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    task = Task(benchmark, model, head, corruptions)
+    task = Task(benchmark, model, head, corruptions, settings.num_workers)
     grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=every or dry_run)
     if dry_run:
-        estimate(grid, methods, workers)
+        estimate(grid, methods)
         return []
     for method, reason in grid.left_out.items():
         Console(stderr=True).print(f"{method} is left out: {reason}", highlight=False)
@@ -154,10 +154,10 @@ def sweep(
     combinations = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
     methods = [replace(method, **options) for options in combinations]  # type: ignore[type-var]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    task = Task(benchmark, model, head, corruptions)
+    task = Task(benchmark, model, head, corruptions, settings.num_workers)
     grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=dry_run)
     if dry_run:
-        estimate(grid, methods, workers)
+        estimate(grid, methods)
         return []
     what = {"method": spec_of(method, METHODS), "over": over}
     return _carry_out(grid, what, resume, overwrite)
@@ -166,7 +166,8 @@ def sweep(
 def _carry_out(grid: Grid, what: dict[str, Any], resume: bool, overwrite: bool) -> list[Record]:
     config = {**grid.task.plain(), **what, **grid.settings()}
     tell(grid.benchmark)
-    with run_folder(grid.out, config, resume, overwrite, (*what, *grid.may_change())):
+    may_change = (*what, *grid.may_change())
+    with run_folder(grid.out, config, resume, overwrite, may_change, grid.task):
         try:
             grid.carry_out()
         finally:

@@ -1,6 +1,7 @@
 """`gmixout interpolate` and `gmixout soup`: models made of the weights of finished runs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ def interpolate(
     alpha: float = 0.5,
     out: Path = Path("runs/interpolate"),
     overwrite: bool = False,
+    num_workers: int = 0,
 ) -> list[Record]:
     """Interpolates between the weights of two runs and evaluates the result.
 
@@ -38,12 +40,13 @@ def interpolate(
         alpha: Share of b, from 0 to 1.
         out: Folder for the result.
         overwrite: Delete the run in the folder first.
+        num_workers: Processes that load images.
 
     Raises:
         GmixoutError: A folder holds no model, the models do not share their pretrained start, or
             alpha is out of range.
     """
-    (state_a, state_b), task = _load_models([a, b])
+    (state_a, state_b), task = _load_models([a, b], num_workers)
     state = weightspace.interpolate(state_a, state_b, alpha)
     options = {"alpha": alpha, "a": str(a), "b": str(b)}
     return _write(out, task, "interpolate", options, state, overwrite)
@@ -54,6 +57,7 @@ def soup(
     kind: Literal["greedy", "uniform"] = "greedy",
     out: Path = Path("runs/soup"),
     overwrite: bool = False,
+    num_workers: int = 0,
 ) -> list[Record]:
     """Averages the weights of several runs and evaluates the result.
 
@@ -62,20 +66,21 @@ def soup(
         kind: All of them, or greedily those that do not lower in-domain validation accuracy.
         out: Folder for the result.
         overwrite: Delete the run in the folder first.
+        num_workers: Processes that load images.
 
     Raises:
         GmixoutError: A folder holds no model, or the models do not share their pretrained start.
     """
-    states, task = _load_models(models)
+    states, task = _load_models(models, num_workers)
     with few_threads(task.load().foundation()):
-        score = partial(id_validation_figure, task.load())
+        score = partial(id_validation_figure, task.load(), num_workers=num_workers)
         mix = partial(weightspace.greedy_soup, score=score)
         state = mix(states) if kind == "greedy" else weightspace.uniform_soup(states)
     options = {"models": [str(model) for model in models]}
     return _write(out, task, f"{kind}_soup", options, state, overwrite)
 
 
-def _load_models(paths: Sequence[Path]) -> tuple[list[State], Task]:
+def _load_models(paths: Sequence[Path], num_workers: int) -> tuple[list[State], Task]:
     """The weights of several runs, and their benchmark and model."""
     loaded = [load_model(path) for path in paths]
     for what, says in (("benchmark", "are of"), ("pretrained", "were finetuned from")):
@@ -86,8 +91,8 @@ def _load_models(paths: Sequence[Path]) -> tuple[list[State], Task]:
                 f"the models {says} different {what}s ({each or 'no model given'}); weights can "
                 "be averaged only over runs of one benchmark that share their pretrained start"
             )
-    about = loaded[0][1]
-    return [state for state, _ in loaded], task_of(about)
+    task = replace(task_of(loaded[0][1]), num_workers=num_workers)
+    return [state for state, _ in loaded], task
 
 
 def _write(
@@ -101,7 +106,7 @@ def _write(
     benchmark = task.load()
     run = hash_of({**identity_of(benchmark), "method": method, **options})
     with few_threads(benchmark.foundation()):
-        record = make_record(benchmark, run, method, options, state, UNTRAINED)
+        record = make_record(benchmark, run, method, options, state, UNTRAINED, task.num_workers)
     with run_folder(out, options, resume=False, overwrite=overwrite):
         save_model(out / MODEL, state, about_model(record) | task.about())
         RecordLog(out / RECORDS).append(record)

@@ -22,7 +22,6 @@ from gmixout.bench.progress import bars
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads
 from gmixout.bench.watch import Watch, plan
-from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation import ensemble
 from gmixout.evaluation.ensemble import Diagnosis, Line, Measures, Members
@@ -152,15 +151,16 @@ def find_run(folder: Path) -> KnownRun:
             "to diagnose"
         )
     config = yaml.safe_load((place / CONFIG).read_text(encoding="utf-8"))
+    task = Task.of(config)
     arguments = TrainingArguments(
         lr=record.lr,
         head_lr=record.head_lr,
         seed=record.seed,
         steps=record.steps,
         batch_size=record.batch_size,
+        num_workers=task.num_workers,
         **record.training,
     )
-    task = Task.of(config)
     for spec in _specs(config, about):
         method = method_of(spec)
         job = Job(task, method.trained if method else None, arguments)
@@ -233,7 +233,7 @@ def _train_and_measure(known: KnownRun, job: Job, members: int, show: Show) -> R
     final = result.model.state_dict()
     groups = {name: states for name, states in watch.states.items() if states}
     models = sum(len(states) + 1 for states in groups.values()) + len(PLACES)
-    look = _Look(job.benchmark, lambda done: show("measuring", done, models))
+    look = _Look(job, lambda done: show("measuring", done, models))
     facts: dict[str, Any] = {
         "difference": known.difference(final) if job.run == known.job.run else None,
         "drift": watch.drift,
@@ -260,7 +260,8 @@ def _train_and_measure(known: KnownRun, job: Job, members: int, show: Show) -> R
 class _Look:
     """Runs states on the test sets, in one model."""
 
-    def __init__(self, benchmark: Benchmark, show: Callable[[int], None]) -> None:
+    def __init__(self, job: Job, show: Callable[[int], None]) -> None:
+        benchmark, self._workers = job.benchmark, job.arguments.num_workers
         self.model = benchmark.foundation().to(PartialState().device)
         self.tests = {"id_test": benchmark.id_test, **benchmark.shifts}
         self.sets = {"id_val": benchmark.id_val, **self.tests}
@@ -269,7 +270,8 @@ class _Look:
 
     def logits(self, state: State, sets: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
         self.model.load_state_dict(state)
-        found = {name: predict(self.model, self.sets[name]) for name in sets}
+        workers = self._workers
+        found = {n: predict(self.model, self.sets[n], num_workers=workers) for n in sets}
         self._done += 1
         self._show(self._done)
         return found

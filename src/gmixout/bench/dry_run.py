@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 from gmixout.bench.costs import Costs, Kind
 from gmixout.bench.grid import Grid, Run
 from gmixout.bench.progress import tell
-from gmixout.bench.threads import few_threads, is_small
-from gmixout.bench.workers import workers_for
+from gmixout.bench.threads import few_threads
 from gmixout.data import Benchmark, LabelledImages
 from gmixout.errors import ConfigError
 from gmixout.evaluation.metrics import predict
 from gmixout.methods import Method
+from gmixout.methods.probing import lp_ft
 from gmixout.training import TrainingArguments
 from gmixout.training.augmentation import Augmented
 from gmixout.training.batches import Batches
@@ -38,15 +38,14 @@ SMALL_GPU = 24 * 2**30
 """Bytes of memory of the GPU that the shipped configs are meant for."""
 
 
-def dry_run(grid: Grid, methods: Sequence[Method], workers: int | None = None) -> None:
+def dry_run(grid: Grid, methods: Sequence[Method]) -> None:
     """Trains each method for a few steps and prints what all runs would take; writes nothing.
 
-    A method that changes on the way what it trains (lp_ft) is measured at its beginning.
+    Of lp_ft the steps that train everything are measured, if a run has any, and all count as such.
 
     Args:
         grid: The runs.
         methods: The methods that were asked for.
-        workers: Runs at a time; None: see `workers_for`.
 
     Raises:
         ConfigError: None of the methods goes with the model.
@@ -58,7 +57,7 @@ def dry_run(grid: Grid, methods: Sequence[Method], workers: int | None = None) -
     if not grid.runs:
         raise ConfigError("none of the methods can go with this model: there is nothing to run")
     tell(grid.benchmark)
-    costs = measure(grid, methods, workers)
+    costs = measure(grid, methods)
     for line in (*_about(grid.benchmark, costs), "", _table(costs), *_warnings(costs, grid)):
         say(line)
     say(
@@ -68,13 +67,11 @@ def dry_run(grid: Grid, methods: Sequence[Method], workers: int | None = None) -
     )
 
 
-def measure(grid: Grid, methods: Sequence[Method], workers: int | None = None) -> Costs:
+def measure(grid: Grid, methods: Sequence[Method]) -> Costs:
     """Measures what `Costs` holds; arguments and errors are those of `dry_run`."""
     benchmark, settings = grid.benchmark, grid.runs[0].job.arguments
     model = benchmark.foundation()
-    count, threads = workers_for(is_small(model))
-    if workers is not None:
-        count, threads = workers, max(1, count * threads // workers)
+    count, threads = grid.at_a_time()
     groups: dict[Method | None, list[Run]] = {}
     for run in grid.runs:
         groups.setdefault(run.job.method, []).append(run)
@@ -142,7 +139,7 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
         kind = replace(kind, models=models + len(range(every, settings.steps, every)))
     few = replace(settings, steps=STEPS, warmup_steps=0, log_every_steps=1, num_workers=0)
     few = replace(few, augment="none", crop_scale=1.0, flip=False)  # the batch is as it should be
-    begin = partial(job.method.start, seed=settings.seed)
+    begin = partial(_costliest(job.method, settings.steps).start, seed=settings.seed)
     try:
         result = train(job.benchmark.foundation(), begin, batch, few)
     except torch.OutOfMemoryError:
@@ -154,6 +151,18 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
         peak_memory_bytes=result.peak_memory_bytes,
         trainable=result.trainable,
     )
+
+
+def _costliest(method: Method, steps: int) -> Method:
+    """The method as it trains most of the model, in a run of so many steps."""
+    changes: dict[str, Any] = {
+        name: _costliest(value, steps)
+        for name, value in vars(method).items()
+        if isinstance(value, Method)
+    }
+    if isinstance(method, lp_ft) and method.probe_steps < steps:
+        changes["probe_steps"] = 0
+    return replace(method, **changes)  # type: ignore[type-var]
 
 
 def _about(benchmark: Benchmark, costs: Costs) -> Iterator[str]:

@@ -49,7 +49,7 @@ def evaluate(
         DataError: The data cannot be had, or has classes that the model does not know.
     """
     state, about = load_model(model)
-    task = task_of(about)
+    task = replace(task_of(about), num_workers=num_workers)
     elsewhere = _data_elsewhere(task, benchmark, data_root)
     if elsewhere is not None and benchmark is None and _is_whole(elsewhere):
         task, elsewhere = replace(task, benchmark=elsewhere), None  # the data moved

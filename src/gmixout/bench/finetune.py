@@ -67,17 +67,17 @@ def finetune(
             f"`gmixout compare --methods {method.name}`, or `gmixout soup` on runs that you have"
         )
     arguments = TrainingArguments(**training)
-    task = Task(benchmark, model, head, corruptions)
+    task = Task(benchmark, model, head, corruptions, arguments.num_workers)
     loaded = task.load()
     config = {**task.plain(), "method": spec_of(method, METHODS), **asdict(arguments)}
     job = Job(task, method.trained, arguments)
     job.check()
     if dry_run:
-        grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out)
-        estimate(grid, [method], workers=1)
+        grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out, workers=1)
+        estimate(grid, [method])
         return []
     tell(loaded)
-    with run_folder(out, config, resume, overwrite, arguments.conduct()):
+    with run_folder(out, config, resume, overwrite, arguments.conduct(), task):
         log = RecordLog(out / RECORDS)
         if job.is_finished(out, log):
             Console(stderr=True).print(f"The run in {out} is finished; nothing was trained.")

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from gmixout.bench.task import Task
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.records import RecordLog
 from gmixout.files import write_atomically
@@ -26,11 +27,14 @@ CONFIG, RECORDS, MODEL, CHECKPOINT = (
     "model.safetensors",
     "checkpoint.pt",
 )
+IDENTITY = "identity.json"
+"""What `Task.identity` says, beside the config, in which the same data may have another path."""
 DIAGNOSIS = "diagnosis"
 """Folder in a run's own that `gmixout diagnose` writes."""
 _MARK = "# A gmixout run: what was run, with every setting.\n"
 """First line of a run's config.yaml: what tells it from a folder of somebody else."""
-_OURS = (CONFIG, RECORDS, MODEL, CHECKPOINT, *REPORT_FILES)
+_ABSENT = "absent"
+_OURS = (CONFIG, IDENTITY, RECORDS, MODEL, CHECKPOINT, *REPORT_FILES)
 
 
 @contextmanager
@@ -40,6 +44,7 @@ def run_folder(
     resume: bool,
     overwrite: bool,
     may_change: tuple[str, ...] = (),
+    task: Task | None = None,
 ) -> Iterator[None]:
     """Holds a folder for a run, ready to be written to, with a note in it of what is run.
 
@@ -49,25 +54,31 @@ def run_folder(
         resume: Go on with the run the folder holds.
         overwrite: Delete the run the folder holds (and no file of anybody else) first.
         may_change: Names in `config` in which a resumed run may differ.
+        task: Benchmark and model, whose values in `config` may differ as long as `Task.identity` is
+            the same: files may have moved.
 
     Raises:
         ConfigError: Both `resume` and `overwrite`.
         StateError: The folder holds a run and neither is given, or files of somebody else; there is
-            nothing to resume; what there is was run with another config; another process is at
-            work in the folder; it cannot be written. Nothing is changed then.
+            nothing to resume; what there is was run with another config, on other data or from
+            other weights; another process is at work in the folder; it cannot be written. Nothing
+            is changed then.
     """
-    _check(folder, config, resume, overwrite, may_change)
+    _check(folder, config, resume, overwrite, may_change, task)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StateError(f"cannot write {folder}: {error.strerror or error}") from error
     with at_work(folder):
         # once more: another process may have been at work until now
-        _check(folder, config, resume, overwrite, may_change)
+        _check(folder, config, resume, overwrite, may_change, task)
         if overwrite:
             _delete_run(folder)
         text = _MARK + yaml.safe_dump(config, sort_keys=False)
         write_atomically(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+        if task is not None:
+            known = json.dumps(task.identity(), indent=1) + "\n"
+            write_atomically(folder / IDENTITY, lambda path: path.write_text(known, "utf-8"))
         yield
 
 
@@ -77,6 +88,7 @@ def _check(
     resume: bool,
     overwrite: bool,
     may_change: tuple[str, ...],
+    task: Task | None,
 ) -> None:
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it: choose one")
@@ -94,7 +106,7 @@ def _check(
             "or give another --out"
         )
     if resume:
-        _check_same_config(folder, config, may_change)
+        _check_same_run(folder, config, may_change, task)
         RecordLog(folder / RECORDS).read()  # a damaged line is better known before hours of work
 
 
@@ -182,26 +194,61 @@ def _is_run(folder: Path) -> bool:
         return False
 
 
-def _check_same_config(folder: Path, config: dict[str, Any], may_change: tuple[str, ...]) -> None:
+def _check_same_run(
+    folder: Path, config: dict[str, Any], may_change: tuple[str, ...], task: Task | None
+) -> None:
     file = folder / CONFIG
     if not file.exists():
         raise StateError(f"{folder} holds no run to go on with; leave out --resume to start one")
-    try:
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StateError(f"{file} cannot be read ({error}); start over with --overwrite") from error
-    if not isinstance(before, dict):
-        raise StateError(f"{file} is not the config of a run; start over with --overwrite")
-    differing = [
-        f"{key} ({before.get(key)} there, {config.get(key)} now)"
-        for key in sorted(before.keys() | config.keys())
-        if before.get(key) != config.get(key) and key not in may_change
-    ]
+    before = _read(file, yaml.safe_load)
+    differing: list[str] = []
+    if task is not None and (folder / IDENTITY).exists():  # older folders have none
+        now = json.loads(json.dumps(task.identity()))
+        differing = _differences(_read(folder / IDENTITY, json.loads), now)
+        may_change = (*may_change, *task.plain())
+    differing += _differences(before, config, may_change)
     if differing:
+        newer = before.keys() < config.keys()
         raise StateError(
-            f"{folder} holds a run with another config: {'; '.join(differing)}. Resume with the "
-            "same values, or give another --out, or start over with --overwrite"
+            f"{folder} holds another run: {'; '.join(differing)}. "
+            + ("A setting that is absent there is newer than that run. " if newer else "")
+            + "Resume with the same data, model and settings, or give another --out, or start over "
+            "with --overwrite"
         )
+
+
+def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        found = parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise StateError(f"{file} cannot be read ({error}); start over with --overwrite") from error
+    if not isinstance(found, dict):
+        raise StateError(f"{file} does not say what was run; start over with --overwrite")
+    return found
+
+
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], but: tuple[str, ...] = ()
+) -> list[str]:
+    """Says which values differ, those inside of others by their paths."""
+    old, new = (
+        _flat({name: value for name, value in values.items() if name not in but})
+        for values in (before, now)
+    )
+    return [
+        f"{name} ({old.get(name, _ABSENT)!s:.80} there, {new.get(name, _ABSENT)!s:.80} now)"
+        for name in dict.fromkeys((*old, *new))
+        if old.get(name, _ABSENT) != new.get(name, _ABSENT)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {}
+        flat |= inner or {prefix + key: value}
+    return flat
 
 
 def _delete_run(folder: Path) -> None:

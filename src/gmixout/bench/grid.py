@@ -145,6 +145,10 @@ class Grid:
         """Names of settings that a resumed comparison may change."""
         return "lrs", "seeds", *self._settings.conduct()
 
+    def at_a_time(self) -> tuple[int, int]:
+        """How many runs go at a time, and the CPU threads of each."""
+        return workers_for(is_small(self.benchmark.foundation()), self._workers)
+
     def carry_out(self) -> None:
         """Trains what is missing, then makes the models of several runs.
 
@@ -152,9 +156,7 @@ class Grid:
             TrainingError: Some runs failed; all others are finished and recorded.
             TrainingInterrupted: After Ctrl-C; what was begun goes on with `--resume`.
         """
-        count, threads = workers_for(is_small(self.benchmark.foundation()))
-        if self._workers is not None:
-            count, threads = self._workers, max(1, count * threads // self._workers)
+        count, threads = self.at_a_time()
         log = RecordLog(self.out / RECORDS)
         finished, failed = 0, []
         live = _LivePage(self.out)
@@ -204,12 +206,14 @@ class Grid:
         if any(record.pool == names for record in log.read(run)[-1:]):
             return
         states = [load_model(part.folder)[0] for part in parts]
-        members = method.pool(states, partial(id_validation_figure, self.benchmark))
+        workers = self._settings.num_workers
+        score = partial(id_validation_figure, self.benchmark, num_workers=workers)
+        members = method.pool(states, score)
         mean = uniform_soup([states[member] for member in members])
         facts = _facts_of_several([part.job.known(log)[0] for part in parts])
         facts |= {"pool": names, "members": [names[member] for member in members]}
         ((options, state),) = method.variants(parts[0].job.pretrained(), mean)
-        record = make_record(self.benchmark, run, method.name, options, state, facts)
+        record = make_record(self.benchmark, run, method.name, options, state, facts, workers)
         save_model(self.out / RUNS / run / MODEL, state, about_model(record) | self.task.about())
         log.append(record)
 

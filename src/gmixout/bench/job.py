@@ -98,9 +98,10 @@ def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
     return model.to(PartialState().device)
 
 
-def id_validation_figure(benchmark: Benchmark, state: State) -> float:
+def id_validation_figure(benchmark: Benchmark, state: State, num_workers: int = 0) -> float:
     """What soups are chosen by: the official metric of weights on in-domain validation data."""
-    return figure(load_weights(benchmark, state), benchmark.id_val, benchmark.metric)
+    model = load_weights(benchmark, state)
+    return figure(model, benchmark.id_val, benchmark.metric, num_workers=num_workers)
 
 
 def about_model(record: Record) -> dict[str, Any]:

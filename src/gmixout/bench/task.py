@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -49,12 +49,14 @@ class Task:
             the model has.
         corruptions: Corrupt the in-domain test images, too, by the fifteen kinds that are reported
             (`common`, see `common_corruptions`).
+        num_workers: Processes that load images for a linear probe; no part of what the task is.
     """
 
     benchmark: str | Source = "digits"
     model: str | None = None
     head: Head | None = None
     corruptions: Corruptions = "none"
+    num_workers: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         """Refuses what does not go together, before anything is loaded."""
@@ -98,7 +100,7 @@ class Task:
                 benchmark = from_spec(benchmark, SOURCES)
             except (ImportError, AttributeError, KeyError, TypeError) as error:
                 raise StateError(f"benchmark {benchmark} is not known: {error}") from error
-        others = ("model", "head", "corruptions")
+        others = ("model", "head", "corruptions", "num_workers")
         return cls(benchmark, **{name: values[name] for name in others if name in values})
 
     def plain(self) -> dict[str, Any]:
@@ -111,6 +113,16 @@ class Task:
             "head": self.head,
             "corruptions": self.corruptions,
         }
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other tasks, wherever its files lie, as plain values.
+
+        Raises:
+            GmixoutError: As `load`.
+        """
+        loaded = self.load()
+        own = {} if isinstance(self.benchmark, Source) else {"benchmark": self.benchmark}
+        return {"name": loaded.name, **own, **loaded.identity}
 
     def load(self) -> Benchmark:
         """Loads data and model; once, where a process works on few tasks.
@@ -192,7 +204,9 @@ def _load(task: Task) -> Benchmark:
 
     splits = splits.map(seen)
     if task.head == "linear_probe":
-        found = linear_probe_head(found, splits.train, device=PartialState().device)
+        found = linear_probe_head(
+            found, splits.train, workers=task.num_workers, device=PartialState().device
+        )
     return Benchmark(
         name=f"{source} with {_label(found.name)}" + _differences(task),
         classes=splits.classes,

@@ -84,17 +84,19 @@ def carry_out(
             raise
 
 
-def workers_for(small: bool) -> tuple[int, int]:
-    """How many runs go at a time, and the CPU threads of each, when nobody says.
+def workers_for(small: bool, asked: int | None = None) -> tuple[int, int]:
+    """How many runs go at a time, and the CPU threads of each.
 
-    One for each GPU; without a GPU one for each core while the model is worth a single thread, and
-    one that has all cores otherwise.
+    As many as are asked for. When nobody says: one for each GPU; without a GPU one for each core
+    while the model is worth a single thread, and one that has all cores otherwise.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
     if gpus := torch.cuda.device_count():
-        return gpus, max(1, cores // gpus)
-    return (cores, 1) if small else (1, torch.get_num_threads())
+        count, threads = gpus, max(1, cores // gpus)
+    else:
+        count, threads = (cores, 1) if small else (1, torch.get_num_threads())
+    return (count, threads) if asked is None else (asked, max(1, count * threads // asked))
 
 
 def _outcome(piece: Work, number: int, on_progress: OnWork) -> GmixoutError | None:
