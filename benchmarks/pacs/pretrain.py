@@ -47,9 +47,13 @@ SIZE = 64
 MEAN = STD = (0.5, 0.5, 0.5)
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "cnn": ("resnet18", {"layers": (1, 1, 1, 1), "channels": (32, 64, 160, 384)}),
-    "vit": ("vit_tiny_patch16_224", {"img_size": SIZE, "depth": 6}),
+    "vit": ("vit_tiny_r_s16_p8_224", {"img_size": SIZE, "patch_size": 4, "depth": 6}),
 }
-"""A ResNet of one basic block a stage, 2.4 M parameters, and a ViT of 16 patches, 2.8 M."""
+"""A ResNet of one basic block a stage, 2.4 M parameters, and a ViT of 16 patches, 2.9 M.
+
+The ViT looks at its patches through one convolution, as in "Early Convolutions Help Transformers
+See Better" (Xiao et al., NeurIPS 2021); without it, it learns too little in the time.
+"""
 PACS_REPEATS = 2
 """PACS's images are few: each is shown this often where another is shown once."""
 LEFT_OUT = ("BACKGROUND_Google", "Faces", "Faces_easy", "elephant", "electric_guitar")
@@ -136,7 +140,7 @@ def save(model: nn.Module, architecture: str, names: Sequence[str], folder: Path
         "interpolation": "bilinear",
     }
     save_for_hf(
-        model,
+        model.to(memory_format=torch.contiguous_format),
         str(folder),
         model_config={"pretrained_cfg": preprocessing, "label_names": names},
         model_args=ARCHITECTURES[architecture][1],
@@ -177,6 +181,7 @@ def main() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         model = foundation(args.architecture, len(names))
+    model = model.to(memory_format=torch.channels_last)  # a fifth less time for convolutions
     arguments = TrainingArguments(
         lr=args.lr,
         head_lr=args.lr,
