@@ -4,6 +4,7 @@ import gc
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -32,6 +33,12 @@ def _untouched() -> Iterator[None]:
 def rng_untouched() -> Callable[[], AbstractContextManager[None]]:
     """`with rng_untouched():` fails if its body moves a global generator."""
     return _untouched
+
+
+@pytest.fixture
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages take longer to draw than toy models to train."""
+    monkeypatch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
 
 
 @pytest.fixture(autouse=True)
