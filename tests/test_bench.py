@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from toy_benchmark import foundation, install, toy
 
 from gmixout import bench
@@ -18,6 +19,7 @@ from gmixout.evaluation import metrics
 from gmixout.evaluation.records import RecordLog
 from gmixout.evaluation.summary import summarise
 from gmixout.methods import METHODS, get_method
+from gmixout.training import loop
 from gmixout.weightspace import uniform_soup
 
 QUICK = {"benchmark": "toy", "steps": 6, "batch_size": 8, "log_every_steps": 2}
@@ -424,21 +426,24 @@ def test_a_folder_of_an_older_version_is_resumed_or_what_it_lacks_is_named(tmp_p
 
 @pytest.mark.usefixtures("_no_report")
 def test_processes_that_load_images_do_so_for_every_model(tmp_path, monkeypatch):
-    asked, loader = [], metrics.DataLoader
+    asked = []
 
-    def counting(*arguments, num_workers=0, **options):
+    def counting(*arguments, num_workers, **options):
         asked.append(num_workers)
-        return loader(*arguments, **options)
+        return alone(*arguments, **options)
+
+    def alone(*arguments, num_workers=0, **options):
+        return DataLoader(*arguments, **options)
 
     monkeypatch.setattr(metrics, "DataLoader", counting)
-    methods = [get_method("greedy_soup")]
-    bench.compare(
-        methods=methods, lrs=(1e-3, 1e-2), out=tmp_path / "compare", num_workers=2, **ALONE
-    )
-    runs = [path.parent for path in tmp_path.glob("compare/runs/*/model.safetensors")]
+    monkeypatch.setattr(loop, "DataLoader", alone)  # training has tests of its own
+    settings = {**ALONE, "methods": [get_method("greedy_soup")], "out": tmp_path}
+    found = bench.compare(lrs=(1e-3, 1e-2), num_workers=2, **settings)
+    runs = [tmp_path / "runs" / record.run for record in found if not record.pool]
     bench.soup(runs, out=tmp_path / "soup", num_workers=2)
-    bench.interpolate(*runs[:2], out=tmp_path / "between", num_workers=2)
+    bench.interpolate(*runs, out=tmp_path / "between", num_workers=2)
     bench.evaluate(runs[0], num_workers=2)
+    bench.diagnose(runs[0], members=1, repeats=1)
     assert set(asked) == {2}
 
 

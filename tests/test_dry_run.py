@@ -122,7 +122,7 @@ def measured(names, seeds=(0, 1), lrs=(1e-3, 1e-2), workers=1, **settings):
 def test_runs_and_models_are_counted_as_a_comparison_makes_them():
     names = ["zero_shot", "full", "wise_ft", "uniform_soup", "gmixout"]
     costs = measured(names, evaluate_every_steps=10)
-    assert (costs.runs, costs.soups) == (1 + 4 + 4, 2)
+    assert (costs.runs, costs.soups, costs.workers) == (1 + 4 + 4, 2, 1)
     assert costs.images == 40 + 60 + 50 + 50
     pretrained, full, gmixout = costs.kinds
     assert (pretrained.runs, pretrained.models, pretrained.steps) == (1, 1, 0)
