@@ -12,6 +12,8 @@ from report_records import all_methods, make_records, make_sweep, on_the_way, po
 from gmixout.reports.page import save_page
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+wait = pytest.importorskip("selenium.webdriver.support.wait")
+exceptions = pytest.importorskip("selenium.common.exceptions")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
@@ -68,7 +70,19 @@ def opened(browser, folder, width=1280, **media):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     emulate(browser, **media)
     logs(browser)
-    browser.get((folder / "report.html").as_uri())
+    load(browser, lambda: browser.get((folder / "report.html").as_uri()))
+
+
+def load(browser, go):
+    """Goes to a page and waits for its scripts to end; a busy machine's driver may be back before.
+
+    Until then the driver may also still see the document that is left.
+    """
+    browser.execute_script("window.isLeft = true")
+    go()
+    ended = "return !window.isLeft && document.readyState === 'complete'"
+    patient = wait.WebDriverWait(browser, 60, ignored_exceptions=[exceptions.WebDriverException])
+    patient.until(lambda browser: browser.execute_script(ended))
 
 
 def emulate(browser, scheme="light", media=""):
@@ -302,7 +316,7 @@ def test_a_reload_keeps_what_was_chosen(browser, folder):
     chosen = "return [...kept.map(e => e.type === 'checkbox' ? e.checked : e.value), names]"
     chosen = chosen.replace("names", "...switches.map(e => e.checked)")
     before = browser.execute_script(chosen)
-    browser.refresh()
+    load(browser, browser.refresh)
     assert browser.execute_script(chosen) == before
     assert "Mixout" not in names(browser)
 
@@ -380,7 +394,7 @@ def test_a_running_comparison_says_so(browser, tmp_path):
     assert "12 of 60 runs" in browser.execute_script("return document.body.innerText")
     # loaded anew, it is read on where it was left
     browser.execute_script("scrollTo(0, 1500)")
-    browser.get(browser.current_url)
+    load(browser, lambda: browser.get(browser.current_url))
     assert browser.execute_script("return scrollY") == 1500
     assert logs(browser)[0] == []
 

@@ -253,5 +253,7 @@ def test_the_page_of_a_running_comparison_is_made_fast():
     assert len(records) > 500
     page(records[-3:], {}, running="0 of 60 runs")  # what is imported once
     start = time.process_time()
-    page(records, CONFIGS, running="12 of 60 runs")
-    assert time.process_time() - start < 1.5
+    text = page(records, CONFIGS, running="12 of 60 runs")
+    # a machine with other work may need several times as long; all references take twenty times
+    assert time.process_time() - start < 5
+    assert [each["reference"] for each in data_of(text)["standings"]] == ["full"]

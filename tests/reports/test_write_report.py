@@ -23,6 +23,17 @@ from gmixout.reports.texts import as_csv
 WITHOUT_SWEEP = [name for name in REPORT_FILES if not name.startswith("sweep.")]
 
 
+@pytest.fixture
+def _quick_pictures(monkeypatch):
+    """Pictures take most of a report's time; what is in them has tests of its own."""
+
+    def save(draw, path):
+        path.write_text(draw.func.__name__)
+        return path
+
+    monkeypatch.setattr("gmixout.reports.figure.save_figure", save)
+
+
 def files_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -39,6 +50,7 @@ def test_a_report_is_written_and_written_anew(run_folder, records):
     assert {name for name in before if before[name] == after[name]} == {"config.yaml"}
 
 
+@pytest.mark.usefixtures("_quick_pictures")
 def test_a_sweep_has_a_picture_of_its_own(tmp_path, sweep):
     log = RecordLog(tmp_path / "records.jsonl")
     for record in sweep:
@@ -46,11 +58,13 @@ def test_a_sweep_has_a_picture_of_its_own(tmp_path, sweep):
     assert [path.name for path in write_report(tmp_path)] == list(REPORT_FILES)
 
 
+@pytest.mark.usefixtures("_quick_pictures")
 def test_the_same_records_make_the_same_report(run_folder):
     first = {path.name: path.read_bytes() for path in write_report(run_folder)}
     assert {path.name: path.read_bytes() for path in write_report(run_folder)} == first
 
 
+@pytest.mark.usefixtures("_quick_pictures")
 def test_a_running_comparison_rewrites_the_page_alone(run_folder):
     assert [p.name for p in write_report(run_folder, running="12 of 60 runs")] == ["report.html"]
     text = (run_folder / "report.html").read_text()
@@ -69,6 +83,7 @@ def test_a_running_comparison_without_a_finished_model_has_no_page_yet(tmp_path,
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.usefixtures("_quick_pictures")
 def test_several_folders_make_one_report(tmp_path, records):
     one = write_folder(tmp_path / "one", records[:21])
     two = write_folder(tmp_path / "two", records[15:], CONFIG + "# two\n")
@@ -96,6 +111,7 @@ def test_it_must_be_said_where_a_report_on_several_folders_goes(tmp_path, record
         write_report([])
 
 
+@pytest.mark.usefixtures("_quick_pictures")
 def test_several_benchmarks_never_share_a_table(tmp_path, records):
     every = on_sources(records[:6])
     folders = [
@@ -141,11 +157,13 @@ def test_a_benchmark_without_shifts_has_its_report(tmp_path):
     assert [path.name for path in write_report(folder)] == list(REPORT_FILES)
 
 
+@pytest.mark.usefixtures("_quick_pictures")
 def test_a_folder_without_config_says_so(tmp_path, records):
     write_report(write_folder(tmp_path, records[:3], config=None))
     assert "has no config.yaml" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("_quick_pictures")
 def test_another_reference_comes_first(run_folder):
     write_report(run_folder, reference="gmixout")
     standings = data_of((run_folder / "report.html").read_text())["standings"]
@@ -173,6 +191,7 @@ def test_no_folder_and_no_records(tmp_path, records):
         write_report(tmp_path)
 
 
+@pytest.mark.usefixtures("_quick_pictures")
 def test_a_broken_record_leaves_the_old_report_alone(run_folder):
     write_report(run_folder)
     old = files_of(run_folder)
