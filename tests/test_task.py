@@ -195,6 +195,8 @@ def test_a_task_is_spelled_in_plain_values_and_back(options, root):
             "brings its own model and shifts: leave out --model",
         ),
         (lambda: Task("digits", corruptions="common"), "leave out --corruptions"),
+        (lambda: Task("digits", corruption_share=0.5), "goes with --corruptions common"),
+        (lambda: Task("digits", corruptions="common", corruption_share=0.0), r"in \(0, 1\]"),
     ],
 )
 def test_what_does_not_go_together_is_refused(wrong, says):
@@ -279,6 +281,20 @@ def test_corruptions_alone_are_named_as_published_with_their_mean(tmp_path):
     corrupted = with_corruptions(splits, "common")
     assert {name.split("/")[0] for name in corrupted.shifts} == set(KINDS)
     assert corrupted.summary == "mean_corruption_error_unnormalised"
+
+
+def test_a_share_of_the_test_images_is_corrupted(root):
+    splits = source(root).load()
+    corrupted = with_corruptions(splits, "common", share=0.5)
+    chosen = corrupted.shifts["corrupted/fog-1"]
+    assert 0 < len(chosen) < len(splits.id_test)
+    assert len(corrupted.id_test) == len(splits.id_test)
+    count = len(splits.classes)
+    halves, whole = (images.labels.bincount(minlength=count) for images in (chosen, splits.id_test))
+    assert (2 * halves - whole).abs().max() <= 1  # of every class
+    assert f"corrupted are {len(chosen)} of {len(splits.id_test)} test images" in corrupted.notes
+    with pytest.raises(ConfigError, match="leaves no image"):
+        with_corruptions(splits, "common", share=1e-6)
 
 
 def test_pictures_are_decoded_once_where_they_fit_in_memory(root, model, monkeypatch):

@@ -35,6 +35,7 @@ def compare(
     model: str | None = None,
     head: Head | None = None,
     corruptions: Corruptions = "none",
+    corruption_share: float = 1.0,
     methods: list[Method] | Literal["all"] | None = None,
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
     seeds: tuple[int, ...] = (0,),
@@ -59,6 +60,8 @@ def compare(
         head: Classifier to start from; by default the best that the model has.
         corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
             severities (common).
+        corruption_share: Share of the test images that is corrupted; evaluating all of them takes
+            75 times as long as the test set does.
         methods: The methods, `full,gmixout` say, or `all` (that this model allows); by default
             zero_shot, full, wise_ft, random_mask, mixout and gmixout. `module:Class` is a method of
             your own.
@@ -81,7 +84,7 @@ def compare(
     if methods is None or methods == "all":
         methods = [get_method(name) for name in (METHODS if every else COMPARED)]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    task = Task(benchmark, model, head, corruptions, settings.num_workers)
+    task = Task(benchmark, model, head, corruptions, corruption_share, settings.num_workers)
     grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=every or dry_run)
     if dry_run:
         estimate(grid, methods)
@@ -97,6 +100,7 @@ def sweep(
     model: str | None = None,
     head: Head | None = None,
     corruptions: Corruptions = "none",
+    corruption_share: float = 1.0,
     method: Method | None = None,
     over: dict[str, list[Any]] | None = None,
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
@@ -120,6 +124,8 @@ def sweep(
         head: Classifier to start from; by default the best that the model has.
         corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
             severities (common).
+        corruption_share: Share of the test images that is corrupted; evaluating all of them takes
+            75 times as long as the test set does.
         method: The method, by default gmixout; options that are not swept follow as
             `--method.NAME VALUE`.
         over: Values by option: `--over.mask_rate 0.8,0.9 --over.structure row,column`.
@@ -154,7 +160,7 @@ def sweep(
     combinations = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
     methods = [replace(method, **options) for options in combinations]  # type: ignore[type-var]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    task = Task(benchmark, model, head, corruptions, settings.num_workers)
+    task = Task(benchmark, model, head, corruptions, corruption_share, settings.num_workers)
     grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=dry_run)
     if dry_run:
         estimate(grid, methods)

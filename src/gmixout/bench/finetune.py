@@ -28,6 +28,7 @@ def finetune(
     model: str | None = None,
     head: Head | None = None,
     corruptions: Corruptions = "none",
+    corruption_share: float = 1.0,
     method: Method | None = None,
     out: Path = Path("runs/finetune"),
     resume: bool = False,
@@ -47,6 +48,8 @@ def finetune(
         head: Classifier to start from; by default the best that the model has.
         corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
             severities (common).
+        corruption_share: Share of the test images that is corrupted; evaluating all of them takes
+            75 times as long as the test set does.
         method: The finetuning method, by default gmixout, or `module:Class` of your own; its
             options follow as `--method.NAME VALUE`.
         out: Folder for config.yaml, records.jsonl, model.safetensors and report.html.
@@ -67,7 +70,7 @@ def finetune(
             f"`gmixout compare --methods {method.name}`, or `gmixout soup` on runs that you have"
         )
     arguments = TrainingArguments(**training)
-    task = Task(benchmark, model, head, corruptions, arguments.num_workers)
+    task = Task(benchmark, model, head, corruptions, corruption_share, arguments.num_workers)
     loaded = task.load()
     config = {**task.plain(), "method": spec_of(method, METHODS), **asdict(arguments)}
     job = Job(task, method.trained, arguments)

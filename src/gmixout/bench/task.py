@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from gmixout.data import SOURCES, Benchmark, Source, load_benchmark
 from gmixout.data.common_corruptions import NOTES, corruption_shifts
-from gmixout.data.images import ImageSet
+from gmixout.data.images import SPLIT_SEED, ImageSet, stratified
 from gmixout.data.source import Splits
 from gmixout.errors import ConfigError, StateError
 from gmixout.models import Foundation, linear_probe_head, load_foundation
@@ -49,6 +49,7 @@ class Task:
             the model has.
         corruptions: Corrupt the in-domain test images, too, by the fifteen kinds that are reported
             (`common`, see `common_corruptions`).
+        corruption_share: Share of those images that is corrupted, stratified, in (0, 1].
         num_workers: Processes that load images for a linear probe; no part of what the task is.
     """
 
@@ -56,10 +57,16 @@ class Task:
     model: str | None = None
     head: Head | None = None
     corruptions: Corruptions = "none"
+    corruption_share: float = 1.0
     num_workers: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         """Refuses what does not go together, before anything is loaded."""
+        share = self.corruption_share
+        if not 0 < share <= 1:
+            raise ConfigError(f"corruption_share={share} is not allowed: it must be in (0, 1]")
+        if share < 1 and self.corruptions == "none":
+            raise ConfigError(f"corruption_share={share} goes with --corruptions common")
         if isinstance(self.benchmark, Source):
             object.__setattr__(self, "benchmark", self._source(self.benchmark))
             return
@@ -100,7 +107,7 @@ class Task:
                 benchmark = from_spec(benchmark, SOURCES)
             except (ImportError, AttributeError, KeyError, TypeError) as error:
                 raise StateError(f"benchmark {benchmark} is not known: {error}") from error
-        others = ("model", "head", "corruptions", "num_workers")
+        others = ("model", "head", "corruptions", "corruption_share", "num_workers")
         return cls(benchmark, **{name: values[name] for name in others if name in values})
 
     def plain(self) -> dict[str, Any]:
@@ -112,6 +119,7 @@ class Task:
             "model": self.model,
             "head": self.head,
             "corruptions": self.corruptions,
+            "corruption_share": self.corruption_share,
         }
 
     def identity(self) -> dict[str, Any]:
@@ -190,7 +198,8 @@ def home_made(source: Source) -> str:
 def _load(task: Task) -> Benchmark:
     if not isinstance(task.benchmark, Source):
         return load_benchmark(task.benchmark)
-    source, splits = task.benchmark, with_corruptions(task.benchmark.load(), task.corruptions)
+    source, splits = task.benchmark, task.benchmark.load()
+    splits = with_corruptions(splits, task.corruptions, task.corruption_share)
     found = task.foundation(splits.classes)
     left = IN_MEMORY_BYTES // (12 * found.size[0] * found.size[1])  # images: 3 x float32
 
@@ -231,7 +240,7 @@ def _load(task: Task) -> Benchmark:
     )
 
 
-def with_corruptions(splits: Splits, kinds: Corruptions) -> Splits:
+def with_corruptions(splits: Splits, kinds: Corruptions, share: float = 1.0) -> Splits:
     """Splits with the in-domain test images corrupted, as shifts, where that is asked for.
 
     Beside shifts of the benchmark's own they are one group, `corrupted`, which the mean OOD figure
@@ -239,14 +248,20 @@ def with_corruptions(splits: Splits, kinds: Corruptions) -> Splits:
     """
     if kinds == "none":
         return splits
-    shifts = corruption_shifts(splits.id_test, "common")
+    images, notes = splits.id_test, NOTES
+    if share < 1:
+        images = images.subset(stratified(images.labels, (share,), SPLIT_SEED)[0])
+        if not len(images):
+            raise ConfigError(f"corruption_share={share} leaves no image of {len(splits.id_test)}")
+        notes = (*NOTES, f"corrupted are {len(images)} of {len(splits.id_test)} test images")
+    shifts = corruption_shifts(images, "common")
     if splits.shifts:
         named = {f"corrupted/{name.replace('/', '-')}": each for name, each in shifts.items()}
         splits = replace(splits, shifts={**splits.shifts, **named})
     else:
         summary = splits.summary or "mean_corruption_error_unnormalised"
         splits = replace(splits, shifts=shifts, summary=summary)
-    return replace(splits, notes=(*splits.notes, *NOTES))
+    return replace(splits, notes=(*splits.notes, *notes))
 
 
 def _label(model: str) -> str:
@@ -262,7 +277,8 @@ def _label(model: str) -> str:
 
 def _differences(task: Task) -> str:
     head = f", head={task.head}" if task.head else ""
-    return head + (f", corruptions={task.corruptions}" if task.corruptions != "none" else "")
+    share = f" of {task.corruption_share:g}" if task.corruption_share < 1 else ""
+    return head + (f", corruptions={task.corruptions}{share}" if task.corruptions != "none" else "")
 
 
 def _broken(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ def _method(name: str, preset: Callable[[], GMixout], summary: str) -> type[_Mas
     """Makes the class of a preset: its fields, types and texts are those of `GMixout`."""
     types, defaults = get_type_hints(GMixout), preset()
     texts = docstring_parser.parse_from_object(GMixout).params
-    lines = [f"    {text.arg_name}: {text.description}" for text in texts]
+    lines = [f"    {text.arg_name}: {' '.join((text.description or '').split())}" for text in texts]
     namespace: dict[str, Any] = {
         "__doc__": "\n".join([summary, "", "Args:", *lines]),
         "__module__": __name__,
