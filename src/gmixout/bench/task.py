@@ -248,7 +248,8 @@ def with_corruptions(splits: Splits, kinds: Corruptions, share: float = 1.0) -> 
     """
     if kinds == "none":
         return splits
-    images, notes = splits.id_test, NOTES
+    images = splits.id_test
+    notes: tuple[str, ...] = NOTES
     if share < 1:
         images = images.subset(stratified(images.labels, (share,), SPLIT_SEED)[0])
         if not len(images):
