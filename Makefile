@@ -9,7 +9,7 @@ demo: .venv/all.stamp  ## compare the methods on real digits; the table, page an
 	$(BIN)/gmixout compare --out runs/demo $(if $(wildcard runs/demo/config.yaml),--overwrite)
 
 test: .venv/dev.stamp demo check  ## the demo, then linters, types and the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -62,9 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         if not (debug or sys.warnoptions):
             warnings.simplefilter("ignore")  # of libraries; ours are errors
+        # the parsers of all commands take most of the time of --help, and one of them is wanted
+        asked = {name: function for name, function in COMMANDS.items() if name in words[:1]}
         try:
             auto_cli(
-                COMMANDS,
+                asked or COMMANDS,
                 args=as_options([word for word in words if word != "--debug"]),
                 parser_class=_Parser,
                 as_positional=False,

@@ -9,6 +9,7 @@ import io
 import json
 import pickle
 import struct
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,15 @@ WNIDS = [f"n{1000 + 7 * number:08d}" for number in range(12)]
 
 def paint(path, colour, size=8):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (size, size), colour).save(path, "PNG")
+    path.write_bytes(_png(colour, size))
+
+
+@cache
+def _png(colour, size):
+    """Thousands of files have the same few contents."""
+    held = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(held, "PNG")
+    return held.getvalue()
 
 
 def colour_of(picture):

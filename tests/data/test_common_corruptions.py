@@ -6,6 +6,7 @@ Kinds that draw are compared with references that draw the same numbers in the p
 import colorsys
 import math
 import pickle
+from functools import cache
 from io import BytesIO
 from itertools import pairwise
 
@@ -41,8 +42,13 @@ EVERY = [(size, severity) for size in SIZES for severity in SEVERITIES]
 
 def scene(width, height=None, seed=0):
     """Coloured blobs at several scales, as a photograph has them: float32 `[H, W, 3]`."""
+    return _scene(width, height or width, seed).copy()
+
+
+@cache
+def _scene(width, height, seed):
     generator = np.random.RandomState(seed)
-    shape = (height or width, width, 3)
+    shape = (height, width, 3)
     layers = [
         ndimage.gaussian_filter(generator.standard_normal(shape), (s, s, 0)) * s for s in (1, 3, 8)
     ]

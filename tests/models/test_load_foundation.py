@@ -15,9 +15,12 @@ from gmixout.errors import ConfigError, DataError
 from gmixout.models import FAMILIES, load_foundation
 
 
-@pytest.fixture(params=FOLDERS)
-def folder(request, tmp_path):
-    return FOLDERS[request.param](tmp_path)
+@pytest.fixture(scope="module", params=FOLDERS)
+def folder(request, tmp_path_factory):
+    """Made once and only read."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return FOLDERS[request.param](tmp_path_factory.mktemp("model"))
 
 
 def images(foundation):

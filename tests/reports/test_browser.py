@@ -41,6 +41,7 @@ def browser(tmp_path_factory):
     options = webdriver.ChromeOptions()
     options.binary_location = found("browser", "GMIXOUT_BROWSER", BROWSERS)
     driver = found("driver of the browser", "GMIXOUT_CHROMEDRIVER", ("chromedriver",))
+    options.page_load_strategy = "none"  # `load` waits, longer than the driver would
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
@@ -74,14 +75,14 @@ def opened(browser, folder, width=1280, **media):
 
 
 def load(browser, go):
-    """Goes to a page and waits for its scripts to end; a busy machine's driver may be back before.
+    """Goes to a page and waits for its scripts to end, however busy the machine.
 
-    Until then the driver may also still see the document that is left.
+    Until then the driver may still see the document that is left.
     """
     browser.execute_script("window.isLeft = true")
     go()
     ended = "return !window.isLeft && document.readyState === 'complete'"
-    patient = wait.WebDriverWait(browser, 60, ignored_exceptions=[exceptions.WebDriverException])
+    patient = wait.WebDriverWait(browser, 300, ignored_exceptions=[exceptions.WebDriverException])
     patient.until(lambda browser: browser.execute_script(ended))
 
 

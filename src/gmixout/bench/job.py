@@ -6,7 +6,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -332,6 +332,7 @@ def _text(options: dict[str, Any]) -> str:
     return json.dumps(options, sort_keys=True)
 
 
+@cache
 def _git_commit() -> str | None:
     """The commit of the source tree this file belongs to; None for an installed package."""
     here = Path(__file__).parent

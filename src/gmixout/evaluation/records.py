@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args, get_origin, get_type_hints
@@ -99,7 +100,7 @@ class Record:
     """What a reader of the figures has to know."""
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(Record).items():
+        for name, kind in _types().items():
             if not _is_a(getattr(self, name), kind):
                 raise StateError(f"record field `{name}` is {getattr(self, name)!r}, not {kind}")
         if self.schema != SCHEMA:
@@ -233,6 +234,11 @@ def _refuse_out_of_range(name: str, figures: Mapping[str, object], highest: floa
     for key, value in figures.items():
         if not (_is_a(value, float) and 0 <= value <= highest):  # type: ignore[operator]
             raise StateError(f"{name} `{key}` is {value!r}; it must be between 0 and {highest}")
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(Record)
 
 
 def _has_no_default(field: Field[Any]) -> bool:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, stdev
 from typing import Any
 
@@ -58,14 +59,7 @@ class Estimate:
 
         Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
         """
-        if self.n < 2:
-            return None
-        from scipy.stats import bootstrap  # a second, which --help should not pay
-
-        drawn = bootstrap(
-            (self.values,), np.mean, confidence_level=confidence, method="percentile", rng=0
-        )
-        return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+        return _bootstrap(self.values, confidence) if self.n > 1 else None
 
     @property
     def clear(self) -> bool:
@@ -76,6 +70,15 @@ class Estimate:
         intervals = (self.interval(), self.bootstrap())
         excluded = [each is not None and (each[0] > 0 or each[1] < 0) for each in intervals]
         return self.n > 2 and all(excluded)
+
+
+@cache
+def _bootstrap(values: tuple[float, ...], confidence: float) -> tuple[float, float]:
+    """The same for the same values; a page asks for most of them several times."""
+    from scipy.stats import bootstrap  # a second, which --help should not pay
+
+    drawn = bootstrap((values,), np.mean, confidence_level=confidence, method="percentile", rng=0)
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
 
 @dataclass(frozen=True)
