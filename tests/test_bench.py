@@ -254,6 +254,8 @@ def test_a_damaged_checkpoint_is_reported_and_kept(tmp_path):
     [
         ({"benchmark": "imagenot"}, "digits"),
         ({"lrs": ()}, "at least one"),
+        ({"lrs_of": {"full": []}}, "at least one"),
+        ({"lrs_of": {"wise_ft": [1e-3]}}, "lrs_of names wise_ft: no method that is trained"),
         ({"lrs": (1e-3, -1.0)}, r"lr=-1\.0"),
         ({"methods": []}, "at least one"),
     ],
@@ -355,6 +357,26 @@ def test_two_processes_cannot_write_one_folder(tmp_path, way):
             bench.finetune(method=get_method("full"), out=tmp_path, overwrite=True, **QUICK)
         assert everything_in(tmp_path) == before
     bench.compare(**settings, **way)
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_method_may_have_rates_of_its_own(tmp_path):
+    methods = [get_method(name) for name in ("zero_shot", "full", "gmixout", "gmixout_wise_ft")]
+    own = {"gmixout": [1e-4, 1e-3], "lora": [1.0]}  # what is not asked for does no harm
+    found = bench.compare(
+        methods=methods, lrs=(1e-3, 1e-2), lrs_of=own, seeds=(0,), out=tmp_path, **ALONE
+    )
+    rates = {record.method: set() for record in found}
+    for record in found:
+        rates[record.method].add(record.lr)
+    assert rates == {
+        "zero_shot": {None},
+        "full": {1e-3, 1e-2},
+        "gmixout": {1e-4, 1e-3},
+        "gmixout_wise_ft": {1e-4, 1e-3},
+    }
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["lrs_of"] == own
 
 
 @pytest.mark.usefixtures("_no_report")

@@ -38,6 +38,7 @@ def compare(
     corruption_share: float = 1.0,
     methods: list[Method] | Literal["all"] | None = None,
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
+    lrs_of: dict[str, list[float]] | None = None,
     seeds: tuple[int, ...] = (0,),
     out: Path = Path("runs/compare"),
     workers: int | None = None,
@@ -66,6 +67,8 @@ def compare(
             zero_shot, full, wise_ft, random_mask, mixout and gmixout. `module:Class` is a method of
             your own.
         lrs: Learning rates each method is run with: a method is a curve over them, not a point.
+        lrs_of: Other learning rates for some methods, `--lrs-of.lora 3e-4,1e-3` say, for those that
+            have their best elsewhere. What is built on runs (wise_ft) has the rates of the runs.
         seeds: Each method is run with each of them.
         out: Folder for config.yaml, records.jsonl, the report and a folder a run.
         workers: Runs at a time; by default one for each GPU, or, for models too small for several
@@ -85,13 +88,13 @@ def compare(
         methods = [get_method(name) for name in (METHODS if every else COMPARED)]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
     task = Task(benchmark, model, head, corruptions, corruption_share, settings.num_workers)
-    grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=every or dry_run)
+    grid = Grid(task, methods, lrs, seeds, settings, out, workers, every or dry_run, lrs_of)
     if dry_run:
         estimate(grid, methods)
         return []
     for method, reason in grid.left_out.items():
         Console(stderr=True).print(f"{method} is left out: {reason}", highlight=False)
-    what = {"methods": [spec_of(method, METHODS) for method in methods]}
+    what = {"methods": [spec_of(method, METHODS) for method in methods], "lrs_of": lrs_of}
     return _carry_out(grid, what, resume, overwrite)
 
 

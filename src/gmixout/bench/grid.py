@@ -2,11 +2,11 @@
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,7 +32,7 @@ from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, GmixoutError, TrainingError
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.files import write_atomically
-from gmixout.methods import METHODS, Method
+from gmixout.methods import METHODS, Method, get_method
 from gmixout.named import spec_of
 from gmixout.reports import write_report
 from gmixout.training import TrainingArguments, TrainingInterrupted
@@ -90,6 +90,8 @@ class Grid:
         out: Folder for records and runs.
         workers: Runs at a time; None: see `workers_for`.
         leave_out: Leave out methods that cannot be used on this model, and say so in `left_out`.
+        lrs_of: Learning rates, by their names, of trained methods that have others than `lrs`;
+            methods that are not asked for are passed over.
 
     Raises:
         GmixoutError: A setting is wrong, or a method cannot be used on this model.
@@ -105,9 +107,18 @@ class Grid:
         out: Path,
         workers: int | None = None,
         leave_out: bool = False,
+        lrs_of: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
-        if not (methods and lrs and seeds):
+        own = {name: list(dict.fromkeys(rates)) for name, rates in (lrs_of or {}).items()}
+        if not (methods and lrs and seeds and all(own.values())):
             raise ConfigError("a comparison needs at least one method, one lr and one seed")
+        trained = {method: method.trained.name if method.trained else "" for method in methods}
+        trainable = {name for name in METHODS if get_method(name).trained == get_method(name)}
+        if unknown := sorted(own.keys() - {*trained.values(), *trainable}):
+            raise ConfigError(
+                f"lrs_of names {', '.join(unknown)}: no method that is trained itself; "
+                f"there are: {', '.join(sorted(trainable))}"
+            )
         if workers is not None and workers < 1:
             raise ConfigError(f"workers={workers} is not allowed: it must be at least 1")
         self.task, self.out = task, out
@@ -115,7 +126,10 @@ class Grid:
         self._lrs, self._seeds = list(dict.fromkeys(lrs)), list(dict.fromkeys(seeds))
         self._pooling = [method for method in methods if method.pools]
         runs: dict[str, Run] = {}
-        for seed, lr, method in product(self._seeds, self._lrs, methods):
+        rates = dict.fromkeys((*self._lrs, *chain.from_iterable(own.values())))
+        for seed, lr, method in product(self._seeds, rates, methods):
+            if lr not in own.get(trained[method], self._lrs):
+                continue
             run = Run(Job(task, method.trained, replace(settings, lr=lr, seed=seed)), (), out)
             run = runs.get(run.job.run, run)
             # of a soup's ingredients each is a model of its own, and recorded as such
