@@ -203,6 +203,7 @@ def _dims(shape: Sequence[int]) -> tuple[int, int]:
     return (shape[0] if len(shape) > 0 else 1, shape[1] if len(shape) > 1 else 1)
 
 
+@dataclass(frozen=True)
 class Element(Structure):
     """Single entries, by their position in the flattened weight. Values are `[K]`."""
 
@@ -237,6 +238,7 @@ class Element(Structure):
         return values
 
 
+@dataclass(frozen=True)
 class Row(Structure):
     """Whole output units: rows of a linear weight, filters of a convolution. `[K, I, *k]`."""
 
@@ -260,6 +262,7 @@ class Row(Structure):
         return product.rows(grad, kept, index)
 
 
+@dataclass(frozen=True)
 class Column(Structure):
     """Whole input units; a weight without a second side is cut along its first. `[O, K, *k]`."""
 
