@@ -117,7 +117,8 @@ def test_compiled_steps_train_at_every_start_depth() -> None:
     batch = setting.make_batch(model, 2)
     trainer.time(*batch, range(setting.warm_up_steps))
     with torch._dynamo.config.patch(error_on_recompile=True):
-        trainer.time(*batch, range(setting.round_steps))
+        times = trainer.time(*batch, range(setting.round_steps))
+    assert len(times) == setting.round_steps
 
 
 @settings(deadline=None)
@@ -166,4 +167,6 @@ def test_in_turn_every_name_takes_every_place(names: list[int]) -> None:
 @pytest.mark.filterwarnings("default")
 def test_on_cuda(tmp_path: Path) -> None:
     words = ["--model", "test_vit", "--device", "cuda", "--precision", "autocast", "--fit", "0.1"]
-    step.main([*words, "--methods", *CHOSEN, "lora", "--out", str(tmp_path / "step.json")])
+    out = tmp_path / "step.json"
+    step.main([*words, "--methods", *CHOSEN, "lora", "--out", str(out)])
+    assert json.loads(out.read_text())["batches"]
