@@ -133,6 +133,13 @@ def test_detach_leaves_everything_trainable_that_was_and_nothing_else():
     assert torch.equal(model.norm.weight, plain.norm.weight)
 
 
+def test_without_a_depth_what_the_user_freezes_stays_frozen():
+    model, masked, optimizer = bound(GMixout(resample_every=1))
+    model.norm.weight.requires_grad_(False)
+    train(model, optimizer, list(batches(2)))
+    assert not masked.detach().norm.weight.requires_grad
+
+
 def test_what_was_accumulated_for_a_layer_below_the_next_start_is_dropped():
     """Not every user sets gradients to None."""
     model, masked, optimizer = bound(GMixout(mean_start_depth=0.6, resample_every=1))

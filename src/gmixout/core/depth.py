@@ -81,6 +81,7 @@ class Depth:
                 parameter.grad = None  # no optimizer moves a parameter without one
 
     def end(self) -> None:
-        """Lets gradients flow everywhere again."""
-        for parameter in self.parameters:
-            parameter.requires_grad_(True)
+        """Lets gradients flow everywhere again, where it ever stopped them."""
+        if self.config.mean_start_depth > 0:
+            for parameter in self.parameters:
+                parameter.requires_grad_(True)
