@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny import STRUCTURES, TinyNet, batches, loss_of, masked_copy, train
 from torch import nn
@@ -47,6 +47,7 @@ def test_heads_are_above_all_wherever_they_are_registered():
     seed=st.integers(0, 9),
     period=st.integers(1, 99),
 )
+@example(layers=1, mean=1 - 2**-53, seed=0, period=31)
 def test_a_start_is_a_layer_and_the_same_again(layers, mean, seed, period):
     starts = [
         Depth(GMixout(mean_start_depth=mean, seed=seed), layers, {}).start(period) for _ in "12"

@@ -68,7 +68,8 @@ class Depth:
         if config.mean_start_depth == 0 or period == 0:
             return 0
         u = uniform((1,), seed=config.seed, name="\0depth", period=period, device="cpu").item()
-        return int(self.layers * u ** (1 / config.mean_start_depth - 1))
+        start = int(self.layers * u ** (1 / config.mean_start_depth - 1))
+        return min(start, self.layers - 1)  # a mean next to 1 rounds the power up to 1
 
     def begin(self, period: int) -> None:
         """Lets gradients flow to the layers of a period, and to no other."""
