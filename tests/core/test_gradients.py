@@ -115,6 +115,14 @@ CASES = {
     "conv1d same even": (conv(1, 4, 6, 4, padding="same"), [(2, 4, 6)]),
     "conv1d patch": (conv(1, 4, 6, 2, stride=2, bias=False), [(2, 4, 6)]),
     "conv2d": (conv(2, 4, 6, 3, padding=1), [(2, 4, 4, 5)]),
+    "conv2d channels last": (
+        lambda: nn.Conv2d(4, 6, 3, padding=1).to(memory_format=torch.channels_last),
+        [(2, 4, 4, 5)],
+    ),
+    "conv2d groups channels last": (
+        lambda: nn.Conv2d(4, 8, 3, groups=2).to(memory_format=torch.channels_last),
+        [(2, 4, 4, 5)],
+    ),
     "conv2d in-place": (lambda: InPlace(nn.Conv2d(4, 6, 3, padding=1)), [(2, 4, 4, 5)]),
     "conv2d unbatched": (conv(2, 4, 6, 3, padding=1), [(4, 4, 5)]),
     "conv2d uneven": (conv(2, 4, 6, (2, 3), (2, 1), (0, 2), (1, 2)), [(2, 4, 5, 5)]),

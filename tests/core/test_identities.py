@@ -57,6 +57,17 @@ def test_rate_zero_is_full_finetuning_to_the_last_bit(optimizer, every):
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("residual", ["persist", "reset"])
+def test_how_weights_lie_in_memory_changes_nothing(structure, residual):
+    config = GMixout(mask_rate=0.5, structure=structure, resample_every=2, residual=residual)
+    model = TinyNet()
+    turned = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    one, other = (finish(m, config, adam, 8) for m in (model, turned))
+    assert other.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert_close(one, other)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize(("anchor", "decay"), [("pretrained", 0.9), ("pretrained", 1), ("zero", 1)])
 def test_rate_zero_is_full_finetuning_whatever_the_rest(structure, rescale, anchor, decay):

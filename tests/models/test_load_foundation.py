@@ -53,6 +53,13 @@ def test_sees_pictures_as_the_fields_say(folder):
     torch.testing.assert_close(seen, expected[:, None, None].expand_as(seen), atol=1e-3, rtol=0)
 
 
+def test_convolutions_lie_channels_last(folder):
+    model = load_foundation(str(folder), CLASSES).model
+    weights = [p for p in model.parameters() if p.ndim == 4]
+    assert weights
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+
+
 @pytest.mark.parametrize("head", [None, "random"])
 def test_same_call_gives_the_same_bits(folder, head):
     first, again = (load_foundation(str(folder), CLASSES, head).model for _ in range(2))

@@ -57,6 +57,10 @@ def load_foundation(
         device: Where the prompts of a zero-shot head are encoded: ImageNet's 80,000 take a GPU a
             minute, and two cores more than an hour. The model comes on the CPU all the same.
 
+    Returns:
+        The model and how it sees images; its convolutions lie channels last in memory, which
+        makes them faster and changes no shape.
+
     Raises:
         ConfigError: There is no such library or model, or it cannot have such a head.
         DataError: The weights cannot be had or do not fit; the message says how to provide them.
@@ -84,7 +88,10 @@ def load_foundation(
         device=torch.device(device),
     )
     with seeded(seed):
-        return FAMILIES[family](request)
+        found = FAMILIES[family](request)
+    # Convolutions take a fifth to a third less time so, on CPUs, too; other layers do not mind.
+    found.model.to(memory_format=torch.channels_last)
+    return found
 
 
 def _parse(name: str, weights: Path | None) -> tuple[str, str, Path | None]:
