@@ -71,6 +71,16 @@ def test_starts_have_the_mean_that_was_asked_for(mean):
     assert abs(error) < 4 * starts.std() / n**0.5
 
 
+def test_what_a_user_freezes_stays_frozen():
+    model, masked, optimizer = bound(UNIFORM)
+    model.norm.requires_grad_(False)
+    before = model.norm.weight.clone()
+    train(model, optimizer, list(batches(16)))
+    assert {masked._depth.start(period) <= 1 for period in range(1, 8)} == {True, False}
+    assert torch.equal(model.norm.weight, before)
+    assert not model.norm.weight.requires_grad
+
+
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_nothing_below_the_start_moves_and_what_is_above_does(structure):
     config = GMixout(**{**vars(UNIFORM), "structure": structure, "block_size": 4})

@@ -13,7 +13,7 @@ from gmixout.core.layers import child_name, is_lean, mask_module, unmask_module
 from gmixout.core.moments import MomentPolicy, make_policy
 from gmixout.core.process import MaskedWeight
 from gmixout.core.selection import Select, choose, dense_groups, find_head
-from gmixout.core.summary import Summary, WeightSummary
+from gmixout.core.summary import Summary, summarize
 from gmixout.errors import AttachError, ConfigError, StateError
 
 OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
@@ -349,38 +349,16 @@ class Masked:
 
     def summary(self) -> Summary:
         """What is masked, how, and the memory of each kind of state."""
-        weights = tuple(
-            WeightSummary(
-                name=name,
-                kind=type(masked._home[0]).__name__,
-                path="lean" if self._lean[name] else "general",
-                shape=tuple(masked.weight.shape),
-                trained=masked.values.numel(),
-                total=masked.weight.numel(),
-            )
-            for name, masked in self._weights.items()
-        )
         values = self.parameters()
         taken = {id(v) for v in values}
-        every = list(self._weights.values())
         state = self._optimizer.state if self._optimizer is not None else {}
-        carried = {} if self._moments is None else self._moments.state()
-        optimizer = [t for v in values for t in state.get(v, {}).values() if torch.is_tensor(t)]
-        dense = [p for p in self._depth.parameters if id(p) not in taken]
-        return Summary(
-            weights=weights,
+        return summarize(
+            self._weights,
+            self._lean,
             heads=self.heads,
-            dense=sum(p.numel() for p in dense),
-            bytes={
-                "values": sum(v.nbytes for v in values),
-                "gradient": sum(v.nbytes for v in values),
-                "optimizer": sum(t.nbytes for t in optimizer),
-                "anchor": sum(m.held.nbytes for m in every),
-                "index": sum(m.index.nbytes for m in every),
-                "residual": sum(m.residual.nbytes for m in every if m.residual is not None),
-                "pretrained": sum(m.pretrained.nbytes for m in every if m.pretrained is not None),
-                "carried moments": sum(t.nbytes for d in carried.values() for t in d.values()),
-            },
+            dense=[p for p in self._depth.parameters if id(p) not in taken],
+            optimizer=[t for v in values for t in state.get(v, {}).values() if torch.is_tensor(t)],
+            carried={} if self._moments is None else self._moments.state(),
         )
 
     @torch.no_grad()

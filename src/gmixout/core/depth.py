@@ -61,6 +61,7 @@ class Depth:
         self.config = config
         self.layers = layers
         self.parameters = parameters
+        self._frozen: set[nn.Parameter] = set()  # by this object; others may freeze more
 
     def start(self, period: int) -> int:
         """The lowest layer that a period trains, from 0."""
@@ -76,13 +77,15 @@ class Depth:
         if self.config.mean_start_depth == 0:
             return
         start = self.start(period)
+        self.end()
         for parameter, below in self.parameters.items():
-            parameter.requires_grad_(below >= start)
-            if below < start:
+            if below < start and parameter.requires_grad:
+                parameter.requires_grad_(False)
                 parameter.grad = None  # no optimizer moves a parameter without one
+                self._frozen.add(parameter)
 
     def end(self) -> None:
-        """Lets gradients flow everywhere again, where it ever stopped them."""
-        if self.config.mean_start_depth > 0:
-            for parameter in self.parameters:
-                parameter.requires_grad_(True)
+        """Lets gradients flow again wherever it stopped them."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._frozen.clear()

@@ -86,6 +86,11 @@ class MaskedWeight(nn.Module):
         return input
 
     @property
+    def owner(self) -> nn.Module:
+        """The module that owns the weight."""
+        return self._home[0]
+
+    @property
     def parameter(self) -> nn.Parameter:
         """The model's own parameter that is masked."""
         owner, attribute = self._home

@@ -1,6 +1,11 @@
 """What a masking process does to a model, in numbers."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from gmixout.core.process import MaskedWeight
 
 
 @dataclass(frozen=True)
@@ -57,3 +62,49 @@ class Summary:
                 "general: this layer kind's gradient is computed densely, gathered and freed."
             )
         return "\n".join(lines)
+
+
+def summarize(
+    weights: Mapping[str, MaskedWeight],
+    lean: Mapping[str, bool],
+    heads: tuple[str, ...],
+    dense: Sequence[nn.Parameter],
+    optimizer: Sequence[Tensor],
+    carried: Mapping[str, Mapping[str, Tensor]],
+) -> Summary:
+    """Counts entries and bytes.
+
+    Args:
+        weights: The masked weights, by name.
+        lean: Whether their gradients are computed for the masked part alone.
+        heads: Names of the heads' modules.
+        dense: What is trained beside the masks.
+        optimizer: The optimizer's state of the masked values.
+        carried: The moments that are kept for entries outside the mask.
+    """
+    masks = weights.values()
+    return Summary(
+        weights=tuple(
+            WeightSummary(
+                name=name,
+                kind=type(masked.owner).__name__,
+                path="lean" if lean[name] else "general",
+                shape=tuple(masked.weight.shape),
+                trained=masked.values.numel(),
+                total=masked.weight.numel(),
+            )
+            for name, masked in weights.items()
+        ),
+        heads=heads,
+        dense=sum(parameter.numel() for parameter in dense),
+        bytes={
+            "values": sum(m.values.nbytes for m in masks),
+            "gradient": sum(m.values.nbytes for m in masks),
+            "optimizer": sum(tensor.nbytes for tensor in optimizer),
+            "anchor": sum(m.held.nbytes for m in masks),
+            "index": sum(m.index.nbytes for m in masks),
+            "residual": sum(m.residual.nbytes for m in masks if m.residual is not None),
+            "pretrained": sum(m.pretrained.nbytes for m in masks if m.pretrained is not None),
+            "carried moments": sum(t.nbytes for each in carried.values() for t in each.values()),
+        },
+    )
