@@ -92,9 +92,8 @@ class Setting:
         return trainer
 
     def adamw(self, parameters: Iterable[Any]) -> torch.optim.AdamW:
-        """AdamW at torch's defaults; on CUDA its fused form, the fastest torch has."""
-        fused = True if torch.device(self.device).type == "cuda" else None
-        return torch.optim.AdamW(parameters, fused=fused)
+        """AdamW in its fused form, the fastest that torch has on CUDA and on CPUs."""
+        return torch.optim.AdamW(parameters, fused=True)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -137,6 +137,22 @@ def test_a_period_is_a_fresh_optimizer_on_other_entries(name, rescale):
             assert torch.equal(value, fresh.state_dict()[key])
 
 
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_fused_optimizers_run_the_same_process(name, layout, structure):
+    """They walk through memory, where parameter, gradient and moments must lie alike."""
+    start, states = PlainNet().double(), []
+    for fused in (False, True):
+        config = GMixout(mask_rate=0.5, resample_every=2, structure=structure, block_size=2)
+        model, masked = masked_copy(start.to(memory_format=layout), config)
+        parameters = masked.param_groups(lr=0.01)
+        optimizer = masked.bind(OPTIMIZERS[name](parameters, fused=fused, **SETTINGS[name]))
+        train(model, optimizer, list(batches(7, torch.float64)))
+        states.append(masked.detach().state_dict())
+    torch.testing.assert_close(*states, rtol=1e-9, atol=1e-9)
+
+
 CARRIED = {
     # optimizer: (its name for a moment, how a gradient updates it)
     "SGD": ("momentum_buffer", lambda m, g: 0.9 * m + g),

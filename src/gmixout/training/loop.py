@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -36,6 +37,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": partial(torch.optim.SGD, momentum=0.9),
 }
+"""Fused: all of a parameter in one pass, several times as fast as torch's default on CPUs, too."""
 
 
 Observe = Callable[[int, Finetuning, float], None]
@@ -144,7 +146,7 @@ def _load_libraries(device: torch.device) -> None:
     """Takes a step in miniature: what libraries load on first use is no memory of a run."""
     model = nn.Sequential(nn.Linear(1, 2), nn.LayerNorm(2), nn.GELU()).to(device)
     for make in OPTIMIZERS.values():
-        optimizer = make(model.parameters(), lr=0.0)
+        optimizer = make(model.parameters(), lr=0.0, fused=True)
         LambdaLR(optimizer, float)
         data = TensorDataset(torch.ones(1, 1), torch.zeros(1, dtype=torch.long))
         loader: DataLoader[Any] = DataLoader(data, generator=torch.Generator())
@@ -190,7 +192,14 @@ class _Trainer:
             groups = layers.apply(groups, model)
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         make = OPTIMIZERS[arguments.optimizer]
-        optimizer = make(groups, lr=arguments.lr, weight_decay=arguments.weight_decay)
+        optimizer = make(
+            groups,
+            lr=arguments.lr,
+            weight_decay=arguments.weight_decay,
+            # accelerate tells a step that fp16 made the scaler skip by the call that it lacks; a
+            # fused optimizer is called all the same
+            fused=arguments.mixed_precision != "fp16",
+        )
         optimizer = self.finetuning.bind(optimizer)
         scheduler = LambdaLR(optimizer, arguments.lr_factor)
         self.model, self.optimizer, self.scheduler = accelerator.prepare(
@@ -308,6 +317,7 @@ class _Trainer:
             self.dataset,
             batch_sampler=batches,
             num_workers=settings.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",  # copied while the GPU computes
             worker_init_fn=_ignore_interrupts,
             generator=torch.Generator().manual_seed(settings.seed),
         )
@@ -359,7 +369,10 @@ def _make_accelerator(mixed_precision: str) -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()
     try:
-        accelerator = Accelerator(mixed_precision=mixed_precision)
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision,
+            dataloader_config=DataLoaderConfiguration(non_blocking=True),
+        )
     except ValueError as error:
         raise ConfigError(f"mixed_precision={mixed_precision}: {error}") from error
     if accelerator.num_processes > 1:
