@@ -120,6 +120,36 @@ def test_layers_inside_of_attention_are_left_alone(name):
     assert not any(key.startswith("attention.") for key in trained)
 
 
+class CenteredConv(nn.Conv2d):
+    """As timm's ResNetV2 has them: peft's change of the weight would not go through the centering.
+
+    Nor would it be of the padded image.
+    """
+
+    def forward(self, images):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(nn.functional.pad(images, (0, 1, 0, 1)), weight, self.bias)
+
+
+class Hybrid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.stem = CenteredConv(1, 4, 2)
+            self.body = nn.Linear(256, 16)
+            self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, images):
+        return self.head(self.body(self.stem(images).flatten(1)))
+
+
+@pytest.mark.parametrize("name", ["lora", "dora"])
+def test_layers_with_a_forward_of_their_own_are_left_alone(name):
+    moved = {key for key, value in change(get_method(name, rank=2), Hybrid).items() if value.any()}
+    assert moved == {"body.weight", "head.weight", "head.bias"}
+
+
 def test_weights_that_the_user_froze_are_left_alone():
     model = vit()
     model.blocks[0].requires_grad_(False)

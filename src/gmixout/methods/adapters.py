@@ -117,6 +117,9 @@ class _Adapter(Method):
             if (
                 name
                 and isinstance(module, self.kinds)
+                # peft's change is one of nn.Conv2d, not of a convolution that standardizes its
+                # weight or pads its input (timm's ResNetV2)
+                and any(type(module).forward is kind.forward for kind in self.kinds)
                 and module.weight.requires_grad
                 and getattr(module, "groups", 1) == 1  # peft cannot merge others
                 and not within(f"{name}.", (*heads, *attention))
@@ -129,7 +132,8 @@ class lora(_Adapter):
     """LoRA (Hu et al., ICLR 2022, arXiv 2106.09685), through peft: low-rank changes of weights.
 
     Adapts every linear and ungrouped convolutional layer but the head, which is trained as it is;
-    not those inside of `nn.MultiheadAttention`, which never calls them.
+    not those inside of `nn.MultiheadAttention`, which never calls them, nor subclasses with a forward
+    of their own, as timm's convolutions with standardized weights, to which peft's change is wrong.
 
     Args:
         rank: Rank r of the change of each weight.
