@@ -132,8 +132,9 @@ class lora(_Adapter):
     """LoRA (Hu et al., ICLR 2022, arXiv 2106.09685), through peft: low-rank changes of weights.
 
     Adapts every linear and ungrouped convolutional layer but the head, which is trained as it is;
-    not those inside of `nn.MultiheadAttention`, which never calls them, nor subclasses with a forward
-    of their own, as timm's convolutions with standardized weights, to which peft's change is wrong.
+    not those inside of `nn.MultiheadAttention`, which never calls them, nor subclasses with a
+    forward of their own, as timm's convolutions with standardized weights: peft's change is not one
+    of theirs.
 
     Args:
         rank: Rank r of the change of each weight.
