@@ -3,7 +3,8 @@
     python benchmarks/kernels.py --device cuda --dtype bfloat16 --batch 128
 
 For layers of ViT-S/16, ViT-B/16 and ResNet-50, each structure and density: the masked weight
-gradient, gathering and writing masked values, narrowing the input, drawing a mask; as ratio to the
+gradient (of single entries also as one Triton kernel, which nothing uses before it is measured
+faster), gathering and writing masked values, narrowing the input, drawing a mask; as ratio to the
 dense gradient (cuBLAS, cuDNN, oneDNN) and, for products, as share of the best that large square
 matrix products reach on the device in the same run. See README.md beside this file.
 """
@@ -36,7 +37,7 @@ BLOCK_SIZE = 16
 PEAK_SIDES = {"cpu": [512, 1024, 2048], "cuda": [4096, 8192, 16384]}
 TOKENS = 197
 """Of an image of 224 pixels in patches of 16, and one for the class."""
-OPERATIONS = ("gradient", "narrow", "gather", "scatter_", "draw")
+OPERATIONS = ("gradient", "in one kernel", "narrow", "gather", "scatter_", "draw")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,10 @@ def make_operations(
     }
     if kept is not input:
         operations["narrow"] = lambda: structure.keep(product, input, index)
+    if device.type == "cuda" and isinstance(product, LinearProduct) and structure_name == "element":
+        from gmixout.kernels.sampled import sampled_product  # Triton is for GPUs
+
+        operations["in one kernel"] = lambda: sampled_product(grad, input, index)
     return operations, values.numel() / weight.numel()
 
 

@@ -1,6 +1,7 @@
 """Fixtures for every room."""
 
 import gc
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +13,10 @@ import torch
 
 # Tiny tensors gain nothing from a second thread, and lose a hundredfold where cores are shared.
 torch.set_num_threads(1)
+
+# Triton asks when it is imported; without a GPU its interpreter runs the kernels on the CPU.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def _equal(a: object, b: object) -> bool:

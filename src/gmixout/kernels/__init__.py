@@ -1,4 +1,5 @@
 """How the masked arithmetic runs: functions of tensors and indices alone.
 
-`reference.py` is the definition. Any faster kernel stands beside it and is checked against it.
+`reference.py` is the definition, and what training uses. A kernel that is to be faster stands
+beside it and is checked against it: `sampled.py`, which no GPU has run yet.
 """
