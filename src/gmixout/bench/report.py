@@ -1,5 +1,6 @@
 """`gmixout report`: tables, pictures and the page once more, from records alone."""
 
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -38,7 +39,9 @@ def report(folders: list[Path], out: Path | None = None, reference: str = "full"
     written = write_report(folders, out=out, reference=reference)
     console = Console()
     print_tables(records, console, reference)
-    console.print("Written:", *written, soft_wrap=True, highlight=False)
+    for folder, files in groupby(written, key=lambda file: file.parent):
+        text = f"Written to {folder}: {', '.join(file.name for file in files)}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def present(folder: Path) -> list[Record]:
