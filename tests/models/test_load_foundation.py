@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,9 +82,11 @@ def test_the_seed_draws_the_head_and_nothing_else(folder):
 
 def test_what_a_library_draws_by_itself_comes_from_the_seed(monkeypatch, rng_untouched):
     """timm, say, makes a head of several layers anew as a whole, from the global generator."""
-    monkeypatch.setitem(FAMILIES, "timm", lambda request: torch.rand(3))
+    draw = lambda request: SimpleNamespace(model=torch.nn.Linear(2, 2))  # noqa: E731
+    monkeypatch.setitem(FAMILIES, "timm", draw)
     with rng_untouched():
-        first, again, other = (load_foundation("timm:x", CLASSES, seed=s) for s in (0, 0, 1))
+        found = (load_foundation("timm:x", CLASSES, seed=s) for s in (0, 0, 1))
+        first, again, other = (each.model.weight for each in found)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
