@@ -1,12 +1,9 @@
 """The one training loop. It knows the protocol `Finetuning` and no method."""
 
 import math
-import signal
 import statistics
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -29,6 +26,7 @@ from gmixout.training.arguments import TrainingArguments
 from gmixout.training.augmentation import Augmented, Mixing, mixed_cross_entropy
 from gmixout.training.batches import Batches
 from gmixout.training.checkpoint import load_checkpoint, save_checkpoint
+from gmixout.training.interrupts import ignore_interrupts, interrupt_flag
 from gmixout.training.layer_decay import LayerDecay
 from gmixout.training.losses import adjusted, class_counts
 from gmixout.training.memory import PeakMemory
@@ -253,7 +251,7 @@ class _Trainer:
     ) -> None:
         """Trains up to the last step."""
         settings, progress = self.arguments, self.progress
-        with _interrupt_flag() as interrupted:
+        with interrupt_flag() as interrupted:
             self._since = time.perf_counter()
             for images, labels in self._loader():
                 self._step(images, labels)
@@ -318,7 +316,7 @@ class _Trainer:
             batch_sampler=batches,
             num_workers=settings.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",  # copied while the GPU computes
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=ignore_interrupts,
             generator=torch.Generator().manual_seed(settings.seed),
         )
         return self.accelerator.prepare(loader)
@@ -381,30 +379,3 @@ def _make_accelerator(mixed_precision: str) -> Accelerator:
             "start gmixout in one process, without a launcher. (The library works under DDP.)"
         )
     return accelerator
-
-
-@contextmanager
-def _interrupt_flag() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C into a flag, so that a step is never torn; a second one raises."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted  # signals reach the main thread alone
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def raise_flag(number: int, frame: object) -> None:
-        del number, frame
-        interrupted.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, raise_flag)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _ignore_interrupts(worker: int) -> None:
-    # Ctrl-C goes to the whole process group; the workers end with the training process
-    del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
