@@ -35,7 +35,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": partial(torch.optim.SGD, momentum=0.9),
 }
-"""Fused: all of a parameter in one pass, several times as fast as torch's default on CPUs, too."""
+"""Made with `fused`: a parameter in one pass, several times as fast as the default on CPUs, too."""
 
 
 Observe = Callable[[int, Finetuning, float], None]
@@ -196,7 +196,7 @@ class _Trainer:
             weight_decay=arguments.weight_decay,
             # accelerate tells a step that fp16 made the scaler skip by the call that it lacks; a
             # fused optimizer is called all the same
-            fused=arguments.mixed_precision != "fp16",
+            fused=None if arguments.mixed_precision == "fp16" else True,
         )
         optimizer = self.finetuning.bind(optimizer)
         scheduler = LambdaLR(optimizer, arguments.lr_factor)
