@@ -82,7 +82,9 @@ def test_compare_evaluate_report(tmp_path, capsys):
     assert [record.method for record in found] == ["full", "gmixout"]
     assert run("evaluate", tmp_path / "runs" / found[1].run) == 0
     assert "Equal to the recorded figures" in capsys.readouterr().out
-    assert run("report", tmp_path) == 0
+    assert run("report", tmp_path, "--reference", "gmixout(lr=1)") == 2
+    assert "toy: full; gmixout" in capsys.readouterr().err
+    assert run("report", tmp_path, "--reference", "gmixout") == 0
     assert run("compare", *words, "--out", tmp_path) == 2
     assert run("compare", *words, "--out", tmp_path, "--resume") == 0
     assert RecordLog(tmp_path / "records.jsonl").read() == found

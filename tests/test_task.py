@@ -93,6 +93,13 @@ def test_compare_and_evaluate_from_the_command_line(words, root, tmp_path, capsy
     assert {name: found[name] for name in record.accuracy} == record.accuracy
     assert found.keys() - record.accuracy.keys() == {"sketch"}
 
+    # it can be trained again there, too
+    with pytest.raises(DataError):
+        bench.diagnose(out / "runs" / run, members=1, repeats=1)
+    bench.diagnose(out / "runs" / run, members=1, repeats=1, data_root=Path(moved))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "in its saved weights to the last bit" in told
+
     # a folder of that domain alone
     alone = trees.domains(tmp_path / "alone", ["sketch"], CLASSES[1:])
     assert bench.evaluate(out / "runs" / run, data_root=alone) == {"sketch": found["sketch"]}
@@ -341,6 +348,8 @@ def test_data_of_a_benchmark_that_brings_its_own_are_not_exchanged(tmp_path, mon
     bench.finetune(benchmark="toy", out=tmp_path, steps=1, batch_size=4)
     with pytest.raises(GmixoutError, match="brings its data"):
         bench.evaluate(tmp_path, data_root=tmp_path)
+    with pytest.raises(GmixoutError, match="brings its data"):
+        bench.diagnose(tmp_path, data_root=tmp_path)
 
 
 def test_the_head_and_corruptions_are_part_of_the_name(root, model):

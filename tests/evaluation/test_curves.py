@@ -16,6 +16,7 @@ from gmixout.evaluation.curves import (
     id_levels_of,
     ood_at_matched_id,
     pareto_front,
+    series_named,
 )
 
 MANY = {"id_val": 10**6, "id_test": 10**6, "noise": 10**6}
@@ -111,6 +112,40 @@ def test_no_reference_no_comparison(three_seeds, make_record):
     assert compare_at_matched_id(three_seeds, "full", [0.1]) is None
     other = make_record(lr=1e-3, options={"wd": 1}, run="other")
     assert compare_at_matched_id([*three_seeds, other]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lora", ("lora", "")),
+        ("lora()", ("lora", "")),
+        ("gmixout(k=5)", ("gmixout", "k=5, p=0.9")),
+        ("gmixout(p=0.9,k=5)", ("gmixout", "k=5, p=0.9")),
+        ("gmixout(k=10)", ("gmixout", "k=10, p=0.9")),
+        ("my(odd", ("my(odd", "")),
+        ("gmixout", None),
+        ("gmixout(p=0.9)", None),
+        ("gmixout(k=1)", None),
+        ("gmix", None),
+        ("lora(rank=8)", None),
+    ],
+)
+def test_a_reference_is_told_by_as_many_options_as_it_takes(name, expected):
+    there = [("lora", ""), ("my(odd", ""), ("gmixout", "k=5, p=0.9"), ("gmixout", "k=10, p=0.9")]
+    assert series_named(name, there * 3) == expected
+
+
+def test_one_variant_can_be_the_reference_of_the_other(three_seeds, make_record):
+    full = [record for record in three_seeds if record.method == "full"]
+    other = [
+        make_record(lr=r.lr, seed=r.seed, id=r.id, ood=r.ood + 0.04, options={"wd": 1})
+        for r in full
+    ]
+    result = compare_at_matched_id([*three_seeds, *other], "full(wd=1)", [0.92])
+    assert result.reference == ("full", "wd=1")
+    (estimate,) = result.differences["full", ""]
+    assert estimate.mean == pytest.approx(-0.04)
+    assert ("full", "wd=1") not in result.differences
 
 
 def test_curves_keep_seeds_and_methods_apart(three_seeds):

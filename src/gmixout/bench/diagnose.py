@@ -44,7 +44,7 @@ Show = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is, and how much there is."""
 
 
-def diagnose(run: Path, members: int = 8, repeats: int = 3) -> None:
+def diagnose(run: Path, members: int = 8, repeats: int = 3, data_root: Path | None = None) -> None:
     """Measures the implicit ensemble of a finished run: its members, their averages, its basin.
 
     Trains the run again, and once more with each of the next seeds, and watches: snapshots from the
@@ -57,15 +57,17 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3) -> None:
             FOLDER/runs/HASH.
         members: Snapshots, and subnetworks, of each repeat.
         repeats: Trainings, the first with the run's own seed.
+        data_root: Where the data is now, if it has moved since.
 
     Raises:
-        ConfigError: `members` or `repeats` is below 1.
+        ConfigError: `members` or `repeats` is below 1, or a `data_root` is given for a benchmark
+            that brings its data.
         StateError: The folder holds no run that was trained, or none that can be trained again.
     """
     for name, value in (("members", members), ("repeats", repeats)):
         if value < 1:
             raise ConfigError(f"diagnose({name}={value}): it must be at least 1")
-    known, folder = find_run(run), run / DIAGNOSIS
+    known, folder = find_run(run, data_root), run / DIAGNOSIS
     folder.mkdir(exist_ok=True)
     found: list[Repeat] = []
     try:
@@ -125,8 +127,12 @@ class KnownRun:
         )
 
 
-def find_run(folder: Path) -> KnownRun:
+def find_run(folder: Path, data_root: Path | None = None) -> KnownRun:
     """Finds out what a run was, from its model file, its record and its config.
+
+    Args:
+        folder: Of the run.
+        data_root: Where its data is now; None: where it was.
 
     Raises:
         StateError: There is no run, it trained nothing, or what is noted makes another run.
@@ -151,7 +157,7 @@ def find_run(folder: Path) -> KnownRun:
             "to diagnose"
         )
     config = yaml.safe_load((place / CONFIG).read_text(encoding="utf-8"))
-    task = Task.of(config)
+    task = Task.of(config).with_data(root=data_root)
     arguments = TrainingArguments(
         lr=record.lr,
         head_lr=record.head_lr,

@@ -16,7 +16,7 @@ from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
 from gmixout.data import Source
 from gmixout.data.source import Tests
-from gmixout.errors import ConfigError, DataError
+from gmixout.errors import DataError
 from gmixout.evaluation import metrics
 from gmixout.evaluation.metrics import Scores
 from gmixout.evaluation.official import METRICS
@@ -50,7 +50,8 @@ def evaluate(
     """
     state, about = load_model(model)
     task = replace(task_of(about), num_workers=num_workers)
-    elsewhere = _data_elsewhere(task, benchmark, data_root)
+    asked = task.with_data(benchmark, data_root).benchmark
+    elsewhere = asked if isinstance(asked, Source) and asked is not task.benchmark else None
     if elsewhere is not None and benchmark is None and _is_whole(elsewhere):
         task, elsewhere = replace(task, benchmark=elsewhere), None  # the data moved
     if elsewhere is None:
@@ -83,17 +84,6 @@ def _is_whole(source: Source) -> bool:
     except DataError:
         return False
     return True
-
-
-def _data_elsewhere(task: Task, source: Source | None, root: Path | None) -> Source | None:
-    """The data that is asked for, where it is not that of the run."""
-    own = task.benchmark
-    if source is None and root is None:
-        return None
-    if not isinstance(own, Source):
-        raise ConfigError(f"benchmark {own} brings its data: leave out --benchmark and --data-root")
-    source = own if source is None else source
-    return source if root is None else replace(source, root=root)
 
 
 def _on_other_data(task: Task, source: Source, classes: tuple[str, ...]) -> tuple[nn.Module, Tests]:

@@ -7,7 +7,10 @@ from rich.console import Console
 
 from gmixout.bench.folder import RECORDS
 from gmixout.errors import ConfigError
+from gmixout.evaluation.across import by_benchmark
+from gmixout.evaluation.curves import series_named
 from gmixout.evaluation.records import Record, RecordLog
+from gmixout.evaluation.summary import summarise
 from gmixout.reports import write_report
 from gmixout.reports.table import print_tables
 
@@ -20,10 +23,12 @@ def report(folders: list[Path], out: Path | None = None, reference: str = "full"
             interpolate or soup wrote. Benchmarks of one metric stand side by side, and methods
             are compared on the average.
         out: Folder for the files; by default the run folder, which must be a single one then.
-        reference: The method that the others are compared with at matched in-domain accuracy.
+        reference: The method that the others are compared with at matched in-domain accuracy; of
+            a method run in several variants, one: "gmixout(mask_rate=0.8)".
 
     Raises:
-        ConfigError: The reference was not run, or several folders and no `out` are given.
+        ConfigError: The reference was not run, or in several variants, or several folders and no
+            `out` are given.
         StateError: A folder holds no records, or the benchmarks have different metrics.
     """
     if out is None and len(folders) != 1:
@@ -31,17 +36,26 @@ def report(folders: list[Path], out: Path | None = None, reference: str = "full"
             f"report on {len(folders)} folders: give at least one, and with several an --out"
         )
     records = [record for each in folders for record in RecordLog(each / RECORDS).read()]
-    methods = sorted({record.method for record in records})
-    if reference != "full" and methods and reference not in methods:
-        raise ConfigError(
-            f"reference={reference!r} was not run there; there is {', '.join(methods)}"
-        )
+    if reference != "full":
+        _check_reference(reference, records)
     written = write_report(folders, out=out, reference=reference)
     console = Console()
     print_tables(records, console, reference)
     for folder, files in groupby(written, key=lambda file: file.parent):
         text = f"Written to {folder}: {', '.join(file.name for file in files)}"
         console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def _check_reference(reference: str, records: list[Record]) -> None:
+    """Refuses a name that stands for nothing, or for several, in one of the benchmarks."""
+    for benchmark, own in by_benchmark(record for record in records if record.final).items():
+        there = {cell.series for cell in summarise(own)}
+        if series_named(reference, there) is None:
+            names = [f"{method}({variant})" if variant else method for method, variant in there]
+            raise ConfigError(
+                f"reference={reference!r} names no method, or more than one, of those run on "
+                f"{benchmark}: {'; '.join(sorted(names))}"
+            )
 
 
 def present(folder: Path) -> list[Record]:

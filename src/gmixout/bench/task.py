@@ -94,6 +94,22 @@ class Task:
             return replace(source, half="second")  # type: ignore[call-arg]
         return source
 
+    def with_data(self, source: Source | None = None, root: Path | None = None) -> "Task":
+        """The task on another data set, on another folder of its own, or (both None) as it is.
+
+        Raises:
+            ConfigError: The benchmark brings its data.
+        """
+        if source is None and root is None:
+            return self
+        own = self.benchmark
+        if not isinstance(own, Source):
+            raise ConfigError(
+                f"benchmark {own} brings its data: leave out --benchmark and --data-root"
+            )
+        source = own if source is None else source
+        return replace(self, benchmark=source if root is None else replace(source, root=root))
+
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Task":
         """The inverse of `plain`; other values are passed over.

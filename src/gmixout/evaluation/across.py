@@ -18,6 +18,7 @@ from gmixout.evaluation.curves import (
     compare_at_matched_id,
     curves,
     id_range_of,
+    series_named,
 )
 from gmixout.evaluation.records import Record
 from gmixout.evaluation.selection import id_validation
@@ -120,7 +121,8 @@ class AcrossRow:
 class Across:
     """Every method against a reference, over several benchmarks."""
 
-    reference: str
+    reference: Series | None
+    """None where nothing, or more than one, was run that the name fits."""
     benchmarks: list[str]
     id_levels: dict[str, list[float]]
     """The ID accuracies that `PLACES` are in each benchmark; empty where the reference has none."""
@@ -142,7 +144,7 @@ def compare_across(records: Iterable[Record], reference: str = "full") -> Across
         records: Of several benchmarks, on which the same methods, rates and seeds were run. A
             method or seed that is missing in some is averaged over the others, and its
             `Pooled.parts` show it.
-        reference: Method that the others are compared with.
+        reference: What the others are compared with, see `curves.series_named`.
 
     Raises:
         StateError: There are no finished models, or the benchmarks' official metrics differ: points
@@ -163,11 +165,12 @@ def compare_across(records: Iterable[Record], reference: str = "full") -> Across
         for name, own in groups.items()
         if matched[name]
     }
+    base = series_named(reference, (series for cells in chosen.values() for series in cells))
     rows = [
         AcrossRow(
             {name: cells[series] for name, cells in chosen.items() if series in cells},
             at_own_id=None
-            if series[0] == reference
+            if series == base
             else _pooled(
                 {name: own[series].difference for name, own in at_own_id.items() if series in own}
             ),
@@ -178,7 +181,7 @@ def compare_across(records: Iterable[Record], reference: str = "full") -> Across
         )
         for series in dict.fromkeys(series for cells in chosen.values() for series in cells)
     ]
-    return Across(reference, list(groups), levels, rows)
+    return Across(base, list(groups), levels, rows)
 
 
 def _chosen(records: Sequence[Record]) -> dict[Series, Cell]:
@@ -188,8 +191,9 @@ def _chosen(records: Sequence[Record]) -> dict[Series, Cell]:
 
 
 def _levels(records: Sequence[Record], reference: str) -> list[float]:
-    trained = [record for record in records if record.steps > 0]
-    covered = id_range_of([curve for curve in curves(trained) if curve.method == reference])
+    trained = curves(record for record in records if record.steps > 0)
+    base = series_named(reference, (curve.series for curve in trained))
+    covered = id_range_of([curve for curve in trained if curve.series == base])
     if covered is None:
         return []
     low, high = covered

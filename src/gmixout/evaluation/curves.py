@@ -46,6 +46,26 @@ Series = tuple[str, str]
 """Method and variant: the name of a curve."""
 
 
+def series_named(name: str, series: Iterable[Series]) -> Series | None:
+    """The one series that a name stands for: "lora", or "gmixout(mask_rate=0.8)" of several.
+
+    Args:
+        name: A method; in brackets, of a method run in several variants, as many of the options
+            in which they differ as tell this one.
+        series: Those there are.
+
+    Returns:
+        None where none or several fit.
+    """
+    method, _, options = name.removesuffix(")").partition("(")
+    asked = {option.strip() for option in options.split(",")} - {""}
+    there = set(series)
+    fitting = [each for each in there if each[0] == name] or [
+        each for each in there if each[0] == method and asked <= set(each[1].split(", "))
+    ]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 class Point(NamedTuple):
     """In-domain and mean out-of-domain accuracy of one model."""
 
@@ -60,6 +80,11 @@ class Curve(NamedTuple):
     variant: str
     seed: int
     points: tuple[Point, ...]
+
+    @property
+    def series(self) -> Series:
+        """Whose curve it is, over the seeds."""
+        return self.method, self.variant
 
     @property
     def front(self) -> list[Point]:
@@ -101,13 +126,13 @@ def ood_at_matched_id(points: Iterable[Point], id_level: float) -> float | None:
 
 @dataclass(frozen=True)
 class MatchedComparison:
-    """Every method against a reference method at a few levels of ID accuracy."""
+    """Every method against a reference at a few levels of ID accuracy."""
 
-    reference: str
+    reference: Series
     id_levels: list[float]
     reference_ood: list[Estimate]
     """OOD accuracy of the reference at each level."""
-    differences: dict[tuple[str, str], list[Estimate | None]]
+    differences: dict[Series, list[Estimate | None]]
     """(method, variant) -> its OOD minus the reference's at each level, paired by seed; None where
     no seed of the method reached the level."""
 
@@ -121,18 +146,19 @@ def compare_at_matched_id(
 
     Args:
         records: Records of one benchmark.
-        reference: Method that the others are compared with.
+        reference: What the others are compared with, see `series_named`.
         id_levels: ID accuracies to compare at; `id_levels_of` the reference by default. Levels
             that the reference itself reached in no seed are left out.
 
     Returns:
-        None when the reference was not run, was run in several variants, or has no level of ID
-        accuracy that all its seeds reached.
+        None when the reference was not run, was run in several variants (and which is not said), or
+        has no level of ID accuracy that all its seeds reached.
     """
     all_curves = curves(record for record in records if record.steps > 0)
-    references = {curve.seed: curve for curve in all_curves if curve.method == reference}
-    if len(references) != sum(curve.method == reference for curve in all_curves):
+    base = series_named(reference, (curve.series for curve in all_curves))
+    if base is None:
         return None
+    references = {curve.seed: curve for curve in all_curves if curve.series == base}
     if id_levels is None:
         id_levels = id_levels_of(list(references.values()))
     height = {
@@ -147,9 +173,9 @@ def compare_at_matched_id(
     }
     if not reference_ood:
         return None
-    differences: dict[tuple[str, str], list[Estimate | None]] = {}
-    for series in dict.fromkeys((c.method, c.variant) for c in all_curves if c.method != reference):
-        own = [curve for curve in all_curves if (curve.method, curve.variant) == series]
+    differences: dict[Series, list[Estimate | None]] = {}
+    for series in dict.fromkeys(c.series for c in all_curves if c.series != base):
+        own = [curve for curve in all_curves if curve.series == series]
         differences[series] = [
             _estimate(
                 _difference(ood_at_matched_id(curve.points, level), height.get((curve.seed, level)))
@@ -157,9 +183,7 @@ def compare_at_matched_id(
             )
             for level in reference_ood
         ]
-    return MatchedComparison(
-        reference, list(reference_ood), list(reference_ood.values()), differences
-    )
+    return MatchedComparison(base, list(reference_ood), list(reference_ood.values()), differences)
 
 
 def front_area(records: Iterable[Record]) -> dict[Series, Estimate]:
@@ -215,7 +239,9 @@ def against_reference_curve(
     choice: the difference is, if anything, to the disadvantage of the method.
     """
     records = [record for record in records if record.steps > 0]
-    fronts = {curve.seed: curve.points for curve in curves(records) if curve.method == reference}
+    all_curves = curves(records)
+    base = series_named(reference, (curve.series for curve in all_curves))
+    fronts = {curve.seed: curve.points for curve in all_curves if curve.series == base}
     compared = {}
     for series, cells in by_series(summarise(records)).items():
         selected = id_validation.choose(complete(cells))

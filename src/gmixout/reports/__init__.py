@@ -37,7 +37,8 @@ def write_report(
             `gmixout finetune` leave them. Records of several folders are taken together; a record
             that several of them hold counts once.
         out: Where the report goes; by default into the one folder.
-        reference: Method that the others are compared with (on the page: at first).
+        reference: What the others are compared with (on the page: at first): a method, or of one
+            run in several variants one of these, see `curves.series_named`.
         running: How far a comparison is that is still running ("12 of 60 runs"). Then the page
             alone is written: it says so and loads itself anew now and then. Before the first
             model is finished nothing is.

@@ -19,7 +19,7 @@ def across_summaries(records: Sequence[Record], reference: str = "full") -> list
 
     Args:
         records: Of several benchmarks with one official metric.
-        reference: Method that the others are compared with.
+        reference: What the others are compared with, see `curves.series_named`.
 
     Raises:
         StateError: See `compare_across`.
@@ -29,7 +29,7 @@ def across_summaries(records: Sequence[Record], reference: str = "full") -> list
     cells = in_order(next(iter(row.chosen.values())) for row in across.rows)
     styles = styles_of(cells)
     ordered = [rows[cell.series] for cell in cells]
-    label = next((s.label for (method, _), s in styles.items() if method == reference), reference)
+    label = styles[across.reference].label if across.reference else reference
     metric = names_of(records[0]).metric
     return [
         _averages(across, ordered, styles, label, metric),

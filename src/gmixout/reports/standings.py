@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gmixout.evaluation.curves import (
     MatchedComparison,
+    Series,
     against_reference_curve,
     compare_at_matched_id,
 )
@@ -35,7 +36,8 @@ class Standing:
 class Standings:
     """Every method against one of them."""
 
-    reference: str
+    reference: Series | None
+    """None where nothing can be compared."""
     label: str
     """What the reference is called."""
     id_levels: list[float]
@@ -58,7 +60,7 @@ class Standings:
         others = [
             each
             for each in self.every
-            if each.row.cell.method != self.reference and is_trained(each.row.cell)
+            if each.row.cell.series != self.reference and is_trained(each.row.cell)
         ]
         return others if any(any(each.differences) for each in others) else []
 
@@ -68,16 +70,15 @@ def standings_of(records: Sequence[Record], reference: str, rows: Sequence[Row])
 
     Args:
         records: Records of one benchmark.
-        reference: Method the others are compared with; one that was not run, or was run in
-            several variants, leaves the differences empty.
+        reference: What the others are compared with, see `curves.series_named`; one that was not
+            run, or was run in several variants, leaves the differences empty.
         rows: `rows_of` these records.
     """
     selected = [row for row in rows if row.selected]
     matched: MatchedComparison | None = compare_at_matched_id(records, reference)
     own = against_reference_curve(records, reference) if matched else {}
-    differences = {
-        series: each.difference for series, each in own.items() if series[0] != reference
-    }
+    base = matched.reference if matched else None
+    differences = {series: each.difference for series, each in own.items() if series != base}
     none: list[Estimate | None] = [None] * (len(matched.id_levels) if matched else 0)
     every = [
         Standing(
@@ -87,10 +88,9 @@ def standings_of(records: Sequence[Record], reference: str, rows: Sequence[Row])
         )
         for row in selected
     ]
-    labels = [row.label for row in selected if row.cell.method == reference]
     return Standings(
-        reference,
-        labels[0] if labels else reference,
+        base,
+        next((row.label for row in selected if row.cell.series == base), reference),
         matched.id_levels if matched else [],
         matched.reference_ood if matched else [],
         every,

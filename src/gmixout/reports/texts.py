@@ -111,7 +111,7 @@ def across_as_markdown(
 
     Args:
         records: Of several benchmarks.
-        reference: Method that the others are compared with.
+        reference: What the others are compared with, see `curves.series_named`.
         reports: By benchmark, the address of its report.
     """
     tables = across_summaries(records, reference)

@@ -53,7 +53,7 @@ def page(
     Args:
         records: Records of one benchmark, at least one of them of a finished model.
         configs: Text of the `config.yaml` of each run folder by the folder's name, shown as it is.
-        reference: Method that the others are compared with at first; the reader can choose others.
+        reference: What the others are compared with at first; the reader can choose others.
         running: How far a comparison is that is still running ("12 of 60 runs"): the page says so
             and loads itself anew now and then. It offers the one reference only, to be made fast.
     """

@@ -166,7 +166,7 @@ def _standings(standings: Standings, place: dict[Series, int]) -> dict[str, Any]
         }
 
     return {
-        "reference": standings.reference,
+        "reference": standings.reference[0] if standings.reference else None,
         "label": standings.label,
         "levels": [100 * level for level in standings.id_levels],
         "differences": [
@@ -189,7 +189,7 @@ def _cost(
     levels = standings[0].id_levels if standings else []
     heights: dict[Series, list[list[float]]] = {}
     for curve in curves(record for record in records if record.steps > 0):
-        each = heights.setdefault((curve.method, curve.variant), [[] for _ in levels])
+        each = heights.setdefault(curve.series, [[] for _ in levels])
         for index, level in enumerate(levels):
             height = ood_at_matched_id(curve.points, level)
             if height is not None:
