@@ -20,7 +20,8 @@ clean:
 	rm -rf .venv runs
 
 .venv/%.stamp: pyproject.toml
+	# modules are compiled when they are first imported: all of torch's would take a minute and a half
 	@echo "Installing into .venv; torch and what it brings take about 5.5 GB and a few minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --editable '.[$*]'
 	@touch .venv/all.stamp $@

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -76,6 +77,19 @@ def test_the_close_up_shows_the_trade_offs_and_not_the_outliers(records):
     assert len(inside) == 9
     assert all(whole(cells).holds(point_of(cell)) for cell in cells)
     assert len(id_ood_figure(records).axes) == 2
+
+
+def test_the_close_up_shows_the_zero_shot_model_where_it_is_near(records):
+    cells = cells_of(records)
+    (start,) = (cell for cell in cells if cell.method == "zero_shot")
+    # four points below the best, and above all others out of domain
+    top = max(point_of(cell).id for cell in cells)
+    accuracy = dict.fromkeys(start.records[0].accuracy, 0.95)
+    accuracy |= {"id_test": top / 100 - 0.04}
+    near = replace(start, records=tuple(replace(r, accuracy=accuracy) for r in start.records))
+    view = focus([near if cell is start else cell for cell in cells])
+    assert view.holds(point_of(near))
+    assert not focus(cells).holds(point_of(near))
 
 
 def test_one_plot_where_nothing_lies_far_off(records):

@@ -90,11 +90,11 @@ def _stratified(
     entry = _random_bits(key, count, device).mul_(width).bitwise_right_shift_(32).add_(start)
     entry.add_(offset)
     wrapped = entry >= units
-    entry.sub_(wrapped * units)
+    entry = torch.where(wrapped, entry - units, entry)
     # Ascending order without a sort: the wrapped entries, last so far, come first.
     order = torch.arange(count, device=device).add_(count - wrapped.sum())
-    order.sub_((order >= count) * count)
-    return entry.take(order)
+    order = torch.where(order >= count, order - count, order)
+    return entry.index_select(0, order)
 
 
 def _keys(seed: int, name: str, period: int) -> tuple[int, int]:

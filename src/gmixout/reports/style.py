@@ -159,8 +159,8 @@ def focus(cells: Iterable[Cell]) -> Box:
     """The rectangle that matters: the trade-offs of the trained methods, close up.
 
     It holds the front of every method that was trained (`pareto_front` of its means), as far as it
-    lies within `MAX_FOCUS_ID` of the best, and what WiSE-FT reaches beside them. Zero-shot models
-    and collapsed runs may lie outside.
+    lies within `MAX_FOCUS_ID` of the best, and what WiSE-FT reaches and the model trained from
+    beside them. A zero-shot model far below and collapsed runs lie outside.
     """
     cells = list(cells)
     series = by_series(cell for cell in cells if is_trained(cell)).values()
@@ -169,8 +169,11 @@ def focus(cells: Iterable[Cell]) -> Box:
     if not trained:
         return whole(cells)
     best = max(point.id for point in trained)
-    low = max(min(point.id for point in trained), best - MAX_FOCUS_ID)
-    return _around([point for _, front in fronts for point in front if point.id >= low])
+    least = best - MAX_FOCUS_ID
+    low = max(min(point.id for point in trained), least)
+    starts = [point_of(cell) for cell in cells if not is_trained(cell)]
+    shown = [point for _, front in fronts for point in front if point.id >= low]
+    return _around([*shown, *(point for point in starts if point.id >= least)])
 
 
 def paths_of(cells: Sequence[Cell]) -> list[tuple[tuple[str, str], list[Cell]]]:
