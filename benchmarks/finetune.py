@@ -4,7 +4,7 @@
     python benchmarks/finetune.py --batch 128 --steps 100 --workers 0 4 12 --precision bf16
 
 trains timm models (random weights) through the loop that `gmixout finetune` has, on JPEG files made
-on the spot, and evaluates them. Every image is decoded once, as on a data set too large for memory.
+on the spot, and evaluates them. Images are decoded when used, as of a set too large for memory.
 It trains on a GPU if there is one, as gmixout does. See README.md beside this file.
 """
 
@@ -40,6 +40,7 @@ from torch.optim.optimizer import (
 
 from gmixout.bench.task import Task
 from gmixout.data import SOURCES, Benchmark
+from gmixout.data.images import ImageSet
 from gmixout.evaluation.metrics import evaluate_sets
 from gmixout.methods import get_method
 from gmixout.training import TrainingArguments, train
@@ -134,6 +135,11 @@ def load(root: Path, model: str) -> Benchmark:
     return Task(images, model=f"timm:{model}@{weights}", head="random").load()
 
 
+def from_disk(images: Any) -> ImageSet:
+    """The images, of which nothing stays in memory."""
+    return images.transformed(images.transform)
+
+
 def measure(
     benchmark: Benchmark, method: str, workers: int, settings: dict[str, Any]
 ) -> dict[str, Any]:
@@ -142,9 +148,10 @@ def measure(
     device = PartialState().device
     start = partial(get_method(method).start, seed=0)
     model = benchmark.foundation()
-    trained = timed(device, lambda: train(model, start, benchmark.train, arguments))
+    images, test = from_disk(benchmark.train), from_disk(benchmark.id_test)
+    trained = timed(device, lambda: train(model, start, images, arguments))
     model.to(device)
-    sets = {"test": benchmark.id_test}
+    sets = {"test": test}
     return {
         "train": trained,
         "evaluate": timed(device, lambda: evaluate_sets(model, sets, num_workers=workers)),

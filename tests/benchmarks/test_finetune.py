@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from gmixout.data.images import ImageSet
+
 CPU = torch.device("cpu")
 
 
@@ -49,6 +51,23 @@ def test_phases_hold_what_happens_in_them() -> None:
     assert found["rest"][0] >= 0.1
     model(torch.ones(1, 2))  # the hooks are gone
     assert phases.read() == found
+
+
+def test_nothing_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finetune.make_images(tmp_path, train=2, test=4)
+    benchmark = finetune.load(tmp_path, "test_vit")
+    opened = []
+    monkeypatch.setattr(
+        ImageSet,
+        "picture",
+        lambda images, index, old=ImageSet.picture: opened.append(index) or old(images, index),
+    )
+    settings = {"steps": 1, "batch_size": 2}
+    finetune.measure(benchmark, "full", 0, settings)
+    first = list(opened)
+    assert len(first) >= 2 + 2
+    finetune.measure(benchmark, "full", 0, settings)
+    assert opened == 2 * first
 
 
 def test_shares_are_of_the_batches_and_the_rest_of_the_call() -> None:
