@@ -94,6 +94,7 @@ def test_compare_and_evaluate_from_the_command_line(words, root, tmp_path, capsy
     assert found.keys() - record.accuracy.keys() == {"sketch"}
 
     # it can be trained again there, too
+    task_module._load.cache_clear()
     with pytest.raises(DataError):
         bench.diagnose(out / "runs" / run, members=1, repeats=1)
     bench.diagnose(out / "runs" / run, members=1, repeats=1, data_root=Path(moved))

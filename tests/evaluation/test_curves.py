@@ -122,6 +122,8 @@ def test_no_reference_no_comparison(three_seeds, make_record):
         ("gmixout(k=5)", ("gmixout", "k=5, p=0.9")),
         ("gmixout(p=0.9,k=5)", ("gmixout", "k=5, p=0.9")),
         ("gmixout(k=10)", ("gmixout", "k=10, p=0.9")),
+        ("wise_ft(of=lora)", ("wise_ft", 'alphas=[0.1, 0.5], of="lora"')),
+        ('wise_ft(of="lora(rank=2, alpha=1)")', ("wise_ft", 'of="lora(rank=2, alpha=1)"')),
         ("my(odd", ("my(odd", "")),
         ("gmixout", None),
         ("gmixout(p=0.9)", None),
@@ -132,6 +134,10 @@ def test_no_reference_no_comparison(three_seeds, make_record):
 )
 def test_a_reference_is_told_by_as_many_options_as_it_takes(name, expected):
     there = [("lora", ""), ("my(odd", ""), ("gmixout", "k=5, p=0.9"), ("gmixout", "k=10, p=0.9")]
+    there += [
+        ("wise_ft", 'alphas=[0.1, 0.5], of="lora"'),
+        ("wise_ft", 'of="lora(rank=2, alpha=1)"'),
+    ]
     assert series_named(name, there * 3) == expected
 
 

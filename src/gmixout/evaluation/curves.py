@@ -58,12 +58,16 @@ def series_named(name: str, series: Iterable[Series]) -> Series | None:
         None where none or several fit.
     """
     method, _, options = name.removesuffix(")").partition("(")
-    asked = {option.strip() for option in options.split(",")} - {""}
-    there = set(series)
+    asked, there = _options(options), set(series)
     fitting = [each for each in there if each[0] == name] or [
-        each for each in there if each[0] == method and asked <= set(each[1].split(", "))
+        each for each in there if each[0] == method and asked <= _options(each[1])
     ]
     return fitting[0] if len(fitting) == 1 else None
+
+
+def _options(text: str) -> set[str]:
+    """The options that are listed, without quotes, which a shell takes off."""
+    return {option.strip() for option in text.replace('"', "").split(",")} - {""}
 
 
 class Point(NamedTuple):
