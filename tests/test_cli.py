@@ -371,8 +371,8 @@ def test_a_comparison_in_two_processes_stopped_twice_ends_with_the_same_records(
         "--methods",
         "full,gmixout,uniform_soup",
     ]
-    words += ["--lrs", "1e-3,1e-2", "--seeds", "0,1", "--steps", 100, "--batch_size", 8]
-    words += ["--checkpoint_every_steps", 10, "--log_every_steps", 5]
+    words += ["--lrs", "1e-3,1e-2", "--seeds", "0,1", "--steps", 40, "--batch_size", 8]
+    words += ["--checkpoint_every_steps", 4, "--log_every_steps", 2]
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     log = RecordLog(stopped / "records.jsonl")
     before, resume = [], []

@@ -174,7 +174,7 @@ def find_run(folder: Path, data_root: Path | None = None) -> KnownRun:
             return KnownRun(job, method, saved, about)
     raise StateError(
         f"no method in {place / CONFIG} makes the run {about['run']} of {folder}: it was trained "
-        "by another version of gmixout, or the config was changed. Train it again"
+        "by another version of gmixout or on other data, or the config was changed. Train it again"
     )
 
 
