@@ -243,6 +243,12 @@ def main(argv: list[str] | None = None) -> None:
         for method in args.methods
         for workers in args.workers
     ]
+    results = {
+        "setting": {**vars(args), **settings, "out": args.out.name},
+        **describe_run(PartialState().device, args.threads),
+        "cases": cases,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder), args.steps * args.batch, 2 * args.test)
         once = {**settings, "steps": 1}  # what libraries load on first use is no part of a run
@@ -253,13 +259,7 @@ def main(argv: list[str] | None = None) -> None:
             case = cases[place]
             benchmark = load(Path(folder), case["model"])
             case["runs"].append(measure(benchmark, case["method"], case["workers"], settings))
-    results = {
-        "setting": {**vars(args), **settings, "out": args.out.name},
-        **describe_run(PartialState().device, args.threads),
-        "cases": cases,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results) + "\n")
+            args.out.write_text(json.dumps(results) + "\n")  # now: Ctrl-C keeps what is measured
     Console(width=max(Console().width, 160)).print(make_table(results))
 
 
