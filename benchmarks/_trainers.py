@@ -42,6 +42,8 @@ class Setting:
     """A timm model; its weights are random, the same at every call."""
     options: dict[str, Any] = field(default_factory=dict)
     """What `timm.create_model` is told beside the name."""
+    checkpointing: bool = False
+    """Keep each block's input alone, and run the block anew in backward."""
     device: str = "cpu"
     threads: int = 1
     precision: str = "float32"
@@ -70,6 +72,7 @@ class Setting:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = timm.create_model(self.model, **self.options).train()
+        model.set_grad_checkpointing(self.checkpointing)
         return model.to(self.device, self._dtype)
 
     def make_batch(self, model: nn.Module, size: int) -> tuple[Tensor, Tensor]:

@@ -146,10 +146,11 @@ def masked_share(memory: dict[str, Any], method: str) -> float:
 def make_table(results: dict[str, Any], clock: str) -> Table:
     """One row a method and batch size."""
     setting = results["setting"]
+    compiler = setting["compiler"] + (", checkpointing" if setting["checkpointing"] else "")
     allocators = [a for a in ALLOCATORS if setting["device"] == "cpu" or a == "in_use"]
     table = Table(
         title=f"{setting['model']}, density {setting['density']}, {setting['precision']}, compiler "
-        f"{setting['compiler']}, {results['machine']['gpu'] or setting['device']}, "
+        f"{compiler}, {results['machine']['gpu'] or setting['device']}, "
         f"{setting['threads']} thread(s): medians, ratios within rounds, [dim]range[/dim]",
         caption=f"step: mean of a round's steps ({clock} time), redraws every "
         f"{setting['resample_every']} steps included; peak memory above the loaded model, with an "
@@ -234,6 +235,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--device", default=Setting.device, help="cpu or cuda (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default=Setting.precision, help="default: %(default)s")
     add("--compiler", choices=COMPILERS, default=Setting.compiler, help="default: %(default)s")
+    add("--checkpointing", action="store_true", help="gradient checkpointing, a block at a time")
     add("--threads", type=int, default=Setting.threads, help="CPU threads (default: %(default)s)")
     add("--clock", choices=CLOCKS, default="wall", help="of the table; cpu: processor time alone")
     add("--out", type=Path, default=RESULTS, help="file for the raw values (default: %(default)s)")

@@ -79,6 +79,24 @@ def test_every_method_trains_in_every_precision(method: str, precision: str) -> 
     assert trainer.loss(*batch).item() < before
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "linear_probe"])
+def test_checkpointing_runs_blocks_twice_and_trains_the_same(method: str) -> None:
+    losses, calls = [], []
+    for checkpointing in (False, True):
+        setting = replace(TINY, checkpointing=checkpointing)
+        trainer = setting.start(method, model := setting.build())
+        counts = [0]
+        model.blocks[-1].register_forward_pre_hook(lambda *_, c=counts: c.__setitem__(0, c[0] + 1))
+        batch = setting.make_batch(model, 2)
+        torch.manual_seed(0)  # DenseMixout draws from the global generator
+        trainer.time(*batch, range(2))
+        calls.append(counts[0])
+        losses.append(trainer.loss(*batch).item())
+    assert calls == [2, 4]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_lora_goes_where_there_is_no_linear_layer_and_shira_says_that_it_cannot() -> None:
     setting = replace(TINY, model="test_resnet", options={})
     adapted = setting.start("lora", setting.build())

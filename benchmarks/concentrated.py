@@ -1,0 +1,98 @@
+"""GMixout with a period's masked entries in few layers: a method of one's own, to be measured.
+
+    PYTHONPATH=benchmarks gmixout compare --methods \\
+        '[{"class_path": "concentrated.concentrated", "init_args": {"share": 0.1}}]' ...
+
+Backward stops below the lowest layer of a period, and the lowest of K layers drawn of n has, in the
+mean, (n - K) / (K + 1) layers below it: the fewer, the less it costs. The share of all masked
+entries that a period trains stays `density`, so each chosen layer trains density / share of its own
+(all of it, where they are equal: block coordinate descent with a moving anchor). Layers are chosen
+anew in each period. Not in the library: docs/speed.md has what came of it.
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+import gmixout
+from gmixout.core.depth import Depth
+from gmixout.core.masks import Row, draw
+from gmixout.errors import ConfigError
+from gmixout.methods import Finetuning, Method
+
+
+@dataclass(frozen=True)
+class Process(gmixout.GMixout):
+    """The settings of the process; `mask_rate` is that of a chosen layer."""
+
+    share: float = 1.0
+
+    @property
+    def rate_scale(self) -> float:
+        """That of the same entries spread over all layers: as long a step in Euclidean length."""
+        return super().rate_scale / math.sqrt(self.share)
+
+
+class Layers(Depth):
+    """In place of a start depth, layers drawn at random; what is below the lowest is not trained.
+
+    Args:
+        process: The settings.
+        depth: What an attached process has in its place.
+        masked: The masked weights' trainable values.
+    """
+
+    def __init__(self, process: Process, depth: Depth, masked: list[nn.Parameter]) -> None:
+        super().__init__(process, depth.layers, depth.parameters)
+        self.count = max(1, round(process.share * depth.layers))
+        self.masked = set(masked)
+
+    def chosen(self, period: int) -> set[int]:
+        """The layers whose masked entries a period trains."""
+        shape, seed = (self.layers, 1), self.config.seed
+        return set(
+            draw(Row(), shape, self.count, seed=seed, name="\0layers", period=period).tolist()
+        )
+
+    def begin(self, period: int) -> None:
+        """Lets gradients flow to the chosen layers, and to biases and norms above the lowest."""
+        self.end()
+        chosen = self.chosen(period)
+        for parameter, below in self.parameters.items():
+            left_out = parameter in self.masked and below not in chosen
+            if (left_out or below < min(chosen)) and parameter.requires_grad:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+                self._frozen.add(parameter)
+
+
+@dataclass(frozen=True)
+class concentrated(Method):
+    """GMixout whose periods train few layers each.
+
+    Args:
+        share: Share of the layers that a period trains, in (0, 1].
+        density: Share of all masked entries that a period trains, at most `share`.
+        structure: What is drawn in a chosen layer.
+    """
+
+    share: float = 0.25
+    density: float = 0.1
+    structure: str = "block"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.density <= self.share <= 1:
+            raise ConfigError(f"{self}: takes 0 < density <= share <= 1.")
+
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Attaches the process, and draws its layers."""
+        process = Process(
+            mask_rate=1 - self.density / self.share,
+            structure=self.structure,  # type: ignore[arg-type]
+            seed=seed,
+            share=self.share,
+        )
+        masked = gmixout.attach(model, process)
+        masked._depth = Layers(process, masked._depth, masked.parameters())
+        return masked
