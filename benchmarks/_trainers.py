@@ -60,7 +60,10 @@ class Setting:
     @property
     def warm_up_steps(self) -> int:
         """Untimed steps: all that a compiler may meet, or enough for a device's libraries."""
-        return 1 if self.device == "cpu" and self.compiler == "none" else self.round_steps
+        if self.device == "cpu" and self.compiler == "none":
+            return 1
+        # A CUDA graph is warmed up once, then recorded, then replayed
+        return self.round_steps * (3 if self.compiler == "cudagraphs" else 1)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """What the forward pass runs in."""
@@ -207,7 +210,8 @@ def start_lora(model: nn.Module, setting: Setting) -> Trainer:
         target_modules=body_linears(model) or body_weights(model),
         modules_to_save=[head_name(model)],
     )
-    adapted = peft.get_peft_model(model, config)
+    # peft would keep the adapters in float32 beside bfloat16 weights, and copy every input for it
+    adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
     return Trainer(adapted, setting.adamw(trainable(adapted)), setting)
 
 
@@ -224,7 +228,7 @@ def start_shira(model: nn.Module, setting: Setting) -> Trainer:
     config = peft.ShiraConfig(
         r=LORA_RANK, target_modules=linears, modules_to_save=[head_name(model)], random_seed=0
     )
-    adapted = peft.get_peft_model(model, config)
+    adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
     return Trainer(adapted, setting.adamw(trainable(adapted)), setting)
 
 

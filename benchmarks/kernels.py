@@ -260,13 +260,12 @@ def main(argv: list[str] | None = None) -> None:
         "setting": {**vars(args), "device": str(args.device), "out": args.out.name},
         **describe_run(args.device, args.threads),
         "peak_flops_a_second": measure_peak(args),
-        "layers": {
-            name: measure_layer(args, LAYERS[name])
-            for name in track(args.layers, "layers", console=Console(stderr=True))
-        },
+        "layers": {},
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results) + "\n")
+    for name in track(args.layers, "layers", console=Console(stderr=True)):
+        results["layers"][name] = measure_layer(args, LAYERS[name])
+        args.out.write_text(json.dumps(results) + "\n")
     Console(width=max(Console().width, 180)).print(make_table(results))
 
 

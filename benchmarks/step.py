@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -83,22 +84,22 @@ def measure_inference(
     return seconds[1:]
 
 
-def measure(setting: Setting, args: argparse.Namespace, batch: int) -> dict[str, Any]:
-    """All raw values of one batch size."""
+def measure(
+    setting: Setting, args: argparse.Namespace, batch: int, save: Callable[[dict[str, Any]], None]
+) -> None:
+    """All raw values of one batch size; saved after each part, as the next may take an hour."""
     masked = [m for m in args.methods if m.startswith("gmixout")]
     console = Console(stderr=True)
-    return {
-        "batch": batch,
-        "times": measure_times(setting, args.methods, batch, args.repeats),
-        "memory": {
-            m: measure_apart(setting, m, batch)
-            for m in track(args.methods, f"batch {batch}: memory", console=console)
-        },
-        "inference": {
-            m: measure_inference(setting, m, batch, args.clock)
-            for m in track(masked, f"batch {batch}: inference", console=console)
-        },
-    }
+    parts: dict[str, dict[str, Any]] = {"memory": {}, "inference": {}}
+    times = measure_times(setting, args.methods, batch, args.repeats)
+    result = {"batch": batch, "times": times, **parts}
+    save(result)
+    for method in track(args.methods, f"batch {batch}: memory", console=console):
+        parts["memory"][method] = measure_apart(setting, method, batch)
+        save(result)
+    for method in track(masked, f"batch {batch}: inference", console=console):
+        parts["inference"][method] = measure_inference(setting, method, batch, args.clock)
+    save(result)
 
 
 def measure_fit(setting: Setting, methods: list[str], budget_gb: float) -> dict[str, Any]:
@@ -260,9 +261,14 @@ def main(argv: list[str] | None = None) -> None:
         args.batch = [min(each["batch"] for each in results["largest"].values())]
         if args.batch == [0]:
             raise SystemExit(f"--fit {args.fit:g}: not even one image fits; give more GB.")
+
+    def save(result: dict[str, Any]) -> None:
+        results["batches"] = [b for b in results["batches"] if b["batch"] != result["batch"]]
+        results["batches"].append(result)
+        args.out.write_text(json.dumps(results) + "\n")
+
     for batch in args.batch:
-        results["batches"].append(measure(setting, args, batch))
-        args.out.write_text(json.dumps(results) + "\n")  # now: the next batch may take an hour
+        measure(setting, args, batch, save)
     Console(width=max(Console().width, 200)).print(make_table(results, args.clock))
 
 

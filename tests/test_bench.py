@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -326,6 +327,24 @@ def test_an_error_nobody_foresaw_ends_its_own_run_alone(tmp_path, fail_at_lr_1):
     assert [record.lr for record in records(tmp_path)] == [1e-2]
     (note,) = tmp_path.glob("runs/*/error.txt")
     assert "in failing" in note.read_text()
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize("error", [RuntimeError, TrainingError])
+def test_a_failed_run_leaves_the_next_one_its_memory(tmp_path, monkeypatch, error):
+    train, failed = job_module.train, []
+
+    def fail_once(model, *rest):
+        if not failed:
+            failed.append(weakref.ref(model))
+            raise error("out of memory")
+        assert failed[0]() is None
+        return train(model, *rest)
+
+    monkeypatch.setattr(job_module, "train", fail_once)
+    settings = {**ALONE, "methods": [get_method("full")], "out": tmp_path}
+    with pytest.raises(TrainingError, match="1 of 2 runs failed"):
+        bench.compare(lrs=(1e-1, 1e-2), **settings)
 
 
 @pytest.mark.usefixtures("_no_report")

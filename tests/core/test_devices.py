@@ -39,7 +39,9 @@ def test_steps_and_resampling_read_no_values(option, structure):
         masked.detach()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # is a prototype, says torch
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("option", OPTIONS)
 def test_steps_on_a_gpu_wait_for_nothing(option, structure):

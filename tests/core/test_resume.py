@@ -174,6 +174,23 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(wrong):
         assert all(torch.equal(its_state["weights"][name][k], t) for k, t in tensors.items())
 
 
+def test_carried_moments_go_where_their_weights_are():
+    """A checkpoint is read into the memory of the CPU, whatever goes on with it."""
+    states = []
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            masked = gmixout.attach(TinyNet(), mixout(0.5, resample_every=1))
+            optimizer = masked.bind(torch.optim.AdamW(masked.param_groups(1e-3)))
+            if states:
+                masked.load_state_dict(states[0])
+            for values in masked.parameters():
+                values.grad = torch.ones_like(values)
+            optimizer.step()
+        states.append(masked.state_dict())
+    kinds = {moment.device.type for w in states[1]["moments"].values() for moment in w.values()}
+    assert kinds == {"meta"}
+
+
 def test_carried_moments_want_an_optimizer_and_say_so():
     model, masked, optimizer = start(SETTINGS["mixout"])
     train(model, optimizer, list(batches(3)))

@@ -104,7 +104,7 @@ def test_convolution(data, structure, dims, rate):
 
 @pytest.mark.parametrize("strip", [1, 7, 40, 10**6])
 def test_element_in_strips_of_any_size(monkeypatch, strip):
-    monkeypatch.setattr(reference, "STRIP_ENTRIES", strip)
+    monkeypatch.setattr(reference, "STRIP_ENTRIES", {"cpu": strip})
     weight = normal(13, 5)
     for rate in (0.0, 0.6, 0.98):
         index = index_of(Element(), weight.shape, rate)
@@ -113,7 +113,7 @@ def test_element_in_strips_of_any_size(monkeypatch, strip):
 
 @pytest.mark.parametrize("entries", [1, 50, 10**6])
 def test_blocks_in_pieces_of_any_size(monkeypatch, entries):
-    monkeypatch.setattr(reference, "GATHER_ENTRIES", entries)
+    monkeypatch.setattr(reference, "GATHER_ENTRIES", {"cpu": entries})
     weight = normal(12, 8)
     index = index_of(Block(4), weight.shape, 0.3)
     check(Block(4), LinearProduct(), F.linear, normal(6, 8), weight, index)
@@ -141,8 +141,8 @@ def largest_tensor(function):
 @pytest.mark.parametrize("structure", [Element(), Row(), Column(), Block(16)], ids=repr)
 def test_no_dense_gradient_is_ever_made(monkeypatch, structure):
     """The weight is far larger than anything that its masked gradient touches."""
-    monkeypatch.setattr(reference, "STRIP_ENTRIES", 4096)
-    monkeypatch.setattr(reference, "GATHER_ENTRIES", 4096)
+    monkeypatch.setattr(reference, "STRIP_ENTRIES", {"cpu": 4096})
+    monkeypatch.setattr(reference, "GATHER_ENTRIES", {"cpu": 4096})
     product, shape = LinearProduct(), (512, 512)
     grad, input = normal(64, 512), normal(64, 512)
     index = index_of(structure, shape, 0.95)

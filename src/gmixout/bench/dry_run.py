@@ -1,5 +1,6 @@
 """`--dry-run`: what runs would take, measured on a few steps, before anything is written."""
 
+import gc
 import shutil
 import time
 from collections import Counter
@@ -143,6 +144,9 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
     try:
         result = train(job.benchmark.foundation(), begin, batch, few)
     except torch.OutOfMemoryError:
+        result = None
+    if result is None:
+        gc.collect()  # a process and its model are a cycle, and the next to be measured needs room
         return replace(kind, fits=False)
     return replace(
         kind,

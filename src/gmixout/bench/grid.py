@@ -70,12 +70,15 @@ class Run:
             for method in self.builders:
                 self.job.record(method, state, facts, log)
             self.job.finish(self.folder)
+            return
         except GmixoutError:
             raise
         except Exception as error:
             note, text = self.folder / "error.txt", traceback.format_exc()
             write_atomically(note, lambda path: path.write_text(text, encoding="utf-8"))
-            raise TrainingError(f"{type(error).__name__}: {error} (traceback: {note})") from error
+            failure = f"{type(error).__name__}: {error} (traceback: {note})"
+        # Not from `error`, which holds the failed run's tensors: the next run needs their memory
+        raise TrainingError(failure)
 
 
 class Grid:

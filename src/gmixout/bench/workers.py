@@ -1,5 +1,6 @@
 """Runs spread over the cores or devices that there are: one process for each run under way."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -103,8 +104,13 @@ def _outcome(piece: Work, number: int, on_progress: OnWork) -> GmixoutError | No
     try:
         piece(lambda step, loss: on_progress(number, step, loss))
     except GmixoutError as error:
-        return error
-    return None
+        # Its frames hold the model, which the next piece may need the memory of
+        error.__cause__ = error.__context__ = None
+        failure = error.with_traceback(None)
+    else:
+        return None
+    gc.collect()
+    return failure
 
 
 _told: Any = None

@@ -61,9 +61,7 @@ def draw(
     if count == units:
         return torch.arange(units, device=device)
     if isinstance(structure, Element):
-        # The strata's bounds take float64, which Apple's GPUs lack.
-        able = "cpu" if torch.device(device).type == "mps" else device
-        return _stratified(units, count, key, offset % units, able).to(device)
+        return _stratified(units, count, key, offset % units, device)
     return _random_bits(key, units, device).argsort(stable=True)[:count].sort().values
 
 
@@ -82,9 +80,9 @@ def _stratified(
 
     Without the rotation entries of strata of unequal size would have unequal chances.
     """
-    # In float64: a bound rounded to its neighbour only moves an entry from one stratum to the next.
-    bounds = torch.arange(count + 1, device=device, dtype=torch.float64)
-    bounds = bounds.mul_(units).div_(count).floor_().long()
+    # In whole numbers: a GPU's float64 division differs from a CPU's in the last place.
+    bounds = torch.arange(count + 1, device=device).mul_(units)
+    bounds = bounds.div_(count, rounding_mode="floor")
     start, width = bounds[:-1], bounds.diff()
     # Multiply-shift maps 32 random bits to [0, width) with a bias below width / 2^32.
     entry = _random_bits(key, count, device).mul_(width).bitwise_right_shift_(32).add_(start)

@@ -79,6 +79,7 @@ class Carry:
 
     def __init__(self, weights: Mapping[str, MaskedWeight], optimizer: torch.optim.Optimizer):
         del optimizer
+        self._weights = weights
         self._dense: dict[str, dict[str, Tensor]] = {name: {} for name in weights}
 
     @torch.no_grad()
@@ -108,7 +109,9 @@ class Carry:
         """See `MomentPolicy.load_state`."""
         for name, dense in self._dense.items():
             dense.clear()
-            dense.update({key: moment.clone() for key, moment in state.get(name, {}).items()})
+            device = self._weights[name].weight.device  # a checkpoint may be read onto another
+            for key, moment in state.get(name, {}).items():
+                dense[key] = moment.to(device, copy=True)
 
 
 POLICIES: dict[str, type[Reset] | type[Carry]] = {"reset": Reset, "carry": Carry}

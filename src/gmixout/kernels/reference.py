@@ -11,7 +11,7 @@ depends on data and none waits for the device, so all of them compile and run on
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,11 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-STRIP_ENTRIES = 2**20
-"""Most entries of a dense gradient that `Element` holds at a time (4 MiB in float32)."""
+STRIP_ENTRIES = {"cpu": 2**20, "gpu": 2**24}
+"""Most entries of a dense gradient that `Element` holds at a time (4 and 64 MiB in float32)."""
 
-GATHER_ENTRIES = 2**20
-"""Most entries of inputs that `LinearProduct.tiles` gathers at a time (4 MiB in float32)."""
+GATHER_ENTRIES = {"cpu": 2**20, "gpu": 2**27}
+"""Most entries of inputs that `LinearProduct.tiles` gathers at a time (4 and 512 MiB in float32).
+
+What fits a CPU's cache; a GPU wants few launches, and has few parts then.
+"""
 
 
 class LayerProduct(Protocol):
@@ -81,7 +84,7 @@ class LinearProduct:
             input.reshape(-1, input.shape[-1] // sides[1], sides[1]).transpose(0, 1).contiguous()
         )
         entries_a_tile = max(1, left.shape[1] * sum(sides))
-        tiles_at_once = max(1, GATHER_ENTRIES // entries_a_tile)
+        tiles_at_once = max(1, _most(GATHER_ENTRIES, grad) // entries_a_tile)
         return torch.cat(
             [
                 torch.bmm(left.index_select(0, r).transpose(1, 2), right.index_select(0, c))
@@ -231,7 +234,7 @@ class Element(Structure):
     ) -> Tensor:
         """See `Structure.grad`: strips of rows of the dense gradient, each gathered at once."""
         row = math.prod(shape[1:])
-        rows_a_strip = max(1, STRIP_ENTRIES // max(1, row))
+        rows_a_strip = max(1, _most(STRIP_ENTRIES, grad) // max(1, row))
         values = None
         for start in range(0, shape[0], rows_a_strip):
             stop = min(start + rows_a_strip, shape[0])
@@ -350,3 +353,7 @@ class Block(Structure):
 
 def _largest_divisor(side: int, most: int) -> int:
     return next(d for d in range(min(side, most), 0, -1) if side % d == 0)
+
+
+def _most(entries: Mapping[str, int], tensor: Tensor) -> int:
+    return entries["cpu" if tensor.device.type == "cpu" else "gpu"]

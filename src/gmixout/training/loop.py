@@ -94,8 +94,9 @@ def train(
     """Finetunes a model in place, with cross-entropy (of soft targets, where images are mixed).
 
     The outcome is a function of model, method, data and `arguments.identity()`: on one machine the
-    same to the last bit, however often the run was stopped and resumed. The global random state of
-    torch is left as it was.
+    same to the last bit, however often the run was stopped and resumed; on a GPU as far as its
+    libraries add up in one order (attention's backward, for one, does not). The global random state
+    of torch is left as it was.
 
     Args:
         model: The pretrained model.
