@@ -165,7 +165,9 @@ def test_one_size_of_batch_for_all_that_fits_each(
 ) -> None:
     room = {"full": 3, "gmixout_row": 4}
     monkeypatch.setattr(step, "apart", lambda _, setting, method, gb: {"batch": room[method]})
-    monkeypatch.setattr(step, "measure", lambda setting, args, batch: {"batch": batch, "times": {}})
+    monkeypatch.setattr(
+        step, "measure", lambda setting, args, batch, save: save({"batch": batch, "times": {}})
+    )
     out = tmp_path / "step.json"
     step.main(["--fit", "1", "--methods", *room, "--out", str(out)])
     assert [each["batch"] for each in json.loads(out.read_text())["batches"]] == [3]
