@@ -34,6 +34,20 @@ def test_one_row_a_method_with_room_for_every_figure(every_method, width):
     assert "report.html shows all" in text
 
 
+def test_a_long_name_is_broken_and_never_cut(records):
+    long = [
+        replace(r, options={**r.options, "mean_start_depth": depth})
+        for r in records
+        for depth in (0.25, 0.5)
+        if r.method == "gmixout"
+    ]
+    several = [r for r in records if r.method == "full"] + long
+    for table in (results_table(several, 80), matched_table(several, width=80)):
+        text = printed(table, 80)
+        assert "…" not in text
+        assert "mean_start_depth=0.25" in "".join(text.split())
+
+
 def test_one_seed_shows_no_spread(records):
     one = [record for record in records if record.seed == 0]
     text = printed(results_table(one, 100), 100)

@@ -64,7 +64,7 @@ def results_table(records: Sequence[Record], width: int = 100) -> Table:
     columns = _columns_for(rows, width, several=len(seeds) > 1)
     names = rows[0].names
     table = _table(f"{records[0].benchmark}: one row a method", width)
-    table.add_column("method", min_width=11)
+    table.add_column("method", min_width=11, overflow="fold")
     table.add_column("lr", justify="right", no_wrap=True)
     has_alpha = any(row.cell.alpha is not None for row in rows)
     if has_alpha:
@@ -152,7 +152,7 @@ def matched_table(
         return None
     metric = standings.metric
     table = _table(f"OOD at matched ID {metric}, against {escape(standings.label)}", width)
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     table.add_column("at its own ID", justify="right", no_wrap=True)
     for level in standings.id_levels:
         table.add_column(f"at ID {100 * level:.1f}", justify="right", no_wrap=True)
