@@ -35,6 +35,8 @@ MODELS = (
     "vit_small_patch16_224, vit_base_patch16_224, vit_large_patch14_224, convnext_base, resnet50"
 )
 INFERENCE_PASSES = 20
+PROFILED = 25
+"""Operations that a profile shows."""
 RESULTS = Path("benchmarks/results/step.json")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 """Time as it passes; this process's processor time, steadier on a shared machine (CPU alone)."""
@@ -100,6 +102,18 @@ def measure(
     for method in track(masked, f"batch {batch}: inference", console=console):
         parts["inference"][method] = measure_inference(setting, method, batch, args.clock)
     save(result)
+
+
+def profile(setting: Setting, method: str, batch: int) -> str:
+    """A table of the operations that a round of steps spends its time in."""
+    trainer = setting.start(method, model := setting.build())
+    images, labels = setting.make_batch(model, batch)
+    trainer.time(images, labels, range(setting.warm_up_steps))
+    with torch.profiler.profile() as found:
+        trainer.time(images, labels, range(setting.round_steps))
+    kind = "cpu" if setting.device == "cpu" else "device"
+    averages = found.key_averages()
+    return str(averages.table(sort_by=f"self_{kind}_time_total", row_limit=PROFILED))
 
 
 def measure_fit(setting: Setting, methods: list[str], budget_gb: float) -> dict[str, Any]:
@@ -238,6 +252,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--compiler", choices=COMPILERS, default=Setting.compiler, help="default: %(default)s")
     add("--checkpointing", action="store_true", help="gradient checkpointing, a block at a time")
     add("--threads", type=int, default=Setting.threads, help="CPU threads (default: %(default)s)")
+    add("--profile", choices=METHODS, help="show where a method's steps spend their time, no more")
     add("--clock", choices=CLOCKS, default="wall", help="of the table; cpu: processor time alone")
     add("--out", type=Path, default=RESULTS, help="file for the raw values (default: %(default)s)")
     return parser.parse_args(argv)
@@ -249,6 +264,10 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     chosen = {f.name: getattr(args, f.name) for f in fields(Setting) if f.name in args}
     setting = Setting(**chosen)
+    if args.profile:
+        for batch in args.batch:
+            print(profile(setting, args.profile, batch))
+        return
     results: dict[str, Any] = {
         "schema": 2,
         "setting": {**vars(args), **asdict(setting), "out": args.out.name},

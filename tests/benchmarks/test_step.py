@@ -160,6 +160,16 @@ def test_the_largest_batch_stops_at_the_devices_memory(monkeypatch: pytest.Monke
     assert [b for b, peak in found["peak_bytes"].items() if peak is None] == [8, 6]
 
 
+def test_a_profile_names_what_takes_time_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "step.json"
+    words = ["--model", "test_vit", "--batch", "2", "--profile", "gmixout_row", "--out", str(out)]
+    step.main(words)
+    assert "aten::mm" in capsys.readouterr().out
+    assert not out.exists()
+
+
 def test_one_size_of_batch_for_all_that_fits_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
