@@ -521,9 +521,24 @@ def test_memory_does_not_depend_on_which_run_comes_first(tmp_path):
 @pytest.mark.usefixtures("_no_report")
 def test_all_methods_are_all_that_the_model_allows(tmp_path, capsys):
     found = bench.compare(methods="all", lrs=(1e-2,), out=tmp_path, **ALONE)
-    assert {record.method for record in found} == METHODS.keys() - {"shira"}
+    assert {record.method for record in found} == METHODS.keys() - {"shira", "lp_ft"}
     said = " ".join(capsys.readouterr().err.split())
+    assert "lp_ft(probe_steps=100) in a run of 6 steps would never train the body" in said
     assert "shira is left out: shira(rank=8) trains" in said
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize("wrap", [lambda of: of, lambda of: get_method("swa", of=of)])
+def test_a_run_that_would_only_probe_is_refused(tmp_path, wrap):
+    """LP-FT by name and a linear probe in fact, with nobody told."""
+    for probe_steps in (5, 6):
+        method = wrap(get_method("lp_ft", probe_steps=probe_steps))
+        if probe_steps < 6:
+            assert bench.finetune(method=method, out=tmp_path / "fine", **QUICK)
+            continue
+        with pytest.raises(ConfigError, match="never train the body: set probe_steps below 6"):
+            bench.finetune(method=method, out=tmp_path / "probe", **QUICK)
+    assert not (tmp_path / "probe").exists()
 
 
 @pytest.mark.usefixtures("_no_report")

@@ -140,7 +140,7 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
         kind = replace(kind, models=models + len(range(every, settings.steps, every)))
     few = replace(settings, steps=STEPS, warmup_steps=0, log_every_steps=1, num_workers=0)
     few = replace(few, augment="none", crop_scale=1.0, flip=False)  # the batch is as it should be
-    begin = partial(_costliest(job.method, settings.steps).start, seed=settings.seed)
+    begin = partial(_costliest(job.method).start, seed=settings.seed)
     try:
         result = train(job.benchmark.foundation(), begin, batch, few)
     except torch.OutOfMemoryError:
@@ -157,14 +157,12 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
     )
 
 
-def _costliest(method: Method, steps: int) -> Method:
-    """The method as it trains most of the model, in a run of so many steps."""
+def _costliest(method: Method) -> Method:
+    """The method as it trains most of the model."""
     changes: dict[str, Any] = {
-        name: _costliest(value, steps)
-        for name, value in vars(method).items()
-        if isinstance(value, Method)
+        name: _costliest(value) for name, value in vars(method).items() if isinstance(value, Method)
     }
-    if isinstance(method, lp_ft) and method.probe_steps < steps:
+    if isinstance(method, lp_ft):
         changes["probe_steps"] = 0
     return replace(method, **changes)  # type: ignore[type-var]
 

@@ -221,6 +221,7 @@ class Job:
         check_metrics(self.benchmark)
         if self.method is not None:
             check_training(self.benchmark, self.arguments)
+            self.method.check_steps(self.arguments.steps)
             self.method.start(self.benchmark.foundation(), self.arguments.seed)
 
     def known(self, log: RecordLog) -> list[Record]:

@@ -131,6 +131,16 @@ class Method(Named, ABC):
             seed: Seed of whatever the method draws.
         """
 
+    def check_steps(self, steps: int) -> None:
+        """Finds out before training whether a run of so many steps would be this method.
+
+        Raises:
+            ConfigError: It would not.
+        """
+        for value in vars(self).values():
+            if isinstance(value, Method):
+                value.check_steps(steps)
+
     def variants(
         self, pretrained: State, finetuned: State
     ) -> Iterator[tuple[dict[str, Any], State]]:

@@ -124,8 +124,7 @@ class lp_ft(Method):
     (at `head_lr`) the body has no gradients, so weight decay leaves it alone, too.
 
     Args:
-        probe_steps: Steps in which only the head is trained; in a run of as many steps or fewer the
-            body is never trained.
+        probe_steps: Steps in which only the head is trained.
     """
 
     probe_steps: int = 100
@@ -134,6 +133,19 @@ class lp_ft(Method):
         """Refuses negative numbers."""
         if self.probe_steps < 0:
             raise ConfigError(f"lp_ft(probe_steps={self.probe_steps}) must be 0 or more")
+
+    def check_steps(self, steps: int) -> None:
+        """Refuses a run that would only probe.
+
+        Raises:
+            ConfigError: The body would never be trained.
+        """
+        if self.probe_steps >= steps:
+            raise ConfigError(
+                f"lp_ft(probe_steps={self.probe_steps}) in a run of {steps} steps would never "
+                f"train the body: set probe_steps below {steps}, to {steps // 3} say, or use "
+                "linear_probe"
+            )
 
     def start(self, model: nn.Module, seed: int) -> Finetuning:
         """Freezes all but the head for a while.
