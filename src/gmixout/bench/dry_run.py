@@ -42,7 +42,7 @@ SMALL_GPU = 24 * 2**30
 def dry_run(grid: Grid, methods: Sequence[Method]) -> None:
     """Trains each method for a few steps and prints what all runs would take; writes nothing.
 
-    Of lp_ft the steps that train everything are measured, if a run has any, and all count as such.
+    Of lp_ft the steps that train everything are measured, and all count as such.
 
     Args:
         grid: The runs.
