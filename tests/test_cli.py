@@ -48,7 +48,8 @@ def test_the_command_of_the_readme(tmp_path):
 @pytest.mark.usefixtures("_no_report")
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if not kind.pools])
 def test_every_method_by_its_short_name(name, tmp_path):
-    small = ["--method.rank", 1] if name == "shira" else []  # its rank 8 is for larger layers
+    # their defaults are for larger layers and longer runs
+    small = {"shira": ["--method.rank", 1], "lp_ft": ["--method.probe_steps", 1]}.get(name, [])
     assert run(*TOY, "--method", name, *small, "--steps", 2, "--out", tmp_path) == 0
     assert {r.method for r in RecordLog(tmp_path / "records.jsonl").read()} == {name}
 
