@@ -134,6 +134,9 @@ class Method(Named, ABC):
     def check_steps(self, steps: int) -> None:
         """Finds out before training whether a run of so many steps would be this method.
 
+        Args:
+            steps: Optimizer steps of the run.
+
         Raises:
             ConfigError: It would not.
         """
