@@ -32,31 +32,41 @@ def halves(batch, rank):
     return tuple(part[rank::2] for part in batch)
 
 
-def work(rank, folder, config):
+def work(rank, folder):
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    model, masked, optimizer = start(config)
-    # As libraries of the field do: each rank draws other numbers.
-    torch.manual_seed(rank)
-    parallel = torch.nn.parallel.DistributedDataParallel(
-        model, find_unused_parameters=config.mean_start_depth > 0
-    )
-    for batch in batches(STEPS, torch.float64):
-        loss_of(parallel, halves(batch, rank)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    indices = {n: b.clone() for n, b in model.named_buffers()}
-    torch.save((indices, masked.period, copy.deepcopy(model.state_dict())), f"{folder}/{rank}.pt")
-    masked.detach()
+    for name, config in CONFIGS.items():
+        model, masked, optimizer = start(config)
+        # As libraries of the field do: each rank draws other numbers.
+        torch.manual_seed(rank)
+        parallel = torch.nn.parallel.DistributedDataParallel(
+            model, find_unused_parameters=config.mean_start_depth > 0
+        )
+        for batch in batches(STEPS, torch.float64):
+            loss_of(parallel, halves(batch, rank)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        indices = {n: b.clone() for n, b in model.named_buffers()}
+        weights = copy.deepcopy(model.state_dict())
+        torch.save((indices, masked.period, weights), f"{folder}/{name}-{rank}.pt")
+        masked.detach()
     dist.destroy_process_group()
 
 
-@pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What two processes trained: they import torch anew, which takes most of the time."""
+    if not dist.is_available():
+        pytest.skip("torch was built without distributed")
+    path = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, (str(path),), nprocs=2)
+    return path
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_ranks_draw_the_same_masks_and_train_as_one(tmp_path: Path, name):
-    mp.spawn(work, (str(tmp_path), CONFIGS[name]), nprocs=2)
-    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+def test_ranks_draw_the_same_masks_and_train_as_one(folder: Path, name):
+    one, two = (torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2))
     assert one[1] == two[1] == STEPS // 2
     assert one[0].keys() == two[0].keys()
     for buffer_name, buffer in one[0].items():
