@@ -21,8 +21,9 @@ from gmixout.bench.task import Task, with_corruptions
 from gmixout.cli import main
 from gmixout.data import SOURCES, Source
 from gmixout.data.common_corruptions import CORRUPTIONS
-from gmixout.data.imagenet_c import KINDS
+from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS
 from gmixout.errors import ConfigError, DataError, GmixoutError
+from gmixout.evaluation.official import SUMMARIES
 from gmixout.evaluation.records import RecordLog
 from gmixout.methods import get_method
 from gmixout.models import probe
@@ -280,15 +281,31 @@ def test_corruptions_beside_shifts_are_one_group_of_them(root):
     assert noisy.size == clean.size
     assert noisy.tobytes() != clean.tobytes()
     assert len(corrupted.notes) > len(splits.notes)
-    assert with_corruptions(splits, "none") is splits
 
 
-def test_corruptions_alone_are_named_as_published_with_their_mean(tmp_path):
+@pytest.mark.parametrize(
+    ("asked", "kinds", "summary"),
+    [
+        ("none", set(), None),
+        ("common", set(KINDS), "mean_corruption_error_unnormalised"),
+        ("extra", set(EXTRA_KINDS), None),
+        ("all", {*KINDS, *EXTRA_KINDS}, "mean_corruption_error_unnormalised"),
+    ],
+)
+def test_corruptions_alone_are_named_as_published_with_their_mean(
+    asked, kinds, summary, model, tmp_path
+):
     trees.cifar10(tmp_path, CORRUPTIONS)
-    splits = SOURCES["cifar10"](tmp_path, counts="any", shifts=()).load()
-    corrupted = with_corruptions(splits, "common")
-    assert {name.split("/")[0] for name in corrupted.shifts} == set(KINDS)
-    assert corrupted.summary == "mean_corruption_error_unnormalised"
+    source = SOURCES["cifar10"](tmp_path, counts="any", shifts=())
+    corrupted = Task(source, model, corruptions=asked).load()
+    assert {name.split("/")[0] for name in corrupted.shifts} == kinds
+    assert len(corrupted.shifts) == 5 * len(kinds)
+    assert corrupted.summary == summary
+
+
+def test_imagenets_corruption_error_is_divided_by_alexnets():
+    assert SOURCES["imagenet_lt"].corruption_summary == "mce_alexnet"
+    assert SOURCES["pacs"].corruption_summary in SUMMARIES
 
 
 def test_a_share_of_the_test_images_is_corrupted(root):

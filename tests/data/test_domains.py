@@ -75,7 +75,7 @@ def test_a_half_by_domainbeds_protocol_is_said_not_to_be_its_split(root):
     assert not says(half="second")
 
 
-@pytest.mark.parametrize("above", ["PACS", "pacs", "kfold"])
+@pytest.mark.parametrize("above", ["PACS", "pacs", "kfold", "images"])
 def test_the_root_may_be_the_folder_above(above, tmp_path):
     trees.domains(tmp_path / above, PACS, CLASSES)
     assert pacs(tmp_path).check().images == pacs(tmp_path / above).check().images
@@ -94,6 +94,20 @@ def test_names_are_matched_without_case_and_separators(tmp_path):
 def test_other_names_of_domains_are_known(tmp_path):
     trees.domains(tmp_path, ["CALTECH", "PASCAL"], ["bird", "car"])
     assert set(load(SOURCES["vlcs"](tmp_path, counts="any")).shifts) == {"Caltech101"}
+
+
+def test_places_of_terra_incognita_are_in_the_order_of_text(tmp_path):
+    """Which decides the images that DomainBed holds out of each."""
+    trees.domains(tmp_path, ["L100", "L38", "L43", "L46"], ["bird", "cat"])
+    for environment, place in enumerate(("100", "38", "43", "46")):
+        domain = f"location_{place}"
+        source = SOURCES["terra_incognita"](
+            tmp_path, counts="any", protocol="domainbed", train_domain=domain
+        )
+        splits = load(source)
+        files = sorted((tmp_path / f"L{place}").rglob("*.jpg"))
+        train, _ = domainbed_holdout(20, 0, environment)
+        assert [splits.train.path(n) for n in range(16)] == [files[n] for n in train]
 
 
 def test_a_class_that_a_domain_lacks_moves_no_label(root):
@@ -246,6 +260,21 @@ def test_shifts_are_the_chosen_domains_and_nothing_is_asked_of_the_others(lists)
     assert set(by_folders.shifts) == {"painting"}
 
 
+def test_without_the_trained_domain_test_lists_stay_the_test_sets(lists):
+    whole = domainnet(lists).load_tests()
+    remove(lists / "domainnet/sketch")
+    tests = domainnet(lists).load_tests()
+    assert tests.classes == whole.classes == ("zebra", "t-shirt", "apple")
+    assert {name: len(images) for name, images in tests.sets.items()} == {"painting": 6, "real": 6}
+    for name, images in tests.sets.items():
+        assert [images.path(n) for n in range(6)] == [whole.sets[name].path(n) for n in range(6)]
+    by_folders = domainnet(lists, protocol="stratified").load_tests()
+    assert {name: len(images) for name, images in by_folders.sets.items()} == {
+        "painting": 30,
+        "real": 30,
+    }
+
+
 def test_by_folders_labels_are_another_order_and_duplicates_are_left_out(lists):
     duplicate = "painting/zebra/zebra_3.jpg"
     (lists / "domainnet" / "domain_net_duplicates.txt").write_text(f"{duplicate}\nreal/gone.jpg\n")
@@ -274,6 +303,18 @@ LIST_BREAKS = {
     "no label": (
         rewrite("real_test.txt", lambda text: text.replace("zebra_8.jpg 0", "zebra_8.jpg x")),
         "real_test.txt, line 1: 'real/zebra/zebra_8.jpg x'",
+    ),
+    "no folder": (
+        rewrite("real_test.txt", lambda text: "zebra_8.jpg 0\n" + text),
+        "line 1: 'zebra_8.jpg 0' is not `<folder>/<file> <label>`",
+    ),
+    "no text": (
+        lambda root: (root / "domainnet/splits/real_test.txt").write_bytes(b"real/\xe9/a.jpg 0"),
+        "real_test.txt is not text in UTF-8",
+    ),
+    "a label far too high": (
+        rewrite("real_test.txt", lambda text: text.replace("zebra_8.jpg 0", "zebra_8.jpg 99999999")),
+        "has label 99999999; elsewhere(?s:.)*label 99999999 is listed, and 4 labels are in all",
     ),
     "other labels": (
         rewrite("real_test.txt", lambda text: text.replace(" 0\n", " 2\n")),
@@ -332,9 +373,9 @@ def test_without_a_test_folder_val_is_halved_and_that_is_said(folders):
 FOLDER_BREAKS = {
     "no train": (lambda root: remove(root / "train"), "there is no folder .*train"),
     "no val": (lambda root: remove(root / "val"), "there is no folder .*val"),
-    "no shift": (
-        lambda root: [remove(root / name) for name in ("shift_fog", "shift_snow")],
-        "shift_<name>: no shift to test on",
+    "a flat val": (
+        lambda root: [remove(root / "val"), trees.paint(root / "val/a.jpg", (0, 0, 0))],
+        "val holds 1 images and no folders: sort them by class",
     ),
     "a class more": (
         lambda root: trees.paint(root / "shift_fog/bird/a.jpg", (0, 0, 0)),
@@ -350,6 +391,26 @@ def test_broken_folders_are_refused(kind, folders):
     do(folders)
     with pytest.raises(DataError, match=said):
         imagefolder(folders).check()
+
+
+def test_without_a_shift_that_is_said(folders):
+    for name in ("shift_fog", "shift_snow"):
+        remove(folders / name)
+    splits = load(imagefolder(folders))
+    assert splits.shifts == {}
+    assert any("no shift to test on but corruptions" in note for note in splits.notes)
+
+
+def test_without_train_what_is_there_is_tested_on(folders):
+    for name in ("train", "val", "shift_snow"):
+        remove(folders / name)
+    remove(folders / "shift_fog" / "cat")
+    tests = imagefolder(folders).load_tests()
+    assert tests.classes == ("dog",)
+    assert {name: len(images) for name, images in tests.sets.items()} == {"fog": 4}
+    remove(folders / "shift_fog")
+    with pytest.raises(DataError, match=r"there is no val/, test/ or shift_<name>/"):
+        imagefolder(folders).load_tests()
 
 
 def test_other_folders_are_said_and_a_shift_may_lack_classes(folders):

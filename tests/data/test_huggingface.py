@@ -1,4 +1,5 @@
 import pickle
+import socket
 import sys
 
 import official_trees as trees
@@ -131,9 +132,44 @@ def test_what_is_not_there_is_named(options, said, make, datasets):
         huggingface(root, **options).check()
 
 
-def test_a_name_that_is_not_on_this_machine_is_refused_without_a_download(datasets, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+@pytest.fixture
+def connections(monkeypatch):
+    """Addresses that anything tries to connect to, which nothing can."""
+    asked = []
+
+    def refuse(self, address):
+        asked.append(address)
+        raise OSError("no connection in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **_: refuse(None, args))
+    return asked
+
+
+def test_a_name_that_is_not_on_this_machine_is_refused_without_a_download(datasets, connections):
     with pytest.raises(
         DataError, match=r"cannot be loaded without a download.*(?s:.)*save_to_disk"
     ):
         huggingface("nobody/nothing-of-this-name").check()
+    assert connections == []
+
+
+def test_a_name_whose_files_are_in_the_cache_needs_no_connection(
+    datasets, connections, tmp_path, monkeypatch
+):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "prepared"))
+    stored = tmp_path / "hub" / "datasets--somebody--pets"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs" / "main").write_text("abc")
+    for part in ("train", "validation"):
+        trees.class_folders(stored / "snapshots" / "abc" / part, ["cat", "dog"], 2, 0)
+    source = huggingface("somebody/pets")
+    assert source.placed() == source  # no folder of the working directory
+    splits = load(source)
+    assert splits.classes == ("cat", "dog")
+    assert len(splits.train) == 4
+    assert any("no split is a shift" in note for note in splits.notes)
+    assert connections == []

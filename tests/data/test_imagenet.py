@@ -109,7 +109,18 @@ def test_a_missing_shift_is_refused_or_left_out_and_said(name, folder, root):
 def test_names_come_from_the_file_beside_train(root):
     lines = [f"{wnid} thing {number}, other name" for number, wnid in enumerate(WNIDS)]
     (root / "imagenet" / "LOC_synset_mapping.txt").write_text("\n".join(lines))
-    assert load(imagenet(root)).classes[3] == "thing 3"
+    assert load(imagenet(root)).classes[3] == "thing 3, other name"
+    (root / "imagenet" / "LOC_synset_mapping.txt").write_bytes(b"n01440764 ten\xe7h")
+    with pytest.raises(DataError, match=r"LOC_synset_mapping.txt is not text in UTF-8"):
+        load(imagenet(root))
+
+
+@pytest.mark.parametrize("name", ["val_in_folder", "val_dirs", "validation"])
+def test_folders_have_the_names_that_others_give_them(name, root):
+    before = imagenet(root).check().images
+    (root / "imagenet" / "val").rename(root / "imagenet" / name)
+    (root / "imagenet").rename(root / "ILSVRC2012")
+    assert imagenet(root).check().images == before
 
 
 def test_train_may_lie_in_the_root_itself(root):
@@ -255,6 +266,21 @@ def test_both_conventions_of_shots_at_their_limits(convention, groups, tmp_path)
     assert pictures(splits.id_test) == [((n, 2, 0), n) for n in range(4)]
 
 
+def test_the_test_list_is_held_against_the_others_where_folders_say_the_class(tmp_path):
+    root = trees.imagenet_lt(tmp_path)
+    test = root / "ImageNet_LT_test.txt"
+    for path in sorted((root / "val").iterdir()):
+        wnid = path.stem.rpartition("_")[2]
+        (root / "val" / wnid).mkdir()
+        path.rename(root / "val" / wnid / path.name)
+        test.write_text(test.read_text().replace(f"val/{path.name}", f"val/{wnid}/{path.name}"))
+    source = SOURCES["imagenet_lt"](root, counts="any")
+    assert load(source).id_test.labels.tolist() == [0, 1, 2, 3]
+    test.write_text(test.read_text().replace(" 0", " x").replace(" 1", " 0").replace(" x", " 1"))
+    with pytest.raises(DataError, match="test: val/.* has label 1; elsewhere label 1 is"):
+        source.check()
+
+
 def test_between_the_limits_conventions_agree():
     counts = torch.tensor([0, 1, 19, 21, 60, 99, 101, 1280])
     expected = [FEW, FEW, FEW, MEDIUM, MEDIUM, MEDIUM, MANY, MANY]
@@ -274,7 +300,7 @@ LT_BREAKS = {
     "no list": (lambda root: remove(root / "ImageNet_LT_val.txt"), "no .*ImageNet_LT_val.txt"),
     "no label": (
         rewrite("val", "b.JPEG 0", "b.JPEG"),
-        "line 1: 'train/.*' is not `<path> <label>`",
+        "line 1: 'train/.*' is not `<folder>/<file> <label>`",
     ),
     "an image": (
         lambda root: remove(root / "train" / WNIDS[1] / "b.JPEG"),

@@ -203,12 +203,11 @@ def test_the_official_figure_over_all_shifts_is_there_or_a_note_says_why_not():
     names = [f"{kind}/{severity}" for kind in KINDS for severity in range(1, 6)]
     half = Scores(0.5, 1.0, 0.1, 10)
     name = "mean_corruption_error_unnormalised"
-    benchmark = benchmark_of(shifts=dict.fromkeys([*names, "fonts"]), summary=name)
-    scores = dict.fromkeys(benchmark.shifts, half)
-    assert summarise_shifts(benchmark, scores) == ({name: 0.5}, [])
-    assert summarise_shifts(benchmark_of(shifts=benchmark.shifts), scores) == ({}, [])
-    del benchmark.shifts["fog/2"]
-    summary, (note,) = summarise_shifts(benchmark, scores)
+    scores = dict.fromkeys([*names, "fonts", "id_test"], half)
+    assert summarise_shifts(name, scores) == ({name: 0.5}, [])
+    assert summarise_shifts(None, scores) == ({}, [])
+    del scores["fog/2"]
+    summary, (note,) = summarise_shifts(name, scores)
     assert summary == {}
     assert "without its mean corruption error" in note
     assert "fog/2" in note

@@ -108,6 +108,10 @@ def test_a_convolutional_model_gives_logits(tmp_path):
         ("timm:xyzzyxyzzy", r"timm.list_models\(\)"),
         ("timm:vit_base_patch16_224.augreg_in12k", "There are: .*augreg_in21k"),
         ("timm:vit_base_patch8_224.x", "no weights 'x' of vit_base_patch8_224"),
+        (
+            "timm:vit_base_patch16_clip_224.openai",
+            "QuickGELU.* take timm:vit_base_patch16_clip_quickgelu_224.openai",
+        ),
         ("timm:resnetv2_50x1_bitm", "resnetv2_50x1_bit"),
     ],
 )

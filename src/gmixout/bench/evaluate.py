@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -15,12 +15,11 @@ from gmixout.bench.job import about_model, fitted, load_weights
 from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
 from gmixout.data import Source
-from gmixout.data.source import Tests
+from gmixout.data.source import DEV, Tests, tests_of
 from gmixout.errors import DataError
-from gmixout.evaluation import metrics
-from gmixout.evaluation.metrics import Scores
-from gmixout.evaluation.official import METRICS
-from gmixout.evaluation.records import Record, RecordLog
+from gmixout.evaluation.metrics import Scores, evaluate_sets, summarise_shifts
+from gmixout.evaluation.official import METRICS, SUMMARIES
+from gmixout.evaluation.records import Record, RecordLog, by_group
 
 
 def evaluate(
@@ -37,12 +36,12 @@ def evaluate(
     Args:
         model: `gmixout evaluate RUN`: folder of a run, or a model.safetensors.
         benchmark: Another data set than that of the run, with its options.
-        data_root: Where the data is now, or another folder of the same kind, which may lack what
-            the model was trained on.
+        data_root: Where the data is now, or another folder of the same kind; of domains and of
+            image folders it may lack what the model was trained on.
         num_workers: Processes that load images.
 
     Returns:
-        Accuracy by data set.
+        Accuracy by data set; those that are set aside for choices are `dev/NAME`.
 
     Raises:
         StateError: There is no model, or it is not of its benchmark.
@@ -55,22 +54,21 @@ def evaluate(
     if elsewhere is not None and benchmark is None and _is_whole(elsewhere):
         task, elsewhere = replace(task, benchmark=elsewhere), None  # the data moved
     if elsewhere is None:
-        loaded = task.load()
-        network = load_weights(loaded, state)
-        score = partial(metrics.evaluate, benchmark=loaded)
+        network, tests = load_weights(task.load(), state), tests_of(task.load())
     else:
         network, tests = _on_other_data(task, elsewhere, tuple(about["classes"]))
         network = fitted(network, state, f"the model of {elsewhere}")
-        score = partial(metrics.evaluate_sets, sets=tests.sets, metrics=tests.metrics)
         if isinstance(task.benchmark, Source) and task.benchmark.root == elsewhere.root.absolute():
             tell_once = "these sets hold images that the model was trained on"
             Console(stderr=True).print(f"{elsewhere}: {tell_once}", soft_wrap=True)
     with few_threads(network):
-        scores = score(network, num_workers=num_workers)
+        scores = evaluate_sets(network, tests.sets, tests.metrics, num_workers=num_workers)
     console = Console(highlight=False)
     told = about["benchmark"] if elsewhere is None else f"{elsewhere} at {elsewhere.root}"
     console.print(f"{about['method']} {about['options']} on {told}", soft_wrap=True)
     console.print(_table(scores))
+    for line in _over_all(tests, scores):
+        console.print(line, soft_wrap=True)
     accuracy = {name: each.accuracy for name, each in scores.items()}
     if elsewhere is None:
         _compare_with_record(model, about, accuracy, console)
@@ -103,7 +101,7 @@ def _on_other_data(task: Task, source: Source, classes: tuple[str, ...]) -> tupl
         raise DataError(f"{', '.join(owners)} of {source.root}: classes in another order")
     labels = [positions[name] for name in there]
     sets = {name: images.relabelled(labels) for name, images in sets.items()}
-    return foundation.model, Tests(classes, sets, tests.metrics)
+    return foundation.model, replace(tests, classes=classes, sets=sets)
 
 
 def _table(scores: Mapping[str, Scores]) -> Table:
@@ -117,6 +115,21 @@ def _table(scores: Mapping[str, Scores]) -> Table:
         others = (f"{each.figures[n]:.4f}" if n in each.figures else "" for n in figures)
         table.add_row(name, *own, *others, f"{each.nll:.4f}", f"{each.ece:.4f}")
     return table
+
+
+def _over_all(tests: Tests, scores: Mapping[str, Scores]) -> list[str]:
+    """The mean over groups of shifts, and the benchmark's own figure over them."""
+    shifts = {name: each for name, each in scores.items() if not name.startswith(DEV)}
+    official = tests.metrics[0] if tests.metrics else "accuracy"
+    groups = by_group({n: each.figures.get(official, each.accuracy) for n, each in shifts.items()})
+    lines = []
+    if len(groups) > 1:
+        mean = fmean(groups.values())
+        lines.append(f"Mean over {len(groups)} shifts: {METRICS[official].title} {mean:.4f}")
+    figures, notes = summarise_shifts(tests.summary, shifts)
+    for name, value in figures.items():
+        lines.append(f"{SUMMARIES[name].title} {100 * value:.2f}: {SUMMARIES[name].note}")
+    return lines + notes
 
 
 def _compare_with_record(

@@ -132,7 +132,7 @@ def make_record(
     model = load_weights(benchmark, state)
     device = PartialState().device
     scores = evaluate(model, benchmark, num_workers=num_workers)
-    summary, notes = summarise_shifts(benchmark, scores)
+    summary, notes = summarise_shifts(benchmark.summary, scores)
     return Record(
         run=run,
         benchmark=benchmark.name,

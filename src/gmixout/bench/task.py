@@ -21,7 +21,7 @@ from gmixout.named import from_spec, spec_of
 from gmixout.weightspace import fingerprint
 
 Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
-Corruptions: TypeAlias = Literal["none", "common"]
+Corruptions: TypeAlias = Literal["none", "common", "extra", "all"]
 
 IN_MEMORY_BYTES = 2**30
 """Test and training images stay in memory as the model takes them, up to this much in all."""
@@ -47,8 +47,9 @@ class Task:
         model: Name of a pretrained model, see `load_foundation`.
         head: Classifier to start from, `zero_shot`, `random` or `linear_probe`; None: the best that
             the model has.
-        corruptions: Corrupt the in-domain test images, too, by the fifteen kinds that are reported
-            (`common`, see `common_corruptions`).
+        corruptions: Corrupt the in-domain test images, too, by the fifteen kinds that the published
+            mean is over (`common`, see `common_corruptions`), by the four that their authors set
+            aside for choices (`extra`), or by `all`.
         corruption_share: Share of those images that is corrupted, stratified, in (0, 1].
         num_workers: Processes that load images for a linear probe; no part of what the task is.
     """
@@ -84,7 +85,7 @@ class Task:
 
     def _source(self, source: Source) -> Source:
         """The data, found from any folder; never what the home-made model was pretrained on."""
-        source = replace(source, root=source.root.expanduser().absolute())
+        source = source.placed()
         if self.model is None and source.name in HOME_MADE:
             if source.options["half"] == "first":
                 raise ConfigError(
@@ -215,7 +216,9 @@ def _load(task: Task) -> Benchmark:
     if not isinstance(task.benchmark, Source):
         return load_benchmark(task.benchmark)
     source, splits = task.benchmark, task.benchmark.load()
-    splits = with_corruptions(splits, task.corruptions, task.corruption_share)
+    if task.corruptions != "none":
+        summary = source.corruption_summary if task.corruptions != "extra" else None
+        splits = with_corruptions(splits, task.corruptions, task.corruption_share, summary)
     found = task.foundation(splits.classes)
     left = IN_MEMORY_BYTES // (12 * found.size[0] * found.size[1])  # images: 3 x float32
 
@@ -256,14 +259,17 @@ def _load(task: Task) -> Benchmark:
     )
 
 
-def with_corruptions(splits: Splits, kinds: Corruptions, share: float = 1.0) -> Splits:
-    """Splits with the in-domain test images corrupted, as shifts, where that is asked for.
+def with_corruptions(
+    splits: Splits,
+    kinds: Literal["common", "extra", "all"],
+    share: float = 1.0,
+    summary: str | None = None,
+) -> Splits:
+    """Splits with the in-domain test images corrupted, as shifts.
 
     Beside shifts of the benchmark's own they are one group, `corrupted`, which the mean OOD figure
-    counts once; else they are named as in ImageNet-C, with its mean corruption error.
+    counts once; else they are named as in ImageNet-C, and `summary` is the figure over them.
     """
-    if kinds == "none":
-        return splits
     images = splits.id_test
     notes: tuple[str, ...] = NOTES
     if share < 1:
@@ -271,13 +277,12 @@ def with_corruptions(splits: Splits, kinds: Corruptions, share: float = 1.0) -> 
         if not len(images):
             raise ConfigError(f"corruption_share={share} leaves no image of {len(splits.id_test)}")
         notes = (*NOTES, f"corrupted are {len(images)} of {len(splits.id_test)} test images")
-    shifts = corruption_shifts(images, "common")
+    shifts = corruption_shifts(images, kinds)
     if splits.shifts:
         named = {f"corrupted/{name.replace('/', '-')}": each for name, each in shifts.items()}
         splits = replace(splits, shifts={**splits.shifts, **named})
     else:
-        summary = splits.summary or "mean_corruption_error_unnormalised"
-        splits = replace(splits, shifts=shifts, summary=summary)
+        splits = replace(splits, shifts=shifts, summary=splits.summary or summary)
     return replace(splits, notes=(*splits.notes, *notes))
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from gmixout.data.domains import DomainFolders
-from gmixout.data.folders import Listing, classes_of_lists, read_list
-from gmixout.data.images import SPLIT_SEED, in_half, stratified
+from gmixout.data.folders import Listing, classes_of_lists, read_list, text_of
+from gmixout.data.images import SPLIT_SEED, ImageSet, in_half, stratified
 from gmixout.data.source import Problems, Splits
 from gmixout.errors import ConfigError
 
@@ -56,7 +56,8 @@ class domainnet(DomainFolders):
     where = (
         "http://ai.bu.edu/M3SDA (the cleaned version and its lists), unpacked to "
         "domainnet/{clipart,infograph,painting,quickdraw,real,sketch}/<class>/ and "
-        "domainnet/splits/<domain>_{train,test}.txt"
+        "domainnet/splits/<domain>_{train,test}.txt; for the protocols by folders, with DomainBed's "
+        f"{DUPLICATES} (domainbed/misc) beside the domains"
     )
     official: ClassVar[Mapping[str, int]] = {
         "classes": 345,
@@ -99,7 +100,32 @@ class domainnet(DomainFolders):
         if self.protocol != "lists":
             return super().read(problems)
         present = self.domain_folders(problems)
-        root = present[self.train_domain].parent
+        images, classes = self._read_lists(present, problems)
+        train = images[self.train_domain, "train"]
+        held, rest = stratified(train.labels, (self.id_val_share,), SPLIT_SEED)
+        return Splits(
+            classes=classes,
+            train=train.subset(rest),
+            id_val=train.subset(held),
+            id_test=images[self.train_domain, "test"],
+            shifts={d: images[d, "test"] for d in present if d != self.train_domain},
+            notes=tuple(self.left_out(present)),
+        )
+
+    def whole_domains(
+        self, present: Mapping[str, Path], problems: Problems
+    ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
+        """What there is to test on of each domain: its test list, where lists are the protocol."""
+        if self.protocol != "lists":
+            return super().whole_domains(present, problems)
+        images, classes = self._read_lists(present, problems)
+        return {domain: each for (domain, _), each in images.items()}, classes
+
+    def _read_lists(
+        self, present: Mapping[str, Path], problems: Problems
+    ) -> tuple[dict[tuple[str, str], ImageSet], tuple[str, ...]]:
+        """The images of each (domain, part) that the protocol has, and the class names."""
+        root = next(iter(present.values())).parent
         lists = {
             (domain, part): self._list(root, domain, part)
             for domain in present
@@ -116,17 +142,10 @@ class domainnet(DomainFolders):
         classes = classes_of_lists({f"{d}_{p}.txt": s for (d, p), s in read.items()}, problems)
         self._count(problems, "classes", len(classes), "number of classes in the lists")
         problems.settle(self)
-        images = {key: in_half(listing.images(), self.half) for key, listing in read.items()}
-        train = images[self.train_domain, "train"]
-        held, rest = stratified(train.labels, (self.id_val_share,), SPLIT_SEED)
-        return Splits(
-            classes=classes,
-            train=train.subset(rest),
-            id_val=train.subset(held),
-            id_test=images[self.train_domain, "test"],
-            shifts={d: images[d, "test"] for d in present if d != self.train_domain},
-            notes=tuple(self.left_out(present)),
-        )
+        images: dict[tuple[str, str], ImageSet] = {
+            key: in_half(listing.images(), self.half) for key, listing in read.items()
+        }
+        return images, classes
 
     def read_domain(
         self, folder: Path, labels: Mapping[str, int], problems: Problems
@@ -136,7 +155,7 @@ class domainnet(DomainFolders):
         file = folder.parent / DUPLICATES
         if not file.is_file():
             return listing, absent
-        dropped = {line.strip() for line in file.read_text(encoding="utf-8").splitlines()}
+        dropped = {line.strip() for line in text_of(file).splitlines()}
         kept = [
             (path, label)
             for path, label in zip(listing.paths, listing.labels, strict=True)

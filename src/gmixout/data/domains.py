@@ -117,9 +117,16 @@ class DomainFolders(Source):
             return super().load_tests()
         if not present:
             problems.fail(self, f"there is none of {', '.join(self.used_domains)} in {self.root}")
-        sets, classes, _ = self._read_domains(present, problems)
+        sets, classes = self.whole_domains(present, problems)
         problems.settle(self)
         return Tests(classes, sets)
+
+    def whole_domains(
+        self, present: Mapping[str, Path], problems: Problems
+    ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
+        """What there is to test on of each domain, and the class names."""
+        sets, classes, _ = self._read_domains(present, problems)
+        return sets, classes
 
     def _read_domains(
         self, present: Mapping[str, Path], problems: Problems
@@ -218,7 +225,7 @@ class pacs(DomainFolders):
 
     - Input: RGB, 227x227. Labels: 7 classes. Domains: art_painting (2,048 images), cartoon (2,344),
       photo (1,670), sketch (3,929); 9,991 in all, about 190 MB.
-    - Files: `PACS/<domain>/<class>/*`, as DomainBed has them.
+    - Files: `PACS/<domain>/<class>/*`, as DomainBed has them, or Dassl's `images/` in their place.
     - Splits: none official for one source domain; see `protocol`. Metric: accuracy.
     - Licence: none stated by its authors; for research.
 
@@ -229,7 +236,7 @@ class pacs(DomainFolders):
     train_domain: str = "photo"
 
     domains = ("art_painting", "cartoon", "photo", "sketch")
-    folders = ("PACS", "kfold")
+    folders = ("PACS", "kfold", "images")
     where = (
         "https://github.com/facebookresearch/DomainBed (domainbed/scripts/download.py, PACS), "
         "unpacked to PACS/{art_painting,cartoon,photo,sketch}/<class>/"

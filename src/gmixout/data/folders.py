@@ -16,6 +16,10 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 
 
+GAPS = 10
+"""How many times the labels that occur the highest may be: lists leave out a class here and there."""
+
+
 @dataclass
 class Listing:
     """Images on the way to becoming a set: paths from one folder, and labels."""
@@ -53,6 +57,18 @@ def pictures(folder: Path) -> list[str]:
             for entry in entries
             if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
         )
+
+
+def text_of(file: Path) -> str:
+    """What a text file says.
+
+    Raises:
+        DataError: It is not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not text in UTF-8 ({error})") from error
 
 
 def find(folder: Path, *names: str) -> Path | None:
@@ -99,23 +115,26 @@ def read_classes(folder: Path, labels: Mapping[str, int], problems: Problems) ->
 
 
 def read_list(file: Path, root: Path, problems: Problems) -> Listing:
-    """The images of a list file: on each line a path from the root, a space and a label.
+    """The images of a list file: on each line a folder's image, a space and a label.
 
     Args:
-        file: The list; paths may hold spaces, the label is what comes after the last.
+        file: The list; paths `<folder>/<file>` may hold spaces, the label comes after the last.
         root: The folder that its paths start from.
         problems: Takes lines that cannot be read, and images that are listed but not there.
+
+    Raises:
+        DataError: The file is not text.
     """
     listing = Listing(root)
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text_of(file).splitlines(), start=1):
         if not line.strip():
             continue
         path, _, label = line.strip().rpartition(" ")
-        if path and label.isascii() and label.isdigit():
+        if "/" in path and label.isascii() and label.isdigit():
             listing.paths.append(path.strip())
             listing.labels.append(int(label))
         else:
-            problems.add(f"{file}, line {number}: {line.strip()!r} is not `<path> <label>`")
+            problems.add(f"{file}, line {number}: {line.strip()!r} is not `<folder>/<file> <label>`")
     report_absent(listing, f"{file.name} lists", problems)
     return listing
 
@@ -128,7 +147,8 @@ def classes_of_lists(listings: Mapping[str, Listing], problems: Problems) -> tup
 
     Args:
         listings: Images by the name of their list, each below the folder of its class.
-        problems: Takes labels with two folders, and folders with two labels.
+        problems: Takes labels with two folders, folders with two labels, and labels far above the
+            number of folders.
 
     Returns:
         A name for each number up to the highest; those that no list has are called `class <n>`.
@@ -144,7 +164,11 @@ def classes_of_lists(listings: Mapping[str, Listing], problems: Problems) -> tup
                     f"{names[label]} and {name} is label {labels.get(name, label)}"
                 )
                 break
-    return tuple(names.get(label, f"class {label}") for label in range(max(names, default=-1) + 1))
+    count = max(names, default=-1) + 1
+    if count > GAPS * len(names):
+        problems.add(f"label {count - 1} is listed, and {len(names)} labels are in all")
+        return ()
+    return tuple(names.get(label, f"class {label}") for label in range(count))
 
 
 def report_absent(listing: Listing, said: str, problems: Problems) -> None:

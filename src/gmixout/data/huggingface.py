@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmixout.data.images import SPLIT_SEED, ImageSet, stratified
@@ -46,8 +47,9 @@ class huggingface(Source):
     - Input: an image column, as the library stores it; images come as RGB.
     - Labels: a column of class labels, numbers or text; classes are the library's, or the values
       that occur in the training split, sorted.
-    - Files: the root is a folder that `save_to_disk` wrote, a folder that `load_dataset` can read,
-      or a name on the hub that is in the local cache: nothing is downloaded.
+    - Files: the root is a folder that `save_to_disk` wrote, a folder that `load_dataset` can read
+      (the library keeps a converted copy in its own cache), or the name of a data set whose files
+      are in the hub's local cache: nothing is downloaded.
     - Splits: by name (see the options). Without a test split, one fixed stratified half of the
       validation split is id_val and the other id_test. Metric: accuracy.
     - Needs the package `datasets`.
@@ -86,8 +88,6 @@ class huggingface(Source):
                 for column in {self.image, self.label} - set(found[name].column_names):
                     there = ", ".join(found[name].column_names)
                     problems.add(f"split {name} has no column {column}; it has: {there}")
-        if not shifts:
-            problems.add(f"no split is a shift: there is only {', '.join(found)}")
         problems.settle(self)
         classes = self._classes(found[self.train])
         sets = {
@@ -95,6 +95,8 @@ class huggingface(Source):
         }
         problems.settle(self)
         val, notes = sets[self.val], []
+        if not shifts:
+            notes.append("no split is a shift: nothing to test on but corruptions, if any")
         if self.test:
             id_val, id_test = val, sets[self.test]
         else:
@@ -109,19 +111,25 @@ class huggingface(Source):
             notes=tuple(notes),
         )
 
+    def placed(self) -> Source:
+        """The same data set; a name on the hub is no folder."""
+        return super().placed() if self.root.expanduser().exists() else self
+
     def _check_root(self, problems: Problems) -> None:
         """A name on the hub is no folder."""
 
     def _open(self, problems: Problems) -> Any:
         with needs("datasets"):
             import datasets
+            from huggingface_hub import snapshot_download
         place = str(self.root)
         try:
-            if (self.root / "dataset_dict.json").is_file():
+            if not self.root.exists():
+                place = snapshot_download(place, repo_type="dataset", local_files_only=True)
+            if (Path(place) / "dataset_dict.json").is_file():
                 found = datasets.load_from_disk(place)
             else:
-                offline = datasets.DownloadConfig(local_files_only=True)
-                found = datasets.load_dataset(place, download_config=offline)
+                found = datasets.load_dataset(place)
         # what it raises depends on how the data is stored and where it looked for it
         except Exception as error:
             if isinstance(error, DataError):

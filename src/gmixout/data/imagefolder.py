@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from gmixout.data.folders import Listing, read_classes, subfolders
-from gmixout.data.images import SPLIT_SEED, stratified
-from gmixout.data.source import Problems, Source, Splits
+from gmixout.data.folders import pictures, read_classes, subfolders
+from gmixout.data.images import SPLIT_SEED, ImageSet, stratified
+from gmixout.data.source import Problems, Source, Splits, Tests
 
 SHIFT = "shift_"
 
@@ -34,30 +34,56 @@ class imagefolder(Source):
             if name not in there:
                 problems.add(f"there is no folder {self.root / name}")
         shifts = [name for name in there if name.startswith(SHIFT) and name != SHIFT]
-        if not shifts:
-            problems.add(f"there is no folder {self.root / SHIFT}<name>: no shift to test on")
         problems.settle(self)
         classes = subfolders(self.root / "train")
-        labels = {name: label for label, name in enumerate(classes)}
 
-        def listing(name: str) -> Listing:
-            return read_classes(self.root / name, labels, problems)
+        def images(name: str) -> ImageSet:
+            return self._images(name, classes, problems)
 
-        val = listing("val").images()
+        val = images("val")
         notes = [f"{name}/ is not used" for name in there if not _used(name)]
+        if not shifts:
+            notes.append(f"there is no {SHIFT}<name>/: no shift to test on but corruptions, if any")
         if "test" in there:
-            id_val, id_test = val, listing("test").images()
+            id_val, id_test = val, images("test")
         else:
             id_val, id_test = (val.subset(p) for p in stratified(val.labels, (0.5,), SPLIT_SEED))
             notes.append("there is no test/: one half of val/ is id_val, the other id_test")
         return Splits(
             classes=tuple(classes),
-            train=listing("train").images(),
+            train=images("train"),
             id_val=id_val,
             id_test=id_test,
-            shifts={name.removeprefix(SHIFT): listing(name).images() for name in shifts},
+            shifts={name.removeprefix(SHIFT): images(name) for name in shifts},
             notes=tuple(notes),
         )
+
+    def load_tests(self) -> Tests:
+        """Gives what there is to test on: of `val/`, `test/` and the shifts, all that is there.
+
+        Raises:
+            DataError: As `check`, or none of them is there.
+        """
+        problems = Problems()
+        self._check_root(problems)
+        there = subfolders(self.root)
+        if "train" in there:
+            return super().load_tests()
+        names = [name for name in there if _used(name)]
+        if not names:
+            problems.fail(self, f"there is no val/, test/ or {SHIFT}<name>/ in {self.root}")
+        classes = sorted({each for name in names for each in subfolders(self.root / name)})
+        sets = {name.removeprefix(SHIFT): self._images(name, classes, problems) for name in names}
+        problems.settle(self)
+        return Tests(tuple(classes), sets)
+
+    def _images(self, name: str, classes: list[str], problems: Problems) -> ImageSet:
+        folder = self.root / name
+        if not subfolders(folder):
+            count = len(pictures(folder))
+            problems.add(f"{folder} holds {count:,} images and no folders: sort them by class")
+        labels = {each: label for label, each in enumerate(classes)}
+        return read_classes(folder, labels, problems).images()
 
 
 def _used(name: str) -> bool:

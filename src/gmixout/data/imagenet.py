@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from gmixout.data.folders import Listing, find, pictures, read_class, read_classes, subfolders
+from gmixout.data.folders import (
+    Listing,
+    find,
+    pictures,
+    read_class,
+    read_classes,
+    subfolders,
+    text_of,
+)
 from gmixout.data.images import SPLIT_SEED, ImageFiles, LabelSpace, stratified
 from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import ConfigError, DataError
@@ -32,6 +40,7 @@ _ARCHIVE = (
 class ImageNet(Source):
     """What ImageNet and the benchmarks built on it share."""
 
+    corruption_summary: ClassVar[str] = "mce_alexnet"
     official: ClassVar[Mapping[str, int]] = {"classes": 1000, "train": 1_281_167, "val": 50_000}
 
     def imagenet_root(self, problems: Problems) -> Path:
@@ -254,11 +263,14 @@ class imagenet(ImageNet):
 
 
 def class_names(root: Path) -> dict[str, str]:
-    """Names of the wnids, from the first of `NAMES` in a folder; empty without."""
+    """Names of the wnids, from the first of `NAMES` in a folder; empty without.
+
+    All synonyms, as first ones are not distinct: two classes are called "crane".
+    """
     for file in (root / name for name in NAMES):
         if file.is_file():
-            lines = (line.split(maxsplit=1) for line in file.read_text("utf-8").splitlines())
-            return {parts[0]: parts[1].split(",")[0].strip() for parts in lines if len(parts) == 2}
+            lines = (line.split(maxsplit=1) for line in text_of(file).splitlines())
+            return {parts[0]: parts[1].strip() for parts in lines if len(parts) == 2}
     return {}
 
 
@@ -292,5 +304,5 @@ def objectnet_classes(folder: Path) -> dict[str, tuple[int, ...]]:
 def _mapping(folder: Path, name: str) -> str:
     for file in (folder / "mappings" / name, folder / name):
         if file.is_file():
-            return file.read_text(encoding="utf-8")
+            return text_of(file)
     raise DataError(f"there is no {folder / 'mappings' / name}, which comes with ObjectNet")

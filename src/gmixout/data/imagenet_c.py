@@ -37,8 +37,8 @@ class imagenet_c(ImageNet):
 
     Args:
         val_share: Share of ImageNet's training images for in-domain validation.
-        extra: Also the four extra kinds, as development shifts, which are never reported: their
-            authors set them aside for choices.
+        extra: Also the four extra kinds, as development shifts (`dev/...` in `gmixout evaluate`),
+            which no comparison reports: their authors set them aside for choices.
 
     Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions
         and Perturbations", ICLR 2019.

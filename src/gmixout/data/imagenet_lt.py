@@ -43,7 +43,7 @@ class imagenet_lt(ImageNet):
 
     - Input: RGB photographs of many sizes. Labels: 1000 classes, by the lists' numbers.
     - Files: `ImageNet_LT_{train,val,test}.txt` in the root, in `ImageNet_LT/` there or beside
-      ImageNet's `train/`, with lines `train/<wnid>/<file> <label>` from the folder of ImageNet on.
+      ImageNet's `train/`, with lines `{train,val}/<wnid>/<file> <label>` (or `val/<file>`) from the folder of ImageNet on.
     - Splits: train (115,846 images), id_val (20,000, 20 a class), id_test (50,000, ImageNet's
       validation images). No shifts.
     - Metric: accuracy, and that of the classes with many, medium and few training images.
@@ -77,8 +77,10 @@ class imagenet_lt(ImageNet):
         for part in ("train", "val", "test"):
             parts[part] = read_list(self._list(part, root, problems), root, problems)
             self._count(problems, part, len(parts[part]), f"number of images in the {part} list")
-        # ImageNet's validation images may lie in one folder, so that theirs says nothing of a class
-        classes = classes_of_lists({name: parts[name] for name in ("train", "val")}, problems)
+        # ImageNet's validation images may lie in one folder, which says nothing of a class
+        flat = any(path.split("/")[-2] == "val" for path in parts["test"].paths)
+        sorted_by_class = {n: part for n, part in parts.items() if n != "test" or not flat}
+        classes = classes_of_lists(sorted_by_class, problems)
         self._count(problems, "classes", len(classes), "number of classes in the lists")
         problems.settle(self)
         train = parts["train"].images()

@@ -1,17 +1,22 @@
 """iWildCam of WILDS 2.0: animals seen by camera traps, at places new and old."""
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from gmixout.data.folders import Listing, find, report_absent
+from gmixout.data.folders import Listing, find, report_absent, text_of
 from gmixout.data.images import ImageFiles
 from gmixout.data.source import Problems, Source, Splits
 
 UNUSED = 99_999
 """The label that `categories.csv` gives to species that occur in no split."""
+NAMELESS = (
+    "categories.csv with columns y and name is not there: classes are called by their numbers, and "
+    "a zero-shot head is made of these"
+)
 COLUMNS = ("split", "filename", "y", "location_remapped")
 SPLITS = ("train", "val", "test", "id_val", "id_test")
 
@@ -87,15 +92,15 @@ class iwildcam(Source):
             dev_shifts={"val": sets["val"]},
             metric="macro_f1",
             also=("accuracy", "macro_recall"),
+            notes=() if names else (NAMELESS,),
         )
 
     def _rows(self, file: Path, problems: Problems) -> list[tuple[int, dict[str, str]]]:
-        with file.open(encoding="utf-8", newline="") as opened:
-            reader = csv.DictReader(opened, restval="")
-            absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if absent:
-                problems.fail(self, f"{file} has no column {', '.join(absent)}")
-            return [(reader.line_num, row) for row in reader]
+        reader = csv.DictReader(io.StringIO(text_of(file), newline=""), restval="")
+        absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if absent:
+            problems.fail(self, f"{file} has no column {', '.join(absent)}")
+        return [(reader.line_num, row) for row in reader]
 
     def _check_labels(self, listings: Mapping[str, Listing], problems: Problems) -> None:
         unused = sum(label >= UNUSED for listing in listings.values() for label in listing.labels)
@@ -110,8 +115,7 @@ def _class_names(file: Path) -> dict[int, str]:
     """Class names by label; empty if the file or its columns are not there."""
     if not file.is_file():
         return {}
-    with file.open(encoding="utf-8", newline="") as opened:
-        rows = list(csv.DictReader(opened, restval=""))
+    rows = list(csv.DictReader(io.StringIO(text_of(file), newline=""), restval=""))
     if rows and not {"y", "name"} <= set(rows[0]):
         return {}
     named = {int(row["y"]): row["name"] for row in rows if row["y"].isdecimal()}

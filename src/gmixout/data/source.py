@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, NoReturn, get_args, get_origin, get_t
 
 from torch import Tensor
 
+from gmixout.data.base import Benchmark
 from gmixout.data.images import ImageSet, Transform
 from gmixout.errors import ConfigError, DataError, needs
 from gmixout.named import Named
@@ -76,10 +77,26 @@ class Tests:
 
     classes: tuple[str, ...]
     """Class names; a label is a position in this tuple."""
-    sets: Mapping[str, ImageSet]
-    """By name."""
+    sets: Mapping[str, Any]
+    """Data sets by name: image sets, where they are of a source."""
     metrics: tuple[str, ...] = ()
     """The official metrics, names in `gmixout.evaluation.official.METRICS`."""
+    summary: str | None = None
+    """The official figure over the shifts, a name in `gmixout.evaluation.official.SUMMARIES`."""
+
+
+DEV = "dev/"
+"""Before the names of sets that a benchmark's authors give for making choices."""
+
+
+def tests_of(benchmark: Splits | Benchmark) -> Tests:
+    """All that a benchmark has to test on."""
+    own = {"id_val": benchmark.id_val, "id_test": benchmark.id_test}
+    dev = {f"{DEV}{name}": images for name, images in benchmark.dev_shifts.items()}
+    metrics = (benchmark.metric, *benchmark.also)
+    return Tests(
+        benchmark.classes, {**own, **benchmark.shifts, **dev}, metrics, benchmark.summary
+    )
 
 
 @dataclass(frozen=True)
@@ -173,6 +190,8 @@ class Source(Named, ABC):
     silent: ClassVar[tuple[str, ...]] = ("root", "counts", "on_broken")
     where: ClassVar[str]
     """Where to get the data, for errors."""
+    corruption_summary: ClassVar[str] = "mean_corruption_error_unnormalised"
+    """The figure over the fifteen kinds of corruption where these are made of its images."""
     official: ClassVar[Mapping[str, int]] = {}
     """Published numbers by name, as `_count` asks for them."""
 
@@ -192,6 +211,10 @@ class Source(Named, ABC):
                     f"{self.name}({name}={value}) must be above 0 and below 1: it is a share of "
                     "the images"
                 )
+
+    def placed(self) -> "Source":
+        """The same source, found from any working directory."""
+        return replace(self, root=self.root.expanduser().absolute())
 
     @abstractmethod
     def read(self, problems: Problems) -> Splits:
@@ -256,12 +279,13 @@ class Source(Named, ABC):
     def load_tests(self) -> "Tests":
         """Gives what there is to test on, for a model that was trained elsewhere.
 
+        Domain folders and image folders may lack what training needs; others are loaded whole.
+
         Raises:
             DataError: As `check`.
         """
         splits = self.load()
-        own = {"id_val": splits.id_val, "id_test": splits.id_test}
-        return Tests(splits.classes, {**own, **splits.shifts}, (splits.metric, *splits.also))
+        return tests_of(splits)
 
     def _verified(self) -> Splits:
         with needs("pillow"):

@@ -151,22 +151,21 @@ def check_metrics(benchmark: Splits) -> None:
 
 
 def summarise_shifts(
-    benchmark: Splits, scores: Mapping[str, Scores]
+    name: str | None, scores: Mapping[str, Scores]
 ) -> tuple[dict[str, float], list[str]]:
     """The official figure over all shifts.
 
     Args:
-        benchmark: Names the figure.
+        name: In `SUMMARIES`; None: the benchmark has no such figure.
         scores: As `evaluate` gives them.
 
     Returns:
-        The figure by its name in `SUMMARIES`, if the benchmark has one, and notes that say why it
-        is not there where shifts it needs were left out.
+        The figure by its name, if there is one, and notes that say why it is not there where shifts
+        it needs were left out.
     """
-    name = benchmark.summary
     if name is None:
         return {}, []
-    accuracies = {shift: scores[shift].accuracy for shift in benchmark.shifts}
+    accuracies = {shift: each.accuracy for shift, each in scores.items()}
     try:
         return {name: SUMMARIES[name](accuracies)}, []
     except DataError as error:

@@ -176,7 +176,8 @@ def mean_corruption_error_unnormalised(accuracies: Mapping[str, float]) -> float
     """Mean error over the fifteen kinds and five severities, as for CIFAR-C.
 
     Nothing is divided by: no baseline was published for CIFAR. Some code takes the mean of 19
-    kinds, with the four extra ones, which its authors set aside for choices.
+    kinds, with the four extra ones, which its authors set aside for choices: that is what the mean
+    OOD error is where all 19 are the shifts.
 
     Args:
         accuracies: As for `mce_alexnet`.

@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,24 @@ def _resolve(request: Request) -> tuple[str, dict[str, Any]]:
             f"{request.name} does not say which weights: write open_clip:{model}/TAG "
             f"(there are: {tags}) or open_clip:{model}@FILE"
         )
-    if weights is not None and _is_archive(weights) and not tag:
+    if weights is not None and not tag and _tags_change_activation(model):
         raise ConfigError(
-            f"{weights} is a TorchScript archive, as OpenAI's CLIP files are, and those want "
-            f"another activation than {model} has by default: write open_clip:{model}/openai@FILE"
+            f"{request.name} does not say whose weights these are, and not all of {model} want the "
+            f"same activation (OpenAI's: QuickGELU): write open_clip:{model}/TAG@FILE (there are: "
+            f"{tags}) or, for QuickGELU, open_clip:{model}-quickgelu@FILE"
         )
     return model, known
+
+
+def _tags_change_activation(model: str) -> bool:
+    """Whether some weights of a model want QuickGELU, and the model by itself has GELU."""
+    import open_clip
+
+    known = map(
+        partial(open_clip.get_pretrained_cfg, model), open_clip.list_pretrained_tags_by_model(model)
+    )
+    config: dict[str, Any] = open_clip.get_model_config(model)
+    return not config.get("quick_gelu") and any(tag.get("quick_gelu") for tag in known)
 
 
 def _options(weights: Path | None, tag: dict[str, Any]) -> dict[str, Any]:

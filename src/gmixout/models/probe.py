@@ -14,6 +14,10 @@ from gmixout.errors import ConfigError
 from gmixout.models.foundation import Foundation
 
 
+ROWS = 2**14
+"""Images whose logits are in memory at a time."""
+
+
 def linear_probe_head(
     foundation: Foundation,
     dataset: Dataset[tuple[Tensor, int]],
@@ -89,9 +93,10 @@ def _fit(
 ) -> tuple[Tensor, Tensor]:
     """Weight `[classes, features]` and bias `[classes]` (zero for a head without one)."""
     # in float64, as solvers of this kind stop early on the noise of float32
-    x = features.double()
-    weight = torch.zeros(head.weight.shape, dtype=x.dtype, requires_grad=True)
-    bias = torch.zeros(len(weight), dtype=x.dtype, requires_grad=head.bias is not None)
+    weight = torch.zeros(head.weight.shape, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(len(weight), dtype=torch.float64, requires_grad=head.bias is not None)
+    # the logits of all of ImageNet's images at a time would be 10 GB, and several such in backward
+    parts = list(zip(features.split(ROWS), labels.split(ROWS), strict=True))
     solver: Any = torch.optim.LBFGS(
         [weight, *([bias] if bias.requires_grad else [])],
         max_iter=steps,
@@ -102,10 +107,15 @@ def _fit(
 
     def objective() -> float:
         solver.zero_grad()
-        loss: Any = functional.cross_entropy(x @ weight.T + bias, labels)
-        loss = loss + penalty / 2 * weight.square().sum()
+        loss: Any = penalty / 2 * weight.square().sum()
         loss.backward()
-        return float(loss.detach())
+        total = float(loss.detach())
+        for x, y in parts:
+            loss = functional.cross_entropy(x.double() @ weight.T + bias, y, reduction="sum")
+            loss = loss / len(labels)
+            loss.backward()
+            total += float(loss.detach())
+        return total
 
     solver.step(objective)
     return weight.detach(), bias.detach()

@@ -77,7 +77,7 @@ def class_texts(classes: Sequence[str]) -> tuple[str, ...]:
 def is_imagenet(classes: Sequence[str]) -> bool:
     """Whether these are the 1000 classes of ImageNet in their order, by any of their namings.
 
-    WordNet ids, WordNet names ("tench, Tinca tinca"), or OpenAI's names.
+    WordNet ids, WordNet names (all synonyms, "tench, Tinca tinca", or the first), or OpenAI's.
     """
     if len(classes) != 1000:
         return False
@@ -86,14 +86,19 @@ def is_imagenet(classes: Sequence[str]) -> bool:
     with needs("open_clip_torch"):
         from open_clip import IMAGENET_CLASSNAMES
     info: Any = ImageNetInfo("imagenet-1k")
-    given = list(classes)
+    given = _first_names(classes)
     namings = (
         info.label_names(),
         info.label_descriptions(),
-        list(_distinct(IMAGENET_CLASSNAMES)),
-        list(IMAGENET_CLASSNAMES),
+        _distinct(IMAGENET_CLASSNAMES),
+        IMAGENET_CLASSNAMES,
     )
-    return given in namings
+    return any(given == _first_names(names) for names in namings)
+
+
+def _first_names(names: Sequence[str]) -> list[str]:
+    """What stands before the first comma of each."""
+    return [name.partition(",")[0].strip() for name in names]
 
 
 def _imagenet_texts() -> dict[str, str]:

@@ -88,6 +88,12 @@ def _name(request: Request) -> str:
     if tag and source not in tags:
         there = f"There are: {', '.join(tags)}" if tags else "It has none; leave the tag out"
         raise ConfigError(f"timm knows no weights {tag!r} of {architecture}. {there}")
+    twin = architecture.replace("_clip_", "_clip_quickgelu_")
+    if tag == "openai" and twin != architecture and timm.is_model(twin):
+        raise ConfigError(
+            f"OpenAI trained the weights of {source} with QuickGELU, and {architecture} has GELU: "
+            f"take timm:{twin}.openai"
+        )
     if request.weights is None and not tags:
         raise ConfigError(
             f"timm has no pretrained weights of {architecture}: give a file, "
