@@ -121,6 +121,8 @@ WRONG = {
     "--method gmixout --method.structure cell": ["structure", "row"],
     "--benchmark imagenot": ["imagenot", "digits"],
     "--benchmark imagenet": ["needs its folder", "--data-root"],
+    "--benchmark pacss --data-root there": ["--data-root goes with", "'pacss' is none", "pacs,"],
+    "--counts any": ["--counts any", "options of a data set go with its name"],
     "--stepz 3": ["stepz"],
     "--steps many": ["steps", "many"],
     "--steps 0": ["steps=0", "at least 1"],
@@ -146,6 +148,13 @@ def test_wrong_words_end_with_code_2_and_a_message(words, tmp_path, capsys):
     assert "Traceback" not in message
 
 
+def test_a_data_set_that_is_not_named_is_asked_for(capsys):
+    assert run("data", "check") == 2
+    assert "name a data set; known data sets: imagenet," in capsys.readouterr().err
+    assert run("compare", "--data-root", "there") == 2
+    assert "and --benchmark names none of: imagenet," in capsys.readouterr().err
+
+
 def test_wrong_folders_end_with_code_2(tmp_path, capsys):
     (tmp_path / "file").touch()
     for words in (
@@ -153,6 +162,7 @@ def test_wrong_folders_end_with_code_2(tmp_path, capsys):
         [*TOY, "--out", "/proc/gmixout"],  # nobody can write there
         ["evaluate", "--model", tmp_path],
         ["evaluate"],
+        ["evaluate", "--data_root", tmp_path],
         ["report", tmp_path],
         ["interpolate", "--a", tmp_path, "--b", tmp_path],
         ["soup", "--models", f"[{tmp_path}]"],

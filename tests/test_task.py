@@ -31,6 +31,7 @@ from gmixout.training import TrainingArguments
 
 DOMAINS = ["art_painting", "cartoon", "photo"]
 CLASSES = ["dog", "elephant", "giraffe"]
+MEAN = "mean_corruption_error_unnormalised"
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,10 @@ def test_compare_and_evaluate_from_the_command_line(words, root, tmp_path, capsy
     assert str(tmp_path) not in (out / "records.jsonl").read_text()  # records go to other people
     run = next(r.run for r in records if r.method == "gmixout")
     assert main(["evaluate", str(out / "runs" / run)]) == 0
-    assert "Equal to the recorded figures" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Equal to the recorded figures" in told
+    mean = next(record.ood for record in records if record.run == run)
+    assert f"Mean over 2 shifts: accuracy {mean:.4f}" in told
 
     # the data moved: it can be trained again there
     moved = shutil.move(root, tmp_path / "moved")
@@ -283,13 +287,28 @@ def test_corruptions_beside_shifts_are_one_group_of_them(root):
     assert len(corrupted.notes) > len(splits.notes)
 
 
+def test_evaluate_gives_the_figure_over_corruptions(model, tmp_path, capsys):
+    trees.cifar10(tmp_path / "data", CORRUPTIONS)
+    source = SOURCES["cifar10"](tmp_path / "data", counts="any", shifts=("c",), extra=True)
+    out = tmp_path / "run"
+    bench.finetune(source, model, method=get_method("zero_shot"), out=out, steps=1, batch_size=2)
+    (record,) = RecordLog(out / "records.jsonl").read()
+    found = bench.evaluate(out)
+    told = capsys.readouterr().out
+    assert f"mean corruption error {100 * record.summary[MEAN]:.2f}: over 15 kinds" in told
+    assert {name for name in found if name.startswith("dev/")} == {
+        f"dev/{kind}/{severity}" for kind in EXTRA_KINDS for severity in range(1, 6)
+    }
+    assert not any(name.startswith("dev/") for name in record.accuracy)
+
+
 @pytest.mark.parametrize(
     ("asked", "kinds", "summary"),
     [
         ("none", set(), None),
-        ("common", set(KINDS), "mean_corruption_error_unnormalised"),
+        ("common", set(KINDS), MEAN),
         ("extra", set(EXTRA_KINDS), None),
-        ("all", {*KINDS, *EXTRA_KINDS}, "mean_corruption_error_unnormalised"),
+        ("all", {*KINDS, *EXTRA_KINDS}, MEAN),
     ],
 )
 def test_corruptions_alone_are_named_as_published_with_their_mean(

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from gmixout import __version__, bench
 from gmixout.data import SOURCES
-from gmixout.errors import GmixoutError
+from gmixout.errors import ConfigError, GmixoutError
 from gmixout.methods import METHODS, get_method
 from gmixout.named import spec_of
 
@@ -129,6 +129,8 @@ def as_options(words: Sequence[str]) -> list[str]:
         given = [("method", ["gmixout"]), *given] if of_default else given
     kinds = {name: str(parameter.annotation) for name, parameter in parameters.items()}
     given = [(name, [_config_of(name, value) for value in values]) for name, values in given]
+    if "data_root" in names and "data_root" not in parameters:
+        _refuse_root_of_nothing(given)
     for data in ("source", "benchmark"):
         name = next((words[0] for name, words in given if name == data and words), "")
         configs = (_data_in(words[0]) for name, words in given if name == "config" and words)
@@ -150,6 +152,15 @@ def as_options(words: Sequence[str]) -> list[str]:
             values = [_with_methods(value) for value in values]
         options += [f"--{name}" if name else "", *values]
     return [*command, *(word for word in options if word)]
+
+
+def _refuse_root_of_nothing(given: Sequence[tuple[str, list[str]]]) -> None:
+    """Says that a folder goes with a data set, which the parser would call an unknown option."""
+    benchmarks = [words[0] for name, words in given if name == "benchmark" and words]
+    if any(name == "config" for name, _ in given) or set(benchmarks) & SOURCES.keys():
+        return
+    said = f"{benchmarks[-1]!r} is none" if benchmarks else "--benchmark names none"
+    raise ConfigError(f"--data-root goes with a data set, and {said} of: {', '.join(SOURCES)}")
 
 
 def _of_data(data: str, option: str, fields: Mapping[str, Any]) -> str:
@@ -238,6 +249,14 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends with exit code 2."""
+        message = re.sub(r"(arguments are required: )(?:\w+\.)*(?=\w)", r"\1", message)
+        if message.endswith("arguments are required: source"):
+            message = f"name a data set; known data sets: {', '.join(SOURCES)}"
+        if message.startswith("unrecognized arguments"):
+            own = {name for kind in SOURCES.values() for name in inspect.signature(kind).parameters}
+            if set(re.findall(r"--(\w+)", message)) & own:
+                message += "; options of a data set go with its name, --benchmark NAME"
+            message = re.sub(r"--\w+", lambda found: found[0].replace("_", "-"), message)
         if message.endswith("arguments are required: root"):
             message = "a data set needs its folder: --data-root DIR"
         if unknown := re.search(r'key "source".*dot import path string: (\S+)', message, re.S):

@@ -89,7 +89,6 @@ def test_the_constants_are_those_that_were_held_against_the_published_programs()
     )
 
 
-
 def test_the_kinds_are_imagenet_cs_in_its_order():
     assert tuple(CORRUPTIONS) == KINDS + EXTRA_KINDS
     assert set(CONSTANTS) == set(CORRUPTIONS)

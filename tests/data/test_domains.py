@@ -313,7 +313,9 @@ LIST_BREAKS = {
         "real_test.txt is not text in UTF-8",
     ),
     "a label far too high": (
-        rewrite("real_test.txt", lambda text: text.replace("zebra_8.jpg 0", "zebra_8.jpg 99999999")),
+        rewrite(
+            "real_test.txt", lambda text: text.replace("zebra_8.jpg 0", "zebra_8.jpg 99999999")
+        ),
         "has label 99999999; elsewhere(?s:.)*label 99999999 is listed, and 4 labels are in all",
     ),
     "other labels": (

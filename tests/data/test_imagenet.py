@@ -277,7 +277,7 @@ def test_the_test_list_is_held_against_the_others_where_folders_say_the_class(tm
     source = SOURCES["imagenet_lt"](root, counts="any")
     assert load(source).id_test.labels.tolist() == [0, 1, 2, 3]
     test.write_text(test.read_text().replace(" 0", " x").replace(" 1", " 0").replace(" x", " 1"))
-    with pytest.raises(DataError, match="test: val/.* has label 1; elsewhere label 1 is"):
+    with pytest.raises(DataError, match=r"test: val/.* has label 1; elsewhere label 1 is"):
         source.check()
 
 

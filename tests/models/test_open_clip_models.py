@@ -87,7 +87,7 @@ def test_openais_archives_are_loaded(tmp_path, tagged):
 def test_weights_of_another_model_are_refused(tagged, tmp_path):
     file = clip_file(tmp_path, embed_dim=8)
     with pytest.raises(DataError, match="cannot be loaded"):
-        load_foundation(f"open_clip:tiny-clip@{file}", CLASSES)
+        load_foundation(f"open_clip:tiny-clip/openai@{file}", CLASSES)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):

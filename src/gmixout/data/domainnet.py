@@ -56,8 +56,8 @@ class domainnet(DomainFolders):
     where = (
         "http://ai.bu.edu/M3SDA (the cleaned version and its lists), unpacked to "
         "domainnet/{clipart,infograph,painting,quickdraw,real,sketch}/<class>/ and "
-        "domainnet/splits/<domain>_{train,test}.txt; for the protocols by folders, with DomainBed's "
-        f"{DUPLICATES} (domainbed/misc) beside the domains"
+        "domainnet/splits/<domain>_{train,test}.txt; for the protocols by folders, "
+        f"{DUPLICATES} of DomainBed (domainbed/misc) beside the domains"
     )
     official: ClassVar[Mapping[str, int]] = {
         "classes": 345,

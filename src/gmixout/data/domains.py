@@ -255,7 +255,8 @@ class vlcs(DomainFolders):
     """VLCS: five objects in four older collections of photographs.
 
     - Input: RGB, of many sizes. Labels: 5 classes (bird, car, chair, dog, person). Domains:
-      Caltech101 (1,415 images), LabelMe (2,656), SUN09 (3,282), VOC2007 (3,376); 10,729 in all.
+      Caltech101 (1,415 images), LabelMe (2,656), SUN09 (3,282), VOC2007 (3,376); 10,729 in all (how many bytes is
+      not published).
     - Files: `VLCS/<domain>/<class>/*`, as DomainBed has them.
     - Splits: none official for one source domain; see `protocol`. Metric: accuracy.
     - Licence: those of the four collections; for research.
@@ -324,7 +325,8 @@ class terra_incognita(DomainFolders):
 
     - Input: RGB, of many sizes. Labels: 10 classes, one of them "empty". Domains: location_100,
       location_38, location_43, location_46 (in this order, which is that of text), about 24,000
-      images; published counts differ with the version of the annotations, so none is checked.
+      images (how many bytes is not published); published counts differ with the version of the
+      annotations, so none is checked.
     - Files: `terra_incognita/<location>/<class>/*`, made of Caltech Camera Traps by DomainBed.
     - Splits: none official for one source domain; see `protocol`. Metric: accuracy.
     - Licence: Community Data License Agreement, permissive variant.

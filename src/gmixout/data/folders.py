@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = (
 
 
 GAPS = 10
-"""How many times the labels that occur the highest may be: lists leave out a class here and there."""
+"""How many labels there may be for each that occurs: lists leave out a class here and there."""
 
 
 @dataclass
@@ -134,7 +134,9 @@ def read_list(file: Path, root: Path, problems: Problems) -> Listing:
             listing.paths.append(path.strip())
             listing.labels.append(int(label))
         else:
-            problems.add(f"{file}, line {number}: {line.strip()!r} is not `<folder>/<file> <label>`")
+            problems.add(
+                f"{file}, line {number}: {line.strip()!r} is not `<folder>/<file> <label>`"
+            )
     report_absent(listing, f"{file.name} lists", problems)
     return listing
 

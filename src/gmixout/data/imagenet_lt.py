@@ -43,7 +43,8 @@ class imagenet_lt(ImageNet):
 
     - Input: RGB photographs of many sizes. Labels: 1000 classes, by the lists' numbers.
     - Files: `ImageNet_LT_{train,val,test}.txt` in the root, in `ImageNet_LT/` there or beside
-      ImageNet's `train/`, with lines `{train,val}/<wnid>/<file> <label>` (or `val/<file>`) from the folder of ImageNet on.
+      ImageNet's `train/`, with lines `{train,val}/<wnid>/<file> <label>` (or `val/<file>`) from
+      the folder of ImageNet on.
     - Splits: train (115,846 images), id_val (20,000, 20 a class), id_test (50,000, ImageNet's
       validation images). No shifts.
     - Metric: accuracy, and that of the classes with many, medium and few training images.

@@ -94,9 +94,7 @@ def tests_of(benchmark: Splits | Benchmark) -> Tests:
     own = {"id_val": benchmark.id_val, "id_test": benchmark.id_test}
     dev = {f"{DEV}{name}": images for name, images in benchmark.dev_shifts.items()}
     metrics = (benchmark.metric, *benchmark.also)
-    return Tests(
-        benchmark.classes, {**own, **benchmark.shifts, **dev}, metrics, benchmark.summary
-    )
+    return Tests(benchmark.classes, {**own, **benchmark.shifts, **dev}, metrics, benchmark.summary)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def _resolve(request: Request) -> tuple[str, dict[str, Any]]:
         raise ConfigError(
             f"{request.name} does not say whose weights these are, and not all of {model} want the "
             f"same activation (OpenAI's: QuickGELU): write open_clip:{model}/TAG@FILE (there are: "
-            f"{tags}) or, for QuickGELU, open_clip:{model}-quickgelu@FILE"
+            f"{tags})"
         )
     return model, known
 

@@ -13,7 +13,6 @@ from gmixout.core.selection import find_head
 from gmixout.errors import ConfigError
 from gmixout.models.foundation import Foundation
 
-
 ROWS = 2**14
 """Images whose logits are in memory at a time."""
 
@@ -96,7 +95,7 @@ def _fit(
     weight = torch.zeros(head.weight.shape, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(len(weight), dtype=torch.float64, requires_grad=head.bias is not None)
     # the logits of all of ImageNet's images at a time would be 10 GB, and several such in backward
-    parts = list(zip(features.split(ROWS), labels.split(ROWS), strict=True))
+    parts = list(zip(torch.split(features, ROWS), torch.split(labels, ROWS), strict=True))
     solver: Any = torch.optim.LBFGS(
         [weight, *([bias] if bias.requires_grad else [])],
         max_iter=steps,
