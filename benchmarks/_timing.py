@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from rich.progress import track
 
 Name = TypeVar("Name")
 Record = dict[str, Any]
-PACKAGES = ("torch", "timm", "peft", "gmixout")
+PACKAGES = ("torch", "torchvision", "triton", "timm", "peft", "accelerate", "gmixout")
 
 
 class Stopwatch:
@@ -111,7 +112,7 @@ def describe_run(device: torch.device, threads: int) -> dict[str, Any]:
         processor = named[0] if named else processor
     return {
         "versions": {"python": platform.python_version(), "cuda": torch.version.cuda}
-        | {package: version(package) for package in PACKAGES},
+        | {package: version(package) for package in PACKAGES if find_spec(package)},
         "machine": {
             "processor": processor,
             "cores": os.cpu_count(),

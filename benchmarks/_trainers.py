@@ -76,7 +76,8 @@ class Setting:
             torch.manual_seed(0)
             model = timm.create_model(self.model, **self.options).train()
         model.set_grad_checkpointing(self.checkpointing)
-        return model.to(self.device, self._dtype)
+        # as the library loads its models: other layers than convolutions do not mind
+        return model.to(self.device, self._dtype, memory_format=torch.channels_last)
 
     def make_batch(self, model: nn.Module, size: int) -> tuple[Tensor, Tensor]:
         """Random images `[size, C, H, W]` of the model's size and labels `[size]`."""

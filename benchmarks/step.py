@@ -37,7 +37,7 @@ MODELS = (
 INFERENCE_PASSES = 20
 PROFILED = 25
 """Operations that a profile shows."""
-RESULTS = Path("benchmarks/results/step.json")
+RESULTS = Path("benchmarks/results")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 """Time as it passes; this process's processor time, steadier on a shared machine (CPU alone)."""
 
@@ -104,16 +104,40 @@ def measure(
     save(result)
 
 
-def profile(setting: Setting, method: str, batch: int) -> str:
-    """A table of the operations that a round of steps spends its time in."""
+def profile(setting: Setting, method: str, batch: int) -> dict[str, dict[str, float]]:
+    """Milliseconds and calls a step of each operation, in a round of a method's steps."""
     trainer = setting.start(method, model := setting.build())
     images, labels = setting.make_batch(model, batch)
     trainer.time(images, labels, range(setting.warm_up_steps))
     with torch.profiler.profile() as found:
         trainer.time(images, labels, range(setting.round_steps))
     kind = "cpu" if setting.device == "cpu" else "device"
-    averages = found.key_averages()
-    return str(averages.table(sort_by=f"self_{kind}_time_total", row_limit=PROFILED))
+    steps = setting.round_steps
+    return {
+        each.key: {
+            "ms": getattr(each, f"self_{kind}_time_total") / 1000 / steps,
+            "calls": each.count / steps,
+        }
+        for each in found.key_averages()
+    }
+
+
+def make_profile_table(profiles: dict[str, dict[str, dict[str, float]]], batch: int) -> Table:
+    """What takes the time of each method's step, the dearest operations of any first."""
+    table = Table(title=f"ms (calls) a step by operation, its callees apart; batch {batch}")
+    table.add_column("operation")
+    for method in profiles:
+        table.add_column(method, justify="right")
+    highest: dict[str, float] = {}
+    for operations in profiles.values():
+        for name, cost in operations.items():
+            highest[name] = max(highest.get(name, 0), cost["ms"])
+    for name in sorted(highest, key=lambda name: -highest[name])[:PROFILED]:
+        costs = (operations.get(name) for operations in profiles.values())
+        table.add_row(name, *(f"{c['ms']:.1f} ({c['calls']:g})" if c else "" for c in costs))
+    totals = (sum(c["ms"] for c in operations.values()) for operations in profiles.values())
+    table.add_row("all", *(f"{total:.1f}" for total in totals), style="bold")
+    return table
 
 
 def measure_fit(setting: Setting, methods: list[str], budget_gb: float) -> dict[str, Any]:
@@ -252,10 +276,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--compiler", choices=COMPILERS, default=Setting.compiler, help="default: %(default)s")
     add("--checkpointing", action="store_true", help="gradient checkpointing, a block at a time")
     add("--threads", type=int, default=Setting.threads, help="CPU threads (default: %(default)s)")
-    add("--profile", choices=METHODS, help="show where a method's steps spend their time, no more")
+    add("--profile", action="store_true", help="where the steps spend their time, and no more")
     add("--clock", choices=CLOCKS, default="wall", help="of the table; cpu: processor time alone")
-    add("--out", type=Path, default=RESULTS, help="file for the raw values (default: %(default)s)")
-    return parser.parse_args(argv)
+    add(
+        "--out", type=Path, help="file for the raw values (default: step[-profile].json in results)"
+    )
+    args = parser.parse_args(argv)
+    args.out = args.out or RESULTS / ("step-profile.json" if args.profile else "step.json")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -264,10 +292,6 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     chosen = {f.name: getattr(args, f.name) for f in fields(Setting) if f.name in args}
     setting = Setting(**chosen)
-    if args.profile:
-        for batch in args.batch:
-            print(profile(setting, args.profile, batch))
-        return
     results: dict[str, Any] = {
         "schema": 2,
         "setting": {**vars(args), **asdict(setting), "out": args.out.name},
@@ -281,14 +305,22 @@ def main(argv: list[str] | None = None) -> None:
         if args.batch == [0]:
             raise SystemExit(f"--fit {args.fit:g}: not even one image fits; give more GB.")
 
+    console = Console(width=max(Console().width, 200))
+
     def save(result: dict[str, Any]) -> None:
         results["batches"] = [b for b in results["batches"] if b["batch"] != result["batch"]]
         results["batches"].append(result)
         args.out.write_text(json.dumps(results) + "\n")
 
     for batch in args.batch:
-        measure(setting, args, batch, save)
-    Console(width=max(Console().width, 200)).print(make_table(results, args.clock))
+        if args.profile:
+            profiles = {method: profile(setting, method, batch) for method in args.methods}
+            save({"batch": batch, "steps": setting.round_steps, "operations": profiles})
+            console.print(make_profile_table(profiles, batch))
+        else:
+            measure(setting, args, batch, save)
+    if not args.profile:
+        console.print(make_table(results, args.clock))
 
 
 if __name__ == "__main__":

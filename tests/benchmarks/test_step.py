@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -160,14 +161,20 @@ def test_the_largest_batch_stops_at_the_devices_memory(monkeypatch: pytest.Monke
     assert [b for b, peak in found["peak_bytes"].items() if peak is None] == [8, 6]
 
 
-def test_a_profile_names_what_takes_time_and_writes_nothing(
+def test_a_profile_says_what_takes_time_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "step.json"
-    words = ["--model", "test_vit", "--batch", "2", "--profile", "gmixout_row", "--out", str(out)]
-    step.main(words)
-    assert "aten::mm" in capsys.readouterr().out
-    assert not out.exists()
+    words = ["--model", "test_vit", "--batch", "2", "--methods", "full", "gmixout_row"]
+    step.main([*words, "--profile", "--out", str(out)])
+    told = capsys.readouterr().out
+    assert re.search(r"aten::mm +│? *[\d.]+ \([\d.]+\)", told), told
+    (found,) = json.loads(out.read_text())["batches"]
+    assert found.keys() == {"batch", "steps", "operations"}
+    for operations in found["operations"].values():
+        assert operations["aten::addmm"]["ms"] > 0
+    # the fused optimizer is called once a step
+    assert found["operations"]["full"]["aten::_fused_adamw_"]["calls"] == 1
 
 
 def test_one_size_of_batch_for_all_that_fits_each(

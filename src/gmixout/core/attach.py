@@ -219,7 +219,8 @@ class Masked:
         return args[:1], {**kwargs, "closure": reevaluate}
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        # A fused optimizer is called in a skipped step too, and told so by its GradScaler.
+        # A fused optimizer is called in a skipped step too, and told so by its GradScaler. Asking
+        # waits for the device, as GradScaler itself does for an optimizer that is not fused.
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and float(found_inf) > 0:
             return

@@ -43,7 +43,9 @@ class GMixout:
     """Side of a tile of structure="block"."""
     mean_start_depth: float = 0.0
     """Train, in each period, the layers above a random start: its mean, as a share of the layers,
-    in [0, 1); 0 trains all layers in every period, 0.5 draws the start uniformly."""
+    in [0, 1); 0 trains all layers in every period, 0.5 draws the start uniformly. torch.compile
+    makes a graph of each start and runs the model uncompiled after eight: set
+    `torch._dynamo.config.recompile_limit` to the number of layers, at least."""
     anchor_pull: float = 0.0
     """rho, how far a period's end pulls the anchor's trained entries back to the pretrained
     weights, in [0, 1]; above 0 it costs one copy of the weights."""

@@ -255,8 +255,8 @@ class vlcs(DomainFolders):
     """VLCS: five objects in four older collections of photographs.
 
     - Input: RGB, of many sizes. Labels: 5 classes (bird, car, chair, dog, person). Domains:
-      Caltech101 (1,415 images), LabelMe (2,656), SUN09 (3,282), VOC2007 (3,376); 10,729 in all (how many bytes is
-      not published).
+      Caltech101 (1,415 images), LabelMe (2,656), SUN09 (3,282), VOC2007 (3,376); 10,729 in all
+      (how many bytes is not published).
     - Files: `VLCS/<domain>/<class>/*`, as DomainBed has them.
     - Splits: none official for one source domain; see `protocol`. Metric: accuracy.
     - Licence: those of the four collections; for research.

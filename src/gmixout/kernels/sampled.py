@@ -121,7 +121,7 @@ def sampled_product(grad: Tensor, input: Tensor, index: Tensor) -> Tensor:
         SUM=tl.float64 if wide == torch.float64 else tl.float32,
         PRECISION="tf32" if tf32 else "ieee",
         # the interpreter multiplies bfloat16 as if its bits were integers
-        WIDEN=triton.knobs.runtime.interpret and grad.dtype == torch.bfloat16,
+        WIDEN=not isinstance(_kernel, triton.JITFunction) and grad.dtype == torch.bfloat16,
     )
     return values.sum(0)
 
