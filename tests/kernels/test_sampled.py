@@ -70,6 +70,22 @@ def test_operands_of_any_strides():
     check(grad.T.contiguous().T, wide[:, ::2], index)
 
 
+@pytest.mark.parametrize("operand", ["grad", "input"])
+def test_addresses_beyond_32_bits(operand):
+    """A view whose last column starts 2**31 entries on; of the memory only that is touched."""
+    (grad, input), index = (normal(3, 3), normal(3, 3)), torch.arange(9, device=DEVICE)
+    storage = torch.empty(2**31 + 3, dtype=torch.bfloat16, device=DEVICE)
+    far = storage.as_strided((3, 3), (1, 2**30))
+    far.copy_({"grad": grad, "input": input}[operand])
+    found = kernel.sampled_product(*((far, input) if operand == "grad" else (grad, far)), index)
+    torch.testing.assert_close(found.double(), definition(grad, input, index), atol=1e-5, rtol=0)
+
+
+def normal(*shape):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator).to(DEVICE, torch.bfloat16)
+
+
 def test_every_value_is_written_and_nothing_else_gets_in(monkeypatch):
     """Memory that was not written is NaN; and so is the gradient where nothing was chosen."""
     empty = torch.empty
