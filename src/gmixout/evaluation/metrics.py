@@ -277,13 +277,14 @@ def predict(
         dataset,
         batch_size=batch_size or batch_size_for(dataset),
         num_workers=num_workers,
+        pin_memory=torch.device(device).type == "cuda",
         generator=torch.Generator(),
     )
     batches = []
     project = getattr(dataset, "project", _as_they_are)
     with evaluating(model), torch.inference_mode():
         for images, labels in loader:
-            logits = project(model(images.to(device)).float())
+            logits = project(model(images.to(device, non_blocking=True)).float())
             _check(logits, labels)
             batches.append((logits.cpu(), labels))
     logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
