@@ -235,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     settings = {
         "steps": args.steps, "batch_size": args.batch, "mixed_precision": args.precision,
-        "log_every_steps": args.steps,
+        "flip": True,
     }  # fmt: skip
     cases = [
         {"model": model, "method": method, "workers": workers, "runs": []}
