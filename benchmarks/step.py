@@ -104,22 +104,26 @@ def measure(
     save(result)
 
 
-def profile(setting: Setting, method: str, batch: int) -> dict[str, dict[str, float]]:
-    """Milliseconds and calls a step of each operation, in a round of a method's steps."""
-    trainer = setting.start(method, model := setting.build())
-    images, labels = setting.make_batch(model, batch)
-    trainer.time(images, labels, range(setting.warm_up_steps))
-    with torch.profiler.profile() as found:
-        trainer.time(images, labels, range(setting.round_steps))
-    kind = "cpu" if setting.device == "cpu" else "device"
+def profile(
+    setting: Setting, methods: list[str], batch: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Milliseconds and calls a step of each operation, by method; all methods step in turn."""
+    images, labels = setting.make_batch(setting.build(), batch)
+    trainers = {method: setting.start(method, setting.build()) for method in methods}
+    for trainer in trainers.values():
+        trainer.time(images, labels, range(setting.warm_up_steps))
     steps = setting.round_steps
-    return {
-        each.key: {
-            "ms": getattr(each, f"self_{kind}_time_total") / 1000 / steps,
-            "calls": each.count / steps,
-        }
-        for each in found.key_averages()
-    }
+    kind = "cpu" if setting.device == "cpu" else "device"
+    costs: dict[str, dict[str, dict[str, float]]] = {method: {} for method in methods}
+    for turn, method in enumerate(in_turn(methods, steps)):
+        step = turn // len(methods)
+        with torch.profiler.profile() as found:
+            trainers[method].time(images, labels, range(step, step + 1))
+        for each in found.key_averages():
+            cost = costs[method].setdefault(each.key, {"ms": 0.0, "calls": 0.0})
+            cost["ms"] += getattr(each, f"self_{kind}_time_total") / 1000 / steps
+            cost["calls"] += each.count / steps
+    return costs
 
 
 def make_profile_table(profiles: dict[str, dict[str, dict[str, float]]], batch: int) -> Table:
@@ -314,7 +318,7 @@ def main(argv: list[str] | None = None) -> None:
 
     for batch in args.batch:
         if args.profile:
-            profiles = {method: profile(setting, method, batch) for method in args.methods}
+            profiles = profile(setting, args.methods, batch)
             save({"batch": batch, "steps": setting.round_steps, "operations": profiles})
             console.print(make_profile_table(profiles, batch))
         else:
