@@ -174,7 +174,7 @@ def test_a_profile_says_what_takes_time_and_nothing_else(
     for operations in found["operations"].values():
         assert operations["aten::addmm"]["ms"] > 0
     # the fused optimizer is called once a step
-    assert found["operations"]["full"]["aten::_fused_adamw_"]["calls"] == 1
+    assert found["operations"]["full"]["aten::_fused_adamw_"]["calls"] == pytest.approx(1)
 
 
 def test_one_size_of_batch_for_all_that_fits_each(
