@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader
 from toy_benchmark import foundation, install, toy
 
 from gmixout import bench
@@ -19,6 +18,7 @@ from gmixout.errors import ConfigError, GmixoutError, StateError, TrainingError
 from gmixout.evaluation import metrics
 from gmixout.evaluation.records import RecordLog
 from gmixout.evaluation.summary import summarise
+from gmixout.loading import make_loader
 from gmixout.methods import METHODS, get_method
 from gmixout.training import loop
 from gmixout.weightspace import uniform_soup
@@ -455,7 +455,7 @@ def test_a_folder_of_an_older_version_is_resumed_or_what_it_lacks_is_named(tmp_p
     (tmp_path / "identity.json").unlink()
     file = tmp_path / "config.yaml"
     text = file.read_text()
-    file.write_text(text.replace("num_workers: 0\n", ""))  # changes no outcome
+    file.write_text(text.replace("num_workers: null\n", ""))  # changes no outcome
     assert bench.compare(**settings, resume=True) == first
     # the default is the behaviour of before, but the hash of a run is over all settings
     file.write_text(text.replace("ema_decay: null\n", ""))
@@ -469,15 +469,15 @@ def test_a_folder_of_an_older_version_is_resumed_or_what_it_lacks_is_named(tmp_p
 def test_processes_that_load_images_do_so_for_every_model(tmp_path, monkeypatch):
     asked = []
 
-    def counting(*arguments, num_workers, **options):
+    def counting(dataset, device, num_workers, **batching):
         asked.append(num_workers)
-        return alone(*arguments, **options)
+        return alone(dataset, device, num_workers, **batching)
 
-    def alone(*arguments, num_workers=0, **options):
-        return DataLoader(*arguments, **options)
+    def alone(dataset, device, num_workers, **batching):
+        return make_loader(dataset, device, 0, **batching)
 
-    monkeypatch.setattr(metrics, "DataLoader", counting)
-    monkeypatch.setattr(loop, "DataLoader", alone)  # training has tests of its own
+    monkeypatch.setattr(metrics, "make_loader", counting)
+    monkeypatch.setattr(loop, "make_loader", alone)  # training has tests of its own
     settings = {**ALONE, "methods": [get_method("greedy_soup")], "out": tmp_path}
     found = bench.compare(lrs=(1e-3, 1e-2), num_workers=2, **settings)
     runs = [tmp_path / "runs" / record.run for record in found if not record.pool]

@@ -25,6 +25,7 @@ from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS
 from gmixout.errors import ConfigError, DataError, GmixoutError
 from gmixout.evaluation.official import SUMMARIES
 from gmixout.evaluation.records import RecordLog
+from gmixout.loading import make_loader
 from gmixout.methods import get_method
 from gmixout.models import probe
 from gmixout.training import TrainingArguments
@@ -245,13 +246,13 @@ def test_heads(head, root, model):
 
 
 def test_images_of_a_linear_probe_are_loaded_by_processes_of_their_own(root, model, monkeypatch):
-    asked, loader = [], probe.DataLoader
+    asked = []
 
-    def counting(*arguments, num_workers, **options):
+    def counting(dataset, device, num_workers, **batching):
         asked.append(num_workers)
-        return loader(*arguments, **options)
+        return make_loader(dataset, device, 0, **batching)
 
-    monkeypatch.setattr(probe, "DataLoader", counting)
+    monkeypatch.setattr(probe, "make_loader", counting)
     task = Task(source(root), model, "linear_probe", num_workers=3)
     task.load()
     assert asked == [3]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import PlainNet, TinyNet, batches, loss_of, masked_copy, train
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import gmixout
@@ -205,6 +206,30 @@ def test_autocast_in_bfloat16_gives_autocasts_own_gradients(structure):
     optimizer = masked.bind(torch.optim.AdamW(masked.param_groups(lr=1e-2)))
     optimizer.step()
     assert masked.steps == 1
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 4), nn.Conv2d(6, 4, 3)], ids=["linear", "conv"])
+@pytest.mark.parametrize("structure", ["row", "column"])
+def test_autocast_casts_an_input_once(layer, structure):
+    """For the layer and for what is kept of its input, and not one that is narrow already."""
+    casts = []
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._to_copy.default and args[0].shape == x.shape:
+                casts.append(args[0].dtype)
+            return function(*args, **(kwargs or {}))
+
+    model, _ = masked_copy(nn.Sequential(layer), GMixout(mask_rate=0.5, structure=structure))
+    x = torch.randn(5, 6, 8, 8) if isinstance(layer, nn.Conv2d) else torch.randn(5, 6)
+    narrow = x.bfloat16()
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16), Casts():
+        output = model(x)
+        model(narrow)
+    assert casts == [torch.float32]
+    output.float().sum().backward()
+    assert x.grad.dtype == torch.float32
 
 
 def test_channels_last_with_an_in_place_activation():

@@ -30,7 +30,7 @@ def interpolate(
     alpha: float = 0.5,
     out: Path = Path("runs/interpolate"),
     overwrite: bool = False,
-    num_workers: int = 0,
+    num_workers: int | None = None,
 ) -> list[Record]:
     """Interpolates between the weights of two runs and evaluates the result.
 
@@ -40,7 +40,8 @@ def interpolate(
         alpha: Share of b, from 0 to 1.
         out: Folder for the result.
         overwrite: Delete the run in the folder first.
-        num_workers: Processes that load images.
+        num_workers: Processes that load images; by default none on a CPU or for images in memory,
+            else one a CPU thread, eight at most.
 
     Raises:
         GmixoutError: A folder holds no model, the models do not share their pretrained start, or
@@ -57,7 +58,7 @@ def soup(
     kind: Literal["greedy", "uniform"] = "greedy",
     out: Path = Path("runs/soup"),
     overwrite: bool = False,
-    num_workers: int = 0,
+    num_workers: int | None = None,
 ) -> list[Record]:
     """Averages the weights of several runs and evaluates the result.
 
@@ -66,7 +67,8 @@ def soup(
         kind: All of them, or greedily those that do not lower in-domain validation accuracy.
         out: Folder for the result.
         overwrite: Delete the run in the folder first.
-        num_workers: Processes that load images.
+        num_workers: Processes that load images; by default none on a CPU or for images in memory,
+            else one a CPU thread, eight at most.
 
     Raises:
         GmixoutError: A folder holds no model, or the models do not share their pretrained start.
@@ -80,7 +82,7 @@ def soup(
     return _write(out, task, f"{kind}_soup", options, state, overwrite)
 
 
-def _load_models(paths: Sequence[Path], num_workers: int) -> tuple[list[State], Task]:
+def _load_models(paths: Sequence[Path], num_workers: int | None) -> tuple[list[State], Task]:
     """The weights of several runs, and their benchmark and model."""
     loaded = [load_model(path) for path in paths]
     for what, says in (("benchmark", "are of"), ("pretrained", "were finetuned from")):

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from gmixout.bench.costs import Costs, Kind
 from gmixout.bench.grid import Grid, Run
@@ -25,6 +25,7 @@ from gmixout.bench.threads import few_threads
 from gmixout.data import Benchmark, LabelledImages
 from gmixout.errors import ConfigError
 from gmixout.evaluation.metrics import predict
+from gmixout.loading import loading_processes, make_loader
 from gmixout.methods import Method
 from gmixout.methods.probing import lp_ft
 from gmixout.training import TrainingArguments
@@ -89,7 +90,7 @@ def measure(grid: Grid, methods: Sequence[Method]) -> Costs:
         batch_size=len(batch),
         loading=loading / len(batch),
         forward=forward / len(batch),
-        processes=settings.num_workers,
+        processes=_processes(benchmark.train, settings),
         workers=count,
         devices=max(1, torch.cuda.device_count()),
         model_bytes=sum(value.nbytes for value in model.state_dict().values()),
@@ -99,21 +100,25 @@ def measure(grid: Grid, methods: Sequence[Method]) -> Costs:
 
 def _load(images: Dataset[Any], settings: TrainingArguments) -> tuple[LabelledImages, float]:
     """A batch of training images, and the seconds in which one comes when loading is under way."""
-    count = 2 * max(1, settings.num_workers) + 1  # each process brings two; the first is waited for
+    processes = _processes(images, settings)
+    count = 2 * max(1, processes) + 1  # each process brings two; the first is waited for
     size: int = len(images)  # type: ignore[arg-type]
-    loader: DataLoader[Any] = DataLoader(
-        Augmented(images, settings),
-        batch_sampler=Batches(size, settings.batch_size, count, settings.seed, start=0),
-        num_workers=settings.num_workers,
-        generator=torch.Generator(),
-    )
-    if not settings.num_workers:
+    batches = Batches(size, settings.batch_size, count, settings.seed, start=0)
+    device = PartialState().device
+    loader = make_loader(Augmented(images, settings), device, processes, batch_sampler=batches)
+    if not processes:
         list(loader)  # small data sets stay in memory from then on
-    batches = iter(loader)
-    batch = LabelledImages(*next(batches))
+    loaded = iter(loader)
+    batch = LabelledImages(*next(loaded))
     begun = time.perf_counter()
-    others = sum(1 for _ in batches)
+    others = sum(1 for _ in loaded)
     return batch, (time.perf_counter() - begun) / others
+
+
+def _processes(images: Dataset[Any], settings: TrainingArguments) -> int:
+    """How many processes load the training images."""
+    device = PartialState().device
+    return loading_processes(Augmented(images, settings), device, settings.num_workers)
 
 
 def _evaluate(model: nn.Module, batch: LabelledImages) -> tuple[float, int]:

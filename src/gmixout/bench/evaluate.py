@@ -26,7 +26,7 @@ def evaluate(
     model: Path,
     benchmark: Source | None = None,
     data_root: Path | None = None,
-    num_workers: int = 0,
+    num_workers: int | None = None,
 ) -> dict[str, float]:
     """Evaluates a saved model again and says whether the recorded figures come out.
 
@@ -38,7 +38,8 @@ def evaluate(
         benchmark: Another data set than that of the run, with its options.
         data_root: Where the data is now, or another folder of the same kind; of domains and of
             image folders it may lack what the model was trained on.
-        num_workers: Processes that load images.
+        num_workers: Processes that load images; by default none on a CPU or for images in memory,
+            else one a CPU thread, eight at most.
 
     Returns:
         Accuracy by data set; those that are set aside for choices are `dev/NAME`.

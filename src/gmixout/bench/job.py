@@ -98,7 +98,9 @@ def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
     return model.to(PartialState().device)
 
 
-def id_validation_figure(benchmark: Benchmark, state: State, num_workers: int = 0) -> float:
+def id_validation_figure(
+    benchmark: Benchmark, state: State, num_workers: int | None = None
+) -> float:
     """What soups are chosen by: the official metric of weights on in-domain validation data."""
     model = load_weights(benchmark, state)
     return figure(model, benchmark.id_val, benchmark.metric, num_workers=num_workers)
@@ -116,7 +118,7 @@ def make_record(
     options: dict[str, Any],
     state: State,
     facts: dict[str, Any],
-    num_workers: int = 0,
+    num_workers: int | None = None,
 ) -> Record:
     """Evaluates a model and returns the record of it.
 
@@ -127,7 +129,7 @@ def make_record(
         options: What tells the model from others of the run.
         state: Its weights.
         facts: The fields of `Record` that `UNTRAINED` lists.
-        num_workers: Processes that decode images.
+        num_workers: Processes that decode images; by default see `loading_processes`.
     """
     model = load_weights(benchmark, state)
     device = PartialState().device

@@ -51,7 +51,8 @@ class Task:
             mean is over (`common`, see `common_corruptions`), by the four that their authors set
             aside for choices (`extra`), or by `all`.
         corruption_share: Share of those images that is corrupted, stratified, in (0, 1].
-        num_workers: Processes that load images for a linear probe; no part of what the task is.
+        num_workers: Processes that load images for a linear probe, by default as in training; no
+            part of what the task is.
     """
 
     benchmark: str | Source = "digits"
@@ -59,7 +60,7 @@ class Task:
     head: Head | None = None
     corruptions: Corruptions = "none"
     corruption_share: float = 1.0
-    num_workers: int = field(default=0, compare=False)
+    num_workers: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Refuses what does not go together, before anything is loaded."""

@@ -37,8 +37,7 @@ class _Collect(torch.autograd.Function):
         masked: MaskedWeight,
         product: LayerProduct,
     ) -> Tensor:
-        # Autocast ran the layer in the output's dtype.
-        kept = masked.structure.keep(product, input.to(output.dtype), index)
+        kept = masked.structure.keep(product, input, index)
         ctx.save_for_backward(kept, index)
         ctx.masked, ctx.product, ctx.shape = masked, product, masked.weight.shape
         # In place of a view: a view made here could not be modified in place later, by ReLU say.
@@ -102,7 +101,17 @@ def expose(masked: MaskedWeight) -> Tensor:
     return _Expose.apply(masked.weight, masked.values, masked.index, masked)
 
 
+def _as_run(input: Tensor) -> Tensor:
+    """The input as autocast has it: cast here, so that the layer and `collect` share one copy."""
+    kind = input.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if not autocast or input.dtype == torch.float64:
+        return input
+    return input.to(torch.get_autocast_dtype(kind))
+
+
 def _linear(masked: MaskedWeight, input: Tensor, bias: Tensor | None) -> Tensor:
+    input = _as_run(input)
     return collect(masked, F.linear(input, masked.weight, bias), input, LinearProduct())
 
 
@@ -111,7 +120,7 @@ def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
 
 
 def _conv_forward(self: nn.modules.conv._ConvNd, input: Tensor) -> Tensor:
-    masked = _masked(self, "weight")
+    masked, input = _masked(self, "weight"), _as_run(input)
     padding = self.padding
     if self.padding_mode != "zeros" or isinstance(padding, str):
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode

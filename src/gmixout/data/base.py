@@ -12,12 +12,14 @@ Examples: TypeAlias = Dataset[tuple[Tensor, int]]
 
 
 class LabelledImages(Examples):
-    """Images that fit in memory, with their labels.
+    """Images in memory, with their labels.
 
     Args:
         images: `[N, C, H, W]`, float32.
         labels: `[N]`, int64.
     """
+
+    in_memory = True
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images = images

@@ -93,6 +93,11 @@ class ImageSet(Examples, ABC):
     def _name(self, position: int) -> str:
         """What an error calls the picture."""
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether an image that was asked for once costs nothing the next time."""
+        return self._kept is not None
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from gmixout.errors import ConfigError, DataError, TrainingError
 from gmixout.evaluation.official import METRICS, SUMMARIES
+from gmixout.loading import make_loader
 
 MAX_BATCH = 512
 """Images in a forward pass at most."""
@@ -72,7 +73,7 @@ def evaluate(
     benchmark: Splits,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
-    num_workers: int = 0,
+    num_workers: int | None = None,
 ) -> dict[str, Scores]:
     """Scores on `id_val`, `id_test` and every shift of the benchmark.
 
@@ -83,7 +84,7 @@ def evaluate(
         benchmark: Its sets give (image, label) pairs.
         batch_size: Images in a forward pass; by default as `batch_size_for` says of each set.
         device: Where the batches go; by default to where the model's first parameter is.
-        num_workers: Processes that decode images.
+        num_workers: Processes that decode images; by default see `loading_processes`.
 
     Raises:
         ConfigError: See `check_metrics`.
@@ -101,7 +102,7 @@ def evaluate_sets(
     metrics: Sequence[str] = (),
     batch_size: int | None = None,
     device: torch.device | str | None = None,
-    num_workers: int = 0,
+    num_workers: int | None = None,
 ) -> dict[str, Scores]:
     """Scores on data sets by name, with the same arguments and errors as `evaluate`.
 
@@ -223,7 +224,7 @@ def figure(
     dataset: Dataset[Any],
     metric: str = "accuracy",
     batch_size: int | None = None,
-    num_workers: int = 0,
+    num_workers: int | None = None,
 ) -> float:
     """One metric, a name in `METRICS`, of a model on a data set; raises as `predict`."""
     logits, labels = predict(model, dataset, batch_size, num_workers=num_workers)
@@ -246,7 +247,7 @@ def predict(
     dataset: Dataset[Any],
     batch_size: int | None = None,
     device: torch.device | str | None = None,
-    num_workers: int = 0,
+    num_workers: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A model's logits on a data set, and the labels.
 
@@ -259,7 +260,7 @@ def predict(
             has 200 of the model's 1,000) has a method `project`: the model's logits to its own.
         batch_size: Images in a forward pass; by default as `batch_size_for` says.
         device: Where the batches go; by default to where the model's first parameter is.
-        num_workers: Processes that decode images.
+        num_workers: Processes that decode images; by default see `loading_processes`.
 
     Returns:
         Logits `[N, classes]` and labels `[N]`, on the CPU, in the order of the data set.
@@ -272,14 +273,8 @@ def predict(
         raise DataError("the data set is empty: there is no accuracy of no images")
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    # a generator of its own: an unshuffled DataLoader draws from the global one all the same
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size or batch_size_for(dataset),
-        num_workers=num_workers,
-        pin_memory=torch.device(device).type == "cuda",
-        generator=torch.Generator(),
-    )
+    batch_size = batch_size or batch_size_for(dataset)
+    loader = make_loader(dataset, device, num_workers, batch_size=batch_size)
     batches = []
     project = getattr(dataset, "project", _as_they_are)
     with evaluating(model), torch.inference_mode():

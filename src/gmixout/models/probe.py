@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from gmixout.core.selection import find_head
 from gmixout.errors import ConfigError
+from gmixout.loading import make_loader
 from gmixout.models.foundation import Foundation
 
 ROWS = 2**14
@@ -23,7 +24,7 @@ def linear_probe_head(
     penalty: float = 1e-4,
     steps: int = 200,
     batch_size: int = 64,
-    workers: int = 0,
+    workers: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Foundation:
     """A foundation whose head is fitted to a data set, on the features of the frozen body.
@@ -39,7 +40,7 @@ def linear_probe_head(
         penalty: Half of it times the squared norm of the weight is added to the mean cross entropy.
         steps: Iterations of L-BFGS at most.
         batch_size: Images that are encoded at once.
-        workers: Processes that load images.
+        workers: Processes that load images; by default see `loading_processes`.
         device: Where features are computed.
 
     Raises:
@@ -67,14 +68,11 @@ def linear_probe_head(
 
 @torch.no_grad()
 def _features(
-    model: nn.Module, head: nn.Module, dataset: Dataset[Any], batch_size: int, workers: int
+    model: nn.Module, head: nn.Module, dataset: Dataset[Any], batch_size: int, workers: int | None
 ) -> tuple[Tensor, Tensor]:
     """What the head is given for each image `[N, features]`, and the labels `[N]`."""
     device = next(model.parameters()).device
-    # a loader without a generator of its own draws from the global one
-    batches = DataLoader(
-        dataset, batch_size, num_workers=workers, generator=torch.Generator().manual_seed(0)
-    )
+    batches = make_loader(dataset, device, workers, batch_size=batch_size)
     features: list[Tensor] = []
     labels: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].cpu()))

@@ -68,15 +68,17 @@ class TrainingArguments:
     """Steps between two checkpoints: the most a killed run can lose."""
     evaluate_every_steps: int | None = field(default=None, metadata=_CONDUCT)
     """Steps between two evaluations on the way, for learning curves; None: at the end alone."""
-    num_workers: int = field(default=0, metadata=_CONDUCT)
-    """Processes that load images beside the training process."""
+    num_workers: int | None = field(default=None, metadata=_CONDUCT)
+    """Processes that load images beside the training process; by default none on a CPU or for
+    images in memory, else one a CPU thread, eight at most."""
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
         for name in ("steps", "batch_size", "log_every_steps", "checkpoint_every_steps"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("seed", "warmup_steps", "num_workers"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
+            value = getattr(self, name)
+            self._require(name, value is None or value >= 0, "0 or more")
         self._require("seed", self.seed < 2**63, "below 2**63")
         for name in ("lr", "head_lr", "weight_decay", "mixup", "cutmix", "logit_adjustment"):
             value = getattr(self, name)

@@ -48,6 +48,7 @@ class Augmented(Dataset[tuple[Tensor, Any]]):
             ops, magnitude = arguments.randaugment_ops, arguments.randaugment_magnitude
             steps.append(v2.RandAugment(ops, magnitude))
         self._steps = steps
+        self.in_memory = not steps and getattr(dataset, "in_memory", False)
 
     def __len__(self) -> int:
         return len(self._dataset)  # type: ignore[arg-type]

@@ -25,9 +25,3 @@ def interrupt_flag() -> Iterator[threading.Event]:
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def ignore_interrupts(worker: int) -> None:
-    """For loading processes: Ctrl-C goes to the whole group, and they end with the training."""
-    del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

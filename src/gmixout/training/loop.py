@@ -20,13 +20,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gmixout.errors import ConfigError, TrainingError
+from gmixout.loading import make_loader
 from gmixout.methods.averaged import Averaged
 from gmixout.methods.base import Finetuning
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.augmentation import Augmented, Mixing, mixed_cross_entropy
 from gmixout.training.batches import Batches
 from gmixout.training.checkpoint import load_checkpoint, save_checkpoint
-from gmixout.training.interrupts import ignore_interrupts, interrupt_flag
+from gmixout.training.interrupts import interrupt_flag
 from gmixout.training.layer_decay import LayerDecay
 from gmixout.training.losses import adjusted, class_counts
 from gmixout.training.memory import PeakMemory
@@ -312,14 +313,8 @@ class _Trainer:
             settings.seed,
             start=self.progress.step,
         )
-        loader: DataLoader[Any] = DataLoader(
-            self.dataset,
-            batch_sampler=batches,
-            num_workers=settings.num_workers,
-            pin_memory=self.accelerator.device.type == "cuda",  # copied while the GPU computes
-            worker_init_fn=ignore_interrupts,
-            generator=torch.Generator().manual_seed(settings.seed),
-        )
+        device, workers = self.accelerator.device, settings.num_workers
+        loader = make_loader(self.dataset, device, workers, batch_sampler=batches)
         return self.accelerator.prepare(loader)
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
