@@ -102,6 +102,19 @@ def test_convolution(data, structure, dims, rate):
     check(structure, product, lambda x, w: conv(x, w, product), input, weight, index)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+def test_tiles_of_a_convolution_of_single_pixels(batch, dims, stride):
+    """Which are those of the linear layer that every pixel goes through, by no convolution."""
+    product = ConvProduct((1,) * dims, (stride,) * dims, (0,) * dims, (2,) * dims, groups=1)
+    weight, input = normal(6, 8, *product.kernel_size), normal(*batch, 8, *range(5, 5 + dims))
+    index = index_of(Block(2), weight.shape, 0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(ConvProduct, "_product")
+        check(Block(2), product, lambda x, w: conv(x, w, product), input, weight, index)
+
+
 @pytest.mark.parametrize("strip", [1, 7, 40, 10**6])
 def test_element_in_strips_of_any_size(monkeypatch, strip):
     monkeypatch.setattr(reference, "STRIP_ENTRIES", {"cpu": strip})

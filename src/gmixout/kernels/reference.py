@@ -32,6 +32,10 @@ GATHER_ENTRIES = {"cpu": 2**20, "gpu": 2**27}
 What fits a CPU's cache; a GPU wants few launches, and has few parts then.
 """
 
+NARROW = 256
+"""Columns of an input below which it is the first factor of a product: a quarter faster on CPUs,
+where a wide one would be up to half as slow again."""
+
 
 class LayerProduct(Protocol):
     """How a weight gradient arises: bilinear in the output's gradient and the layer's input."""
@@ -74,8 +78,8 @@ class LinearProduct:
     def dense(self, grad: Tensor, input: Tensor) -> Tensor:
         """See `LayerProduct.dense`."""
         grad, input = grad.reshape(-1, grad.shape[-1]), input.reshape(-1, input.shape[-1])
-        if input.shape[1] < grad.shape[1]:
-            return (input.T @ grad).T.contiguous()  # the narrower factor first is faster
+        if input.shape[1] < min(NARROW, grad.shape[1]):
+            return (input.T @ grad).T.contiguous()
         return grad.T @ input
 
     def tiles(
@@ -142,6 +146,12 @@ class ConvProduct:
     ) -> Tensor:
         """See `LayerProduct.tiles`: each tile becomes a group of one grouped convolution."""
         grad, input = self._batched(grad), self._batched(input)
+        if self._is_linear:
+            # A convolution of thousands of groups took up to twenty times as long.
+            steps = (slice(None, None, stride) for stride in self.stride)
+            grad, input = grad.movedim(1, -1), input[(..., *steps)].movedim(1, -1)
+            gradient = LinearProduct().tiles(grad, input, row, column, sides)
+            return gradient.reshape(*gradient.shape, *self.kernel_size)
         rows = row[:, None] * sides[0] + torch.arange(sides[0], device=row.device)
         own = column[:, None] * sides[1] + torch.arange(sides[1], device=row.device)
         left = rows
@@ -155,6 +165,11 @@ class ConvProduct:
             groups=len(left),
         )
         return gradient.unflatten(0, rows.shape)
+
+    @property
+    def _is_linear(self) -> bool:
+        """Whether every pixel goes its own way, through one matrix."""
+        return self.groups == 1 and set(self.kernel_size) == {1} and set(self.padding) == {0}
 
     def _batched(self, images: Tensor) -> Tensor:
         return images if images.dim() == len(self.kernel_size) + 2 else images.unsqueeze(0)
