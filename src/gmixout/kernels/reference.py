@@ -148,8 +148,9 @@ class ConvProduct:
         grad, input = self._batched(grad), self._batched(input)
         if self._is_linear:
             # A convolution of thousands of groups took up to twenty times as long.
-            steps = (slice(None, None, stride) for stride in self.stride)
-            grad, input = grad.movedim(1, -1), input[(..., *steps)].movedim(1, -1)
+            for dim, stride in enumerate(self.stride, start=2):
+                input = input[(slice(None),) * dim + (slice(None, None, stride),)]
+            grad, input = grad.movedim(1, -1), input.movedim(1, -1)
             gradient = LinearProduct().tiles(grad, input, row, column, sides)
             return gradient.reshape(*gradient.shape, *self.kernel_size)
         rows = row[:, None] * sides[0] + torch.arange(sides[0], device=row.device)
