@@ -1,0 +1,61 @@
+"""The scripts that read studies: what they print of the raw values is what the documents say."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from gmixout.evaluation.records import RecordLog
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+DEPTH = [*RESULTS.glob("pacs/cnn-300-*"), *RESULTS.glob("pacs/cnn-400-depth-*")]
+STUDIES = {
+    "pacs/depth.py": (DEPTH, "speed.md", r"^\| mean_start_depth [^|]*"),
+    "levers.py": ([RESULTS / "digits-levers"], "levers.md", r"^  [\d.]+:|against [\d.]+:"),
+}
+"""By script: what it is given, the page that has its table, and what else a line says."""
+
+
+def printed(script, monkeypatch, capsys):
+    """The lines of a script's table."""
+    words, _, aside = STUDIES[script]
+    monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
+    runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
+    return [line for line in capsys.readouterr().out.splitlines() if re.search(aside, line)]
+
+
+@pytest.mark.parametrize("script", STUDIES)
+def test_the_documents_have_the_figures(script, monkeypatch, capsys):
+    _, page, aside = STUDIES[script]
+    rows = [figures(line) for line in (ROOT / "docs" / page).read_text().splitlines()]
+    lines = printed(script, monkeypatch, capsys)
+    assert len(lines) > 2
+    for line in lines:
+        wanted = figures(re.sub(aside, "", line))
+        assert len(wanted) > 4
+        assert any(row[-len(wanted) :] == wanted for row in rows), line
+
+
+def figures(line):
+    return re.findall(r"[+-]?\d+\.\d+", line)
+
+
+def test_depth_is_compared_at_the_same_seed_source_and_rate(monkeypatch, capsys):
+    lines = printed("pacs/depth.py", monkeypatch, capsys)
+    found = {
+        (r.benchmark, r.seed, r.options["mean_start_depth"]): r.ood
+        for folder in DEPTH
+        for r in RecordLog(folder / "records.jsonl").read()
+        if r.method == "gmixout"
+        and r.lr == 3e-4
+        and r.steps == 300
+        and not r.options["anchor_pull"]
+    }
+    gains = [ood - found[(*case, 0.0)] for (*case, depth), ood in found.items() if depth]
+    assert len(gains) == 3 * 5
+    (row,) = (line for line in lines if "0.5, 300 steps" in line)
+    assert float(row.split("|")[6].strip(" *").split()[0]) == round(100 * fmean(gains), 1)
