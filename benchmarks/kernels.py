@@ -60,15 +60,19 @@ class Layer:
     def make_operands(
         self, batch: int, dtype: torch.dtype, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Random gradient of the output and input."""
+        """Random gradient of the output and input; images channels last, as in the library."""
         outputs, inputs = self.weight[:2]
         if self.side:
             shapes = [(batch, outputs, *self._places), (batch, inputs, self.side, self.side)]
         else:
             shapes = [(batch * TOKENS, outputs), (batch * TOKENS, inputs)]
         generator = torch.Generator().manual_seed(0)
-        grad, input = (torch.randn(shape, generator=generator) for shape in shapes)
-        return grad.to(device, dtype), input.to(device, dtype)
+        kind = torch.channels_last if self.side else torch.preserve_format
+        grad, input = (
+            torch.randn(shape, generator=generator).to(device, dtype, memory_format=kind)
+            for shape in shapes
+        )
+        return grad, input
 
     def dense(self, grad: Tensor, input: Tensor) -> Tensor:
         """The dense weight gradient, as torch's own backward computes it."""
@@ -111,7 +115,8 @@ def make_operations(
     """What to time, by name, and the density after rounding to whole units."""
     structure, product = STRUCTURES[structure_name](BLOCK_SIZE), layer.product
     shape, device = layer.weight, grad.device
-    weight = torch.zeros(shape, dtype=grad.dtype, device=device)
+    kind = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    weight = torch.zeros(shape, dtype=grad.dtype, device=device).to(memory_format=kind)
     count = count_units(structure, shape, 1 - density)
 
     def draw_index() -> Tensor:
