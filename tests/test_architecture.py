@@ -129,6 +129,12 @@ def test_import_loads_torch_alone_and_touches_neither_cuda_nor_the_generators():
     assert [name for name in loaded if name.startswith(HEAVY)] == []
 
 
+def test_the_command_line_starts_without_what_only_some_commands_need():
+    needed = {"accelerate", "jsonargparse"}
+    loaded = fresh_python("import sys, gmixout.cli; print(*sys.modules, sep='\\n')").splitlines()
+    assert needed == {name for name in HEAVY if name in loaded}
+
+
 def test_rooms_below_the_bench_import_without_their_optional_libraries():
     """A machine with torch alone can use the library: the rest is imported where it is used."""
     blocked = ", ".join(f"{name!r}: None" for name in HEAVY if not name.startswith("torch."))

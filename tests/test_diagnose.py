@@ -34,7 +34,8 @@ def _toy(monkeypatch):
     install(monkeypatch)
     # Pages and pictures take longer to draw than toy models to train; they have their own tests.
     monkeypatch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
-    monkeypatch.setattr(module, "save_diagnosis_figure", lambda diagnosis, path: path)
+    figures = import_module("gmixout.reports.diagnosis_figure")
+    monkeypatch.setattr(figures, "save_diagnosis_figure", lambda diagnosis, path: path)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from rich.console import Console
 from gmixout import __version__, bench
 from gmixout.data import SOURCES
 from gmixout.errors import ConfigError, GmixoutError
-from gmixout.methods import METHODS, get_method
+from gmixout.methods import DEFAULT_METHOD, METHODS, get_method
 from gmixout.named import spec_of
 
 COMMANDS: dict[str, Any] = {
@@ -126,7 +126,7 @@ def as_options(words: Sequence[str]) -> list[str]:
     names = [name for name, _ in given]
     if not {"method", "config"} & set(names):
         of_default = any(re.match(r"method\.(?!help)", name) for name in names)
-        given = [("method", ["gmixout"]), *given] if of_default else given
+        given = [("method", [DEFAULT_METHOD]), *given] if of_default else given
     kinds = {name: str(parameter.annotation) for name, parameter in parameters.items()}
     given = [(name, [_config_of(name, value) for value in values]) for name, values in given]
     if "data_root" in names and "data_root" not in parameters:

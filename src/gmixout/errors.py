@@ -29,20 +29,21 @@ class TrainingError(GmixoutError, RuntimeError):
 
 
 @contextmanager
-def needs(package: str, install: str = "") -> Iterator[None]:
+def needs(package: str, extra: str, what: str = "this") -> Iterator[None]:
     """Imports inside this context are of an optional package; a failed one says how to get it.
 
     Args:
         package: What is imported.
-        install: What pip is to install for it; by default the package.
+        extra: The extra of gmixout that brings it.
+        what: What it is needed for.
 
     Raises:
-        DataError: An import failed.
+        ConfigError: An import failed.
     """
     try:
         yield
     except ImportError as error:
-        raise DataError(
-            f"{package} is needed for this and cannot be imported ({error}): "
-            f"pip install {install or package}"
+        raise ConfigError(
+            f"{what} needs {package}, which cannot be imported ({error}): "
+            f"pip install 'gmixout[{extra}]'"
         ) from error

@@ -32,6 +32,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink()
 
 
+def write_text(path: Path, text: str) -> Path:
+    """`write_atomically` of a text, in UTF-8; raises as it does and returns the path."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path
+
+
 def _flush_to_disk(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
         return

@@ -11,7 +11,7 @@ from gmixout.data import SOURCES
 from gmixout.data.cifar import unpickle
 from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS
 from gmixout.data.parquet import read_parquet
-from gmixout.errors import DataError
+from gmixout.errors import ConfigError, DataError
 
 
 def cifar10(root, **options):
@@ -215,5 +215,5 @@ def test_a_missing_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     for part in ("train", "test"):
         (tmp_path / f"{part}.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"pyarrow is needed.*pip install pyarrow"):
+    with pytest.raises(ConfigError, match=r"needs pyarrow.*pip install 'gmixout\[hub\]'"):
         cifar10(tmp_path).check()

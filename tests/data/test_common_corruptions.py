@@ -749,7 +749,7 @@ def test_wrong_shifts_are_refused_before_anything_is_read(clean):
 
 def test_a_missing_scipy_is_no_broken_image(clean, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "scipy", None)
-    with pytest.raises(DataError, match=r"scipy is needed.*pip install scipy"):
+    with pytest.raises(ConfigError, match=r"needs scipy.*pip install 'gmixout\[train\]'"):
         corrupted(clean, "fog", 1)
 
 

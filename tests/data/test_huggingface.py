@@ -7,7 +7,7 @@ import pytest
 from official_trees import colour_of
 
 from gmixout.data import SOURCES
-from gmixout.errors import DataError
+from gmixout.errors import ConfigError, DataError
 
 
 def huggingface(root, **options):
@@ -20,7 +20,7 @@ def load(source):
 
 def test_a_missing_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"datasets is needed.*pip install datasets"):
+    with pytest.raises(ConfigError, match=r"needs datasets.*pip install 'gmixout\[hub\]'"):
         huggingface(tmp_path).check()
 
 

@@ -87,7 +87,7 @@ def test_online_it_says_what_the_hub_says(answering, monkeypatch, name, respond,
 def test_a_missing_package_is_named(monkeypatch, tmp_path):
     folder = hf_dinov2(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(DataError, match="pip install transformers"):
+    with pytest.raises(ConfigError, match=r"pip install 'gmixout\[hub\]'"):
         load_foundation(f"hf:{folder}", CLASSES)
 
 

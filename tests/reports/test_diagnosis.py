@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 
 from gmixout.evaluation.ensemble import Diagnosis, Line, Members, barrier, measure
-from gmixout.reports.diagnosis import diagnosis_figure, print_diagnosis, save_diagnosis_figure
+from gmixout.reports.diagnosis import print_diagnosis
+from gmixout.reports.diagnosis_figure import diagnosis_figure, save_diagnosis_figure
 
 SETS = ("id_test", "blur", "art [new]", "a$b")
 

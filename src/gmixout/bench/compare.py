@@ -16,7 +16,7 @@ from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.evaluation.records import Record, RecordLog
-from gmixout.methods import METHODS, Method, get_method
+from gmixout.methods import DEFAULT_METHOD, METHODS, Method, get_method
 from gmixout.named import spec_of
 from gmixout.training import TrainingArguments
 
@@ -146,7 +146,7 @@ def sweep(
         GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
             finished all the same).
     """
-    method = method or get_method("gmixout")
+    method = method or get_method(DEFAULT_METHOD)
     over = LEVERS if over is None else over
     if unknown := sorted(over.keys() - method.options.keys()):
         raise ConfigError(

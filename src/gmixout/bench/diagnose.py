@@ -27,10 +27,10 @@ from gmixout.evaluation import ensemble
 from gmixout.evaluation.ensemble import Diagnosis, Line, Measures, Members
 from gmixout.evaluation.metrics import predict, score
 from gmixout.evaluation.records import ID_SETS, RecordLog
-from gmixout.files import write_atomically
+from gmixout.files import write_atomically, write_text
 from gmixout.methods import METHODS, Method
 from gmixout.named import spec_of
-from gmixout.reports.diagnosis import print_diagnosis, save_diagnosis_figure
+from gmixout.reports.diagnosis import print_diagnosis
 from gmixout.training import TrainingArguments
 from gmixout.training.loop import train
 from gmixout.weightspace import State, fingerprint, interpolate, uniform_soup
@@ -64,6 +64,9 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3, data_root: Path | No
             that brings its data.
         StateError: The folder holds no run that was trained, or none that can be trained again.
     """
+    # matplotlib is loaded for a figure, not with the command line
+    from gmixout.reports.diagnosis_figure import save_diagnosis_figure
+
     for name, value in (("members", members), ("repeats", repeats)):
         if value < 1:
             raise ConfigError(f"diagnose({name}={value}): it must be at least 1")
@@ -84,7 +87,7 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3, data_root: Path | No
     diagnosis = combine(known, members, found)
     text = json.dumps(asdict(diagnosis), indent=1, allow_nan=False) + "\n"
     file = folder / "diagnosis.json"
-    write_atomically(file, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    write_text(file, text)
     pictures = [save_diagnosis_figure(diagnosis, file.with_suffix(f".{e}")) for e in ("png", "svg")]
     console = Console()
     print_diagnosis(diagnosis, console)

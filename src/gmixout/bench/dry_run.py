@@ -27,7 +27,6 @@ from gmixout.errors import ConfigError
 from gmixout.evaluation.metrics import predict
 from gmixout.loading import loading_processes, make_loader
 from gmixout.methods import Method
-from gmixout.methods.probing import lp_ft
 from gmixout.training import TrainingArguments
 from gmixout.training.augmentation import Augmented
 from gmixout.training.batches import Batches
@@ -145,7 +144,7 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
         kind = replace(kind, models=models + len(range(every, settings.steps, every)))
     few = replace(settings, steps=STEPS, warmup_steps=0, log_every_steps=1, num_workers=0)
     few = replace(few, augment="none", crop_scale=1.0, flip=False)  # the batch is as it should be
-    begin = partial(_costliest(job.method).start, seed=settings.seed)
+    begin = partial(job.method.costliest().start, seed=settings.seed)
     try:
         result = train(job.benchmark.foundation(), begin, batch, few)
     except torch.OutOfMemoryError:
@@ -160,16 +159,6 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
         peak_memory_bytes=result.peak_memory_bytes,
         trainable=result.trainable,
     )
-
-
-def _costliest(method: Method) -> Method:
-    """The method as it trains most of the model."""
-    changes: dict[str, Any] = {
-        name: _costliest(value) for name, value in vars(method).items() if isinstance(value, Method)
-    }
-    if isinstance(method, lp_ft):
-        changes["probe_steps"] = 0
-    return replace(method, **changes)  # type: ignore[type-var]
 
 
 def _about(benchmark: Benchmark, costs: Costs) -> Iterator[str]:

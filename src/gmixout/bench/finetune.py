@@ -18,7 +18,7 @@ from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.evaluation.selection import id_validation
-from gmixout.methods import METHODS, Method, get_method
+from gmixout.methods import DEFAULT_METHOD, METHODS, Method, get_method
 from gmixout.named import spec_of
 from gmixout.training import TrainingArguments
 
@@ -63,7 +63,7 @@ def finetune(
         GmixoutError: A setting, the folder or the data is wrong, or the loss is not finite.
     """
     # None, not gmixout itself: the parser would give its options to whatever method is chosen
-    method = method or get_method("gmixout")
+    method = method or get_method(DEFAULT_METHOD)
     if method.pools:
         raise ConfigError(
             f"method {method.name} makes one model of several runs, and finetune trains one: use "

@@ -18,7 +18,7 @@ from torch import Tensor
 from gmixout.bench.task import Task
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.records import RecordLog
-from gmixout.files import write_atomically
+from gmixout.files import write_atomically, write_text
 from gmixout.reports import REPORT_FILES
 
 CONFIG, RECORDS, MODEL, CHECKPOINT = (
@@ -74,11 +74,9 @@ def run_folder(
         _check(folder, config, resume, overwrite, may_change, task)
         if overwrite:
             _delete_run(folder)
-        text = _MARK + yaml.safe_dump(config, sort_keys=False)
-        write_atomically(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(folder / CONFIG, _MARK + yaml.safe_dump(config, sort_keys=False))
         if task is not None:
-            known = json.dumps(task.identity(), indent=1) + "\n"
-            write_atomically(folder / IDENTITY, lambda path: path.write_text(known, "utf-8"))
+            write_text(folder / IDENTITY, json.dumps(task.identity(), indent=1) + "\n")
         yield
 
 

@@ -2,8 +2,8 @@
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, product
@@ -31,7 +31,7 @@ from gmixout.bench.workers import carry_out, workers_for
 from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, GmixoutError, TrainingError
 from gmixout.evaluation.records import Record, RecordLog
-from gmixout.files import write_atomically
+from gmixout.files import write_text
 from gmixout.methods import METHODS, Method, get_method
 from gmixout.named import spec_of
 from gmixout.reports import write_report
@@ -74,8 +74,7 @@ class Run:
         except GmixoutError:
             raise
         except Exception as error:
-            note, text = self.folder / "error.txt", traceback.format_exc()
-            write_atomically(note, lambda path: path.write_text(text, encoding="utf-8"))
+            note = write_text(self.folder / "error.txt", traceback.format_exc())
             failure = f"{type(error).__name__}: {error} (traceback: {note})"
         # Not from `error`, which holds the failed run's tensors: the next run needs their memory
         raise TrainingError(failure)
@@ -177,7 +176,8 @@ class Grid:
         log = RecordLog(self.out / RECORDS)
         finished, failed = 0, []
         live = _LivePage(self.out)
-        with bars() as progress, _single_thread_if(count == 1, self.benchmark):
+        here = few_threads(self.benchmark.foundation()) if count == 1 else nullcontext()
+        with bars() as progress, here:
             total = progress.add_task("all runs", total=len(self.runs))
             under_way = _Bars(progress, self.runs)
             try:
@@ -287,12 +287,3 @@ class _LivePage:
             with suppress(GmixoutError):  # a page that cannot be drawn must not end the training
                 write_report(self._out, running=running)
             self._last = time.monotonic()
-
-
-@contextmanager
-def _single_thread_if(inline: bool, benchmark: Benchmark) -> Iterator[None]:
-    if not inline:
-        yield
-        return
-    with few_threads(benchmark.foundation()):
-        yield

@@ -8,10 +8,10 @@ How much of fonts it never saw, and of spoilt handwriting, can it still read aft
 - In domain: the 1,797 handwritten digits of `sklearn.datasets.load_digits`, 8x8 enlarged to 28x28.
   Stratified splits by a fixed seed: 300 train, 400 id_val, 1,097 id_test.
 - Shifts, reported: `corrupted/1`, `corrupted/2`, `corrupted/3` (id_test, each image corrupted by
-  one kind of `corruptions.REPORTED`, at that severity) and `fonts` (1,000 drawn digits of
+  one kind of `digits_corruptions.REPORTED`, at that severity) and `fonts` (1,000 drawn digits of
   `glyphs.HELD_OUT_FONTS`, varied as in pretraining).
-- Shifts to develop on, never reported: `dev_corrupted/1` to `/3` (id_val, `corruptions.DEV`) and
-  `dev_fonts` (`glyphs.DEV_FONTS`).
+- Shifts to develop on, never reported: `dev_corrupted/1` to `/3` (id_val,
+  `digits_corruptions.DEV`) and `dev_fonts` (`glyphs.DEV_FONTS`).
 - Foundation: 0.45 M parameters, pretrained by `benchmarks/pretrain_digits.py` on
   `glyphs.PRETRAINING_FONTS`; its log is `benchmarks/results/pretrain_digits.log`.
 
@@ -45,7 +45,8 @@ def digits() -> Benchmark:
     """Load the digits benchmark (see the module's docstring); takes a few seconds.
 
     Raises:
-        DataError: scikit-learn, matplotlib or timm is not installed, or a font is missing.
+        ConfigError: scikit-learn, matplotlib or timm is not installed.
+        DataError: A font is missing.
     """
     train, id_val, id_test = _handwriting()
     shifts = {f"corrupted/{s}": corrupt(id_test, REPORTED, s, CORRUPTION_SEED) for s in SEVERITIES}
@@ -64,7 +65,7 @@ def digits() -> Benchmark:
 
 def architecture() -> nn.Module:
     """The vision transformer with new weights, drawn from torch's global generator."""
-    with needs("timm"):
+    with needs("timm", "vision"):
         from timm.models import VisionTransformer
     return VisionTransformer(
         img_size=IMAGE_SIZE,
@@ -88,7 +89,7 @@ def foundation() -> nn.Module:
 
 def _handwriting() -> tuple[LabelledImages, LabelledImages, LabelledImages]:
     """The real digits: train, validation and test part."""
-    with needs("scikit-learn"):
+    with needs("scikit-learn", "vision"):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     bunch = load_digits()

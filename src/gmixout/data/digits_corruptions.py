@@ -21,7 +21,7 @@ SEVERITIES = (1, 2, 3)
 
 def _torchvision() -> Any:
     """`torchvision.transforms.v2.functional`, imported on use."""
-    with needs("torchvision"):
+    with needs("torchvision", "vision"):
         from torchvision.transforms.v2 import functional
     return functional
 

@@ -50,9 +50,9 @@ def font_folder() -> Path:
     """The folder of matplotlib's TrueType fonts.
 
     Raises:
-        DataError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed.
     """
-    with needs("matplotlib"):
+    with needs("matplotlib", "report"):
         import matplotlib
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
@@ -67,7 +67,8 @@ def draw(fonts: tuple[str, ...]) -> Tensor:
         `[len(fonts), 10, 56, 56]`, float32.
 
     Raises:
-        DataError: matplotlib or Pillow is not installed, or a font file is missing.
+        ConfigError: matplotlib or Pillow is not installed.
+        DataError: A font file is missing.
     """
     folder = font_folder()
     for font in fonts:
@@ -81,7 +82,7 @@ def draw(fonts: tuple[str, ...]) -> Tensor:
 
 def _draw(font: Path, character: str) -> Tensor:
     """One character as ink, `[56, 56]`."""
-    with needs("pillow"):
+    with needs("pillow", "vision"):
         from PIL import Image, ImageDraw, ImageFont
 
     # Fonts fill their em square differently: measure the ink, then draw at the size that fits.

@@ -119,7 +119,7 @@ class huggingface(Source):
         """A name on the hub is no folder."""
 
     def _open(self, problems: Problems) -> Any:
-        with needs("datasets"):
+        with needs("datasets", "hub"):
             import datasets
             from huggingface_hub import snapshot_download
         place = str(self.root)

@@ -17,9 +17,10 @@ def read_parquet(file: Path) -> tuple[ImageBytes, tuple[str, ...]]:
             `classes`. Without them the names are numbers.
 
     Raises:
-        DataError: A column is missing, the file cannot be read, or pyarrow is not installed.
+        ConfigError: pyarrow is not installed.
+        DataError: A column is missing, or the file cannot be read.
     """
-    with needs("pyarrow"):
+    with needs("pyarrow", "hub"):
         import pyarrow
         from pyarrow import parquet
     try:

@@ -286,7 +286,7 @@ class Source(Named, ABC):
         return tests_of(splits)
 
     def _verified(self) -> Splits:
-        with needs("pillow"):
+        with needs("pillow", "vision"):
             import PIL.Image  # noqa: F401 - a missing Pillow is no broken image
         problems = Problems()
         self._check_root(problems)

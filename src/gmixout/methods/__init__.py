@@ -19,7 +19,7 @@ from gmixout.methods import (
 )
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
 
-__all__ = ["METHODS", "DenseFinetuning", "Finetuning", "Method", "get_method"]
+__all__ = ["DEFAULT_METHOD", "METHODS", "DenseFinetuning", "Finetuning", "Method", "get_method"]
 
 METHODS: dict[str, type[Method]] = {
     method.__name__: method
@@ -46,6 +46,9 @@ METHODS: dict[str, type[Method]] = {
         wise_ft.gmixout_wise_ft,
     )
 }
+
+DEFAULT_METHOD = masking.gmixout.__name__
+"""What a command trains when nobody says."""
 
 
 def get_method(name: str, **options: Any) -> Method:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gmixout.core.selection import find_head, within
-from gmixout.errors import ConfigError
+from gmixout.errors import ConfigError, needs
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
 from gmixout.weightspace import State
 
@@ -224,11 +224,7 @@ def _exactly(targets: dict[str, nn.Module]) -> str:
 
 
 def _peft(method: str) -> Any:
-    try:
+    with needs("peft", "lora", f"method {method}"):
         import peft
         import peft.tuners.shira.mask_functions
-    except ImportError as error:
-        raise ConfigError(
-            f"method {method} needs the library peft ({error}): pip install 'gmixout[lora]'"
-        ) from error
     return peft

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 from torch import nn
@@ -143,6 +144,11 @@ class Method(Named, ABC):
         for value in vars(self).values():
             if isinstance(value, Method):
                 value.check_steps(steps)
+
+    def costliest(self) -> "Method":
+        """The method as it trains most of the model, to measure a step of it."""
+        parts = {n: part.costliest() for n, part in vars(self).items() if isinstance(part, Method)}
+        return replace(self, **parts)  # type: ignore[type-var]
 
     def variants(
         self, pretrained: State, finetuned: State

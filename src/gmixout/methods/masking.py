@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields, make_dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, get_type_hints
 
 import docstring_parser
@@ -28,13 +28,18 @@ class _Masked(Method):
         return GMixout(**vars(self), seed=seed)
 
 
+@cache
+def _option_texts() -> list[str]:
+    """What `GMixout` says of each of its options."""
+    texts = docstring_parser.parse_from_object(GMixout).params
+    return [f"    {text.arg_name}: {' '.join((text.description or '').split())}" for text in texts]
+
+
 def _method(name: str, preset: Callable[[], GMixout], summary: str) -> type[_Masked]:
     """Makes the class of a preset: its fields, types and texts are those of `GMixout`."""
     types, defaults = get_type_hints(GMixout), preset()
-    texts = docstring_parser.parse_from_object(GMixout).params
-    lines = [f"    {text.arg_name}: {' '.join((text.description or '').split())}" for text in texts]
     namespace: dict[str, Any] = {
-        "__doc__": "\n".join([summary, "", "Args:", *lines]),
+        "__doc__": "\n".join([summary, "", "Args:", *_option_texts()]),
         "__module__": __name__,
     }
     options = [

@@ -1,6 +1,6 @@
 """Linear probing, alone and before full finetuning."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -146,6 +146,10 @@ class lp_ft(Method):
                 f"train the body: set probe_steps below {steps}, to {steps // 3} say, or use "
                 "linear_probe"
             )
+
+    def costliest(self) -> Method:
+        """Full finetuning from the first step on."""
+        return replace(self, probe_steps=0)
 
     def start(self, model: nn.Module, seed: int) -> Finetuning:
         """Freezes all but the head for a while.

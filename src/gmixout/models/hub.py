@@ -28,7 +28,7 @@ def loading(name: str, provide: str) -> Iterator[None]:
 
 
 def _explained(error: Exception, name: str, provide: str) -> GmixoutError:
-    with needs("huggingface_hub"):
+    with needs("huggingface_hub", "hub"):
         from huggingface_hub import errors as hub
     causes = list(_chain(error))
 

@@ -31,7 +31,7 @@ def load(request: Request) -> Foundation:
         ConfigError: There is no such model, or it cannot have such a head.
         DataError: The files cannot be had or do not fit.
     """
-    with needs("transformers"):
+    with needs("transformers", "hub"):
         from transformers import (
             MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
             AutoConfig,

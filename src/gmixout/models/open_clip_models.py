@@ -27,7 +27,7 @@ def load(request: Request) -> Foundation:
         ConfigError: open_clip knows no such model or tag.
         DataError: The weights cannot be had or do not fit.
     """
-    with needs("open_clip_torch"):
+    with needs("open_clip_torch", "vision"):
         import open_clip
         from open_clip.model import get_model_preprocess_cfg
         from open_clip.transform import PreprocessCfg, image_transform_v2

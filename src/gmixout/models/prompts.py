@@ -53,10 +53,10 @@ def templates_for(benchmark: str) -> tuple[str, ...]:
     Benchmarks on ImageNet (`imagenet`, `imagenet_c`, `imagenet_lt`, ...) share OpenAI's 80.
 
     Raises:
-        DataError: ImageNet's are asked for, and open_clip is not installed.
+        ConfigError: ImageNet's are asked for, and open_clip is not installed.
     """
     if benchmark.startswith("imagenet"):
-        with needs("open_clip_torch"):
+        with needs("open_clip_torch", "vision"):
             from open_clip import OPENAI_IMAGENET_TEMPLATES
         return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
     return TEMPLATES.get(benchmark, PLAIN)
@@ -81,9 +81,9 @@ def is_imagenet(classes: Sequence[str]) -> bool:
     """
     if len(classes) != 1000:
         return False
-    with needs("timm"):
+    with needs("timm", "vision"):
         from timm.data.imagenet_info import ImageNetInfo
-    with needs("open_clip_torch"):
+    with needs("open_clip_torch", "vision"):
         from open_clip import IMAGENET_CLASSNAMES
     info: Any = ImageNetInfo("imagenet-1k")
     given = _first_names(classes)
@@ -103,9 +103,9 @@ def _first_names(names: Sequence[str]) -> list[str]:
 
 def _imagenet_texts() -> dict[str, str]:
     """OpenAI's name of each WordNet id of ImageNet, in ImageNet's order."""
-    with needs("timm"):
+    with needs("timm", "vision"):
         from timm.data.imagenet_info import ImageNetInfo
-    with needs("open_clip_torch"):
+    with needs("open_clip_torch", "vision"):
         from open_clip import IMAGENET_CLASSNAMES
     info: Any = ImageNetInfo("imagenet-1k")
     return dict(zip(info.label_names(), _distinct(IMAGENET_CLASSNAMES), strict=True))

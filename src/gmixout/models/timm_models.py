@@ -24,7 +24,7 @@ def load(request: Request) -> Foundation:
         ConfigError: timm knows no such model, or has no weights of it.
         DataError: The weights cannot be had or do not fit.
     """
-    with needs("timm"):
+    with needs("timm", "vision"):
         import timm
         from timm.data.config import resolve_model_data_config
         from timm.data.transforms_factory import create_transform

@@ -10,9 +10,10 @@ from urllib.parse import quote
 from gmixout.errors import StateError
 from gmixout.evaluation.across import by_benchmark
 from gmixout.evaluation.records import Record, RecordLog
+from gmixout.files import write_text
 from gmixout.reports.rows import rows_of
 from gmixout.reports.sweeps import sweeps_of
-from gmixout.reports.texts import save_across, save_csv, save_latex, save_markdown
+from gmixout.reports.texts import across_as_markdown, as_csv, as_latex, as_markdown
 
 REPORT_FILES = (
     "report.html", "report.csv", "report.md", "report.tex",
@@ -68,7 +69,7 @@ def write_report(
         return _write_one(records, paths, out, reference, running)
     places = {name: out / _folder_name(name) for name in groups}
     pages = {name: f"{place.name}/report.html" for name, place in places.items()}
-    across = save_across(records, out / "report.md", reference, pages)
+    across = write_text(out / "report.md", across_as_markdown(records, reference, pages))
     every = (
         _write_one(own, [path for path in paths if _holds(path, name)], places[name], reference)
         for name, own in groups.items()
@@ -97,9 +98,9 @@ def _write_one(
         pictures["sweep"] = sweep_figure
     return [
         html,
-        save_csv(records, out / "report.csv", reference),
-        save_markdown(records, out / "report.md", reference),
-        save_latex(records, out / "report.tex", reference),
+        write_text(out / "report.csv", as_csv(records, reference)),
+        write_text(out / "report.md", as_markdown(records, reference)),
+        write_text(out / "report.tex", as_latex(records, reference)),
         *(
             save_figure(partial(draw, records), out / f"{name}.{kind}")
             for name, draw in pictures.items()

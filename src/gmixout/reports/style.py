@@ -54,7 +54,7 @@ STYLES = {
     "lp_ft": Style("LP-FT", _BLUE, "X", "dashdot"),
     "full": Style("full finetuning", _BLUE, "o", main=True),
     "ema": Style("EMA", _BLUE, "p", "dash"),
-    "swa": Style("SWA of GMixout", _RED, "p", "dot"),
+    "swa": Style("SWA", _RED, "p", "dot"),
     "l2_sp": Style("L2-SP", _BLUE, "h", "dot"),
     "wise_ft": Style("WiSE-FT", _SKY, "o", "dash", main=True),
     "uniform_soup": Style("uniform soup", _VIOLET, "h", main=True),

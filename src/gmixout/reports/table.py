@@ -63,7 +63,7 @@ def results_table(records: Sequence[Record], width: int = 100) -> Table:
     seeds = {len(row.cell.records) for row in rows if row.cell.records[0].steps > 0} or {1}
     columns = _columns_for(rows, width, several=len(seeds) > 1)
     names = rows[0].names
-    table = _table(f"{records[0].benchmark}: one row a method", width)
+    table = plain_table(f"{records[0].benchmark}: one row a method", width)
     table.add_column("method", min_width=11, overflow="fold")
     table.add_column("lr", justify="right", no_wrap=True)
     has_alpha = any(row.cell.alpha is not None for row in rows)
@@ -151,7 +151,7 @@ def matched_table(
     if not standings.compared:
         return None
     metric = standings.metric
-    table = _table(f"OOD at matched ID {metric}, against {escape(standings.label)}", width)
+    table = plain_table(f"OOD at matched ID {metric}, against {escape(standings.label)}", width)
     table.add_column("method", overflow="fold")
     table.add_column("at its own ID", justify="right", no_wrap=True)
     for level in standings.id_levels:
@@ -174,7 +174,7 @@ def across_tables(
     """Methods over several benchmarks: their means, and the difference in each."""
     tables = []
     for summary in across_summaries(records, reference):
-        table = _table(summary.title, width)
+        table = plain_table(summary.title, width)
         for heading in summary.headings:
             table.add_column(escape(heading), justify="right" if table.columns else "left")
         for row in summary.rows:
@@ -211,7 +211,8 @@ def _seeds_note(standings: Standings) -> str:
     )
 
 
-def _table(title: str, width: int) -> Table:
+def plain_table(title: str, width: int) -> Table:
+    """An empty table as all of ours look, for a console of so many columns."""
     return Table(
         title=escape(title),
         title_justify="left",

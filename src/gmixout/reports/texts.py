@@ -1,39 +1,21 @@
 """Records as text: CSV of every setting, and one row a method for papers and READMEs.
 
 CSV holds every figure to the last digit, in the units of the records. Markdown and LaTeX hold what
-`rows.summary_of` has for people.
+`standings.summary_of` has for people.
 """
 
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from urllib.parse import quote
 
 from gmixout.evaluation.records import Record
 from gmixout.evaluation.summary import Estimate
-from gmixout.files import write_atomically
 from gmixout.reports.across import across_summaries
 from gmixout.reports.rows import columns_of, rows_of
 from gmixout.reports.standings import NONE, Entry, Standing, Summary, standings_of, summary_of
-
-
-def save_csv(records: Sequence[Record], path: Path, reference: str = "full") -> Path:
-    """Write `as_csv`; an older file stays whole until then."""
-    return _save(as_csv(records, reference), path)
-
-
-def save_markdown(records: Sequence[Record], path: Path, reference: str = "full") -> Path:
-    """Write `as_markdown`; an older file stays whole until then."""
-    return _save(as_markdown(records, reference), path)
-
-
-def save_latex(records: Sequence[Record], path: Path, reference: str = "full") -> Path:
-    """Write `as_latex`; an older file stays whole until then."""
-    return _save(as_latex(records, reference), path)
 
 
 def as_csv(records: Sequence[Record], reference: str = "full") -> str:
@@ -95,13 +77,6 @@ def _differences(
 def as_markdown(records: Sequence[Record], reference: str = "full") -> str:
     """The summary as a table of GitHub's Markdown."""
     return _markdown_table(summary_of(records, reference))
-
-
-def save_across(
-    records: Sequence[Record], path: Path, reference: str, reports: Mapping[str, str]
-) -> Path:
-    """Write `across_as_markdown`; an older file stays whole until then."""
-    return _save(across_as_markdown(records, reference, reports), path)
 
 
 def across_as_markdown(
@@ -182,9 +157,3 @@ def _latex_entry(entry: Entry) -> str:
         text = re.sub(r"[+-]\d+(\.\d+)?", r"$\g<0>$", text)
     # an entry that starts with a bracket would be taken for an argument of the line break before it
     return rf"\textbf{{{text}}}" if entry.clear else "{" + text + "}" if text[:1] == "[" else text
-
-
-def _save(text: str, path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
-    return path

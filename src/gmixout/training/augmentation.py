@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from gmixout.errors import ConfigError
+from gmixout.errors import needs
 from gmixout.training.arguments import TrainingArguments
 
 
@@ -150,10 +150,6 @@ def draws_of(seed: int, kind: str, place: int) -> Iterator[None]:
 
 
 def _transforms(wanted: str) -> Any:
-    try:
+    with needs("torchvision", "vision", wanted):
         from torchvision.transforms import v2
-    except ImportError as error:
-        raise ConfigError(
-            f"{wanted} needs torchvision ({error}): pip install 'gmixout[vision]'"
-        ) from error
     return v2

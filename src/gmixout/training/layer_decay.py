@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from gmixout.errors import ConfigError
+from gmixout.errors import ConfigError, needs
 
 
 class LayerDecay:
@@ -29,12 +29,8 @@ class LayerDecay:
                 f"layer_decay={decay} needs a model that says what its layers are, as timm's do "
                 f"with group_matcher(); {type(model).__name__} does not. Use layer_decay=1"
             )
-        try:
+        with needs("timm", "vision", f"layer_decay={decay}"):
             from timm.models import group_parameters
-        except ImportError as error:
-            raise ConfigError(
-                f"layer_decay={decay} needs timm ({error}): pip install 'gmixout[vision]'"
-            ) from error
         layers: dict[str, int] = group_parameters(model, matcher(coarse=False), reverse=True)
         top = max(layers.values())
         self._scale = {name: decay ** (top - layer) for name, layer in layers.items()}

@@ -64,7 +64,7 @@ def _smooth_field(field: Array, deviation: float) -> Array:
     Mirroring makes it a product in cosine space, whatever its width: at 224 pixels the published
     kernel has a thousand.
     """
-    with needs("scipy"):
+    with needs("scipy", "train"):
         from scipy.fft import dctn, idctn
     offsets = np.arange(-int(3 * deviation + 0.5), int(3 * deviation + 0.5) + 1)
     kernel = np.exp(-((offsets / deviation) ** 2) / 2)

@@ -25,7 +25,7 @@ def ndimage() -> Any:
     Raises:
         DataError: scipy is not there.
     """
-    with needs("scipy"):
+    with needs("scipy", "train"):
         from scipy import ndimage
     return ndimage
 

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from gmixout.evaluation.records import Record
 from gmixout.evaluation.selection import RULES
 from gmixout.evaluation.summary import Estimate
-from gmixout.files import write_atomically
+from gmixout.files import write_text
 from gmixout.reports.names import notes_of, title_of
 from gmixout.reports.page.data import groups_of, page_data, switches_of
 from gmixout.reports.rows import Column, Row, columns_of, rows_of
@@ -36,10 +36,7 @@ def save_page(
     running: str | None = None,
 ) -> Path:
     """Write `page`; an older file stays whole until the new one is complete."""
-    path = Path(path)
-    text = page(records, configs, reference, running)
-    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
-    return path
+    return write_text(Path(path), page(records, configs, reference, running))
 
 
 def page(
