@@ -11,7 +11,7 @@ from tiny_foundations import clip_folder
 from gmixout.bench import task as task_module
 from gmixout.cli import CONFIGS, main
 from gmixout.data import SOURCES
-from gmixout.data.imagenet_c import KINDS
+from gmixout.data.common_corruptions.constants import KINDS
 from gmixout.methods import METHODS
 from gmixout.training import TrainingArguments
 

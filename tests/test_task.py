@@ -21,7 +21,7 @@ from gmixout.bench.task import Task, with_corruptions
 from gmixout.cli import main
 from gmixout.data import SOURCES, Source
 from gmixout.data.common_corruptions import CORRUPTIONS
-from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS
+from gmixout.data.common_corruptions.constants import EXTRA_KINDS, KINDS
 from gmixout.errors import ConfigError, DataError, GmixoutError
 from gmixout.evaluation.official import SUMMARIES
 from gmixout.evaluation.records import RecordLog

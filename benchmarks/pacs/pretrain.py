@@ -38,8 +38,9 @@ from torchvision.transforms.v2 import functional
 
 from gmixout.bench.task import cache_folder
 from gmixout.data import SOURCES
-from gmixout.data.images import SPLIT_SEED, ImageSet, in_half, stratified
+from gmixout.data.images import ImageSet
 from gmixout.data.parquet import read_parquet
+from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
 from gmixout.methods.full import full
 from gmixout.training import TrainingArguments, train
 

@@ -9,7 +9,7 @@ from official_trees import remove
 
 from gmixout.data import SOURCES
 from gmixout.data.cifar import unpickle
-from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS
+from gmixout.data.common_corruptions.constants import EXTRA_KINDS, KINDS
 from gmixout.data.parquet import read_parquet
 from gmixout.errors import ConfigError, DataError
 

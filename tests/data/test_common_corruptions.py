@@ -29,11 +29,16 @@ from gmixout.data.common_corruptions import (
     corruption_shifts,
 )
 from gmixout.data.common_corruptions.blur import disk
-from gmixout.data.common_corruptions.constants import CONSTANTS, SIZES
+from gmixout.data.common_corruptions.constants import (
+    CONSTANTS,
+    EXTRA_KINDS,
+    KINDS,
+    SEVERITIES,
+    SIZES,
+)
 from gmixout.data.common_corruptions.filters import smooth, streak, to_array, to_bytes, zoom
 from gmixout.data.common_corruptions.spatter import edges, equalised
 from gmixout.data.common_corruptions.weather import frost_sheet, plasma
-from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS, SEVERITIES
 from gmixout.data.images import ImageArray, ImageFiles, LabelSpace
 from gmixout.errors import ConfigError, DataError
 

@@ -6,8 +6,8 @@ import torch
 from official_trees import WNIDS, colour_of, remove
 
 from gmixout.data import SOURCES
-from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS
-from gmixout.data.imagenet_lt import FEW, MANY, MEDIUM, shot_groups
+from gmixout.data.common_corruptions.constants import EXTRA_KINDS, KINDS
+from gmixout.data.sampling import FEW, MANY, MEDIUM, shot_groups
 from gmixout.errors import DataError
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from gmixout.data import images
-from gmixout.data.images import ImageArray, ImageBytes, ImageFiles, LabelSpace, stratified
+from gmixout.data.images import ImageArray, ImageBytes, ImageFiles, LabelSpace
+from gmixout.data.sampling import stratified
 from gmixout.errors import DataError
 
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from gmixout.data import SOURCES
-from gmixout.data.imagenet_c import KINDS
+from gmixout.data.common_corruptions.constants import KINDS
 from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import ConfigError, DataError
 

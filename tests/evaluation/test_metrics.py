@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from gmixout.data.imagenet_c import KINDS
+from gmixout.data.common_corruptions.constants import KINDS
 from gmixout.errors import ConfigError, DataError, TrainingError
 from gmixout.evaluation.metrics import (
     MAX_BATCH,

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 from torch.nn.functional import one_hot
 
-from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS
-from gmixout.data.imagenet_lt import FEW, MANY, MEDIUM
+from gmixout.data.common_corruptions.constants import EXTRA_KINDS, KINDS
+from gmixout.data.sampling import FEW, MANY, MEDIUM
 from gmixout.errors import DataError
 from gmixout.evaluation.official import (
     ALEXNET_ERRORS,

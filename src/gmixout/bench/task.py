@@ -12,7 +12,8 @@ from accelerate import PartialState
 
 from gmixout.data import SOURCES, Benchmark, Source, load_benchmark
 from gmixout.data.common_corruptions import NOTES, corruption_shifts
-from gmixout.data.images import SPLIT_SEED, ImageSet, stratified
+from gmixout.data.images import ImageSet
+from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.source import Splits
 from gmixout.errors import ConfigError, StateError
 from gmixout.models import Foundation, linear_probe_head, load_foundation

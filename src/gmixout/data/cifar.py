@@ -10,11 +10,11 @@ from typing import Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
 
+from gmixout.data.common_corruptions.constants import EXTRA_KINDS, KINDS, SEVERITIES
 from gmixout.data.folders import find
-from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS, SEVERITIES
-from gmixout.data.imagenet_lt import shot_groups
-from gmixout.data.images import SPLIT_SEED, ImageArray, ImageSet, in_half, long_tailed, stratified
+from gmixout.data.images import ImageArray, ImageSet
 from gmixout.data.parquet import read_parquet
+from gmixout.data.sampling import SPLIT_SEED, in_half, long_tailed, shot_groups, stratified
 from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import ConfigError, DataError
 

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from gmixout.data.domains import DomainFolders
 from gmixout.data.folders import Listing, classes_of_lists, read_list, text_of
-from gmixout.data.images import SPLIT_SEED, ImageSet, in_half, stratified
+from gmixout.data.images import ImageSet
+from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
 from gmixout.data.source import Problems, Splits
 from gmixout.errors import ConfigError
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from gmixout.data.folders import Listing, find, plain, read_class, subfolders
-from gmixout.data.images import SPLIT_SEED, ImageSet, in_half, stratified
+from gmixout.data.images import ImageSet
+from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
 from gmixout.data.source import Problems, Source, Splits, Tests
 from gmixout.errors import ConfigError
 

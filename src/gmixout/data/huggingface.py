@@ -5,7 +5,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gmixout.data.images import SPLIT_SEED, ImageSet, stratified
+from gmixout.data.images import ImageSet
+from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import DataError, needs
 

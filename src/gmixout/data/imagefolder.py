@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from gmixout.data.folders import pictures, read_classes, subfolders
-from gmixout.data.images import SPLIT_SEED, ImageSet, stratified
+from gmixout.data.images import ImageSet
+from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.source import Problems, Source, Splits, Tests
 
 SHIFT = "shift_"

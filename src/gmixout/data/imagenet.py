@@ -15,7 +15,8 @@ from gmixout.data.folders import (
     subfolders,
     text_of,
 )
-from gmixout.data.images import SPLIT_SEED, ImageFiles, LabelSpace, stratified
+from gmixout.data.images import ImageFiles, LabelSpace
+from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import ConfigError, DataError
 

@@ -5,21 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from gmixout.data.common_corruptions.constants import EXTRA_KINDS, KINDS, SEVERITIES
 from gmixout.data.folders import Listing, find, subfolders
 from gmixout.data.imagenet import ImageNet
 from gmixout.data.images import ImageFiles
 from gmixout.data.source import Problems, Splits
-
-KINDS = (
-    "gaussian_noise", "shot_noise", "impulse_noise",
-    "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
-    "snow", "frost", "fog", "brightness",
-    "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-)  # fmt: skip
-"""The fifteen kinds that the published figure is the mean over."""
-EXTRA_KINDS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-"""Four more that its authors set aside for making choices."""
-SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True, kw_only=True)

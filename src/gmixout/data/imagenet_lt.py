@@ -1,40 +1,14 @@
 """ImageNet-LT: a long-tailed part of ImageNet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
 from gmixout.data.folders import classes_of_lists, find, read_list
 from gmixout.data.imagenet import ImageNet, class_names
+from gmixout.data.sampling import shot_groups
 from gmixout.data.source import Problems, Splits
-
-MANY, MEDIUM, FEW = 0, 1, 2
-"""Groups of the test images by the training images of their class; the metrics `many_shot`,
-`medium_shot` and `few_shot` know them by these numbers."""
-
-SHOTS: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
-    "oltr": lambda counts: (counts >= 100, counts <= 20),
-    "lift": lambda counts: (counts > 100, counts < 20),
-}
-"""Who counts as many-shot and who as few-shot, by whose code: they differ on 100 and on 20."""
-
-
-def shot_groups(counts: Tensor, convention: str) -> Tensor:
-    """`[classes]`: MANY, MEDIUM or FEW for each class.
-
-    Args:
-        counts: `[classes]`, training images of each class.
-        convention: A name in `SHOTS`.
-
-    Source: `oltr`: Liu et al., "Large-Scale Long-Tailed Recognition in an Open World", CVPR 2019;
-        `lift`: Shi et al., "Long-Tail Learning with Foundation Model", ICML 2024; both by their
-        code.
-    """
-    many, few = SHOTS[convention](counts)
-    return MEDIUM + (FEW - MEDIUM) * few.long() + (MANY - MEDIUM) * many.long()
 
 
 @dataclass(frozen=True, kw_only=True)

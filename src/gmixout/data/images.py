@@ -26,8 +26,6 @@ Transform: TypeAlias = Callable[["Image"], Tensor]
 
 Set = TypeVar("Set", bound="ImageSet")
 
-SPLIT_SEED = 2510
-"""Seed of every split that the official files leave open; never the seed of a training run."""
 _BLOCK = 256
 """Images that one thread looks at in a row."""
 
@@ -307,64 +305,6 @@ class ImageArray(ImageSet):
 
     def _name(self, position: int) -> str:
         return f"image {position} of {self._array_name}"
-
-
-def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> list[Tensor]:
-    """Splits examples so that every class has its share in every part.
-
-    Args:
-        labels: `[N]`.
-        shares: Share of each part but the last, which is the rest; their sum is at most 1.
-        seed: The same seed and labels give the same split, on every platform and version.
-
-    Returns:
-        One tensor of ascending indices a part, `len(shares) + 1` in all. The size of a class in a
-        part is rounded; the images of a class too small to be shared out stay in the last part.
-    """
-    # numpy promises that the stream of this generator never changes, of its newer ones it does not
-    generator = np.random.RandomState(seed)
-    cuts = np.cumsum(shares)
-    parts: list[list[Any]] = [[] for _ in range(len(shares) + 1)]
-    given = labels.numpy()
-    for label in np.unique(given):
-        members = generator.permutation(np.flatnonzero(given == label))
-        # a sum of shares just above 1 by rounding must not reach beyond the end
-        ends = np.minimum(np.rint(cuts * len(members)).astype(int), len(members))
-        for part, chosen in zip(parts, np.split(members, ends), strict=True):
-            part.append(chosen)
-    return [
-        torch.from_numpy(np.sort(np.concatenate(part)) if part else np.empty(0, np.int64))
-        for part in parts
-    ]
-
-
-def in_half(images: Set, half: str) -> Set:
-    """The `first` or the `second` half of a set, every class in proportion; or `both`."""
-    if half == "both":
-        return images
-    first, second = stratified(images.labels, (0.5,), SPLIT_SEED)
-    return images.subset(first if half == "first" else second)
-
-
-def long_tailed(labels: Tensor, imbalance: float, seed: int) -> Tensor:
-    """Chooses examples so that class sizes fall exponentially, `n_y = n imbalance^(-y / (C - 1))`.
-
-    Args:
-        labels: `[N]`, from 0 to C - 1; no class has fewer than the n images of the smallest.
-        imbalance: Images of class 0 for one of class C - 1.
-        seed: As for `stratified`.
-
-    Returns:
-        Ascending indices; every class keeps at least one image.
-    """
-    generator = np.random.RandomState(seed)
-    sizes = np.bincount(labels.numpy())
-    shares = imbalance ** -np.linspace(0, 1, len(sizes))
-    kept = []
-    for label, share in enumerate(shares):
-        members = generator.permutation(np.flatnonzero(labels.numpy() == label))
-        kept.append(members[: max(1, round(sizes.min() * share))])
-    return torch.from_numpy(np.sort(np.concatenate(kept)))
 
 
 def _open(file: Path | BytesIO) -> "Image":

@@ -22,9 +22,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from gmixout.data.common_corruptions import blur, digital, noise, spatter, weather
-from gmixout.data.common_corruptions.constants import CONSTANTS, SIZES
+from gmixout.data.common_corruptions.constants import (
+    CONSTANTS,
+    EXTRA_KINDS,
+    KINDS,
+    SEVERITIES,
+    SIZES,
+)
 from gmixout.data.common_corruptions.filters import Array, ndimage, to_array, to_picture
-from gmixout.data.imagenet_c import EXTRA_KINDS, KINDS, SEVERITIES
 from gmixout.data.images import ImageSet
 from gmixout.errors import ConfigError
 

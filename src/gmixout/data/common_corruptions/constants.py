@@ -1,4 +1,4 @@
-"""How strong each kind is at each severity, for pictures of three sizes.
+"""The kinds, and how strong each is at each severity, for pictures of three sizes.
 
 The numbers are those of the programs that made CIFAR-10-C (32 pixels), Tiny ImageNet-C (64) and
 ImageNet-C (224): `create_c/make_{cifar,tinyimagenet,imagenet}_c.py` of hendrycks/robustness.
@@ -6,6 +6,17 @@ ImageNet-C (224): `create_c/make_{cifar,tinyimagenet,imagenet}_c.py` of hendryck
 
 from collections.abc import Mapping
 from typing import Any
+
+KINDS = (
+    "gaussian_noise", "shot_noise", "impulse_noise",
+    "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
+    "snow", "frost", "fog", "brightness",
+    "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+"""The fifteen kinds that the published figure is the mean over."""
+EXTRA_KINDS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+"""Four more that its authors set aside for making choices."""
+SEVERITIES = (1, 2, 3, 4, 5)
 
 SIZES = (32, 64, 224)
 """Sides of the pictures that the published constants are for."""
