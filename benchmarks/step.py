@@ -120,6 +120,8 @@ def profile(
         with torch.profiler.profile() as found:
             trainers[method].time(images, labels, range(step, step + 1))
         for each in found.key_averages():
+            if each.device_type != torch.autograd.DeviceType.CPU:
+                continue  # a kernel, whose time is that of the operation that launched it, too
             cost = costs[method].setdefault(each.key, {"ms": 0.0, "calls": 0.0})
             cost["ms"] += getattr(each, f"self_{kind}_time_total") / 1000 / steps
             cost["calls"] += each.count / steps

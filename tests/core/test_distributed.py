@@ -50,7 +50,10 @@ def work(rank, folder):
         indices = {n: b.clone() for n, b in model.named_buffers()}
         weights = copy.deepcopy(model.state_dict())
         torch.save((indices, masked.period, weights), f"{folder}/{name}-{rank}.pt")
+        # what an exchange of masks between two forward passes would make impossible
+        sum(loss_of(parallel, halves(batch, rank)) for _ in range(2)).backward()
         masked.detach()
+        assert not hasattr(model, "_ddp_params_and_buffers_to_ignore")
     dist.destroy_process_group()
 
 

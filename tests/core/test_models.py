@@ -232,6 +232,21 @@ def test_autocast_casts_an_input_once(layer, structure):
     assert x.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 3, 6), (2, 0, 6)], ids=str)
+def test_a_linear_layer_hands_its_gradient_on_as_it_came(shape):
+    """In versions of torch whose layer returns a view, autograd would copy it many times."""
+    model, _ = masked_copy(nn.Sequential(nn.Linear(6, 4)), CONFIG)
+    output = model(torch.randn(shape, requires_grad=True))
+    assert output.shape == (*shape[:-1], 4)
+    names, left = set(), [output.grad_fn]
+    while left:
+        node = left.pop()
+        names.add(node.name())
+        left += [below for below, _ in node.next_functions if below is not None]
+    assert "_CollectBackward" in names
+    assert not {"CopySlices", "AsStridedBackward0"} & names
+
+
 def test_channels_last_with_an_in_place_activation():
     """The weights' own memory format stays, and the steps are those of the usual format."""
     net = nn.Sequential(

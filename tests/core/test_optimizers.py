@@ -307,6 +307,27 @@ def test_param_groups_hold_every_trainable_parameter_once():
     assert masked.param_groups(lr=0.1)[-1]["lr"] == 0.1
 
 
+def test_fused_sgd_where_some_weights_are_never_redrawn():
+    """torch wants momentum of all parameters of a group, or of none."""
+    net = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 6, 3), nn.Flatten())
+    config = GMixout(mask_rate=0.5, structure="column", residual="persist", resample_every=2)
+    models = []
+    for fused in (False, True):
+        model = copy.deepcopy(net)
+        masked = gmixout.attach(model, config)
+        groups = masked.param_groups(lr=0.1)
+        assert [group["name"] for group in groups] == ["masked", "whole", "dense"]
+        held = [p for group in groups[:2] for p in group["params"]]
+        assert {id(p) for p in held} == {id(p) for p in masked.parameters()}
+        optimizer = masked.bind(torch.optim.SGD(groups, momentum=0.9, fused=fused))
+        for _ in range(5):
+            model(torch.ones(2, 4, 7, 7)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        models.append(masked.detach().state_dict())
+    torch.testing.assert_close(*models)
+
+
 def test_the_masked_rate_makes_up_for_what_the_anchor_gives_back():
     """The share 1-lambda of a period survives; rescaling acts like a rate c times higher."""
 

@@ -293,7 +293,7 @@ def test_a_missing_pillow_is_said_and_is_no_broken_image(monkeypatch, root_of):
     import sys
 
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(DataError, match="pillow is needed"):
+    with pytest.raises(ConfigError, match="needs pillow"):
         SOURCES["imagefolder"](root_of("imagefolder"), on_broken="skip").load(to_tensor)
 
 

@@ -102,6 +102,27 @@ def test_convolution(data, structure, dims, rate):
     check(structure, product, lambda x, w: conv(x, w, product), input, weight, index)
 
 
+@pytest.mark.parametrize("structure", [Row(), Column()], ids=repr)
+@pytest.mark.parametrize("count", [1, 7, 8, 9])
+def test_products_of_as_many_units_as_a_gpu_likes(monkeypatch, structure, count):
+    monkeypatch.setattr(reference, "ALIGNMENT", {"cpu": 8})
+    weight, input = normal(12, 10), normal(2, 3, 10)
+    index = torch.arange(10)[-count:]
+    assert structure.keep(LinearProduct(), input, index).shape[-1] in (10, 8, 16)
+    check(structure, LinearProduct(), F.linear, input, weight, index)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES, ids=repr)
+def test_gathering_and_writing_are_deterministic_in_any_memory_format(structure):
+    weight = normal(6, 4, 3, 3).to(memory_format=torch.channels_last)
+    index = index_of(structure, weight.shape, 0.5)
+    torch.use_deterministic_algorithms(True)
+    try:
+        structure.scatter_(weight, index, 2 * structure.gather(weight, index))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("batch", [(), (2,)], ids=str)

@@ -195,7 +195,7 @@ def test_where_it_cannot_apply_it_says_so_before_training(name, model, says):
 def test_without_peft_the_error_names_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     model = vit()
-    with pytest.raises(ConfigError, match=r"lora needs the library peft.*'gmixout\[lora\]'"):
+    with pytest.raises(ConfigError, match=r"method lora needs peft.*'gmixout\[lora\]'"):
         get_method("lora").start(model, 0)
     assert all(parameter.requires_grad for parameter in model.parameters())
 

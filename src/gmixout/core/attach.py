@@ -19,6 +19,8 @@ from gmixout.errors import AttachError, ConfigError, StateError
 OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
 
 STATE_VERSION = 1
+_IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
+"""An attribute of a model by which DistributedDataParallel is told names to leave alone."""
 
 
 def attach(
@@ -124,6 +126,11 @@ class Masked:
         self._depth = Depth(config, len({n.rpartition(".")[0] for n in chosen}), trained)
         for module, weights in by_module.items():
             mask_module(module, weights)
+        # Every process draws its own, the same as the others: DDP is to leave them alone.
+        ours = {id(b) for masked in self._weights.values() for b in masked.buffers()}
+        self._ignored: list[str] = getattr(model, _IGNORED_BY_DDP, [])
+        buffers = [name for name, buffer in model.named_buffers() if id(buffer) in ours]
+        setattr(model, _IGNORED_BY_DDP, [*self._ignored, *buffers])
 
     @property
     def model(self) -> nn.Module:
@@ -153,6 +160,8 @@ class Masked:
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
         """Parameter groups for any `torch.optim` optimizer: "masked", "dense" and "head".
 
+        With `residual="persist"`, weights too small to hold anything back are a group "whole".
+
         Args:
             lr: The learning rate that is right for full finetuning. The masked values get it times
                 `config.rate_scale`, which makes up for what the process takes away; all else that
@@ -162,9 +171,14 @@ class Masked:
         Raises:
             ConfigError: A rate is negative or no number.
         """
-        masked = self.parameters()
-        rest = dense_groups(self.model, self.heads, lr, head_lr, leave_out=masked)
-        return [{"params": masked, "lr": lr * self.config.rate_scale, "name": "masked"}, *rest]
+        rest = dense_groups(self.model, self.heads, lr, head_lr, leave_out=self.parameters())
+        # Apart, as fused SGD wants momentum of all of a group's parameters or of none.
+        parts = {
+            "masked": [m.values for m in self._weights.values() if m.redraws],
+            "whole": [m.values for m in self._weights.values() if not m.redraws],
+        }
+        rate = lr * self.config.rate_scale
+        return [{"params": p, "lr": rate, "name": n} for n, p in parts.items() if p] + rest
 
     def bind(self, optimizer: OptimizerT) -> OptimizerT:
         """Lets the masks advance by themselves after each `optimizer.step()`.
@@ -384,6 +398,10 @@ class Masked:
                 if child_name(attribute) in module._modules:
                     module._parameters[attribute].requires_grad_(True)  # type: ignore[union-attr]
             unmask_module(module)
+        if self._ignored:
+            setattr(model, _IGNORED_BY_DDP, self._ignored)
+        else:
+            delattr(model, _IGNORED_BY_DDP)
         self._model, self._optimizer, self._moments = None, None, None
         self._weights.clear()
         self._modules.clear()

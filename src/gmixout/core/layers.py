@@ -11,6 +11,7 @@ A module that owns masked weights gets a subclass of its own class, made on the 
 A new layer kind is one function and one line in `LEAN`.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -104,15 +105,18 @@ def expose(masked: MaskedWeight) -> Tensor:
 def _as_run(input: Tensor) -> Tensor:
     """The input as autocast has it: cast here, so that the layer and `collect` share one copy."""
     kind = input.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    if not autocast or input.dtype == torch.float64:
+    if kind == "meta" or input.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return input
     return input.to(torch.get_autocast_dtype(kind))
 
 
 def _linear(masked: MaskedWeight, input: Tensor, bias: Tensor | None) -> Tensor:
     input = _as_run(input)
-    return collect(masked, F.linear(input, masked.weight, bias), input, LinearProduct())
+    # As a matrix: of more dimensions some versions of torch give a view, and what is done to a
+    # view in place (`mark_dirty`) costs backward a copy of the gradient for each of nine steps.
+    rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])
+    output = collect(masked, F.linear(rows, masked.weight, bias), rows, LinearProduct())
+    return output.view(*input.shape[:-1], output.shape[-1])
 
 
 def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:

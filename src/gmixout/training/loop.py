@@ -225,7 +225,7 @@ class _Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress = _Progress(**state["progress"])
         torch.set_rng_state(state["rng"])
-        if self.accelerator.device.type == "cuda":
+        if state["cuda_rng"] is not None and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.accelerator.device)
 
     def save(self) -> None:
