@@ -55,7 +55,9 @@ class Layer:
             return LinearProduct()
         kernel = self.weight[2:]
         padding = tuple(k // 2 for k in kernel)
-        return ConvProduct(kernel, (self.stride,) * 2, padding, (1, 1), groups=1)
+        product = ConvProduct(kernel, (self.stride,) * 2, padding, (1, 1), groups=1)
+        images = torch.empty(2, 2, 2, 2).to(memory_format=torch.channels_last)
+        return product.of(images)
 
     def make_operands(
         self, batch: int, dtype: torch.dtype, device: torch.device

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 
 from gmixout.core.masks import count_units, draw
 from gmixout.kernels import reference
-from gmixout.kernels.reference import Block, Column, ConvProduct, Element, LinearProduct, Row
+from gmixout.kernels.reference import (
+    Block,
+    Column,
+    ConvProduct,
+    Element,
+    LinearProduct,
+    PixelProduct,
+    Row,
+)  # fmt: skip
 
 STRUCTURES = (Element(), Row(), Column(), Block(1), Block(4), Block(16))
 structures = st.sampled_from(STRUCTURES)
@@ -123,17 +131,27 @@ def test_gathering_and_writing_are_deterministic_in_any_memory_format(structure)
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("structure", STRUCTURES, ids=repr)
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
-def test_tiles_of_a_convolution_of_single_pixels(batch, dims, stride):
-    """Which are those of the linear layer that every pixel goes through, by no convolution."""
+def test_a_convolution_of_single_pixels_is_a_linear_layer(structure, dims, stride):
+    """Channels last, no gradient of a convolution is computed."""
     product = ConvProduct((1,) * dims, (stride,) * dims, (0,) * dims, (2,) * dims, groups=1)
-    weight, input = normal(6, 8, *product.kernel_size), normal(*batch, 8, *range(5, 5 + dims))
+    weight, input = normal(6, 8, *product.kernel_size), normal(2, *range(5, 5 + dims), 8)
+    index = index_of(structure, weight.shape, 0.5)
+    input = input.movedim(-1, 1)
+    assert product.of(input.contiguous()) is product
+    assert isinstance(product.of(input), PixelProduct)
+    check(structure, product.of(input), lambda x, w: conv(x, w, product), input, weight, index)
+
+
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+def test_tiles_of_single_pixels_are_never_a_convolution(monkeypatch, batch):
+    product = ConvProduct((1, 1), (2, 2), (0, 0), (1, 1), groups=1)
+    weight, input = normal(6, 8, 1, 1), normal(*batch, 8, 5, 6)
     index = index_of(Block(2), weight.shape, 0.5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delattr(ConvProduct, "_product")
-        check(Block(2), product, lambda x, w: conv(x, w, product), input, weight, index)
+    monkeypatch.delattr(ConvProduct, "_product")
+    check(Block(2), product, lambda x, w: conv(x, w, product), input, weight, index)
 
 
 @pytest.mark.parametrize("strip", [1, 7, 40, 10**6])

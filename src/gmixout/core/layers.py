@@ -137,7 +137,8 @@ def _conv_forward(self: nn.modules.conv._ConvNd, input: Tensor) -> Tensor:
     output = convolve(input, masked.weight, bias if together else None, *geometry)
     if bias is not None and not together:
         output += bias.to(output.dtype).reshape(-1, *[1] * len(self.kernel_size))
-    return collect(masked, output, input, ConvProduct(self.kernel_size, *geometry))
+    product = ConvProduct(self.kernel_size, *geometry).of(input)
+    return collect(masked, output, input, product)
 
 
 def _attention_forward(

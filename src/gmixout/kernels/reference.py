@@ -58,7 +58,7 @@ class LayerProduct(Protocol):
         """
 
     def dense(self, grad: Tensor, input: Tensor) -> Tensor:
-        """`dL/dW` for all rows and every column of a (narrowed) input, `[O, len(columns), *k]`."""
+        """`dL/dW` for all rows and the columns of a narrowed input, `[O, len(columns), *k]`."""
 
     def tiles(
         self, grad: Tensor, input: Tensor, row: Tensor, column: Tensor, sides: tuple[int, int]
@@ -156,13 +156,9 @@ class ConvProduct:
     ) -> Tensor:
         """See `LayerProduct.tiles`: each tile becomes a group of one grouped convolution."""
         grad, input = self._batched(grad), self._batched(input)
-        if self._is_linear:
+        if self._of_pixels:
             # A convolution of thousands of groups took up to twenty times as long.
-            for dim, stride in enumerate(self.stride, start=2):
-                input = input[(slice(None),) * dim + (slice(None, None, stride),)]
-            grad, input = grad.movedim(1, -1), input.movedim(1, -1)
-            gradient = LinearProduct().tiles(grad, input, row, column, sides)
-            return gradient.reshape(*gradient.shape, *self.kernel_size)
+            return PixelProduct(self.stride).tiles(grad, input, row, column, sides)
         rows = row[:, None] * sides[0] + torch.arange(sides[0], device=row.device)
         own = column[:, None] * sides[1] + torch.arange(sides[1], device=row.device)
         left = rows
@@ -177,8 +173,14 @@ class ConvProduct:
         )
         return gradient.unflatten(0, rows.shape)
 
+    def of(self, input: Tensor) -> LayerProduct:
+        """The fastest equal product for inputs that lie in memory as this one."""
+        batched = input.dim() == len(self.kernel_size) + 2
+        channels_last = batched and input.movedim(1, -1).is_contiguous()
+        return PixelProduct(self.stride) if self._of_pixels and channels_last else self
+
     @property
-    def _is_linear(self) -> bool:
+    def _of_pixels(self) -> bool:
         """Whether every pixel goes its own way, through one matrix."""
         return self.groups == 1 and set(self.kernel_size) == {1} and set(self.padding) == {0}
 
@@ -189,6 +191,52 @@ class ConvProduct:
         product = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}[len(self.kernel_size)]
         size = (grad.shape[1], input.shape[1] // groups, *self.kernel_size)
         return product(input, size, grad, self.stride, self.padding, self.dilation, groups)
+
+
+@dataclass(frozen=True)
+class PixelProduct:
+    """A convolution of single pixels: each goes through the same linear layer.
+
+    Images are batched; where their channels lie last in memory, pixels are a matrix as they are.
+    """
+
+    stride: tuple[int, ...]
+
+    def lay_out(self, grad: Tensor) -> Tensor:
+        """See `LayerProduct.lay_out`: in the memory format it came in."""
+        return grad
+
+    def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
+        """See `LayerProduct.rows`; `grad [N, O, *s']`, `input [N, I, *s]`."""
+        return self._kernels(LinearProduct().rows(_pixels(grad), self._seen(input), rows))
+
+    def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
+        """See `LayerProduct.narrow`: a matrix of the pixels that the convolution looks at."""
+        return LinearProduct().narrow(self._seen(input), columns)
+
+    def dense(self, grad: Tensor, input: Tensor) -> Tensor:
+        """See `LayerProduct.dense`; `input` as `narrow` gives it."""
+        return self._kernels(LinearProduct().dense(_pixels(grad), input))
+
+    def tiles(
+        self, grad: Tensor, input: Tensor, row: Tensor, column: Tensor, sides: tuple[int, int]
+    ) -> Tensor:
+        """See `LayerProduct.tiles`."""
+        seen = self._seen(input)
+        return self._kernels(LinearProduct().tiles(_pixels(grad), seen, row, column, sides))
+
+    def _seen(self, input: Tensor) -> Tensor:
+        for dim, stride in enumerate(self.stride, start=2):
+            input = input[(slice(None),) * dim + (slice(None, None, stride),)]
+        return _pixels(input)
+
+    def _kernels(self, gradient: Tensor) -> Tensor:
+        return gradient.reshape(*gradient.shape, *[1] * len(self.stride))
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """`[N, *s, C]` of images `[N, C, *s]`."""
+    return images.movedim(1, -1)
 
 
 class Structure(ABC):
