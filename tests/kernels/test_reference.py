@@ -145,6 +145,32 @@ def test_a_convolution_of_single_pixels_is_a_linear_layer(structure, dims, strid
     check(structure, product.of(input), lambda x, w: conv(x, w, product), input, weight, index)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("structure", STRUCTURES, ids=repr)
+def test_chosen_channels_lie_in_memory_as_all_do(monkeypatch, structure, groups):
+    """Else a convolution would bring its factors into one format first, at half its own time."""
+    formats, real = [], ConvProduct._product
+
+    def product_of(self, grad, input, groups):
+        formats.extend(x.movedim(1, -1).is_contiguous() for x in (grad, input))
+        return real(self, grad, input, groups)
+
+    monkeypatch.setattr(ConvProduct, "_product", product_of)
+    product = ConvProduct((3, 3), (1, 1), (1, 1), (1, 1), groups)
+    weight, input = normal(8, 4, 3, 3), normal(2, 5, 6, 4 * groups).movedim(-1, 1)
+    index = index_of(structure, weight.shape, 0.5)
+    check(
+        structure,
+        product,
+        lambda x, w: conv(x, w, product).contiguous(memory_format=torch.channels_last),
+        input,
+        weight,
+        index,
+    )
+    assert formats
+    assert all(formats[1::2])
+
+
 @pytest.mark.parametrize("batch", [(), (2,)], ids=str)
 def test_tiles_of_single_pixels_are_never_a_convolution(monkeypatch, batch):
     product = ConvProduct((1, 1), (2, 2), (0, 0), (1, 1), groups=1)

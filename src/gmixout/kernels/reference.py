@@ -129,7 +129,7 @@ class ConvProduct:
         grad, input = self._batched(grad), self._batched(input)
         channels = grad.shape[1]
         # a slice is a view in the memory format that it came in
-        chosen = grad[:, rows] if isinstance(rows, slice) else grad.index_select(1, rows)
+        chosen = grad[:, rows] if isinstance(rows, slice) else _channels(grad, rows)
         if self.groups == 1:
             return self._product(chosen, input, groups=1)
         if isinstance(rows, slice):
@@ -138,14 +138,14 @@ class ConvProduct:
         width = input.shape[1] // self.groups
         group = rows // (channels // self.groups)
         own = group[:, None] * width + torch.arange(width, device=grad.device)
-        return self._product(chosen, input.index_select(1, own.flatten()), groups=len(rows))
+        return self._product(chosen, _channels(input, own.flatten()), groups=len(rows))
 
     def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
         """See `LayerProduct.narrow`: column `j` of the weight is channel `j` of every group."""
         input = self._batched(input)
         width = input.shape[1] // self.groups
         first = torch.arange(self.groups, device=input.device) * width
-        return input.index_select(1, (first[:, None] + columns).flatten())
+        return _channels(input, (first[:, None] + columns).flatten())
 
     def dense(self, grad: Tensor, input: Tensor) -> Tensor:
         """See `LayerProduct.dense`."""
@@ -167,8 +167,8 @@ class ConvProduct:
             left, own = rows.reshape(-1, 1), own.repeat_interleave(sides[0], 0)
             own = own + left // (grad.shape[1] // self.groups) * (input.shape[1] // self.groups)
         gradient = self._product(
-            grad.index_select(1, left.flatten()),
-            input.index_select(1, own.flatten()),
+            _channels(grad, left.flatten()),
+            _channels(input, own.flatten()),
             groups=len(left),
         )
         return gradient.unflatten(0, rows.shape)
@@ -176,7 +176,7 @@ class ConvProduct:
     def of(self, input: Tensor) -> LayerProduct:
         """The fastest equal product for inputs that lie in memory as this one."""
         batched = input.dim() == len(self.kernel_size) + 2
-        channels_last = batched and input.movedim(1, -1).is_contiguous()
+        channels_last = batched and _pixels(input).is_contiguous()
         return PixelProduct(self.stride) if self._of_pixels and channels_last else self
 
     @property
@@ -232,6 +232,13 @@ class PixelProduct:
 
     def _kernels(self, gradient: Tensor) -> Tensor:
         return gradient.reshape(*gradient.shape, *[1] * len(self.stride))
+
+
+def _channels(images: Tensor, index: Tensor) -> Tensor:
+    """The chosen channels, which lie last in memory if all of them do."""
+    if _pixels(images).is_contiguous():
+        return _pixels(images).index_select(-1, index).movedim(-1, 1)
+    return images.index_select(1, index)
 
 
 def _pixels(images: Tensor) -> Tensor:
