@@ -189,7 +189,7 @@ def test_interpolate_and_soup(tmp_path, capsys):
     assert uniform.accuracy == mean.accuracy
     (greedy,) = bench.soup([a, b], "greedy", out=tmp_path / "greedy")
     assert greedy.id_val >= max(record.id_val for path in (a, b) for record in records(path))
-    capsys.readouterr()
+    assert f"Of 2 models the soup has: {a}, {b}" in capsys.readouterr().err.replace("\n", "")
     assert bench.evaluate(tmp_path / "greedy") == greedy.accuracy
     assert "Equal to the recorded figures" in capsys.readouterr().out
 

@@ -295,6 +295,16 @@ def test_a_method_has_its_own_defaults_whatever_stood_there_before(name, tmp_pat
     assert method_of(parsed(capsys, "sweep", "--method", name)) == get_method(name)
 
 
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("name", ["flip", "freeze-batch-norm"])
+def test_booleans_are_switched_on_and_off(name, value, monkeypatch):
+    given = []
+    monkeypatch.setattr("gmixout.bench.finetune.TrainingArguments", lambda **a: given.append(a))
+    with pytest.raises(AttributeError):
+        main(["finetune", f"--{name}" if value else f"--no-{name}", "--debug"])
+    assert given[0][name.replace("-", "_")] is value
+
+
 def test_options_of_methods_reach_them(capsys):
     cases = {
         "--method.mask_rate 0.25": get_method("gmixout", mask_rate=0.25),

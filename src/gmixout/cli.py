@@ -241,10 +241,10 @@ class _Parser(ArgumentParser):
         super().__init__(*args, **{**kwargs, "formatter_class": _Help})
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
-        """Adds an argument; `--resume` stands for `--resume true`."""
+        """Adds an argument; of a boolean `--flip` and `--no-flip`."""
         if kwargs.get("type") is bool:
             del kwargs["type"]
-            kwargs["action"] = ActionYesNo(no_prefix=None)  # type: ignore[arg-type]
+            kwargs["action"] = ActionYesNo(no_prefix="no_")
         return super().add_argument(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

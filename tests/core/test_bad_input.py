@@ -193,3 +193,13 @@ def test_a_learning_rate_that_is_none(rate):
         check_refused(
             ConfigError, lambda: masked.param_groups(lr=1.0, head_lr=rate), "head_lr", repr(rate)
         )
+
+
+@pytest.mark.parametrize("head", [torch.nn.Linear(2, 2), torch.nn.Sequential(), 3])
+def test_a_head_that_is_no_name(head):
+    check_refused(ConfigError, lambda: gmixout.attach(TinyNet(), GMixout(), head=head), "name")
+
+
+def test_a_selection_that_is_no_function():
+    wrong = lambda: gmixout.attach(TinyNet(), GMixout(), select=["head.weight"])  # noqa: E731
+    check_refused(ConfigError, wrong, "select=['head.weight']", "function")

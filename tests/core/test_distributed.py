@@ -11,6 +11,7 @@ from tiny import PlainNet, batches, loss_of
 
 import gmixout
 from gmixout import GMixout
+from gmixout.errors import AttachError
 
 CONFIGS = {
     "all layers": GMixout(mask_rate=0.5, resample_every=2, structure="element"),
@@ -55,6 +56,13 @@ def work(rank, folder):
         masked.detach()
         assert not hasattr(model, "_ddp_params_and_buffers_to_ignore")
     dist.destroy_process_group()
+
+
+def test_a_model_that_is_wrapped_already_is_refused():
+    wrapped = torch.nn.DataParallel(PlainNet())
+    for model in (wrapped, torch.nn.Sequential(wrapped)):
+        with pytest.raises(AttachError, match="Attach, then wrap"):
+            gmixout.attach(model, GMixout())
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from torch import nn
 
 import gmixout
 from gmixout import GMixout, mixout
+from gmixout.errors import AttachError
 
 SETTINGS = {
     "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
@@ -305,6 +306,45 @@ def test_param_groups_hold_every_trainable_parameter_once():
     assert groups["dense"]["lr"] == 0.1
     assert groups["head"]["lr"] == 0.3
     assert masked.param_groups(lr=0.1)[-1]["lr"] == 0.1
+
+
+def test_training_without_bind_is_said():
+    model = TinyNet()
+    masked = gmixout.attach(model, GMixout(mask_rate=0.75))
+    loss_of(model, next(batches(1))).backward()  # a gradient alone changes nothing
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(masked.param_groups(lr=0.1))
+    optimizer.step()
+    with pytest.raises(AttachError, match=r"no optimizer is bound.*masked\.bind"):
+        masked.detach()
+    assert all(torch.equal(before[name], model.state_dict()[name]) for name in masked._weights)
+
+
+def test_a_gradient_without_a_step_needs_no_optimizer():
+    model = TinyNet()
+    masked = gmixout.attach(model, GMixout(mask_rate=0.75, residual="persist", rescale=True))
+    loss_of(model, next(batches(1))).backward()
+    assert masked.detach() is model
+
+
+class Wrapper(torch.optim.Optimizer):
+    """As accelerate's: an optimizer by its class alone."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def step(self):
+        self.optimizer.step()
+
+
+def test_an_optimizer_in_a_wrapper_is_bound_itself():
+    model = TinyNet()
+    masked = gmixout.attach(model, GMixout(mask_rate=0.75, resample_every=1))
+    wrapped = Wrapper(torch.optim.SGD(masked.param_groups(lr=0.1)))
+    assert masked.bind(wrapped) is wrapped
+    loss_of(model, next(batches(1))).backward()
+    wrapped.step()
+    assert masked.steps == masked.period == 1
 
 
 def test_fused_sgd_where_some_weights_are_never_redrawn():

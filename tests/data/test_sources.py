@@ -228,6 +228,11 @@ def test_an_empty_set_is_refused(tmp_path, root_of):
         made(tmp_path, root_of, id_val=splits.id_val.subset([])).check()
 
 
+def test_a_single_class_is_refused(tmp_path, root_of):
+    with pytest.raises(DataError, match="cat is the only class: there must be two"):
+        made(tmp_path, root_of, classes=("cat",)).check()
+
+
 @pytest.mark.parametrize("label", [-1, 2])
 def test_a_label_out_of_range_is_refused(label, tmp_path, root_of):
     wrong = made(tmp_path, root_of).splits.id_test.subset([0, 1])

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import Console
+
 from gmixout import weightspace
 from gmixout.bench.folder import MODEL, RECORDS, load_model, run_folder, save_model
 from gmixout.bench.job import (
@@ -21,6 +23,7 @@ from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
 from gmixout.errors import StateError
 from gmixout.evaluation.records import Record, RecordLog
+from gmixout.methods import get_method
 from gmixout.weightspace import State
 
 
@@ -76,8 +79,10 @@ def soup(
     states, task = _load_models(models, num_workers)
     with few_threads(task.load().foundation()):
         score = partial(id_validation_figure, task.load(), num_workers=num_workers)
-        mix = partial(weightspace.greedy_soup, score=score)
-        state = mix(states) if kind == "greedy" else weightspace.uniform_soup(states)
+        members = get_method(f"{kind}_soup").pool(states, score)
+        state = weightspace.uniform_soup([states[member] for member in members])
+    kept = ", ".join(str(models[member]) for member in members)
+    Console(stderr=True).print(f"Of {len(models)} models the soup has: {kept}", soft_wrap=True)
     options = {"models": [str(model) for model in models]}
     return _write(out, task, f"{kind}_soup", options, state, overwrite)
 

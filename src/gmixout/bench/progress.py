@@ -1,9 +1,14 @@
 """What a person sees of work that takes more than a few seconds."""
 
+import time
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gmixout.data import Benchmark
+
+SECONDS_A_LINE = 30.0
+"""Where no bar can be seen, a log file say, a run says this often how far it is."""
 
 
 def tell(benchmark: Benchmark) -> None:
@@ -34,13 +39,18 @@ class RunBar:
     """
 
     def __init__(self, progress: Progress, title: str, steps: int) -> None:
-        self._progress, self._title = progress, title
+        self._progress, self._title, self._steps = progress, title, steps
+        self._told = time.monotonic()
         self._task = progress.add_task(title, total=steps)
 
     def advance(self, step: int, loss: float) -> None:
         """Shows how far the run is."""
         text = f"{self._title} loss={loss:.3f}"
         self._progress.update(self._task, completed=step, description=text)
+        now, console = time.monotonic(), self._progress.console
+        if not console.is_terminal and now - self._told >= SECONDS_A_LINE:
+            console.print(f"{text} step {step} of {self._steps}", soft_wrap=True)
+            self._told = now
 
     def remove(self) -> None:
         """Takes the bar away."""

@@ -19,6 +19,8 @@ from gmixout.errors import AttachError, ConfigError, StateError
 OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
 
 STATE_VERSION = 1
+PARALLEL = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
+"""Classes of torch that spread a model over devices."""
 _IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
 """An attribute of a model by which DistributedDataParallel is told names to leave alone."""
 
@@ -34,9 +36,9 @@ def attach(
 
     Args:
         model: Any model. Its modules keep their identity, `isinstance`, hooks and state-dict keys;
-            until `detach()` they belong to subclasses of their classes (so pickle and evaluate
-            averaged weights in a deepcopy, or after it). Weights loaded into the model meanwhile
-            are a new start: they become the anchor.
+            until `detach()` they belong to subclasses of their classes (so evaluate averaged
+            weights in a deepcopy, and save a `state_dict`: pickle asks for plain classes).
+            Weights loaded into the model meanwhile are a new start: they become the anchor.
         config: The process.
         select: `select(name, parameter)` says which parameters are masked. By default the weights
             of linear and convolutional layers and of attention projections, without the head.
@@ -68,6 +70,12 @@ def attach(
         )
     if not isinstance(model, nn.Module):
         raise AttachError(f"attach() takes a torch.nn.Module, not {model!r}.")
+    if wrapped := [m for m in model.modules() if type(m).__name__ in PARALLEL]:
+        raise AttachError(
+            f"attach() takes the model before it is wrapped in {type(wrapped[0]).__name__}: the "
+            "wrapper keeps the parameters that it met, and would not exchange masked values' "
+            "gradients. Attach, then wrap."
+        )
     if any(isinstance(module, MaskedWeight) for module in model.modules()):
         raise AttachError(
             "This model carries a masking process already. Call detach() on its handle first."
@@ -196,6 +204,9 @@ class Masked:
         self.model  # noqa: B018 - raises after detach()
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise AttachError(f"bind() takes a torch.optim optimizer, not {optimizer!r}.")
+        if isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+            self.bind(inner)  # accelerate's wrapper has no hooks of its own
+            return optimizer
         if self._optimizer is not None:
             raise AttachError(
                 "An optimizer is bound already, and one process follows one optimizer. Make one "
@@ -384,9 +395,17 @@ class Masked:
             The model itself: original classes and state-dict keys, nothing of ours left behind.
 
         Raises:
-            AttachError: The process was taken off before.
+            AttachError: The process was taken off before, or values were trained by an optimizer
+                that is not bound: nothing of that has reached the model.
         """
         model = self.model
+        if self._optimizer is None:
+            for name, masked in self._weights.items():
+                if not masked.is_written():
+                    raise AttachError(
+                        f"The masked values of {name!r} were trained, but no optimizer is bound, "
+                        "so the model never saw it. Call masked.bind(optimizer) before training."
+                    )
         for hook in self._hooks:
             hook.remove()
         self._depth.end()

@@ -251,9 +251,14 @@ class MaskedWeight(nn.Module):
     @torch.no_grad()
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Follows the owner, whose weight was just loaded: other weights are a new anchor."""
-        loaded = self.structure.gather(self.weight, self.index)
-        if not torch.equal(loaded, self._phi().to(loaded.dtype)):
+        if not self.is_written():
             self._start()
+
+    @torch.no_grad()
+    def is_written(self) -> bool:
+        """Whether the layer's weight holds what the values say; waits for the device."""
+        entries = self.structure.gather(self.weight, self.index)
+        return torch.equal(entries, self._phi().to(entries.dtype))
 
     def _draw(self, period: int) -> Tensor:
         return draw(

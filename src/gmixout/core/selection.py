@@ -28,6 +28,11 @@ def find_head(model: nn.Module, head: str | Iterable[str] | None = None) -> tupl
     """
     names = {module: name for name, module in model.named_modules()}
     if head is not None:
+        if isinstance(head, nn.Module) or not isinstance(head, Iterable):
+            raise ConfigError(
+                f"head={type(head).__name__} must be a module's name, as in "
+                "model.named_modules(), or several."
+            )
         wanted = (head,) if isinstance(head, str) else tuple(head)
         for name in wanted:
             if name not in names.values():
@@ -56,6 +61,11 @@ def choose(
     model: nn.Module, select: Select | None, heads: tuple[str, ...]
 ) -> dict[str, list[tuple[nn.Module, str]]]:
     """The masked parameters' names, each with every module and attribute that holds it."""
+    if select is not None and not callable(select):
+        raise ConfigError(
+            f"select={select!r} must be a function of a parameter's name and the parameter, "
+            "lambda name, parameter: ... say, that answers with True or False."
+        )
     places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for attribute, parameter in module._parameters.items():

@@ -293,6 +293,8 @@ class Source(Named, ABC):
         splits = self.read(problems)
         problems.settle(self)
         _check_sets(splits, problems)
+        if len(splits.classes) < 2:
+            problems.add(f"{', '.join(splits.classes)} is the only class: there must be two")
         problems.settle(self)
         return replace(splits, notes=(*splits.notes, *_gaps(splits)))
 

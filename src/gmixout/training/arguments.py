@@ -25,7 +25,7 @@ class TrainingArguments:
     batch_size: int = 32
     """Images a step."""
     head_lr: float | None = 1e-3
-    """Peak learning rate of the classifier head; none: `lr`, as befits a zero-shot head."""
+    """Peak learning rate of the classifier head; null: `lr`, as befits a zero-shot head."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the optimizer."""
     warmup_steps: int = 0
@@ -61,7 +61,7 @@ class TrainingArguments:
     freeze_batch_norm: bool = True
     """Keep the statistics of batch norms at their pretrained values; their affine part trains."""
     ema_decay: float | None = None
-    """End in the moving average of the weights: the share that a step keeps of it; none is off."""
+    """End in the moving average of the weights: the share that a step keeps of it; null is off."""
     log_every_steps: int = field(default=10, metadata=_CONDUCT)
     """Steps between two looks at the loss: progress, and whether it is still finite."""
     checkpoint_every_steps: int = field(default=100, metadata=_CONDUCT)
