@@ -124,11 +124,13 @@ def test_products_of_as_many_units_as_a_gpu_likes(monkeypatch, structure, count)
 def test_gathering_and_writing_are_deterministic_in_any_memory_format(structure):
     weight = normal(6, 4, 3, 3).to(memory_format=torch.channels_last)
     index = index_of(structure, weight.shape, 0.5)
+    before = weight.clone()
     torch.use_deterministic_algorithms(True)
     try:
         structure.scatter_(weight, index, 2 * structure.gather(weight, index))
     finally:
         torch.use_deterministic_algorithms(False)
+    assert torch.equal(structure.gather(weight, index), 2 * structure.gather(before, index))
 
 
 @pytest.mark.parametrize("structure", STRUCTURES, ids=repr)
