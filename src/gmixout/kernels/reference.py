@@ -301,7 +301,7 @@ class Element(Structure):
 
     def gather(self, weight: Tensor, index: Tensor) -> Tensor:
         """See `Structure.gather`."""
-        # `take` finds its way through any strides, at three times the time
+        # `take` and `put_` find their way through any strides, at three times the time
         if weight.is_contiguous():
             return weight.view(-1).index_select(0, index)
         return weight.take(index)
@@ -311,8 +311,10 @@ class Element(Structure):
         values = values.to(weight.dtype)
         if weight.is_contiguous():
             weight.view(-1).scatter_(0, index, values)
-        else:
+        elif torch.are_deterministic_algorithms_enabled():  # which put_ is not, by torch's book
             weight.index_put_(torch.unravel_index(index, weight.shape), values)
+        else:
+            weight.put_(index, values)
 
     def grad(
         self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
