@@ -65,6 +65,15 @@ def test_a_model_that_is_wrapped_already_is_refused():
             gmixout.attach(model, GMixout())
 
 
+def test_what_ddp_was_told_before_is_told_again():
+    model = PlainNet()
+    model._ddp_params_and_buffers_to_ignore = ["mine"]
+    masked = gmixout.attach(model, GMixout())
+    assert model._ddp_params_and_buffers_to_ignore[0] == "mine"
+    assert len(model._ddp_params_and_buffers_to_ignore) == 1 + 2 * len(masked.summary().weights)
+    assert masked.detach()._ddp_params_and_buffers_to_ignore == ["mine"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """What two processes trained: they import torch anew, which takes most of the time."""

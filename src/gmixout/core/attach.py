@@ -138,7 +138,8 @@ class Masked:
         ours = {id(b) for masked in self._weights.values() for b in masked.buffers()}
         self._ignored: list[str] = getattr(model, _IGNORED_BY_DDP, [])
         buffers = [name for name, buffer in model.named_buffers() if id(buffer) in ours]
-        setattr(model, _IGNORED_BY_DDP, [*self._ignored, *buffers])
+        # of the model itself: a compiled one would hand an attribute on to what it wraps
+        vars(model)[_IGNORED_BY_DDP] = [*self._ignored, *buffers]
 
     @property
     def model(self) -> nn.Module:
@@ -417,10 +418,9 @@ class Masked:
                 if child_name(attribute) in module._modules:
                     module._parameters[attribute].requires_grad_(True)  # type: ignore[union-attr]
             unmask_module(module)
+        del vars(model)[_IGNORED_BY_DDP]
         if self._ignored:
-            setattr(model, _IGNORED_BY_DDP, self._ignored)
-        else:
-            delattr(model, _IGNORED_BY_DDP)
+            vars(model)[_IGNORED_BY_DDP] = self._ignored
         self._model, self._optimizer, self._moments = None, None, None
         self._weights.clear()
         self._modules.clear()

@@ -113,7 +113,7 @@ def _as_run(input: Tensor) -> Tensor:
 def _linear(masked: MaskedWeight, input: Tensor, bias: Tensor | None) -> Tensor:
     input = _as_run(input)
     # As a matrix: of more dimensions some versions of torch give a view, and what is done to a
-    # view in place (`mark_dirty`) costs backward a copy of the gradient for each of nine steps.
+    # view in place (`mark_dirty`) costs backward some nine copies of the gradient.
     rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])
     output = collect(masked, F.linear(rows, masked.weight, bias), rows, LinearProduct())
     return output.view(*input.shape[:-1], output.shape[-1])
