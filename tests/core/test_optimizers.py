@@ -10,7 +10,6 @@ from torch import nn
 
 import gmixout
 from gmixout import GMixout, mixout
-from gmixout.errors import AttachError
 
 SETTINGS = {
     "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
@@ -306,18 +305,6 @@ def test_param_groups_hold_every_trainable_parameter_once():
     assert groups["dense"]["lr"] == 0.1
     assert groups["head"]["lr"] == 0.3
     assert masked.param_groups(lr=0.1)[-1]["lr"] == 0.1
-
-
-def test_training_without_bind_is_said():
-    model = TinyNet()
-    masked = gmixout.attach(model, GMixout(mask_rate=0.75))
-    loss_of(model, next(batches(1))).backward()  # a gradient alone changes nothing
-    before = copy.deepcopy(model.state_dict())
-    optimizer = torch.optim.SGD(masked.param_groups(lr=0.1))
-    optimizer.step()
-    with pytest.raises(AttachError, match=r"no optimizer is bound.*masked\.bind"):
-        masked.detach()
-    assert all(torch.equal(before[name], model.state_dict()[name]) for name in masked._weights)
 
 
 def test_a_gradient_without_a_step_needs_no_optimizer():

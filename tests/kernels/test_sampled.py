@@ -114,4 +114,4 @@ def test_it_is_the_gradient_of_element_masks():
     index = draw(element, shape, count, seed=0, name="weight", period=1, device=DEVICE)
     grad, input, _ = operands(30, *shape, 0)
     expected = element.grad(LinearProduct(), grad, input, index, shape)
-    torch.testing.assert_close(kernel.sampled_product(grad, input, index), expected)
+    torch.testing.assert_close(kernel.sampled_product(grad, input, index), expected[:, 0])

@@ -1,24 +1,26 @@
 """Puts a masking process on a model, runs it behind an optimizer, and takes it off again."""
 
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from gmixout.core.binding import Binding
 from gmixout.core.config import GMixout
 from gmixout.core.depth import Depth, count_layers_below
-from gmixout.core.layers import child_name, is_lean, mask_module, unmask_module
-from gmixout.core.moments import MomentPolicy, make_policy
+from gmixout.core.layers import child_name, expose, is_lean, mask_module, unmask_module
 from gmixout.core.process import MaskedWeight
-from gmixout.core.selection import Select, choose, dense_groups, find_head
+from gmixout.core.selection import Select, choose, dense_groups, find_head, with_decay
 from gmixout.core.summary import Summary, summarize
+from gmixout.core.values import watch_optimizers
 from gmixout.errors import AttachError, ConfigError, StateError
 
 OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 PARALLEL = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
 """Classes of torch that spread a model over devices."""
 _IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
@@ -31,6 +33,7 @@ def attach(
     *,
     select: Select | None = None,
     head: str | Iterable[str] | None = None,
+    higher_order: bool = False,
 ) -> "Masked":
     """Puts a masking process on a model, in place; do it before the optimizer is made.
 
@@ -44,15 +47,17 @@ def attach(
             of linear and convolutional layers and of attention projections, without the head.
             Parameters with `requires_grad=False` are left alone, whatever it says.
         head: Name(s) of the classifier's module, which is trained densely, with a learning rate of
-            its own. By default timm's `get_classifier()`, else the last linear layer of a top-level
-            module called head, heads, head_dist, fc or classifier, if there is one.
+            its own; `()` where there is none. By default it is looked for, see `find_head`.
+        higher_order: Let gradients be differentiated again (`create_graph=True`), at the price of
+            dense weight gradients; without it such a backward pass raises an error.
 
     Returns:
         The handle: `param_groups`, `bind`, `state_dict`, `load_state_dict`, `summary`, `detach`.
 
     Raises:
         ConfigError: `config` is no `GMixout`, or `head` names no module of the model.
-        AttachError: Nothing was selected, or a process is on the model already.
+        AttachError: No classifier was found, and neither `head` nor `select` is given; nothing was
+            selected; or a process is on the model already.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -66,7 +71,7 @@ def attach(
     if not isinstance(config, GMixout):
         raise ConfigError(
             f"attach(config={config!r}) must be a gmixout.GMixout, or one of the presets, "
-            "gmixout.mixout() say."
+            "gmixout.mixout() for example."
         )
     if not isinstance(model, nn.Module):
         raise AttachError(f"attach() takes a torch.nn.Module, not {model!r}.")
@@ -80,7 +85,7 @@ def attach(
         raise AttachError(
             "This model carries a masking process already. Call detach() on its handle first."
         )
-    heads = find_head(model, head)
+    heads = find_head(model, head, needed=select is None)
     chosen = choose(model, select, heads)
     if not chosen:
         trainable = sum(1 for p in model.parameters() if p.requires_grad)
@@ -90,7 +95,7 @@ def attach(
             f"was selected by {rule} (head: {', '.join(heads) or 'none'}). Pass "
             "select=lambda name, parameter: ..., or set requires_grad=True on what to train."
         )
-    return Masked(model, config, chosen, heads)
+    return Masked(model, config, chosen, heads, higher_order)
 
 
 class Masked:
@@ -102,6 +107,7 @@ class Masked:
         config: GMixout,
         chosen: dict[str, list[tuple[nn.Module, str]]],
         heads: tuple[str, ...],
+        higher_order: bool,
     ) -> None:
         self._model: nn.Module | None = model
         self.config = config
@@ -109,9 +115,8 @@ class Masked:
         self.steps = 0
         """Optimizer steps so far."""
         self._weights: dict[str, MaskedWeight] = {}
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._moments: MomentPolicy | None = None
-        self._hooks: list[Any] = []
+        self._bound: Binding | None = None
+        self._calls = 0  # of the bound optimizer's step, skipped ones too
         self._lean: dict[str, bool] = {}
         by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
         below = count_layers_below(model, chosen, heads)
@@ -129,17 +134,39 @@ class Masked:
                 # A gradient left over would let weight decay move what is held.
                 module._parameters[attribute].grad = None  # type: ignore[union-attr]
                 module._parameters[attribute].requires_grad_(False)  # type: ignore[union-attr]
-            self._lean[name] = all(is_lean(module, attribute) for module, attribute in places)
+            lean = (is_lean(module, attribute) for module, attribute in places)
+            self._lean[name] = not higher_order and all(lean)
         self._modules = list(by_module)
         self._depth = Depth(config, len({n.rpartition(".")[0] for n in chosen}), trained)
         for module, weights in by_module.items():
-            mask_module(module, weights)
+            mask_module(module, weights, lean=not higher_order)
+        self._watch()
         # Every process draws its own, the same as the others: DDP is to leave them alone.
         ours = {id(b) for masked in self._weights.values() for b in masked.buffers()}
         self._ignored: list[str] = getattr(model, _IGNORED_BY_DDP, [])
         buffers = [name for name, buffer in model.named_buffers() if id(buffer) in ours]
         # of the model itself: a compiled one would hand an attribute on to what it wraps
         vars(model)[_IGNORED_BY_DDP] = [*self._ignored, *buffers]
+
+    def _watch(self) -> None:
+        """Notice values that are trained by others, or that a compiled model did not see."""
+        watch_optimizers()
+        for masked in self._weights.values():
+            masked.values.process = self._count_calls
+            masked.values.register_post_accumulate_grad_hook(_check_seen(weakref.ref(masked)))
+
+    def _count_calls(self) -> int | None:
+        """The bound optimizer's steps; None where none is needed, as the mask never changes."""
+        return None if self.config.resample_every is None else self._calls
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or one from a pickle, follows no optimizer: bind one to it."""
+        return {**vars(self), "_bound": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self._model is not None:
+            self._watch()
 
     @property
     def model(self) -> nn.Module:
@@ -166,8 +193,29 @@ class Masked:
         self.model  # noqa: B018 - raises after detach()
         return [masked.values for masked in self._weights.values()]
 
-    def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
-        """Parameter groups for any `torch.optim` optimizer: "masked", "dense" and "head".
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the model's parameters by their own names, masked weights as Phi with its graph.
+
+        For what is computed from weights, in the place of `named_parameters()`: the gradient of a
+        penalty on them reaches the masked values.
+        """
+        weights = {masked.parameter: masked for masked in self._weights.values()}
+        ours = {id(masked.values) for masked in self._weights.values()}
+        for name, parameter in self.model.named_parameters():
+            if parameter in weights:
+                weights[parameter].settle()
+                yield name, expose(weights[parameter])
+            elif id(parameter) not in ours:
+                yield name, parameter
+
+    def param_groups(
+        self,
+        lr: float,
+        head_lr: float | None = None,
+        weight_decay: float | None = None,
+        no_decay: bool = True,
+    ) -> list[dict[str, Any]]:
+        """Return parameter groups for any `torch.optim` optimizer: "masked", "dense" and "head".
 
         With `residual="persist"`, weights too small to hold anything back are a group "whole".
 
@@ -176,9 +224,12 @@ class Masked:
                 `config.rate_scale`, which makes up for what the process takes away; all else that
                 is trained (biases, norms, embeddings) gets it as it is.
             head_lr: The head's learning rate; None: `lr`.
+            weight_decay: Decay of every group; None: the optimizer's own.
+            no_decay: With a `weight_decay`, leave vectors (biases, norms) out of it: they are
+                groups of their own, "dense_no_decay" and "head_no_decay".
 
         Raises:
-            ConfigError: A rate is negative or no number.
+            ConfigError: A rate or the decay is negative or no number.
         """
         rest = dense_groups(self.model, self.heads, lr, head_lr, leave_out=self.parameters())
         # Apart, as fused SGD wants momentum of all of a group's parameters or of none.
@@ -187,48 +238,76 @@ class Masked:
             "whole": [m.values for m in self._weights.values() if not m.redraws],
         }
         rate = lr * self.config.rate_scale
-        return [{"params": p, "lr": rate, "name": n} for n, p in parts.items() if p] + rest
+        groups = [{"params": p, "lr": rate, "name": n} for n, p in parts.items() if p] + rest
+        return groups if weight_decay is None else with_decay(groups, weight_decay, no_decay)
 
     def bind(self, optimizer: OptimizerT) -> OptimizerT:
-        """Lets the masks advance by themselves after each `optimizer.step()`.
+        """Let the masks advance by themselves after each `optimizer.step()`.
 
         Steps that a `GradScaler` skips do not count. Bind a fresh optimizer; load saved states
-        afterwards. (LBFGS keeps one curvature history over all its parameters: give it the masked
-        values alone if that is to start anew with every mask.)
+        afterwards: the optimizer's state dict holds the process's from now on, so whatever saves
+        and loads model and optimizer resumes exactly. An optimizer that is built around another
+        (SAM, Lookahead) is bound with it. Another optimizer takes the place of the one before;
+        the process goes on where it is, its moments start anew. (LBFGS keeps one curvature history
+        over all its parameters: give it the masked values alone if that is to start anew with
+        every mask.)
 
         Returns:
             The optimizer itself.
 
         Raises:
-            AttachError: The optimizer lacks masked values, has stepped already, or one is bound.
+            AttachError: The optimizer lacks masked values, has stepped already, or keeps copies of
+                its parameters that a redraw does not reach.
         """
         self.model  # noqa: B018 - raises after detach()
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise AttachError(f"bind() takes a torch.optim optimizer, not {optimizer!r}.")
-        if isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-            self.bind(inner)  # accelerate's wrapper has no hooks of its own
+        if self._bound is not None and self._bound.optimizer is optimizer:
             return optimizer
-        if self._optimizer is not None:
-            raise AttachError(
-                "An optimizer is bound already, and one process follows one optimizer. Make one "
-                "that holds everything, from param_groups(), or detach() and attach() again."
-            )
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = [name for name, m in self._weights.items() if id(m.values) not in held]
-        if missing:
-            raise AttachError(
-                f"This optimizer does not hold the masked values of {len(missing)} of "
-                f"{len(self._weights)} weights, {missing[0]!r} for one. Make it after attach(), "
-                "from masked.param_groups(lr=...) or with masked.parameters() among its parameters."
-            )
-        self._moments = make_policy(self.config, self._weights, optimizer)
-        self._optimizer = optimizer
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        bound = Binding(
+            self.config,
+            self._weights,
+            optimizer,
+            before=self._before_step,
+            after=self._after_step,
+            write=self._write,
+            state=self.state_dict,
+            load=self._load,
+            check=self._check_state,
+        )
+        self.unbind()
+        self._bound = bound
         self._depth.begin(self.period)
         return optimizer
+
+    def unbind(self) -> None:
+        """Let go of the optimizer: its steps are no longer followed, and another can be bound."""
+        if self._bound is not None:
+            self._bound.release()
+            self._bound = None
+
+    def reset(self) -> None:
+        """Start anew from the weights that the model would be left with now, as `attach` does.
+
+        They are the pretrained weights from then on; steps and periods count from 0, and the
+        optimizer is unbound (make a fresh one and bind it).
+        """
+        self.model  # noqa: B018 - raises after detach()
+        self.unbind()
+        self.steps = 0
+        for masked in self._weights.values():
+            masked.restart()
+        self._depth.begin(self.period)
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Write values that were moved outside of `optimizer.step()` into the layers.
+
+        The model does so by itself where it is looked at: in a forward pass, `train()` and
+        `eval()`, `state_dict()`. A compiled model cannot, and raises in backward if this was
+        forgotten.
+        """
+        self.model  # noqa: B018 - raises after detach()
+        for masked in self._weights.values():
+            masked.look()
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -245,6 +324,7 @@ class Masked:
         return args[:1], {**kwargs, "closure": reevaluate}
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._calls += 1
         # A fused optimizer is called in a skipped step too, and told so by its GradScaler. Asking
         # waits for the device, as GradScaler itself does for an optimizer that is not fused.
         found_inf = getattr(optimizer, "found_inf", None)
@@ -254,28 +334,29 @@ class Masked:
         self.steps += 1
         every = self.config.resample_every
         if every is not None and self.steps % every == 0:
-            self._resample(optimizer)
+            self._resample()
 
     def _write(self) -> None:
         for masked in self._weights.values():
             if masked.values.requires_grad:  # else it lies below the period's start
                 masked.write_()
 
-    def _resample(self, optimizer: torch.optim.Optimizer) -> None:
-        assert self._moments is not None  # bind() made it
+    def _resample(self) -> None:
+        assert self._bound is not None  # whose step it is
         for masked in self._weights.values():
             if masked.redraws:
-                self._moments.before(masked, optimizer)
+                self._bound.moments.before(masked)
                 masked.end(self.period - 1)
                 masked.begin(self.period)
-                self._moments.after(masked, optimizer, self.steps)
+                self._bound.moments.after(masked, self.steps)
         self._depth.begin(self.period)
 
     def state_dict(self) -> dict[str, Any]:
         """The process's state: with the model's and the optimizer's own, an exact resume.
 
-        Tensors are shared with the process, as in a module's state dict. Masks are not in it: they
-        follow from the config and the count of steps.
+        The state dict of a bound optimizer holds it, too, under the key "gmixout". Tensors are
+        shared with the process, as in a module's state dict. Masks are not in it: they follow from
+        the config and the count of steps.
         """
         self.model  # noqa: B018 - raises after detach()
         return {
@@ -283,23 +364,40 @@ class Masked:
             "config": asdict(self.config),
             "steps": self.steps,
             "weights": {name: masked.export_state() for name, masked in self._weights.items()},
-            "moments": {} if self._moments is None else self._moments.state(),
+            "moments": {} if self._bound is None else self._bound.moments.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up a saved state; before or after the model's and the optimizer's own.
+        """Take up a saved state; before or after the model's and the optimizer's own.
 
         Raises:
-            StateError: The state is of another model, config or version; nothing was changed.
+            StateError: The state is of another model, config or version, or damaged; nothing was
+                changed.
         """
+        self._check_state(state)
+        self._load(state)
+
+    def _check_state(self, state: Any) -> None:
         self.model  # noqa: B018 - raises after detach()
         keys = {"version", "config", "steps", "weights", "moments"}
-        if not isinstance(state, dict) or set(state) != keys or state["version"] != STATE_VERSION:
+        if (
+            not isinstance(state, Mapping)
+            or set(state) != keys
+            or type(state["version"]) is not int
+            or state["version"] != STATE_VERSION
+        ):
             raise StateError(
                 f"This is no state of a masking process of version {STATE_VERSION}; expected what "
                 "masked.state_dict() returned."
             )
-        ours, theirs = asdict(self.config), {**asdict(GMixout()), **state["config"]}
+        steps, weights, moments = state["steps"], state["weights"], state["moments"]
+        if type(steps) is not int or not 0 <= steps < 2**63:
+            raise StateError(f"The saved count of steps, {steps!s:.40}, must be a number >= 0.")
+        try:
+            theirs = asdict(GMixout(**state["config"]))
+        except (TypeError, ConfigError) as error:
+            raise StateError(f"The saved config is none: {error}") from error
+        ours = asdict(self.config)
         differing = [key for key in ours if ours[key] != theirs[key]]
         if differing:
             raise StateError(
@@ -307,21 +405,26 @@ class Masked:
                 + ", ".join(f"{k}={theirs[k]!r} (here {ours[k]!r})" for k in differing)
                 + ". Attach with the saved config, GMixout(**state['config'])."
             )
-        if set(state["weights"]) != set(self._weights):
-            odd = sorted(set(state["weights"]) ^ set(self._weights))
+        if not isinstance(weights, Mapping) or set(weights) != set(self._weights):
+            odd = sorted(map(str, set(weights) ^ set(self._weights))) if weights else ["all"]
             raise StateError(
                 f"The saved process masks other weights: {odd[0]!r} is only on one side "
                 f"({len(odd)} such). Load it into the model it was saved from, with its select=."
             )
         for name, masked in self._weights.items():
-            masked.check_state(state["weights"][name])
-        if self._moments is None and state["moments"]:
+            masked.check_state(weights[name])
+        if self._bound is not None:
+            self._bound.moments.check_state(moments)
+        elif moments != {}:
             raise StateError("Bind the optimizer before loading a state that carries moments.")
-        self.steps = int(state["steps"])
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
         for name, masked in self._weights.items():
             masked.import_state(state["weights"][name], self.period if masked.redraws else 0)
-        if self._moments is not None:
-            self._moments.load_state(state["moments"])
+        if self._bound is not None:
+            self._bound.moments.load_state(state["moments"])
+            self._bound.loaded = True
             self._depth.begin(self.period)
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -364,6 +467,8 @@ class Masked:
     def _each(self, form: Callable[[MaskedWeight], Tensor]) -> dict[nn.Parameter, Tensor]:
         """One tensor for each masked parameter."""
         self.model  # noqa: B018 - raises after detach()
+        for masked in self._weights.values():
+            masked.settle()
         return {masked.parameter: form(masked) for masked in self._weights.values()}
 
     def _state(self, weights: dict[nn.Parameter, Tensor]) -> dict[str, Tensor]:
@@ -378,14 +483,14 @@ class Masked:
         """What is masked, how, and the memory of each kind of state."""
         values = self.parameters()
         taken = {id(v) for v in values}
-        state = self._optimizer.state if self._optimizer is not None else {}
+        state = self._bound.innermost.state if self._bound is not None else {}
         return summarize(
             self._weights,
             self._lean,
             heads=self.heads,
             dense=[p for p in self._depth.parameters if id(p) not in taken],
             optimizer=[t for v in values for t in state.get(v, {}).values() if torch.is_tensor(t)],
-            carried={} if self._moments is None else self._moments.state(),
+            carried={} if self._bound is None else self._bound.moments.state(),
         )
 
     @torch.no_grad()
@@ -396,23 +501,15 @@ class Masked:
             The model itself: original classes and state-dict keys, nothing of ours left behind.
 
         Raises:
-            AttachError: The process was taken off before, or values were trained by an optimizer
-                that is not bound: nothing of that has reached the model.
+            AttachError: The process was taken off before.
         """
         model = self.model
-        if self._optimizer is None:
-            for name, masked in self._weights.items():
-                if not masked.is_written():
-                    raise AttachError(
-                        f"The masked values of {name!r} were trained, but no optimizer is bound, "
-                        "so the model never saw it. Call masked.bind(optimizer) before training."
-                    )
-        for hook in self._hooks:
-            hook.remove()
+        self.unbind()
         self._depth.end()
         for masked in self._weights.values():
-            weight = masked.weight
-            weight.copy_(masked.plain())
+            masked.look()
+            masked.weight.copy_(masked.plain())
+            masked.values.process = None
         for module in self._modules:
             for attribute in list(module._parameters):
                 if child_name(attribute) in module._modules:
@@ -421,7 +518,18 @@ class Masked:
         del vars(model)[_IGNORED_BY_DDP]
         if self._ignored:
             vars(model)[_IGNORED_BY_DDP] = self._ignored
-        self._model, self._optimizer, self._moments = None, None, None
+        self._model = None
         self._weights.clear()
         self._modules.clear()
         return model
+
+
+def _check_seen(masked: "weakref.ref[MaskedWeight]") -> Callable[[Tensor], None]:
+    """A hook that torch holds beyond the reach of Python's garbage collector."""
+
+    def check(values: Tensor) -> None:
+        del values
+        if (found := masked()) is not None:
+            found.check_seen()
+
+    return check

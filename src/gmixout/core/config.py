@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -236,18 +237,19 @@ def _plain_number(value: Any, whole: bool) -> float | None:
 
 def _dtype_name(value: Any) -> str:
     name = str(value).removeprefix("torch.")
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+    if name not in ("float16", "bfloat16", "float32", "float64"):
         raise ConfigError(
-            f"GMixout(residual_dtype={value!r}) must be a floating dtype, 'bfloat16' say, or None."
+            f"GMixout(residual_dtype={value!r}) must be 'float16', 'bfloat16', 'float32', "
+            "'float64' or None."
         )
     return name
 
 
 def _device_name(value: Any) -> str:
-    try:
-        return str(torch.device(value))
-    except (RuntimeError, TypeError):
-        raise ConfigError(
-            f"GMixout(residual_device={value!r}) must be a device, 'cpu' say, or None."
-        ) from None
+    with suppress(RuntimeError, TypeError, ValueError):
+        if not isinstance(value, bool) and (device := torch.device(value)).type != "meta":
+            return str(device)
+    raise ConfigError(
+        f"GMixout(residual_device={value!r}) must be a device that holds values, 'cpu' for "
+        "example, or None."
+    )

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from gmixout.core.process import MaskedWeight
+from gmixout.errors import AttachError
 from gmixout.kernels.reference import ConvProduct, LayerProduct, LinearProduct
 
 
@@ -46,8 +46,14 @@ class _Collect(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # The layer ran on a weight that autograd does not know: terms would be missing.
+            raise AttachError(
+                f"The gradient of {ctx.masked.name!r} cannot be differentiated again "
+                "(create_graph=True: Adahessian, penalties on gradients). "
+                "attach(..., higher_order=True) makes that exact, with dense weight gradients."
+            )
         kept, index = ctx.saved_tensors
         grad = ctx.product.lay_out(grad)
         gradient = ctx.masked.structure.grad(ctx.product, grad, kept, index, ctx.shape)
@@ -111,6 +117,7 @@ def _as_run(input: Tensor) -> Tensor:
 
 
 def _linear(masked: MaskedWeight, input: Tensor, bias: Tensor | None) -> Tensor:
+    masked.settle()
     input = _as_run(input)
     # As a matrix: of more dimensions some versions of torch give a view, and what is done to a
     # view in place (`mark_dirty`) costs backward some nine copies of the gradient.
@@ -125,6 +132,7 @@ def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
 
 def _conv_forward(self: nn.modules.conv._ConvNd, input: Tensor) -> Tensor:
     masked, input = _masked(self, "weight"), _as_run(input)
+    masked.settle()
     padding = self.padding
     if self.padding_mode != "zeros" or isinstance(padding, str):
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
@@ -215,7 +223,7 @@ LEAN: dict[Callable[..., Any], tuple[Callable[..., Any], str]] = {
 
 
 def is_lean(module: nn.Module, attribute: str) -> bool:
-    """Whether this weight's gradient is computed for the masked part alone."""
+    """Whether this weight's gradient can be computed for the masked part alone."""
     lean = LEAN.get(_plain_class(type(module)).forward)
     return lean is not None and lean[1] == attribute
 
@@ -225,31 +233,51 @@ def _plain_class(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 @cache
-def _masked_class(cls: type[nn.Module], attributes: frozenset[str]) -> type[nn.Module]:
+def _masked_class(cls: type[nn.Module], attributes: frozenset[str], lean: bool) -> type[nn.Module]:
     """A subclass that goes by its parent's name, the same object for the same arguments."""
     namespace: dict[str, Any] = {attribute: _weight_property(attribute) for attribute in attributes}
     namespace |= {"_gmixout_plain": cls, "__module__": cls.__module__, "__doc__": cls.__doc__}
-    lean = LEAN.get(cls.forward)
-    if lean is not None and lean[1] in attributes:
-        namespace["forward"] = lean[0]
+    namespace["__reduce_ex__"] = _reduce
+    namespace["_gmixout_lean"] = lean
+    fast = LEAN.get(cls.forward) if lean else None
+    if fast is not None and fast[1] in attributes:
+        namespace["forward"] = fast[0]
     return type(cls.__name__, (cls,), namespace)
+
+
+def _reduce(module: nn.Module, protocol: int) -> tuple[Any, ...]:
+    """Pickles and copies a module of a class that no module of Python holds."""
+    del protocol
+    cls = type(module)
+    attributes = frozenset(name for name in vars(cls) if child_name(name) in module._modules)
+    arguments = _plain_class(cls), attributes, cls._gmixout_lean  # type: ignore[attr-defined]
+    return _empty, arguments, module.__getstate__()
+
+
+def _empty(cls: type[nn.Module], attributes: frozenset[str], lean: bool) -> nn.Module:
+    masked = _masked_class(cls, attributes, lean)  # type: ignore[arg-type]
+    return masked.__new__(masked)
 
 
 def _weight_property(attribute: str) -> property:
     def weight(self: nn.Module) -> Tensor | None:
-        return (
-            expose(_masked(self, attribute))
-            if torch.is_grad_enabled()
-            else self._parameters[attribute]
-        )
+        masked = _masked(self, attribute)
+        masked.settle()
+        return expose(masked) if torch.is_grad_enabled() else self._parameters[attribute]
 
     return property(weight)
 
 
-def mask_module(module: nn.Module, weights: dict[str, MaskedWeight]) -> None:
-    """Puts masked weights into the module that owns them, by the weight's attribute name."""
+def mask_module(module: nn.Module, weights: dict[str, MaskedWeight], lean: bool) -> None:
+    """Puts masked weights into the module that owns them, by the weight's attribute name.
+
+    Args:
+        module: The owner.
+        weights: Its masked weights.
+        lean: Compute the masked part of gradients alone, where `LEAN` says how.
+    """
     plain = _plain_class(type(module))
-    module.__class__ = _masked_class(plain, frozenset(weights))  # type: ignore[arg-type]
+    module.__class__ = _masked_class(plain, frozenset(weights), lean)  # type: ignore[arg-type]
     for attribute, masked in weights.items():
         module.add_module(child_name(attribute), masked)
 

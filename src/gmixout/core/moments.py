@@ -4,65 +4,78 @@ Works on the state of any `torch.optim` optimizer, which holds, for each paramet
 parameter's shape (moments) and scalars (step counts).
 """
 
-from collections.abc import Mapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
-from gmixout.core.process import MaskedWeight
-from gmixout.errors import AttachError
+from gmixout.core.process import MaskedWeight, check_numbers
+from gmixout.errors import AttachError, StateError
+
+Optimizer = torch.optim.Optimizer
 
 
 class MomentPolicy(Protocol):
     """Called around each redraw of each masked weight's mask."""
 
-    def before(self, masked: MaskedWeight, optimizer: torch.optim.Optimizer) -> None:
+    def before(self, masked: MaskedWeight) -> None:
         """The old mask is still in force."""
 
-    def after(self, masked: MaskedWeight, optimizer: torch.optim.Optimizer, updates: int) -> None:
+    def after(self, masked: MaskedWeight, updates: int) -> None:
         """The new mask is in force; `updates` is the count of optimizer steps so far."""
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, by the weights' names."""
+
+    def check_state(self, state: Any) -> None:
+        """Raises a StateError unless `load_state` can take up the state."""
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes up what `state` returned."""
 
 
 class Reset:
-    """Moments and step counts of the masked values start anew with every mask."""
+    """Moments and step counts of the masked values start anew with every mask.
 
-    def __init__(self, weights: Mapping[str, MaskedWeight], optimizer: torch.optim.Optimizer):
+    Whatever an optimizer keeps of a value goes, in those around it, too: Lookahead's slow weights,
+    for one, are those of the old entries.
+    """
+
+    def __init__(self, weights: Mapping[str, MaskedWeight], optimizers: Sequence[Optimizer]):
         # Some optimizers (Adagrad) make their state when they are made, most at their first step.
-        self._initial = {}
-        for name, masked in weights.items():
-            state = optimizer.state.get(masked.values, {})
-            # Made with the optimizer means a step count of 0; anything else has seen a step.
-            if state and float(state.get("step", 1)) > 0:
-                raise AttachError(
-                    f"The optimizer has already stepped the values of {name!r}. Bind it right "
-                    "after making it, and load saved states afterwards."
-                )
-            self._initial[name] = deepcopy(state)
+        self._initial = [
+            (
+                optimizer,
+                {n: deepcopy(optimizer.state.get(m.values, {})) for n, m in weights.items()},
+            )
+            for optimizer in optimizers
+        ]
 
-    def before(self, masked: MaskedWeight, optimizer: torch.optim.Optimizer) -> None:
+    def before(self, masked: MaskedWeight) -> None:
         """See `MomentPolicy.before`."""
-        del masked, optimizer
+        del masked
 
-    def after(self, masked: MaskedWeight, optimizer: torch.optim.Optimizer, updates: int) -> None:
+    def after(self, masked: MaskedWeight, updates: int) -> None:
         """See `MomentPolicy.after`."""
         del updates
-        if self._initial[masked.name]:
-            optimizer.state[masked.values] = deepcopy(self._initial[masked.name])
-        else:
-            optimizer.state.pop(masked.values, None)
+        for optimizer, initial in self._initial:
+            if initial[masked.name]:
+                optimizer.state[masked.values] = deepcopy(initial[masked.name])
+            else:
+                optimizer.state.pop(masked.values, None)
 
     def state(self) -> dict[str, Any]:
         """See `MomentPolicy.state`: nothing."""
         return {}
+
+    def check_state(self, state: Any) -> None:
+        """See `MomentPolicy.check_state`."""
+        if not isinstance(state, Mapping) or state:
+            raise StateError(f"The saved moments must be empty, {{}}, and are {state!s:.80}.")
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See `MomentPolicy.load_state`."""
@@ -75,27 +88,33 @@ class Carry:
     torch's optimizers keep one step count a tensor. Entries are trained in a random share of the
     steps, so the count that corrects the moments' bias is set to the mean over entries, density
     times all steps.
+
+    Raises:
+        AttachError: The optimizer keeps something of a parameter that is no moment: it does not
+            begin at zero (copies of the weights, step sizes), or is not of the parameter's shape.
     """
 
-    def __init__(self, weights: Mapping[str, MaskedWeight], optimizer: torch.optim.Optimizer):
-        del optimizer
+    def __init__(self, weights: Mapping[str, MaskedWeight], optimizers: Sequence[Optimizer]):
         self._weights = weights
+        self._optimizer = optimizers[-1]  # the innermost makes the steps
         self._dense: dict[str, dict[str, Tensor]] = {name: {} for name in weights}
+        self._kept = _moments_of(self._optimizer, next(iter(weights.values())).values)
 
     @torch.no_grad()
-    def before(self, masked: MaskedWeight, optimizer: torch.optim.Optimizer) -> None:
+    def before(self, masked: MaskedWeight) -> None:
         """See `MomentPolicy.before`."""
-        dense = self._dense[masked.name]
-        for key, moment in optimizer.state.get(masked.values, {}).items():
-            if isinstance(moment, Tensor) and moment.shape == masked.values.shape:
-                if key not in dense:
-                    dense[key] = torch.zeros_like(masked.weight, dtype=moment.dtype)
-                masked.structure.scatter_(dense[key], masked.index, moment)
+        dense, state = self._dense[masked.name], self._optimizer.state.get(masked.values, {})
+        for key in self._kept & state.keys():
+            if key not in dense:
+                dense[key] = torch.zeros_like(masked.weight, dtype=state[key].dtype)
+            masked.structure.scatter_(dense[key], masked.index, state[key])
 
     @torch.no_grad()
-    def after(self, masked: MaskedWeight, optimizer: torch.optim.Optimizer, updates: int) -> None:
+    def after(self, masked: MaskedWeight, updates: int) -> None:
         """See `MomentPolicy.after`."""
-        state = optimizer.state.get(masked.values, {})
+        state = self._optimizer.state.get(masked.values, {})
+        for key in [k for k, v in state.items() if k not in self._kept and _is_moment(v)]:
+            del state[key]  # of an optimizer around this one, and of other entries
         for key, dense in self._dense[masked.name].items():
             state[key].copy_(masked.structure.gather(dense, masked.index))
         if isinstance(state.get("step"), Tensor):
@@ -104,6 +123,25 @@ class Carry:
     def state(self) -> dict[str, Any]:
         """See `MomentPolicy.state`: the dense moments."""
         return {name: dict(dense) for name, dense in self._dense.items()}
+
+    def check_state(self, state: Any) -> None:
+        """See `MomentPolicy.check_state`."""
+        if not isinstance(state, Mapping) or state.keys() - self._weights.keys():
+            raise StateError(f"The saved moments are of other weights: {state!s:.80}.")
+        for name, moments in state.items():
+            if not isinstance(moments, Mapping):
+                raise StateError(f"The saved moments of {name!r} are none: {moments!s:.80}.")
+            for key, moment in moments.items():
+                what = f"The saved moment {key!r} of {name!r}"
+                if key not in self._kept:
+                    raise StateError(
+                        f"{what} is none of {type(self._optimizer).__name__}, which has "
+                        f"{', '.join(sorted(self._kept)) or 'none'}. Bind the optimizer it is of."
+                    )
+                shape = self._weights[name].weight.shape
+                if not isinstance(moment, Tensor) or moment.shape != shape:
+                    raise StateError(f"{what} must be a tensor of the shape {tuple(shape)}.")
+                check_numbers(moment, what)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See `MomentPolicy.load_state`."""
@@ -114,11 +152,52 @@ class Carry:
                 dense[key] = moment.to(device, copy=True)
 
 
+def _is_moment(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 1
+
+
+def _moments_of(optimizer: Optimizer, like: nn.Parameter) -> set[str]:
+    """Return the names of an optimizer's moments, found by a step without a gradient.
+
+    What is of the parameter's shape and zero after it, but for an epsilon, is a moment: it belongs
+    to single entries and begins at zero, so that it can be carried from one mask to another.
+    """
+    device = "cpu" if like.is_meta else like.device
+    trial = nn.Parameter(torch.ones_like(like, device=device))
+    trial.grad = torch.zeros_like(trial)
+    group = next(g for g in optimizer.param_groups if any(p is like for p in g["params"]))
+    probe = object.__new__(type(optimizer))
+    vars(probe).update(
+        vars(optimizer),
+        state=defaultdict(dict),
+        param_groups=[{**group, "params": [trial], "weight_decay": 0.0}],
+        _optimizer_step_pre_hooks=OrderedDict(),
+        _optimizer_step_post_hooks=OrderedDict(),
+    )
+    kind = type(optimizer).__name__
+    try:
+        type(optimizer).step(probe)
+    except Exception as error:  # whatever an optimizer needs beside a gradient
+        raise AttachError(
+            f"{kind} cannot be tried without a closure or a graph ({error!s:.100}), so it is not "
+            "known which of its state are moments. Use moments='reset'."
+        ) from error
+    state = probe.state[trial]
+    for key, value in state.items():
+        if _is_moment(value) and (value.shape != trial.shape or float(value.abs().max()) > 1e-6):
+            raise AttachError(
+                f"{kind} keeps {key!r} of each parameter, which is no moment of single entries, "
+                "so it cannot be carried from one mask to the next. Use moments='reset', or "
+                "another optimizer, AdamW or SGD for example."
+            )
+    return {key for key, value in state.items() if _is_moment(value)}
+
+
 POLICIES: dict[str, type[Reset] | type[Carry]] = {"reset": Reset, "carry": Carry}
 
 
 def make_policy(
-    config: GMixout, weights: Mapping[str, MaskedWeight], optimizer: torch.optim.Optimizer
+    config: GMixout, weights: Mapping[str, MaskedWeight], optimizers: Sequence[Optimizer]
 ) -> MomentPolicy:
-    """The policy that `config.moments` names, for one optimizer."""
-    return POLICIES[config.moments](weights, optimizer)
+    """The policy that `config.moments` names, for an optimizer and those inside it."""
+    return POLICIES[config.moments](weights, optimizers)

@@ -14,9 +14,12 @@ W = A + D:
 and everything outside M is bit-unchanged by an optimizer step. After every k optimizer steps the
 period ends: the anchor takes up the share 1-lambda of what was learned, may be pulled back by a
 share rho towards the pretrained weights (ours; no paper has it), and a new mask is drawn.
+
+Values that anybody else moves (half a step of SAM, averages swapped in for validation, a hand) are
+written into the weight where it is looked at next: `settle`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,7 +27,8 @@ from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
 from gmixout.core.masks import STRUCTURES, count_units, draw, uniform
-from gmixout.errors import StateError
+from gmixout.core.values import Values
+from gmixout.errors import AttachError, StateError
 from gmixout.kernels.reference import round_randomly
 
 State = dict[str, Any]
@@ -47,7 +51,7 @@ class MaskedWeight(nn.Module):
         pretrained: A copy of the pretrained weight where the anchor is pulled towards it.
     """
 
-    values: nn.Parameter
+    values: Values
     held: Tensor
     index: Tensor
 
@@ -65,20 +69,18 @@ class MaskedWeight(nn.Module):
         self.scale = 1.0 if self.whole else config.scale
         self.residual: Tensor | None = None
         if config.residual == "persist":
-            self.residual = torch.zeros_like(
-                weight,
-                dtype=getattr(torch, config.residual_dtype or "", None) or self._wide(weight).dtype,
-                device=config.residual_device or weight.device,
-                requires_grad=False,
-            )
+            dtype = getattr(torch, config.residual_dtype or "", None) or self._wide(weight).dtype
+            self.residual = self._dense_copy(weight, dtype).zero_()
         self.pretrained: Tensor | None = None
         if config.anchor_pull > 0:
-            self.pretrained = weight.to(config.residual_device or weight.device, copy=True)
+            self.pretrained = self._dense_copy(weight, weight.dtype)
         index = self._draw(period=0)
         held = self._wide(self.structure.gather(weight, index))
-        self.values = nn.Parameter(held.clone())
+        self.values = Values(held.clone())
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("held", held, persistent=False)
+        self._fresh = True  # nothing was trained since the weight was taken for the pretrained one
+        self._seen: tuple[Tensor, Tensor, int, int] | None = None
         self._start()
 
     def forward(self, input: Any) -> Any:
@@ -126,6 +128,7 @@ class MaskedWeight(nn.Module):
                 self.residual.copy_(self.weight)
                 self.weight.zero_()
         self._take_up_entries()
+        self._fresh = True
 
     def _take_up_entries(self) -> None:
         self.values.grad = None  # of other entries
@@ -139,6 +142,96 @@ class MaskedWeight(nn.Module):
     def write_(self) -> None:
         """Phi[M] = A + c * D: makes the values effective in the layer."""
         self.structure.scatter_(self.weight, self.index, self._phi())
+        self._fresh = False
+        self._note()
+
+    def settle(self) -> None:
+        """Make the layer hold what the values say, if either was moved by others.
+
+        Cheap where nothing was: two version counters are compared. Weights moved together with the
+        values (an average of the whole model, say) are what counts; then the values follow them.
+
+        Raises:
+            AttachError: `torch.func.functional_call` put something else in the values' place, or
+                ranks of a process group drew other masks.
+        """
+        if torch.compiler.is_compiling():
+            return  # `check_seen` raises in backward
+        if self._seen is None:
+            self.look()
+            return
+        values, weight, version, weight_version = self._seen
+        if self.parameter is not weight:
+            return  # a stand-in of functional_call, which is to be computed with as it is
+        if self.values is not values:
+            raise AttachError(
+                f"functional_call() was given other masked values of {self.name!r}, which are "
+                "only a part of its weight. Give it whole weights: those of masked.snapshot()."
+            )
+        if values.moved or values._version != version or weight._version != weight_version:
+            self.look()
+
+    @torch.no_grad()
+    def look(self) -> None:
+        """`settle`, comparing entry by entry; waits for the device."""
+        moved = self._seen is not None and self._seen[3] != self.parameter._version
+        untrained = self._fresh and self.values.process is not None  # and no copy, an average say
+        if self.is_written():
+            if moved and untrained and not self._is_at_start():
+                self._start_anew()
+        elif not moved:
+            self.write_()
+        elif untrained:
+            self._start_anew()
+        else:
+            phi = self._wide(self.structure.gather(self.weight, self.index))
+            self.values.copy_(torch.lerp(self.held, phi, 1 / self.scale))
+        self._note()
+
+    def check_seen(self) -> None:
+        """Check, in backward, that the layer held these very values in the forward pass.
+
+        Raises:
+            AttachError: It did not: it was compiled, or they were moved between the passes.
+        """
+        if self._seen is None or self.values is not self._seen[0]:
+            return
+        if self.values.moved or self.values._version != self._seen[2]:
+            if not self.is_written():
+                raise AttachError(
+                    f"The masked values of {self.name!r} were moved after the last write, and the "
+                    "forward pass did not see it: a compiled model cannot look. Call "
+                    "masked.write() after moving values outside of optimizer.step(), before the "
+                    "forward pass."
+                )
+            self.look()
+
+    def _note(self) -> None:
+        """Remember that weight and values agree as they are now."""
+        values, weight = self.values, self.parameter
+        values.moved = False
+        self._seen = (values, weight, values._version, weight._version)
+
+    def _is_at_start(self) -> bool:
+        start = self.held if self.residual is None else self.held + self._gather_from(self.residual)
+        return torch.equal(start, self.values)
+
+    def _start_anew(self) -> None:
+        """Take up a weight that others changed before training: DDP, which hands on rank 0's."""
+        written = self.is_written()
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if several and (self.config.anchor == "zero" or not written):
+            raise AttachError(
+                f"The weight of {self.name!r} was handed on by another process, with other masks "
+                "or from another start. Attach with one config and seed on every rank, to models "
+                "with the same weights (call torch.manual_seed before making them)."
+            )
+        if written and self.config.anchor == "pretrained":
+            self.held.copy_(self.values)  # no more: their gradients may be there already
+            if self.pretrained is not None:
+                self.pretrained.copy_(self.weight)
+        else:
+            self._start()
 
     @torch.no_grad()
     def end(self, period: int) -> None:
@@ -170,8 +263,9 @@ class MaskedWeight(nn.Module):
         self._store_residual()
         self.structure.scatter_(weight, self.index, self.held)
         if decay < 1:
-            whole = self._wide(weight) + self.residual.to(weight.device)
-            weight.copy_(torch.lerp(whole, self._wide(weight), decay))
+            anchor = self._wide(weight)
+            whole = anchor + self.residual.to(anchor)
+            weight.copy_(torch.lerp(whole, anchor, decay))
             self.residual.copy_(whole - weight)
 
     @torch.no_grad()
@@ -186,7 +280,8 @@ class MaskedWeight(nn.Module):
             return weight
         share = 1.0 if self.config.rescale or self.whole else self.config.density
         # Outside the mask Phi is A. On it the stored residual is stale: those entries come last.
-        weight.copy_(self._wide(weight) + share * self.residual.to(weight.device))
+        wide = self._wide(weight)
+        weight.copy_(wide + share * self.residual.to(wide))
         self.structure.scatter_(weight, self.index, torch.lerp(self.held, self.values, share))
         return weight
 
@@ -223,15 +318,23 @@ class MaskedWeight(nn.Module):
             state["pretrained"] = self.pretrained
         return state
 
-    def check_state(self, state: State) -> None:
-        """Raises a StateError unless `state` is one of this weight and config."""
+    def check_state(self, state: Any) -> None:
+        """Check that a state is one of this weight and config.
+
+        Raises:
+            StateError: It is not: other tensors, shapes or kinds of numbers, or not finite.
+        """
         expected = {key: tuple(value.shape) for key, value in self.export_state().items()}
-        given = {key: tuple(value.shape) for key, value in state.items()}
-        if given != expected:
+        given = state
+        if isinstance(state, Mapping):
+            given = {k: tuple(v.shape) if torch.is_tensor(v) else v for k, v in state.items()}
+        if not isinstance(given, Mapping) or repr(given) != repr(expected):
             raise StateError(
-                f"The saved state of {self.name!r} holds {given}, but this model and config need "
-                f"{expected}. Load it into the model and config that it was saved from."
+                f"The saved state of {self.name!r} holds {given!s:.200}, but this model and config "
+                f"need {expected}. Load it into the model and config that it was saved from."
             )
+        for key, value in state.items():
+            check_numbers(value, f"The saved state of {self.name!r}, {key},")
 
     @torch.no_grad()
     def import_state(self, state: State, period: int) -> None:
@@ -245,18 +348,39 @@ class MaskedWeight(nn.Module):
             self.pretrained.copy_(state["pretrained"])
         self.write_()
 
+    def train(self, mode: bool = True) -> "MaskedWeight":
+        """Switch between training and evaluation, for which values may have been swapped."""
+        if mode == self.training:
+            self.settle()
+        else:
+            self.look()
+        return super().train(mode)
+
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Adds nothing: the model's state dict holds Phi, `export_state` the rest."""
+        self.settle()
 
     @torch.no_grad()
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Follows the owner, whose weight was just loaded: other weights are a new anchor."""
         if not self.is_written():
             self._start()
+        self._note()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Take the weight as it is for the pretrained one, with the first period's mask."""
+        self.look()
+        weight = self.plain()
+        self.weight.copy_(weight)
+        self.index.copy_(self._draw(0))
+        self._start()
 
     @torch.no_grad()
     def is_written(self) -> bool:
         """Whether the layer's weight holds what the values say; waits for the device."""
+        if self.weight.is_meta:
+            return True
         entries = self.structure.gather(self.weight, self.index)
         return torch.equal(entries, self._phi().to(entries.dtype))
 
@@ -284,6 +408,7 @@ class MaskedWeight(nn.Module):
             if self.pretrained is not None:
                 self.pretrained = self.pretrained.to(device)
         super()._apply(lambda tensor: tensor.to(device), recurse)
+        self._seen = None  # the weight may become another object
         return self
 
     def _gather_from(self, dense: Tensor) -> Tensor:
@@ -296,7 +421,30 @@ class MaskedWeight(nn.Module):
         residual = (self.values - self.held).to(device)
         self.structure.scatter_(self.residual, self.index.to(device), residual)
 
+    def _dense_copy(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """A copy of the weight where `residual_device` says."""
+        device = self.config.residual_device or weight.device
+        try:
+            return weight.to(device, dtype, copy=True)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise AttachError(
+                f"A dense copy of {self.name!r} cannot be made on residual_device={device!s}: "
+                f"{error}"
+            ) from error
+
     @staticmethod
     def _wide(tensor: Tensor) -> Tensor:
         """At least float32: what is trained, and all arithmetic, is never in half precision."""
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def check_numbers(value: Tensor, what: str) -> None:
+    """Check that a tensor from a file holds finite floating-point numbers.
+
+    Raises:
+        StateError: It does not; `what` names it.
+    """
+    if not value.is_floating_point():
+        raise StateError(f"{what} must be floating-point numbers, and is {value.dtype}.")
+    if not value.is_meta and not bool(torch.isfinite(value).all()):
+        raise StateError(f"{what} is not finite: the run had diverged when it was saved.")

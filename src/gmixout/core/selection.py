@@ -1,7 +1,8 @@
 """Which parameters of a model are masked, which trained densely, and which are the head's."""
 
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -16,45 +17,138 @@ MASKED_KINDS = (nn.Linear, nn.modules.conv._ConvNd)
 
 ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
-HEAD_NAMES = ("head", "heads", "head_dist", "fc", "classifier")
-"""Where models of timm, torchvision and transformers keep their classifier, at the top level."""
+HEAD_NAMES = re.compile(
+    r"(.*_)?(heads?|classifiers?)(_dist|_?\d+)?|head_.*"
+    r"|(.*_)?(fc|logits?|scores?|predictions?|predictor)|last_linear|linear|out|output",
+    re.IGNORECASE,
+)
+"""What models call the module that scores the classes; `fc1` is a hidden layer's name."""
 
 
-def find_head(model: nn.Module, head: str | Iterable[str] | None = None) -> tuple[str, ...]:
-    """Names of the classifier's modules; empty where a model has none.
+def find_head(
+    model: nn.Module, head: str | Iterable[str] | None = None, needed: bool = True
+) -> tuple[str, ...]:
+    """Return the names of the layers that score the classes.
+
+    Without `head`, they are looked for at any depth: what timm's `get_classifier()` answers with, a
+    module with a classifier's name, the end of an `nn.Sequential`, the same inside of a module that
+    wraps one. Of a container they are its last layer and what is as wide; so are layers of that
+    width elsewhere outside of repeated blocks (auxiliary classifiers, a second head).
+
+    Args:
+        model: The model.
+        head: Name(s) of the classifier's modules, which are not looked into; `()`: there is none.
+        needed: Raise where no head is found or what is found cannot be all of it; else return what
+            is found.
 
     Raises:
         ConfigError: `head` names no module of the model.
+        AttachError: `needed`, and it takes the user to say which layers score the classes.
     """
-    names = {module: name for name, module in model.named_modules()}
     if head is not None:
-        if isinstance(head, nn.Module) or not isinstance(head, Iterable):
+        return _named_head(model, head)
+    layers = {module: name for name, module in model.named_modules() if _may_score(module)}
+    found = _scoring_layers(model)
+    if found is None:  # the model says that it has none
+        return ()
+    heads = {layer for layer in found if layer in layers}
+    widths, repeated = {_width(layer) for layer in heads}, _in_containers(model)
+    heads |= {each for each in layers.keys() - repeated if _width(each) in widths}
+    names = tuple(name for layer, name in layers.items() if layer in heads)
+    if needed and layers and model not in layers:
+        _check_found(model, names, [*layers.values()][-1])
+    return names
+
+
+def _check_found(model: nn.Module, heads: Sequence[str], last: str) -> None:
+    """Raise unless the last layer is among the heads: it may be the classifier."""
+    kind = type(model).__name__
+    if not heads:
+        raise AttachError(
+            f"No classifier was found in this {kind}: no get_classifier(), and no module called "
+            f"head, fc or classifier. Its last layer is {last!r}: name the layers that score the "
+            f"classes, head={last!r} for example, or say that there are none, head=()."
+        )
+    if last not in heads and not callable(getattr(model, "get_classifier", None)):
+        found = ", ".join(map(repr, heads))
+        raise AttachError(
+            f"{found} has a classifier's name, but {last!r} comes after it in this {kind}. Say "
+            f"which layers score the classes: head={heads[0]!r}, head={last!r} or "
+            f"head=({found}, {last!r})."
+        )
+
+
+def _named_head(model: nn.Module, head: str | Iterable[str]) -> tuple[str, ...]:
+    if isinstance(head, nn.Module) or not isinstance(head, Iterable):
+        raise ConfigError(
+            f"head={type(head).__name__} must be a module's name, as in "
+            "model.named_modules(), or several."
+        )
+    wanted = (head,) if isinstance(head, str) else tuple(head)
+    names = {name for name, _ in model.named_modules() if name}
+    for name in wanted:
+        if name not in names:
             raise ConfigError(
-                f"head={type(head).__name__} must be a module's name, as in "
-                "model.named_modules(), or several."
+                f"head={name!r} is no module of this model. Its top-level modules: "
+                f"{', '.join(child for child, _ in model.named_children())}."
             )
-        wanted = (head,) if isinstance(head, str) else tuple(head)
-        for name in wanted:
-            if name not in names.values():
-                raise ConfigError(
-                    f"head={name!r} is no module of this model. Its top-level modules: "
-                    f"{', '.join(child for child, _ in model.named_children())}."
-                )
-        return wanted
-    get_classifier = getattr(model, "get_classifier", None)
+    return wanted
+
+
+def _scoring_layers(module: nn.Module) -> list[nn.Module] | None:
+    """The layers of a model or a wrapper of one that score classes; None: it says it has none."""
+    get_classifier = getattr(module, "get_classifier", None)
     if callable(get_classifier):
-        found = get_classifier()
-        candidates = list(found) if isinstance(found, (tuple, list)) else [found]
-    else:
-        children = dict(model.named_children())
-        candidates = [children[name] for name in HEAD_NAMES if name in children]
-    heads = []
-    for candidate in candidates:
-        if isinstance(candidate, nn.Module) and candidate in names:
-            # A classifier may be a stack; what scores the classes is its last layer.
-            layers = [m for m in candidate.modules() if isinstance(m, MASKED_KINDS)]
-            heads += [names[layers[-1]]] if layers else []
-    return tuple(heads)
+        answer = get_classifier()
+        given = list(answer) if isinstance(answer, (tuple, list)) else [answer]
+        modules = [each for each in given if isinstance(each, nn.Module)]
+        found = [layer for each in modules for layer in _ends(each)]
+        return found or None
+    children = [(name, child) for name, child in module.named_children() if _layers_of(child)]
+    named = [child for name, child in children if HEAD_NAMES.fullmatch(name)]
+    if named or not children:
+        return [layer for child in named for layer in _ends(child)]
+    if isinstance(module, nn.Sequential):
+        children = children[-1:]
+        if _may_score(children[0][1]):
+            return [children[0][1]]
+    elif any(_may_score(child) for _, child in children):
+        return []  # a layer beside others, with no name that says what it is for
+    inner = [_scoring_layers(c) for _, c in children if not isinstance(c, nn.ModuleList)]
+    if len(children) == 1 and inner == [None]:
+        return None
+    return [layer for each in inner if each for layer in each]
+
+
+def _ends(module: nn.Module) -> list[nn.Module]:
+    """A classifier's layers that score classes: its last one, and those that are as wide."""
+    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        return [layer for child in module.children() for layer in _ends(child)]
+    layers = _layers_of(module)
+    if isinstance(module, nn.Sequential):
+        return layers[-1:]
+    return [layer for layer in layers if _width(layer) == _width(layers[-1])]
+
+
+def _layers_of(module: nn.Module) -> list[nn.Module]:
+    return [each for each in module.modules() if _may_score(each)]
+
+
+def _in_containers(model: nn.Module) -> set[nn.Module]:
+    """What lies in a sequence or list: repeated blocks, in which a width says nothing."""
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return {m for each in model.modules() if isinstance(each, containers) for m in each.modules()}
+
+
+def _may_score(module: nn.Module) -> bool:
+    """Whether a layer can be a classifier: a linear one, or a convolution of single pixels."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return set(module.kernel_size) == {1}
+    return isinstance(module, nn.Linear)
+
+
+def _width(layer: nn.Module) -> int:
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
 
 
 def choose(
@@ -118,9 +212,7 @@ def dense_groups(
         ConfigError: A rate is negative or no number.
     """
     head_lr = lr if head_lr is None else head_lr
-    for name, rate in (("lr", lr), ("head_lr", head_lr)):
-        if not (isinstance(rate, Real) and math.isfinite(rate) and rate >= 0):
-            raise ConfigError(f"param_groups({name}={rate!r}) must be a finite number >= 0.")
+    _check_rates(lr=lr, head_lr=head_lr)
     dense: list[nn.Parameter] = []
     head: list[nn.Parameter] = []
     others = {id(parameter) for parameter in leave_out}
@@ -132,3 +224,28 @@ def dense_groups(
         {"params": head, "lr": head_lr, "name": "head"},
     ]
     return [group for group in groups if group["params"]]
+
+
+def with_decay(
+    groups: Iterable[dict[str, Any]], weight_decay: float, no_decay: bool
+) -> list[dict[str, Any]]:
+    """Return parameter groups with a weight decay, vectors apart without any if `no_decay`.
+
+    Raises:
+        ConfigError: The decay is negative or no number.
+    """
+    _check_rates(weight_decay=weight_decay)
+    split = []
+    for group in groups:
+        vectors = [p for p in group["params"] if no_decay and p.dim() <= 1]
+        rest = [p for p in group["params"] if not (no_decay and p.dim() <= 1)]
+        name = f"{group['name']}_no_decay"
+        split.append({**group, "params": rest, "weight_decay": weight_decay})
+        split.append({**group, "params": vectors, "weight_decay": 0.0, "name": name})
+    return [group for group in split if group["params"]]
+
+
+def _check_rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        if not (isinstance(rate, Real) and math.isfinite(rate) and rate >= 0):
+            raise ConfigError(f"param_groups({name}={rate!r}) must be a finite number >= 0.")

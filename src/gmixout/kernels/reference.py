@@ -293,7 +293,10 @@ def _dims(shape: Sequence[int]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Element(Structure):
-    """Single entries, by their position in the flattened weight. Values are `[K]`."""
+    """Single entries, by their position in the flattened weight. Values are `[K, 1]`.
+
+    A matrix, since whoever groups parameters takes vectors for biases and norms, without decay.
+    """
 
     def units(self, shape: Sequence[int]) -> int:
         """See `Structure.units`."""
@@ -303,12 +306,12 @@ class Element(Structure):
         """See `Structure.gather`."""
         # `take` and `put_` find their way through any strides, at three times the time
         if weight.is_contiguous():
-            return weight.view(-1).index_select(0, index)
-        return weight.take(index)
+            return weight.view(-1, 1).index_select(0, index)
+        return weight.take(index)[:, None]
 
     def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
         """See `Structure.scatter_`."""
-        values = values.to(weight.dtype)
+        values = values.to(weight.dtype).view(-1)
         if weight.is_contiguous():
             weight.view(-1).scatter_(0, index, values)
         elif torch.are_deterministic_algorithms_enabled():  # which put_ is not, by torch's book
@@ -325,12 +328,12 @@ class Element(Structure):
         values = None
         for start in range(0, shape[0], rows_a_strip):
             stop = min(start + rows_a_strip, shape[0])
-            strip = product.rows(grad, kept, slice(start, stop)).flatten()
+            strip = product.rows(grad, kept, slice(start, stop)).reshape(-1, 1)
             if stop - start == shape[0]:
                 return strip.index_select(0, index)
             # Every strip looks at all of `index`: that keeps the shapes free of the data.
             local = index - start * row
-            here = (local >= 0) & (local < strip.numel())
+            here = ((local >= 0) & (local < strip.numel()))[:, None]
             found = strip.index_select(0, local.clamp(0, strip.numel() - 1))
             values = found if values is None else torch.where(here, found, values)
         assert values is not None  # a weight has at least one row
