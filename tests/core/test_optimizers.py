@@ -332,6 +332,7 @@ def test_an_optimizer_in_a_wrapper_is_bound_itself():
     loss_of(model, next(batches(1))).backward()
     wrapped.step()
     assert masked.steps == masked.period == 1
+    assert masked.bind(wrapped) is wrapped
 
 
 def test_fused_sgd_where_some_weights_are_never_redrawn():

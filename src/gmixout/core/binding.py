@@ -73,10 +73,11 @@ class Binding:
             self.innermost.register_step_pre_hook(before),
             self.innermost.register_step_post_hook(after),
         ]
-        for each in self._chain[:-1]:
-            self._hooks.append(each.register_step_post_hook(lambda *_: write()))
         for each in self._chain:
-            # Some wrappers have no state hooks, as they hand on the inner optimizer's state.
+            # Some wrappers are optimizers by their class alone, without hooks, and hand on the
+            # inner optimizer's steps and state.
+            if each is not self.innermost and hasattr(each, "_optimizer_step_post_hooks"):
+                self._hooks.append(each.register_step_post_hook(lambda *_: write()))
             if hasattr(each, "_optimizer_state_dict_post_hooks"):
                 self._hooks += [
                     each.register_state_dict_post_hook(
