@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100, corrupted (-C) and sampled anew (CIFAR-10.1)."""
 
-import math
 import pickle
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from gmixout.data.parquet import read_parquet
 from gmixout.data.sampling import SPLIT_SEED, in_half, long_tailed, shot_groups, stratified
 from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import ConfigError, DataError
+from gmixout.settings import require
 
 Array = np.ndarray[Any, Any]
 
@@ -70,10 +70,7 @@ class Cifar(Source):
                 f"{self.name}(shifts={self.shifts}): {', '.join(sorted(unknown))} is none of: "
                 f"{', '.join(self.known_shifts)}"
             )
-        if not 1 <= self.imbalance < math.inf:
-            raise ConfigError(
-                f"{self.name}(imbalance={self.imbalance}) must be a finite number of at least 1"
-            )
+        require(self, "imbalance", self.imbalance >= 1, "a finite number of at least 1")
 
     @property
     @abstractmethod

@@ -4,14 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NoReturn
 
 from torch import Tensor
 
 from gmixout.data.base import Benchmark
 from gmixout.data.images import ImageSet, Transform
-from gmixout.errors import ConfigError, DataError, needs
+from gmixout.errors import DataError, needs
 from gmixout.named import Named
+from gmixout.settings import check_settings, require
 
 
 @dataclass(frozen=True)
@@ -194,21 +195,12 @@ class Source(Named, ABC):
     """Published numbers by name, as `_count` asks for them."""
 
     def __post_init__(self) -> None:
-        """Checks options with a fixed choice and shares; takes the root as text too."""
-        object.__setattr__(self, "root", Path(self.root))
-        for name, given in vars(self).items():
-            if isinstance(given, list):  # sources are looked up in tables
-                object.__setattr__(self, name, tuple(given))
-        for name, kind in get_type_hints(type(self)).items():
-            value: Any = getattr(self, name, None)
-            if get_origin(kind) is Literal and value not in get_args(kind):
-                known = ", ".join(map(str, get_args(kind)))
-                raise ConfigError(f"{self.name}({name}={value!r}) must be one of: {known}")
-            if name.endswith("_share") and not 0 < float(value) < 1:
-                raise ConfigError(
-                    f"{self.name}({name}={value}) must be above 0 and below 1: it is a share of "
-                    "the images"
-                )
+        """Check the options against their annotations, and shares; subclasses add their ranges."""
+        check_settings(self)
+        for name, value in vars(self).items():
+            if name.endswith("_share"):
+                allowed = "above 0 and below 1: it is a share of the images"
+                require(self, name, 0 < value < 1, allowed)
 
     def placed(self) -> "Source":
         """The same source, found from any working directory."""

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from gmixout.core.selection import dense_groups, find_head
 from gmixout.errors import ConfigError
 from gmixout.named import Named
+from gmixout.settings import check_settings
 from gmixout.weightspace import State
 
 
@@ -111,6 +112,10 @@ class Method(Named, ABC):
 
     pools: ClassVar[bool] = False
     """Whether the method makes one model of several finished runs; see `pool`."""
+
+    def __post_init__(self) -> None:
+        """Check the options against their annotations; subclasses add their ranges."""
+        check_settings(self)
 
     def __init_subclass__(cls) -> None:
         """Keeps `alpha` for the place on an interpolation path, which records know it as."""
