@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gmixout.data.base import Examples
+from gmixout.data.reading import regular
 from gmixout.errors import DataError
 
 if TYPE_CHECKING:
@@ -310,7 +311,7 @@ class ImageArray(ImageSet):
 def _open(file: Path | BytesIO) -> "Image":
     from PIL import Image
 
-    with Image.open(file) as opened:
+    with Image.open(regular(file) if isinstance(file, Path) else file) as opened:
         picture: Image.Image = opened.convert("RGB")
     return picture
 

@@ -133,19 +133,22 @@ class Problems:
 
     def __init__(self) -> None:
         self.found: list[str] = []
+        self._more = 0
 
     def add(self, problem: str) -> None:
         """Notes a problem, a clause that names the thing and what is wrong with it."""
-        self.found.append(problem)
+        if len(self.found) < self.SHOWN:
+            self.found.append(problem)
+        else:
+            self._more += 1
 
     def settle(self, source: "Source") -> None:
         """Raises a `DataError` that says all problems, if there are any."""
         if not self.found:
             return
-        more = len(self.found) - self.SHOWN
-        lines = [f"  - {problem}" for problem in self.found[: self.SHOWN]]
-        if more > 0:
-            lines.append(f"  - and {more} more")
+        lines = [f"  - {problem}" for problem in self.found]
+        if self._more:
+            lines.append(f"  - and {self._more} more")
         listed = "\n".join(lines)
         raise DataError(
             f"{source.name} at {source.root} is not as it should be:\n{listed}\n"
@@ -231,12 +234,13 @@ class Source(Named, ABC):
         notes = splits.notes
         if decode:
             splits = splits.map(ImageSet.without_broken)
+            broken = [f"{name} cannot be read as an image" for name in splits.broken]
             problems = Problems()
-            for name in splits.broken:
-                problems.add(f"{name} cannot be read as an image")
+            for each in broken:
+                problems.add(each)
             if self.on_broken == "raise":
                 problems.settle(self)
-            notes = (*notes, *problems.found)
+            notes = (*notes, *broken)
         return Inventory(
             source=self.name,
             root=self.root,
