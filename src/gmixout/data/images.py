@@ -249,7 +249,7 @@ class ImageFiles(ImageSet):
         return self.root / os.fsdecode(self._paths[position])
 
     def _decode(self, position: int) -> "Image":
-        picture = _open(self._file(position))
+        picture = decoded(self._file(position))
         if not self.border:
             return picture
         width, height = picture.size
@@ -278,7 +278,7 @@ class ImageBytes(ImageSet):
         self._encoded, self._names = encoded, names
 
     def _decode(self, position: int) -> "Image":
-        return _open(BytesIO(self._encoded[position]))
+        return decoded(BytesIO(self._encoded[position]))
 
     def _name(self, position: int) -> str:
         return self._names[position]
@@ -308,7 +308,8 @@ class ImageArray(ImageSet):
         return f"image {position} of {self._array_name}"
 
 
-def _open(file: Path | BytesIO) -> "Image":
+def decoded(file: Path | BytesIO) -> "Image":
+    """The picture in an image file, in RGB; raises whatever Pillow does on a broken one."""
     from PIL import Image
 
     with Image.open(regular(file) if isinstance(file, Path) else file) as opened:

@@ -103,7 +103,7 @@ def rows_of(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str,
         DataError: As `text_of`; it is no such table, or lacks a column.
     """
     reader = csv.DictReader(io.StringIO(text_of(file), newline=""), restval="")
-    with reading(file, "a table", lambda: f", line {reader.line_num}"):
+    with reading(file, "a table", lambda: f", line {reader.reader.line_num}"):
         absent = [name for name in columns if name not in (reader.fieldnames or ())]
         if absent:
             raise DataError(f"{file} has no column {', '.join(absent)}")
