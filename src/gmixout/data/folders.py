@@ -7,16 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gmixout.data.images import ImageFiles, LabelSpace
+from gmixout.data.images import ImageFiles, LabelSpace, suffixes
 from gmixout.data.reading import lines_of, reading, stays_inside, whole_number
 from gmixout.data.source import Problems
 from gmixout.errors import DataError
 from gmixout.settings import shown
 
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp",
-)  # fmt: skip
-
+JUNK = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+"""What operating systems leave in folders; hidden files and folders are passed over, too."""
 
 GAPS = 10
 """How many labels there may be for each that occurs: lists leave out a class here and there."""
@@ -34,10 +32,14 @@ class Listing:
         return len(self.paths)
 
     def images(
-        self, groups: list[int] | None = None, space: LabelSpace | None = None, border: int = 0
+        self,
+        groups: list[int] | None = None,
+        space: LabelSpace | None = None,
+        border: int = 0,
+        upright: bool = False,
     ) -> ImageFiles:
         """The set."""
-        return ImageFiles(self.root, self.paths, self.labels, groups, space, border)
+        return ImageFiles(self.root, self.paths, self.labels, groups, space, border, upright)
 
 
 def plain(name: str) -> str:
@@ -48,17 +50,43 @@ def plain(name: str) -> str:
 def subfolders(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted; hidden ones do not count."""
     with reading(folder, "a folder"), os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        return sorted(e.name for e in entries if e.is_dir() and not _is_junk(e.name))
 
 
-def pictures(folder: Path) -> list[str]:
-    """Names of the image files in a folder, sorted; hidden ones (`._x.jpg`) do not count."""
-    with reading(folder, "a folder"), os.scandir(folder) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
-        )
+def pictures(folder: Path, problems: Problems | None = None) -> list[str]:
+    """Return the image files in a folder and in the folders in it, as sorted paths from it.
+
+    Args:
+        folder: The folder; links are followed, but no folder is entered twice.
+        problems: Takes the other files, which are passed over.
+
+    Raises:
+        DataError: A folder cannot be read.
+    """
+    found, entered = [], set()
+    with reading(folder, "a folder"):
+        for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+            itself = os.stat(place)
+            if (itself.st_dev, itself.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((itself.st_dev, itself.st_ino))
+            folders[:] = sorted(name for name in folders if not _is_junk(name))
+            below = "" if place == str(folder) else f"{Path(place).relative_to(folder).as_posix()}/"
+            for name in names:
+                if name.lower().endswith(suffixes()):
+                    found += [] if _is_junk(name) else [f"{below}{name}"]
+                elif problems is not None and not _is_junk(name):
+                    problems.pass_over(f"{place}/{name}")
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name in JUNK
 
 
 def find(folder: Path, *names: str) -> Path | None:
@@ -79,8 +107,8 @@ def find(folder: Path, *names: str) -> Path | None:
 
 
 def read_class(listing: Listing, folder: str, label: int, problems: Problems) -> None:
-    """Adds the images of one class folder, a path from the listing's root."""
-    found = pictures(listing.root / folder)
+    """Add the images of one class folder, a path from the listing's root, at any depth."""
+    found = pictures(listing.root / folder, problems)
     if not found:
         problems.add(f"{listing.root / folder} holds no image")
     listing.paths += [f"{folder}/{name}" for name in found]
@@ -93,9 +121,14 @@ def read_classes(folder: Path, labels: Mapping[str, int], problems: Problems) ->
     Args:
         folder: Holds the class folders.
         labels: Label of each class by its folder's name.
-        problems: Takes empty folders, and folders of classes that are not in `labels`.
+        problems: Takes empty folders, folders of classes that are not in `labels`, and files that
+            are passed over.
     """
     listing = Listing(folder)
+    with reading(folder, "a folder"), os.scandir(folder) as entries:
+        beside = sorted(e.name for e in entries if not e.is_dir() and not _is_junk(e.name))
+    for name in beside:
+        problems.pass_over(f"{folder}/{name}")
     for name in subfolders(folder):
         if name in labels:
             read_class(listing, name, labels[name], problems)

@@ -37,7 +37,8 @@ class ImageRows(ImageSet):
         held = self._rows[position][self._column][0].as_py()
         if held is None:
             raise ValueError("the row holds none")
-        return decoded(Path(held["path"]) if held["bytes"] is None else BytesIO(held["bytes"]))
+        file = Path(held["path"]) if held["bytes"] is None else BytesIO(held["bytes"])
+        return decoded(file, upright=True)
 
     def _name(self, position: int) -> str:
         return f"row {position} of {self._set_name}"
@@ -47,7 +48,8 @@ class ImageRows(ImageSet):
 class huggingface(Source):
     """Any image classification data set of the Hugging Face `datasets` library.
 
-    - Input: an image column, as the library stores it; images come as RGB.
+    - Input: an image column, as the library stores it; images come as RGB, turned
+      as their EXIF data says.
     - Labels: a column of class labels, numbers or text; classes are the library's, or the values
       that occur in the training split, sorted.
     - Files: the root is a folder that `save_to_disk` wrote, a folder that `load_dataset` can read

@@ -14,9 +14,11 @@ SHIFT = "shift_"
 class imagefolder(Source):
     """Your own images: `train/`, `val/`, and any number of `shift_<name>/`.
 
-    - Input: image files that Pillow can read, in any size; they come as RGB.
+    - Input: image files that Pillow can read, in any size; they come as RGB, turned as their EXIF
+      data says.
     - Labels: the class folders of `train/`, sorted.
-    - Files: `<root>/{train,val,shift_<name>}/<class>/*` and, if there is one, `test/<class>/*`.
+    - Files: `<root>/{train,val,shift_<name>}/<class>/*` and, if there is one, `test/<class>/*`;
+      images may lie in folders in a class's folder. Other files are passed over, which a note says.
     - Domains: each `shift_<name>` is a shift called `<name>`; a shift may lack classes, and is
       then still asked about all of them.
     - Splits: id_val is `val/`, id_test is `test/`. Without `test/`, a fixed stratified half of
@@ -84,7 +86,7 @@ class imagefolder(Source):
             count = len(pictures(folder))
             problems.add(f"{folder} holds {count:,} images and no folders: sort them by class")
         labels = {each: label for label, each in enumerate(classes)}
-        return read_classes(folder, labels, problems).images()
+        return read_classes(folder, labels, problems).images(upright=True)
 
 
 def _used(name: str) -> bool:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -221,6 +222,7 @@ class ImageFiles(ImageSet):
         groups: See `ImageSet`.
         space: See `ImageSet`.
         border: Pixels to cut from each edge before the transform (ObjectNet's red frame has 2).
+        upright: Turn pictures as their EXIF data says; published benchmarks are read without.
     """
 
     def __init__(
@@ -231,9 +233,10 @@ class ImageFiles(ImageSet):
         groups: Sequence[int] | Tensor | None = None,
         space: LabelSpace | None = None,
         border: int = 0,
+        upright: bool = False,
     ) -> None:
         super().__init__(labels, groups, space)
-        self.root, self.border = root, border
+        self.root, self.border, self.upright = root, border, upright
         # A million strings would be copied into every worker as their reference counts change;
         # one array of bytes stays shared.
         self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
@@ -249,7 +252,7 @@ class ImageFiles(ImageSet):
         return self.root / os.fsdecode(self._paths[position])
 
     def _decode(self, position: int) -> "Image":
-        picture = decoded(self._file(position))
+        picture = decoded(self._file(position), self.upright)
         if not self.border:
             return picture
         width, height = picture.size
@@ -308,11 +311,52 @@ class ImageArray(ImageSet):
         return f"image {position} of {self._array_name}"
 
 
-def decoded(file: Path | BytesIO) -> "Image":
-    """The picture in an image file, in RGB; raises whatever Pillow does on a broken one."""
+FORMATS = (
+    "JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "AVIF", "DIB", "HEIF", "JPEG2000", "MPO",
+    "PCX", "QOI", "SGI", "TGA",
+)  # fmt: skip
+"""Formats of Pillow (of a plugin of it: HEIF) that are read, whatever a file is called. Others are
+for icons or for other programs, which Pillow would run (EPS: Ghostscript)."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this Pillow reads."""
     from PIL import Image
 
-    with Image.open(regular(file) if isinstance(file, Path) else file) as opened:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@cache
+def suffixes() -> tuple[str, ...]:
+    """Return the endings, in lower case, that Pillow knows for files of `formats`."""
+    from PIL import Image
+
+    return tuple(s for s, name in Image.registered_extensions().items() if name in formats())
+
+
+def decoded(file: Path | BytesIO, upright: bool = False) -> "Image":
+    """Return the picture in an image file, in RGB; raises whatever Pillow does on a broken one.
+
+    Args:
+        file: A path, or the file's bytes.
+        upright: Turn it as its EXIF data says the camera was held.
+    """
+    from PIL import Image, ImageOps
+
+    source = regular(file) if isinstance(file, Path) else file
+    with Image.open(source, formats=formats()) as opened:
+        bits = 16 if opened.mode.startswith("I;16") or opened.format in ("PNG", "PPM") else 32
+        if upright:
+            ImageOps.exif_transpose(opened, in_place=True)
+        if opened.mode == "F" or (opened.mode == "I" and bits == 32):
+            kind = "floating-point numbers" if opened.mode == "F" else "whole numbers of 32 bits"
+            raise ValueError(f"its pixels are {kind}, of unknown range; save it with 8 or 16 bits")
+        if opened.mode.startswith("I"):
+            # Pillow would cut off all above 255
+            wide = np.asarray(opened).astype(np.int64)
+            return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
         picture: Image.Image = opened.convert("RGB")
     return picture
 

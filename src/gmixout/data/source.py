@@ -1,6 +1,7 @@
 """What a benchmark in its official files is: where they lie, what must be there, its splits."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
@@ -134,6 +135,22 @@ class Problems:
     def __init__(self) -> None:
         self.found: list[str] = []
         self._more = 0
+        self._passed: Counter[str] = Counter()
+        self._first = ""
+
+    def pass_over(self, file: str) -> None:
+        """Note a file among the images that is left out, as its ending is of no image format."""
+        self._first = self._first or file
+        self._passed[Path(file).suffix.lower() or "no ending"] += 1
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was passed over."""
+        if not self._passed:
+            return ()
+        kinds = ", ".join(f"{ending} ({count:,})" for ending, count in self._passed.most_common(9))
+        total = self._passed.total()
+        return (f"{total:,} files that are not read as images: {kinds}; the first: {self._first}",)
 
     def add(self, problem: str) -> None:
         """Notes a problem, a clause that names the thing and what is wrong with it."""
@@ -292,7 +309,7 @@ class Source(Named, ABC):
         if len(splits.classes) < 2:
             problems.add(f"{', '.join(splits.classes)} is the only class: there must be two")
         problems.settle(self)
-        return replace(splits, notes=(*splits.notes, *_gaps(splits)))
+        return replace(splits, notes=(*splits.notes, *_gaps(splits), *problems.notes))
 
     def _check_root(self, problems: Problems) -> None:
         if not self.root.is_dir():
