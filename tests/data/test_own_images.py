@@ -2,6 +2,8 @@
 
 import io
 import os
+import unicodedata
+import unicodedata
 
 import numpy as np
 import official_trees as trees
@@ -168,3 +170,74 @@ def test_links_among_folders_end(tmp_path):
     (tmp_path / "b" / "other").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "dead.png").symlink_to("/nowhere.png")
     assert pictures(tmp_path / "a") == ["dead.png", "other/x.png", "x.png"]
+
+
+def test_a_check_that_decodes_counts_pictures_of_one_colour(tmp_path):
+    for name in ("train", "val"):
+        for label in ("cat", "dog"):
+            (tmp_path / name / label).mkdir(parents=True)
+            for index in range(4):
+                RGB.save(tmp_path / name / label / f"{index}.png")
+    own = SOURCES["imagefolder"](tmp_path)
+    assert not any("one colour" in note for note in own.check(decode=True).notes)
+    trees.paint(tmp_path / "train/cat/flat.png", (3, 4, 5))
+    trees.paint(tmp_path / "val/dog/flat.png", (0, 0, 0))
+    assert "2 images are of one colour all over" in own.check(decode=True).notes
+    assert not any("one colour" in note for note in own.check().notes)
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "VALIDATION"])
+def test_folders_are_found_by_their_usual_names(val, tmp_path):
+    root = trees.imagefolder(tmp_path)
+    before = SOURCES["imagefolder"](root).load()
+    (root / "val").rename(root / val)
+    (root / "train").rename(root / "Train")
+    after = SOURCES["imagefolder"](root).load()
+    assert {name: len(images) for name, images in before.sets.items()} == {
+        name: len(images) for name, images in after.sets.items()
+    }
+    assert [each.labels.tolist() for each in before.sets.values()] == [
+        each.labels.tolist() for each in after.sets.values()
+    ]
+    assert not any("not used" in note for note in after.notes)
+
+
+def test_too_few_images_to_halve_are_named_and_absent_classes_noted(tmp_path):
+    for name, count in (("train", 2), ("val", 1)):
+        trees.class_folders(tmp_path / name, ["ant", "bee"], count, 0)
+    with pytest.raises(DataError, match=r"val has too few images of each class.* a folder test/"):
+        SOURCES["imagefolder"](tmp_path).check()
+    trees.class_folders(tmp_path / "test", ["bee"], 1, 0)
+    assert "test has no image of ant" in SOURCES["imagefolder"](tmp_path).check().notes
+
+
+def test_the_same_name_in_another_form_of_unicode_is_the_same_class(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    assert composed != apart
+    for name, classes in (("train", [composed, "the"]), ("val", [apart, "the"])):
+        trees.class_folders(tmp_path / name, classes, 2, 0)
+    splits = SOURCES["imagefolder"](tmp_path).load()
+    assert splits.classes == (composed, "the")
+    assert splits.id_val.labels.tolist() == [0, 1]
+    (tmp_path / "both" / "train").mkdir(parents=True)
+    for name in ("train", "val"):
+        trees.class_folders(tmp_path / "both" / name, [apart, composed], 2, 0)
+    splits = SOURCES["imagefolder"](tmp_path / "both").load()
+    assert splits.classes == tuple(sorted([apart, composed]))
+    assert splits.train.labels.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["train", "id_val", "id_test"])
+def test_a_shift_does_not_take_the_place_of_another_set(name, tmp_path):
+    root = trees.imagefolder(tmp_path)
+    (root / "shift_fog").rename(root / f"shift_{name}")
+    with pytest.raises(DataError, match=f"a shift is called {name}"):
+        SOURCES["imagefolder"](root).check()
+
+
+def test_nor_where_there_is_no_train(tmp_path):
+    root = trees.imagefolder(tmp_path)
+    trees.remove(root / "train")
+    (root / "shift_fog").rename(root / "shift_val")
+    with pytest.raises(DataError, match="a shift is called train or val or test: rename"):
+        SOURCES["imagefolder"](root).load_tests()

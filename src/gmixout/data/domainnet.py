@@ -155,7 +155,7 @@ class domainnet(DomainFolders):
         """A domain's images less the duplicates, and the classes that it has no folder of."""
         listing, absent = super().read_domain(folder, labels, problems)
         file = folder.parent / DUPLICATES
-        if not file.is_file():
+        if not file.exists():
             return listing, absent
         dropped = {line for _, line in lines_of(file)}
         kept = [

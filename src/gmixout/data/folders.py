@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 from gmixout.data.images import ImageFiles, LabelSpace, suffixes
 from gmixout.data.reading import lines_of, reading, stays_inside, whole_number
@@ -129,9 +130,12 @@ def read_classes(folder: Path, labels: Mapping[str, int], problems: Problems) ->
         beside = sorted(e.name for e in entries if not e.is_dir() and not _is_junk(e.name))
     for name in beside:
         problems.pass_over(f"{folder}/{name}")
+    # a Mac writes the same name in another form of Unicode than most others
+    composed = {normalize("NFC", name): label for name, label in labels.items()}
     for name in subfolders(folder):
-        if name in labels:
-            read_class(listing, name, labels[name], problems)
+        label = labels.get(name, composed.get(normalize("NFC", name)))
+        if label is not None:
+            read_class(listing, name, label, problems)
         else:
             problems.add(f"{folder / name} is the folder of a class that training does not have")
     return listing

@@ -269,7 +269,7 @@ def class_names(root: Path) -> dict[str, str]:
     All synonyms, as first ones are not distinct: two classes are called "crane".
     """
     for file in (root / name for name in NAMES):
-        if file.is_file():
+        if file.exists():
             lines = (line.split(maxsplit=1) for _, line in lines_of(file))
             return {parts[0]: parts[1].strip() for parts in lines if len(parts) == 2}
     return {}

@@ -82,6 +82,8 @@ class ImageSet(Examples, ABC):
         self.transform: Callable[[Image], Any] = _as_is
         self.broken: tuple[str, ...] = ()
         """Names of the images that `without_broken` dropped."""
+        self.flat = 0
+        """Number of images of one colour all over that `without_broken` saw."""
         self._positions = np.arange(len(self.labels))
         self._kept: dict[int, Tensor] | None = None
 
@@ -179,23 +181,29 @@ class ImageSet(Examples, ABC):
         part.labels = torch.tensor(labels, dtype=torch.int64)[self.labels]
         return part
 
-    def unreadable(self) -> list[int]:
-        """Indices of the images that cannot be decoded; decodes every one, on several threads."""
+    def looked_through(self) -> tuple[list[int], list[int]]:
+        """Decode every image, on several threads.
 
-        def among(block: range) -> list[int]:
-            return [index for index in block if not self._readable(index)]
+        Returns:
+            Indices of the images that cannot be decoded, and of those of one colour all over.
+        """
+
+        def look(block: range) -> tuple[list[int], list[int]]:
+            bad, flat = [], []
+            for index in block:
+                try:
+                    extrema: Any = self.picture(index).getextrema()
+                except DataError:
+                    bad.append(index)
+                else:
+                    flat += [index] if all(low == high for low, high in extrema) else []
+            return bad, flat
 
         # blocks, as a million tasks of one image each would take more memory than the images
         blocks = [range(n, min(n + _BLOCK, len(self))) for n in range(0, len(self), _BLOCK)]
         with ThreadPoolExecutor() as pool:
-            return [index for found in pool.map(among, blocks) for index in found]
-
-    def _readable(self, index: int) -> bool:
-        try:
-            self.picture(index)
-        except DataError:
-            return False
-        return True
+            found = list(pool.map(look, blocks))
+        return [i for bad, _ in found for i in bad], [i for _, flat in found for i in flat]
 
     def without_broken(self: Set) -> Set:
         """The images that can be decoded; `broken` of the new set names the others.
@@ -203,11 +211,10 @@ class ImageSet(Examples, ABC):
         Looking at every image takes as long as reading the whole set once, but leaves no question
         about how many examples there are, whoever reads them and in whatever order.
         """
-        bad = self.unreadable()
-        if not bad:
-            return self
+        bad, flat = self.looked_through()
         good = np.setdiff1d(np.arange(len(self)), bad)
-        part = self.subset(torch.from_numpy(good))
+        part = self.subset(torch.from_numpy(good)) if bad else copy.copy(self)
+        part.flat = len(flat)
         part.broken = (*self.broken, *(self._name(int(self._positions[i])) for i in bad))
         return part
 

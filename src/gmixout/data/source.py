@@ -13,7 +13,7 @@ from gmixout.data.base import Benchmark
 from gmixout.data.images import ImageSet, Transform
 from gmixout.errors import DataError, needs
 from gmixout.named import Named
-from gmixout.settings import check_settings, require
+from gmixout.settings import check_settings, require, shown
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Problems:
 
     def pass_over(self, file: str) -> None:
         """Note a file among the images that is left out, as its ending is of no image format."""
-        self._first = self._first or file
+        self._first = self._first or shown(file)
         self._passed[Path(file).suffix.lower() or "no ending"] += 1
 
     @property
@@ -251,6 +251,9 @@ class Source(Named, ABC):
         notes = splits.notes
         if decode:
             splits = splits.map(ImageSet.without_broken)
+            flat = sum(images.flat for images in splits.sets.values())
+            if flat:
+                notes = (*notes, f"{flat:,} images are of one colour all over")
             broken = [f"{name} cannot be read as an image" for name in splits.broken]
             problems = Problems()
             for each in broken:
@@ -306,6 +309,8 @@ class Source(Named, ABC):
         splits = self.read(problems)
         problems.settle(self)
         _check_sets(splits, problems)
+        for name in {"train", "id_val", "id_test"} & {*splits.shifts, *splits.dev_shifts}:
+            problems.add(f"a shift is called {name}, which is the name of another set: rename it")
         if len(splits.classes) < 2:
             problems.add(f"{', '.join(splits.classes)} is the only class: there must be two")
         problems.settle(self)
