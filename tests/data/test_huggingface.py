@@ -226,6 +226,18 @@ def test_a_number_without_a_name_is_named(make, datasets):
         huggingface(root).check()
 
 
+@pytest.mark.parametrize("wrong", [{}, 1, None, True, [], ["a"]])
+def test_class_names_are_text(wrong, make, datasets):
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    root = make({"train": ([0, 1], names), "validation": ([0, 1], names)})
+    for info in root.rglob("dataset_info.json"):
+        held = json.loads(info.read_text())
+        held["features"]["label"]["names"] = ["cat", wrong]
+        info.write_text(json.dumps(held))
+    with pytest.raises(DataError, match=r"class names .* are not all text|cannot be loaded"):
+        huggingface(root).check()
+
+
 def test_images_that_are_text_or_missing_are_named(make, datasets, tmp_path):
     import pyarrow
 

@@ -3,7 +3,6 @@
 import io
 import os
 import unicodedata
-import unicodedata
 
 import numpy as np
 import official_trees as trees

@@ -72,13 +72,17 @@ def pictures(folder: Path, problems: Problems | None = None) -> list[str]:
                 folders.clear()
                 continue
             entered.add((itself.st_dev, itself.st_ino))
-            folders[:] = sorted(name for name in folders if not _is_junk(name))
             below = "" if place == str(folder) else f"{Path(place).relative_to(folder).as_posix()}/"
-            for name in names:
+            inside = []
+            for name in (name for name in (*folders, *names) if not _is_junk(name)):
+                # a folder that is called like an image is a broken image
                 if name.lower().endswith(suffixes()):
-                    found += [] if _is_junk(name) else [f"{below}{name}"]
-                elif problems is not None and not _is_junk(name):
+                    found.append(f"{below}{name}")
+                elif name in folders:
+                    inside.append(name)
+                elif problems is not None:
                     problems.pass_over(f"{place}/{name}")
+            folders[:] = sorted(inside)
     return sorted(found)
 
 

@@ -173,6 +173,8 @@ class huggingface(Source):
                 f"split {name}: column {self.label} holds {shown(label)}, where the one class of "
                 "an image is needed, as a class label, a number or text"
             )
+        if any(not isinstance(each, str) for each in getattr(label, "names", None) or ()):
+            problems.add(f"split {name}: the class names {shown(label.names)} are not all text")
 
     def _values(self, name: str, rows: Any, problems: Problems) -> list[Any]:
         """What the label column says of each row: a class name, a number or text; None: nothing."""
