@@ -166,3 +166,17 @@ def test_settings_that_name_a_number_of_drawn_things_are_bounded():
                     {"cutmix": 5e-324}):  # fmt: skip
         with pytest.raises(GmixoutError, match=next(iter(options))):
             TrainingArguments(**options)
+
+
+@dataclass(frozen=True)
+class Own(Method):
+    """A method of a user's, with a type that is not there at run time."""
+
+    kind: "Nowhere" = 1  # noqa: F821
+
+    def start(self, model, seed):
+        raise NotImplementedError
+
+
+def test_a_class_with_types_for_the_type_checker_alone_is_taken_as_it_is():
+    assert Own(kind="x").options == {"kind": "x"}

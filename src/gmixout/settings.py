@@ -70,7 +70,10 @@ class _UnfitError(Exception):
 
 @cache
 def _annotations(kind: Any) -> dict[str, Any]:
-    hints = get_type_hints(kind)
+    try:
+        hints = get_type_hints(kind)
+    except NameError:  # a class of the user's own names types that only a type checker knows
+        return {}
     return {field.name: hints[field.name] for field in fields(kind)}
 
 

@@ -94,7 +94,8 @@ class Method(Named, ABC):
     Subclasses are frozen dataclasses; their fields are the options. A class is named the way a user
     types it (`--method wise_ft`), so that the command line, YAML files, records and the table of
     methods share one name. A method of your own is such a class in a module of your own, and on the
-    command line `--method my.module.MyMethod`.
+    command line `--method my.module.MyMethod`. Options are checked against their annotations; a
+    `__post_init__` of your own, for ranges, calls `super().__post_init__()` first.
 
     Example:
         >>> from dataclasses import dataclass
