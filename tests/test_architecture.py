@@ -21,7 +21,7 @@ FLOORS = [
     {"gmixout"},
     {"core", "weightspace"},
     {"kernels"},
-    {"files", "named", "loading"},
+    {"files", "named", "loading", "settings"},
     {"errors"},
 ]
 """The house from the top down: a room imports those on lower floors alone, and itself.

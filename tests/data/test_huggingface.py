@@ -1,3 +1,5 @@
+import json
+import os
 import pickle
 import socket
 import sys
@@ -173,3 +175,88 @@ def test_a_name_whose_files_are_in_the_cache_needs_no_connection(
     assert len(splits.train) == 4
     assert any("no split is a shift" in note for note in splits.notes)
     assert connections == []
+
+
+def test_a_split_without_labels_is_left_out_with_a_note(make, datasets):
+    """The test split of ImageNet-1k on the hub has -1 alone."""
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    good = ([0, 1] * 2, names)
+    root = make(
+        {"train": good, "validation": good, "test": ([-1] * 3, names), "bare": ([None] * 2, names)}
+    )
+    splits = load(huggingface(root))
+    assert splits.shifts == {}
+    assert {f"split {name} has no labels: left out" for name in ("test", "bare")} <= {*splits.notes}
+    for options in ({"test": "test"}, {"shifts": ("bare",)}):
+        with pytest.raises(DataError, match=r"rows have no label, row 0 first"):
+            load(huggingface(root, **options))
+
+
+WRONG_LABELS = {
+    "one without": (lambda d: d.ClassLabel(names=["a", "b"]), [0, 1, -1, None], "2 of 4 .*row 2"),
+    "text without": (lambda d: d.Value("string"), ["a", "b", None], "1 of 3 .*row 2"),
+    "not a number": (lambda d: d.Value("float32"), [0.0, float("nan")], "1 of 2 .*row 1"),
+    "several": (lambda d: d.List(d.ClassLabel(names=["a", "b"])), [[0, 1], [0]], "the one class"),
+    "bytes": (lambda d: d.Value("binary"), [b"a", b"b"], "the one class"),
+    "days": (lambda d: d.Value("timestamp[s]"), [0, 1], "the one class"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_LABELS)
+def test_labels_that_are_no_classes_are_named(kind, make, datasets):
+    feature, labels, said = WRONG_LABELS[kind]
+    feature = feature(datasets)
+    good = [each for each in labels if each not in (None, -1) and each == each]
+    root = make({"train": (labels, feature), "validation": (good, feature)})
+    with pytest.raises(DataError, match=f"(?s)split train.*{said}"):
+        huggingface(root).check()
+
+
+def test_a_number_without_a_name_is_named(make, datasets):
+    """The numbers lie in one file and their names in another, which may be of another version."""
+    names = datasets.ClassLabel(names=["cat", "dog", "fox"])
+    root = make({"train": ([0, 1, 2], names), "validation": ([0, 1], names)})
+    for info in root.rglob("dataset_info.json"):
+        held = json.loads(info.read_text())
+        held["features"]["label"]["names"] = ["cat", "dog"]
+        info.write_text(json.dumps(held))
+    with pytest.raises(
+        DataError, match="split train, row 2: 2 is no class label; they go from 0 to 1"
+    ):
+        huggingface(root).check()
+
+
+@pytest.mark.parametrize("wrong", [{}, 1, None, True, [], ["a"]])
+def test_class_names_are_text(wrong, make, datasets):
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    root = make({"train": ([0, 1], names), "validation": ([0, 1], names)})
+    for info in root.rglob("dataset_info.json"):
+        held = json.loads(info.read_text())
+        held["features"]["label"]["names"] = ["cat", wrong]
+        info.write_text(json.dumps(held))
+    with pytest.raises(DataError, match=r"class names .* are not all text|cannot be loaded"):
+        huggingface(root).check()
+
+
+def test_images_that_are_text_or_missing_are_named(make, datasets, tmp_path):
+    import pyarrow
+
+    features = datasets.Features(
+        {"image": datasets.Value("string"), "label": datasets.Value("int64")}
+    )
+    table = pyarrow.table({"image": ["a.png", "b.png"], "label": [0, 1]})
+    table = table.cast(features.arrow_schema)
+    held = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint="x")
+    datasets.DatasetDict({"train": held, "validation": held}).save_to_disk(str(tmp_path / "text"))
+    with pytest.raises(DataError, match=r"column image holds .*string.* cast_column"):
+        huggingface(tmp_path / "text").check()
+
+
+def test_a_pipe_in_the_folder_is_named(make, datasets):
+    number = datasets.Value("int64")
+    root = make({"train": ([0, 1], number), "validation": ([0, 1], number)})
+    file = next(root.rglob("*.arrow"))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DataError, match=r"arrow is not a regular file"):
+        huggingface(root).check()

@@ -185,7 +185,7 @@ BREAKS = {
     ),
     "a mapping that is no table": (
         change_mapping("objectnet_to_imagenet_1k.json", "["),
-        "do not fit together",
+        "cannot be read as JSON",
     ),
     "an unknown name": (
         change_mapping("imagenet_to_label_2012_v2", "apple\nrocking chair\nfolding chair\n"),

@@ -1,4 +1,5 @@
 import math
+import resource
 from types import SimpleNamespace
 
 import pytest
@@ -229,3 +230,35 @@ def test_workers_change_nothing_but_the_time(seven_of_ten):
         strict=True,
     ):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 10, 64])
+def test_scores_are_the_same_however_many_images_are_looked_at_at_once(rows, monkeypatch):
+    """And those of the whole: the parts are for the memory, which many classes take."""
+    from torchmetrics.functional import calibration_error
+
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(64, 7, generator=generator)
+    labels = torch.randint(7, (64,), generator=generator)
+    monkeypatch.setattr("gmixout.evaluation.metrics.MAX_BATCH_VALUES", rows * 7)
+    scores = score(logits, labels)
+    kind = {"task": "multiclass", "num_classes": 7, "n_bins": 15}
+    assert scores.ece == pytest.approx(float(calibration_error(logits.softmax(1), labels, **kind)))
+    nll = nn.functional.cross_entropy(logits.double(), labels)
+    assert scores.nll == pytest.approx(float(nll), rel=1e-12)
+
+
+def test_many_classes_take_little_more_memory_than_their_logits():
+    logits, labels = torch.zeros(4000, 10_000), torch.zeros(4000, dtype=torch.int64)
+    score(logits[:10], labels[:10])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    score(logits, labels)
+    used = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert used < 2 * 4 * logits.numel()  # 160 MB; its softmax and float64 were 800 MB
+
+
+def test_predictions_can_be_learned_from():
+    logits, labels = predict(nn.Identity(), dataset(torch.eye(3), [0, 1, 2]))
+    weight = torch.ones(3, 3, requires_grad=True)
+    nn.functional.cross_entropy(logits @ weight, labels).backward()
+    assert weight.grad is not None

@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100, corrupted (-C) and sampled anew (CIFAR-10.1)."""
 
-import math
 import pickle
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -14,11 +13,16 @@ from gmixout.data.common_corruptions.constants import EXTRA_KINDS, KINDS, SEVERI
 from gmixout.data.folders import find
 from gmixout.data.images import ImageArray, ImageSet
 from gmixout.data.parquet import read_parquet
+from gmixout.data.reading import array_of, reading, regular
 from gmixout.data.sampling import SPLIT_SEED, in_half, long_tailed, shot_groups, stratified
 from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import ConfigError, DataError
+from gmixout.settings import require, shown
 
 Array = np.ndarray[Any, Any]
+
+MOST_CLASSES = 2**31
+"""Above any class number, and below what no tensor can hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +74,7 @@ class Cifar(Source):
                 f"{self.name}(shifts={self.shifts}): {', '.join(sorted(unknown))} is none of: "
                 f"{', '.join(self.known_shifts)}"
             )
-        if not 1 <= self.imbalance < math.inf:
-            raise ConfigError(
-                f"{self.name}(imbalance={self.imbalance}) must be a finite number of at least 1"
-            )
+        require(self, "imbalance", self.imbalance >= 1, "a finite number of at least 1")
 
     @property
     @abstractmethod
@@ -130,25 +131,36 @@ class Cifar(Source):
         for name in absent:
             problems.add(f"there is no {folder / name}")
         problems.settle(self)
-        classes = tuple(unpickle(folder / self.names_file)[self.names_key])
+        names: Any = unpickle(folder / self.names_file).get(self.names_key)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(f"{folder / self.names_file} has no list of text {self.names_key}")
         parts = [self._batch(folder / name) for name in self.train_files]
         pixels = np.concatenate([pixels for pixels, _ in parts])
         labels = [label for _, own in parts for label in own]
         return (
             ImageArray(pixels, labels, f"the training images in {folder}"),
             ImageArray(*self._batch(folder / self.test_file), str(folder / self.test_file)),
-            classes,
+            tuple(names),
         )
 
     def _batch(self, file: Path) -> tuple[Array, list[int]]:
         """Images `[N, 32, 32, 3]` and labels of one of the archive's files."""
         batch = unpickle(file)
-        try:
-            rows, labels = np.asarray(batch["data"]), list(batch[self.labels_key])
-            # a row is the red plane, then the green, then the blue
-            pixels = rows.reshape(len(labels), 3, 32, 32).transpose(0, 2, 3, 1)
-        except (KeyError, ValueError) as error:
-            raise DataError(f"{file} is no file of {self.folder} ({error!r})") from error
+        labels: Any = batch.get(self.labels_key)
+        rows: Any = batch.get("data")
+        wrong = f"{file} is no file of {self.folder}"
+        if not isinstance(labels, list) or not all(type(each) is int for each in labels):
+            raise DataError(f"{wrong}: {self.labels_key} {shown(labels)} are not a list of numbers")
+        # by strides of zero, a small file could hold a large array
+        fits = isinstance(rows, np.ndarray) and rows.nbytes <= file.stat().st_size
+        if not fits or rows.dtype != np.uint8 or rows.shape != (len(labels), 3072):
+            raise DataError(
+                f"{wrong}: data are not {len(labels)} rows of 3,072 bytes, as labels are"
+            )
+        if any(not 0 <= label < MOST_CLASSES for label in labels):
+            raise DataError(f"{wrong}: {self.labels_key} are no class numbers, {shown(labels)}")
+        # a row is the red plane, then the green, then the blue
+        pixels = rows.reshape(len(labels), 3, 32, 32).transpose(0, 2, 3, 1)
         return np.ascontiguousarray(pixels), labels
 
     def _absent(self, what: str, problems: Problems, notes: list[str]) -> None:
@@ -164,12 +176,12 @@ class Cifar(Source):
         if folder is None:
             self._absent(f"there is no folder {self.corrupted}", problems, notes)
             return {}
-        labels = _load(folder / "labels.npy", problems)
+        labels = _load_labels(folder / "labels.npy", problems)
         if labels is None:
             return {}
         self._count(problems, "corrupted", len(labels), f"number of labels in {folder}")
         rows = len(labels) // len(SEVERITIES)
-        if labels.ndim != 1 or not np.array_equal(labels, np.tile(labels[:rows], len(SEVERITIES))):
+        if not np.array_equal(labels, np.tile(labels[:rows], len(SEVERITIES))):
             problems.add(
                 f"{folder / 'labels.npy'} is not the test labels five times, once for each severity"
             )
@@ -195,7 +207,7 @@ class Cifar(Source):
             if not file.is_file():
                 self._absent(f"there is no {file}", problems, notes)
                 continue
-            labels = _load(folder / f"{stem}_labels.npy", problems)
+            labels = _load_labels(folder / f"{stem}_labels.npy", problems)
             pixels = _load(file, problems)
             if pixels is None or labels is None:
                 continue
@@ -312,11 +324,8 @@ def unpickle(file: Path) -> dict[str, Any]:
     Raises:
         DataError: It is damaged, or holds more than arrays, numbers and text.
     """
-    try:
-        with file.open("rb") as opened:
-            held = _Unpickler(opened).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError) as error:
-        raise DataError(f"{file} cannot be read as a file of CIFAR ({error})") from error
+    with reading(file, "a file of CIFAR"), regular(file).open("rb") as opened:
+        held = _Unpickler(opened).load()
     if not isinstance(held, dict):
         raise DataError(f"{file} cannot be read as a file of CIFAR (it holds no table)")
     return held
@@ -324,15 +333,27 @@ def unpickle(file: Path) -> dict[str, Any]:
 
 def _load(file: Path, problems: Problems) -> Array | None:
     """An array mapped from a file, or None and a problem."""
-    try:
-        array: Array = np.load(file, mmap_mode="r")
-    except FileNotFoundError:
+    if not file.exists():
         problems.add(f"there is no {file}")
         return None
-    except (OSError, ValueError, EOFError) as error:
-        problems.add(f"{file} cannot be read as an array ({error})")
+    try:
+        return array_of(file)
+    except DataError as error:
+        problems.add(str(error))
         return None
-    return array
+
+
+def _load_labels(file: Path, problems: Problems) -> Array | None:
+    """Labels `[N]` of a file, or None and a problem."""
+    labels = _load(file, problems)
+    if labels is None:
+        return None
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.max() < MOST_CLASSES:
+        problems.add(
+            f"{file} is {labels.dtype} {list(labels.shape)} and not a list of class numbers"
+        )
+        return None
+    return labels.astype(np.int64)
 
 
 def _are_images(pixels: Array, labels: int, file: Path, problems: Problems) -> bool:

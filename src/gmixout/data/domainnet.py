@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from gmixout.data.domains import DomainFolders
-from gmixout.data.folders import Listing, classes_of_lists, read_list, text_of
+from gmixout.data.folders import Listing, classes_of_lists, read_list
 from gmixout.data.images import ImageSet
+from gmixout.data.reading import lines_of
 from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
 from gmixout.data.source import Problems, Splits
 from gmixout.errors import ConfigError
@@ -154,9 +155,9 @@ class domainnet(DomainFolders):
         """A domain's images less the duplicates, and the classes that it has no folder of."""
         listing, absent = super().read_domain(folder, labels, problems)
         file = folder.parent / DUPLICATES
-        if not file.is_file():
+        if not file.exists():
             return listing, absent
-        dropped = {line.strip() for line in text_of(file).splitlines()}
+        dropped = {line for _, line in lines_of(file)}
         kept = [
             (path, label)
             for path, label in zip(listing.paths, listing.labels, strict=True)

@@ -6,15 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
-from gmixout.data.images import ImageFiles, LabelSpace
+from gmixout.data.images import ImageFiles, LabelSpace, suffixes
+from gmixout.data.reading import lines_of, reading, stays_inside, whole_number
 from gmixout.data.source import Problems
 from gmixout.errors import DataError
+from gmixout.settings import shown
 
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp",
-)  # fmt: skip
-
+JUNK = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+"""What operating systems leave in folders; hidden files and folders are passed over, too."""
 
 GAPS = 10
 """How many labels there may be for each that occurs: lists leave out a class here and there."""
@@ -32,10 +33,14 @@ class Listing:
         return len(self.paths)
 
     def images(
-        self, groups: list[int] | None = None, space: LabelSpace | None = None, border: int = 0
+        self,
+        groups: list[int] | None = None,
+        space: LabelSpace | None = None,
+        border: int = 0,
+        upright: bool = False,
     ) -> ImageFiles:
         """The set."""
-        return ImageFiles(self.root, self.paths, self.labels, groups, space, border)
+        return ImageFiles(self.root, self.paths, self.labels, groups, space, border, upright)
 
 
 def plain(name: str) -> str:
@@ -45,30 +50,48 @@ def plain(name: str) -> str:
 
 def subfolders(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted; hidden ones do not count."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    with reading(folder, "a folder"), os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not _is_junk(e.name))
 
 
-def pictures(folder: Path) -> list[str]:
-    """Names of the image files in a folder, sorted; hidden ones (`._x.jpg`) do not count."""
-    with os.scandir(folder) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
-        )
+def pictures(folder: Path, problems: Problems | None = None) -> list[str]:
+    """Return the image files in a folder and in the folders in it, as sorted paths from it.
 
-
-def text_of(file: Path) -> str:
-    """What a text file says.
+    Args:
+        folder: The folder; links are followed, but no folder is entered twice.
+        problems: Takes the other files, which are passed over.
 
     Raises:
-        DataError: It is not UTF-8.
+        DataError: A folder cannot be read.
     """
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not text in UTF-8 ({error})") from error
+    found, entered = [], set()
+    with reading(folder, "a folder"):
+        for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+            itself = os.stat(place)
+            if (itself.st_dev, itself.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((itself.st_dev, itself.st_ino))
+            below = "" if place == str(folder) else f"{Path(place).relative_to(folder).as_posix()}/"
+            inside = []
+            for name in (name for name in (*folders, *names) if not _is_junk(name)):
+                # a folder that is called like an image is a broken image
+                if name.lower().endswith(suffixes()):
+                    found.append(f"{below}{name}")
+                elif name in folders:
+                    inside.append(name)
+                elif problems is not None:
+                    problems.pass_over(f"{place}/{name}")
+            folders[:] = sorted(inside)
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name in JUNK
 
 
 def find(folder: Path, *names: str) -> Path | None:
@@ -89,8 +112,8 @@ def find(folder: Path, *names: str) -> Path | None:
 
 
 def read_class(listing: Listing, folder: str, label: int, problems: Problems) -> None:
-    """Adds the images of one class folder, a path from the listing's root."""
-    found = pictures(listing.root / folder)
+    """Add the images of one class folder, a path from the listing's root, at any depth."""
+    found = pictures(listing.root / folder, problems)
     if not found:
         problems.add(f"{listing.root / folder} holds no image")
     listing.paths += [f"{folder}/{name}" for name in found]
@@ -103,12 +126,20 @@ def read_classes(folder: Path, labels: Mapping[str, int], problems: Problems) ->
     Args:
         folder: Holds the class folders.
         labels: Label of each class by its folder's name.
-        problems: Takes empty folders, and folders of classes that are not in `labels`.
+        problems: Takes empty folders, folders of classes that are not in `labels`, and files that
+            are passed over.
     """
     listing = Listing(folder)
+    with reading(folder, "a folder"), os.scandir(folder) as entries:
+        beside = sorted(e.name for e in entries if not e.is_dir() and not _is_junk(e.name))
+    for name in beside:
+        problems.pass_over(f"{folder}/{name}")
+    # a Mac writes the same name in another form of Unicode than most others
+    composed = {normalize("NFC", name): label for name, label in labels.items()}
     for name in subfolders(folder):
-        if name in labels:
-            read_class(listing, name, labels[name], problems)
+        label = labels.get(name, composed.get(normalize("NFC", name)))
+        if label is not None:
+            read_class(listing, name, label, problems)
         else:
             problems.add(f"{folder / name} is the folder of a class that training does not have")
     return listing
@@ -119,24 +150,23 @@ def read_list(file: Path, root: Path, problems: Problems) -> Listing:
 
     Args:
         file: The list; paths `<folder>/<file>` may hold spaces, the label comes after the last.
-        root: The folder that its paths start from.
+        root: The folder that its paths start from, and do not leave.
         problems: Takes lines that cannot be read, and images that are listed but not there.
 
     Raises:
         DataError: The file is not text.
     """
     listing = Listing(root)
-    for number, line in enumerate(text_of(file).splitlines(), start=1):
-        if not line.strip():
-            continue
-        path, _, label = line.strip().rpartition(" ")
-        if "/" in path and label.isascii() and label.isdigit():
-            listing.paths.append(path.strip())
-            listing.labels.append(int(label))
+    for number, line in lines_of(file):
+        path, _, digits = line.rpartition(" ")
+        path, label = path.strip(), whole_number(digits)
+        if "/" not in path or label is None:
+            problems.add(f"{file}, line {number}: {shown(line)} is not `<folder>/<file> <label>`")
+        elif not stays_inside(path):
+            problems.add(f"{file}, line {number}: {shown(path)} leads out of {root}")
         else:
-            problems.add(
-                f"{file}, line {number}: {line.strip()!r} is not `<folder>/<file> <label>`"
-            )
+            listing.paths.append(path)
+            listing.labels.append(label)
     report_absent(listing, f"{file.name} lists", problems)
     return listing
 
@@ -174,32 +204,51 @@ def classes_of_lists(listings: Mapping[str, Listing], problems: Problems) -> tup
 
 
 def report_absent(listing: Listing, said: str, problems: Problems) -> None:
-    """Notes a problem if images are listed that are not there.
+    """Notes a problem if images are listed that are not there, or not in the folder they should be.
 
     Args:
         listing: The images.
         said: What listed them ("train.txt lists"), to begin the problem with.
         problems: Takes the problem.
     """
-    absent = _absent(listing.root, listing.paths)
+    absent, outside = _absent(listing.root, listing.paths)
     if absent:
         problems.add(
             f"{said} {len(absent):,} images that are not in {listing.root}, "
             f"the first of them {absent[0]}"
         )
+    if outside:
+        problems.add(
+            f"{said} {len(outside):,} images that links lead out of {listing.root} to, "
+            f"the first of them {outside[0]}: put the files there, or link that folder as a whole"
+        )
 
 
-def _absent(root: Path, paths: Iterable[str]) -> list[str]:
-    """The paths under a root that lead to no file, found with one look into each folder."""
+def _absent(root: Path, paths: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The paths under a root that lead to no file, and those that links lead to a file elsewhere.
+
+    Found with one look into each folder.
+    """
     wanted = defaultdict(list)
     for path in paths:
         folder, _, name = path.rpartition("/")
         wanted[folder].append(name)
-    absent = []
+    absent, outside, top = [], [], os.path.realpath(root)
     for folder, names in wanted.items():
         try:
-            present = set(os.listdir(root / folder))
+            with os.scandir(root / folder) as entries:
+                links = {entry.name: entry.is_symlink() for entry in entries}
         except OSError:
-            present = set()
-        absent += [f"{folder}/{name}".lstrip("/") for name in names if name not in present]
-    return absent
+            links = {}
+        stays = _is_in(os.path.realpath(root / folder), top)
+        for name in names:
+            path = f"{folder}/{name}".lstrip("/")
+            if name not in links:
+                absent.append(path)
+            elif not stays or (links[name] and not _is_in(os.path.realpath(root / path), top)):
+                outside.append(path)
+    return absent, outside
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return Path(path).is_relative_to(folder)

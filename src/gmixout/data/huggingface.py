@@ -5,13 +5,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gmixout.data.images import ImageSet
+from gmixout.data.images import ImageSet, decoded
+from gmixout.data.reading import irregular_file, reading
 from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import DataError, needs
+from gmixout.settings import shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_ONE_CLASS = ("int", "uint", "float", "bool", "string", "large_string", "null")
+"""How the names of the types begin that a column of classes may have."""
 
 
 class ImageRows(ImageSet):
@@ -29,13 +34,11 @@ class ImageRows(ImageSet):
         self._rows, self._column, self._set_name = rows, column, name
 
     def _decode(self, position: int) -> "Image":
-        from PIL import Image
-
         held = self._rows[position][self._column][0].as_py()
-        stored = held["path"] if held["bytes"] is None else BytesIO(held["bytes"])
-        with Image.open(stored) as opened:
-            picture: Image.Image = opened.convert("RGB")
-        return picture
+        if held is None:
+            raise ValueError("the row holds none")
+        file = Path(held["path"]) if held["bytes"] is None else BytesIO(held["bytes"])
+        return decoded(file, upright=True)
 
     def _name(self, position: int) -> str:
         return f"row {position} of {self._set_name}"
@@ -45,7 +48,8 @@ class ImageRows(ImageSet):
 class huggingface(Source):
     """Any image classification data set of the Hugging Face `datasets` library.
 
-    - Input: an image column, as the library stores it; images come as RGB.
+    - Input: an image column, as the library stores it; images come as RGB, turned
+      as their EXIF data says.
     - Labels: a column of class labels, numbers or text; classes are the library's, or the values
       that occur in the training split, sorted.
     - Files: the root is a folder that `save_to_disk` wrote, a folder that `load_dataset` can read
@@ -86,16 +90,20 @@ class huggingface(Source):
             if name not in found:
                 problems.add(f"there is no split {name}; there is: {', '.join(found)}")
             else:
-                for column in {self.image, self.label} - set(found[name].column_names):
-                    there = ", ".join(found[name].column_names)
-                    problems.add(f"split {name} has no column {column}; it has: {there}")
+                self._check_columns(name, found[name], problems)
         problems.settle(self)
-        classes = self._classes(found[self.train])
+        values = {name: self._values(name, found[name], problems) for name in (*own, *shifts)}
+        bare = [n for n in shifts if not self.shifts and values[n] and set(values[n]) == {None}]
+        notes = [f"split {name} has no labels: left out" for name in bare]
+        shifts = tuple(name for name in shifts if name not in bare)
+        feature = found[self.train].features[self.label]
+        classes = getattr(feature, "names", None) or sorted(set(values[self.train]) - {None})
         sets = {
-            name: self._images(name, found[name], classes, problems) for name in (*own, *shifts)
+            name: self._images(name, found[name], values[name], classes, problems)
+            for name in (*own, *shifts)
         }
         problems.settle(self)
-        val, notes = sets[self.val], []
+        val = sets[self.val]
         if not shifts:
             notes.append("no split is a shift: nothing to test on but corruptions, if any")
         if self.test:
@@ -124,6 +132,8 @@ class huggingface(Source):
             import datasets
             from huggingface_hub import snapshot_download
         place = str(self.root)
+        if self.root.is_dir() and (odd := irregular_file(self.root)):
+            problems.fail(self, f"{odd} is not a regular file")
         try:
             if not self.root.exists():
                 place = snapshot_download(place, repo_type="dataset", local_files_only=True)
@@ -142,24 +152,61 @@ class huggingface(Source):
             problems.fail(self, "it is one split, where a DatasetDict of several is needed")
         return found
 
-    def _classes(self, rows: Any) -> list[Any]:
+    def _check_columns(self, name: str, rows: Any, problems: Problems) -> None:
+        """Notes what is wrong with the columns of a split."""
+        import datasets
+
+        for column in {self.image, self.label} - set(rows.column_names):
+            there = ", ".join(rows.column_names)
+            problems.add(f"split {name} has no column {column}; it has: {there}")
+            return
+        image, label = rows.features[self.image], rows.features[self.label]
+        if not isinstance(image, datasets.Image):
+            problems.add(
+                f"split {name}: column {self.image} holds {shown(image)} and no images; "
+                f"cast_column({self.image!r}, datasets.Image()) reads files and bytes"
+            )
+        if not isinstance(label, datasets.ClassLabel) and not (
+            isinstance(label, datasets.Value) and label.dtype.startswith(_ONE_CLASS)
+        ):
+            problems.add(
+                f"split {name}: column {self.label} holds {shown(label)}, where the one class of "
+                "an image is needed, as a class label, a number or text"
+            )
+        if any(not isinstance(each, str) for each in getattr(label, "names", None) or ()):
+            problems.add(f"split {name}: the class names {shown(label.names)} are not all text")
+
+    def _values(self, name: str, rows: Any, problems: Problems) -> list[Any]:
+        """What the label column says of each row: a class name, a number or text; None: nothing."""
         import datasets
 
         feature = rows.features[self.label]
-        if isinstance(feature, datasets.ClassLabel):
-            return list(feature.names)
-        return sorted(set(rows[self.label]))
+        with reading(self.root, "a data set", lambda: f", split {name}, column {self.label}"):
+            values = list(rows[self.label][:])
+            set(values)  # lists, where the features say numbers, are no classes
+        if not isinstance(feature, datasets.ClassLabel):
+            return [None if value != value else value for value in values]  # nan: nothing
+        # the same name may have another number in another split
+        names = dict(enumerate(feature.names))
+        for row, value in enumerate(values):
+            if value not in names and value not in (None, -1):
+                problems.add(
+                    f"split {name}, row {row}: {shown(value)} is no class label; they go from 0 "
+                    f"to {len(names) - 1}"
+                )
+                break
+        return [names.get(value) for value in values]
 
-    def _images(self, name: str, rows: Any, classes: list[Any], problems: Problems) -> ImageRows:
-        import datasets
-
-        values = rows[self.label][:]
-        feature = rows.features[self.label]
-        if isinstance(feature, datasets.ClassLabel):
-            # the same name may have another number in another split
-            values = [feature.int2str(value) if value >= 0 else None for value in values]
+    def _images(
+        self, name: str, rows: Any, values: list[Any], classes: list[Any], problems: Problems
+    ) -> ImageRows:
         label_of = {value: label for label, value in enumerate(classes)}
-        unknown = {value for value in values if value not in label_of}
+        if None in values:
+            problems.add(
+                f"split {name}: {values.count(None):,} of {len(values):,} rows have no label, row "
+                f"{values.index(None)} first"
+            )
+        unknown = {value for value in values if value not in label_of} - {None}
         if unknown:
             problems.add(
                 f"split {name} has labels that {self.train} has not: {min(map(str, unknown))}"

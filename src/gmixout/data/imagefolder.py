@@ -1,22 +1,28 @@
 """Anybody's images in folders."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from gmixout.data.folders import pictures, read_classes, subfolders
+from gmixout.data.folders import find, pictures, read_classes, subfolders
 from gmixout.data.images import ImageSet
 from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.source import Problems, Source, Splits, Tests
 
 SHIFT = "shift_"
+SPELLINGS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""Names of the folders that are no shifts, in any case."""
 
 
 @dataclass(frozen=True)
 class imagefolder(Source):
     """Your own images: `train/`, `val/`, and any number of `shift_<name>/`.
 
-    - Input: image files that Pillow can read, in any size; they come as RGB.
+    - Input: image files that Pillow can read, in any size; they come as RGB, turned as their EXIF
+      data says.
     - Labels: the class folders of `train/`, sorted.
-    - Files: `<root>/{train,val,shift_<name>}/<class>/*` and, if there is one, `test/<class>/*`.
+    - Files: `<root>/{train,val,shift_<name>}/<class>/*` and, if there is one, `test/<class>/*`;
+      images may lie in folders in a class's folder. Other files are passed over, which a note says.
+      `valid/` and `validation/` do for `val/`.
     - Domains: each `shift_<name>` is a shift called `<name>`; a shift may lack classes, and is
       then still asked about all of them.
     - Splits: id_val is `val/`, id_test is `test/`. Without `test/`, a fixed stratified half of
@@ -30,32 +36,39 @@ class imagefolder(Source):
 
     def read(self, problems: Problems) -> Splits:
         """Looks at the folders."""
-        there = subfolders(self.root)
+        parts = self._parts()
         for name in ("train", "val"):
-            if name not in there:
+            if name not in parts:
                 problems.add(f"there is no folder {self.root / name}")
-        shifts = [name for name in there if name.startswith(SHIFT) and name != SHIFT]
         problems.settle(self)
-        classes = subfolders(self.root / "train")
-
-        def images(name: str) -> ImageSet:
-            return self._images(name, classes, problems)
-
-        val = images("val")
-        notes = [f"{name}/ is not used" for name in there if not _used(name)]
+        classes = subfolders(parts["train"])
+        sets = {name: self._images(parts[name], classes, problems) for name in parts}
+        used = {folder.name for folder in parts.values()}
+        notes = [f"{name}/ is not used" for name in subfolders(self.root) if name not in used]
+        shifts = {name: each for name, each in sets.items() if name not in SPELLINGS}
         if not shifts:
             notes.append(f"there is no {SHIFT}<name>/: no shift to test on but corruptions, if any")
-        if "test" in there:
-            id_val, id_test = val, images("test")
+        id_val, val = sets["val"], parts["val"].name
+        if "test" in sets:
+            id_test = sets["test"]
         else:
-            id_val, id_test = (val.subset(p) for p in stratified(val.labels, (0.5,), SPLIT_SEED))
-            notes.append("there is no test/: one half of val/ is id_val, the other id_test")
+            halves = stratified(id_val.labels, (0.5,), SPLIT_SEED)
+            id_val, id_test = (id_val.subset(half) for half in halves)
+            notes.append(f"there is no test/: one half of {val}/ is id_val, the other id_test")
+            if not (len(id_val) and len(id_test)):
+                problems.add(
+                    f"{parts['val']} has too few images of each class to give one half to id_val "
+                    "and one to id_test: add images, or a folder test/"
+                )
+        for name in ("val", "test"):
+            if absent := self._absent(sets.get(name), classes):
+                notes.append(f"{name} has no image of {absent}")
         return Splits(
             classes=tuple(classes),
-            train=images("train"),
+            train=sets["train"],
             id_val=id_val,
             id_test=id_test,
-            shifts={name.removeprefix(SHIFT): images(name) for name in shifts},
+            shifts={name.removeprefix(SHIFT): images for name, images in shifts.items()},
             notes=tuple(notes),
         )
 
@@ -67,25 +80,39 @@ class imagefolder(Source):
         """
         problems = Problems()
         self._check_root(problems)
-        there = subfolders(self.root)
-        if "train" in there:
+        parts = self._parts()
+        if "train" in parts:
             return super().load_tests()
-        names = [name for name in there if _used(name)]
-        if not names:
+        if not parts:
             problems.fail(self, f"there is no val/, test/ or {SHIFT}<name>/ in {self.root}")
-        classes = sorted({each for name in names for each in subfolders(self.root / name)})
-        sets = {name.removeprefix(SHIFT): self._images(name, classes, problems) for name in names}
+        classes = sorted({each for folder in parts.values() for each in subfolders(folder)})
+        sets = {
+            name.removeprefix(SHIFT): self._images(folder, classes, problems)
+            for name, folder in parts.items()
+        }
+        if len(sets) < len(parts):
+            problems.add(f"a shift is called {' or '.join(SPELLINGS)}: rename its folder")
         problems.settle(self)
         return Tests(tuple(classes), sets)
 
-    def _images(self, name: str, classes: list[str], problems: Problems) -> ImageSet:
-        folder = self.root / name
+    def _parts(self) -> dict[str, Path]:
+        """The folders that are used: train, val and test, in any spelling, and the shifts."""
+        found = {part: find(self.root, *names) for part, names in SPELLINGS.items()}
+        shifts = (n for n in subfolders(self.root) if n.startswith(SHIFT) and n != SHIFT)
+        found |= {name: self.root / name for name in shifts}
+        return {name: folder for name, folder in found.items() if folder is not None}
+
+    def _images(self, folder: Path, classes: list[str], problems: Problems) -> ImageSet:
         if not subfolders(folder):
             count = len(pictures(folder))
             problems.add(f"{folder} holds {count:,} images and no folders: sort them by class")
         labels = {each: label for label, each in enumerate(classes)}
-        return read_classes(folder, labels, problems).images()
+        return read_classes(folder, labels, problems).images(upright=True)
 
-
-def _used(name: str) -> bool:
-    return name in ("train", "val", "test") or name.startswith(SHIFT)
+    @staticmethod
+    def _absent(images: ImageSet | None, classes: list[str]) -> str:
+        """The classes that a set has no image of, for a note."""
+        if images is None:
+            return ""
+        present = set(images.labels.tolist())
+        return ", ".join(name for label, name in enumerate(classes) if label not in present)

@@ -1,10 +1,9 @@
 """ImageNet, and the test sets that ask how far it carries: V2, R, A, Sketch, ObjectNet."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from gmixout.data.folders import (
     Listing,
@@ -13,12 +12,13 @@ from gmixout.data.folders import (
     read_class,
     read_classes,
     subfolders,
-    text_of,
 )
 from gmixout.data.images import ImageFiles, LabelSpace
+from gmixout.data.reading import json_of, lines_of, whole_number
 from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.source import Problems, Source, Splits
 from gmixout.errors import ConfigError, DataError
+from gmixout.settings import shown
 
 NAMES = ("LOC_synset_mapping.txt", "classnames.txt", "words.txt")
 """Files beside `train/` that may give class names: lines of a wnid, white space, and names."""
@@ -216,8 +216,8 @@ class imagenet(ImageNet):
             return self.all_classes(folder, labels, problems).images()
         listing = Listing(folder)
         for name in names:
-            if name.isascii() and name.isdigit():
-                read_class(listing, name, int(name), problems)
+            if (label := whole_number(name)) is not None:
+                read_class(listing, name, label, problems)
             else:
                 problems.add(f"{folder / name} is neither the number of a class nor a wnid")
         absent = set(range(len(labels))) - set(listing.labels)
@@ -250,7 +250,7 @@ class imagenet(ImageNet):
             problems.add(str(error))
             return listing.images()
         self._count(problems, "objectnet classes", len(members), "number of ObjectNet classes")
-        out = [name for name, ids in members.items() if not all(i < len(labels) for i in ids)]
+        out = [name for name, ids in members.items() if not all(0 <= i < len(labels) for i in ids)]
         if out:
             problems.add(f"{folder}: {out[0]} is mapped to a class that ImageNet's train/ has not")
         present = set(subfolders(images))
@@ -269,8 +269,8 @@ def class_names(root: Path) -> dict[str, str]:
     All synonyms, as first ones are not distinct: two classes are called "crane".
     """
     for file in (root / name for name in NAMES):
-        if file.is_file():
-            lines = (line.split(maxsplit=1) for line in text_of(file).splitlines())
+        if file.exists():
+            lines = (line.split(maxsplit=1) for _, line in lines_of(file))
             return {parts[0]: parts[1].strip() for parts in lines if len(parts) == 2}
     return {}
 
@@ -284,26 +284,39 @@ def objectnet_classes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         DataError: One is missing, or they do not fit each other.
     """
-    texts = [_mapping(folder, name) for name in OBJECTNET_FILES]
+    *tables, list_of_names = (_mapping(folder, name) for name in OBJECTNET_FILES)
+    folder_to_label, label_to_imagenet, place_to_line = map(json_of, tables)
+    _check_mapping(tables[0], folder_to_label, str)
+    _check_mapping(tables[1], label_to_imagenet, str)
+    _check_mapping(tables[2], place_to_line, int)
+    names = list(lines_of(list_of_names))
     try:
-        folder_to_label, label_to_imagenet, place_to_line = map(json.loads, texts[:3])
-        place = {int(line): int(place) for place, line in place_to_line.items()}
-        names = texts[3].splitlines()
-        by_name = {name.strip(): place[line] for line, name in enumerate(names) if name.strip()}
+        place = {line: int(place) for place, line in place_to_line.items()}
+        if len(place) < len(place_to_line):
+            raise ValueError(f"{tables[2].name} gives one line twice")
+        by_name = {name: place[line - 1] for line, name in names}
         classes = {
             name: tuple(sorted(by_name[each] for each in label_to_imagenet[label].split("; ")))
             for name, label in folder_to_label.items()
             if label in label_to_imagenet
         }
-    except (KeyError, ValueError, AttributeError) as error:
+    except (KeyError, ValueError) as error:
         raise DataError(
-            f"the files in {folder} that map ObjectNet to ImageNet do not fit together ({error!r})"
+            f"the files in {folder} that map ObjectNet to ImageNet do not fit together "
+            f"({shown(error)})"
         ) from error
     return dict(sorted(classes.items()))
 
 
-def _mapping(folder: Path, name: str) -> str:
+def _check_mapping(file: Path, held: Any, kind: type) -> None:
+    """Checks that a file holds an object of values of one kind; JSON's keys are text."""
+    wrong = isinstance(held, dict) and [value for value in held.values() if type(value) is not kind]
+    if wrong or not isinstance(held, dict):
+        raise DataError(f"{file} does not map names to {kind.__name__}: {shown(wrong or held)}")
+
+
+def _mapping(folder: Path, name: str) -> Path:
     for file in (folder / "mappings" / name, folder / name):
-        if file.is_file():
-            return text_of(file)
+        if file.exists():
+            return file
     raise DataError(f"there is no {folder / 'mappings' / name}, which comes with ObjectNet")

@@ -57,9 +57,14 @@ class imagenet_lt(ImageNet):
         sorted_by_class = {n: part for n, part in parts.items() if n != "test" or not flat}
         classes = classes_of_lists(sorted_by_class, problems)
         self._count(problems, "classes", len(classes), "number of classes in the lists")
+        if above := [label for label in parts["test"].labels if label >= len(classes)]:
+            problems.add(
+                f"id_test: {len(above)} labels are out of range, {above[0]} among them; in the "
+                f"other lists labels go from 0 to {len(classes) - 1}"
+            )
         problems.settle(self)
         train = parts["train"].images()
-        counts = train.labels.bincount(minlength=max(parts["test"].labels, default=0) + 1)
+        counts = train.labels.bincount(minlength=len(classes))
         groups = shot_groups(counts, self.shots)[parts["test"].labels]
         names = class_names(root)
         return Splits(

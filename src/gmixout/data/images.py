@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gmixout.data.base import Examples
+from gmixout.data.reading import regular
 from gmixout.errors import DataError
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ class ImageSet(Examples, ABC):
         self.transform: Callable[[Image], Any] = _as_is
         self.broken: tuple[str, ...] = ()
         """Names of the images that `without_broken` dropped."""
+        self.flat = 0
+        """Number of images of one colour all over that `without_broken` saw."""
         self._positions = np.arange(len(self.labels))
         self._kept: dict[int, Tensor] | None = None
 
@@ -177,23 +181,29 @@ class ImageSet(Examples, ABC):
         part.labels = torch.tensor(labels, dtype=torch.int64)[self.labels]
         return part
 
-    def unreadable(self) -> list[int]:
-        """Indices of the images that cannot be decoded; decodes every one, on several threads."""
+    def looked_through(self) -> tuple[list[int], list[int]]:
+        """Decode every image, on several threads.
 
-        def among(block: range) -> list[int]:
-            return [index for index in block if not self._readable(index)]
+        Returns:
+            Indices of the images that cannot be decoded, and of those of one colour all over.
+        """
+
+        def look(block: range) -> tuple[list[int], list[int]]:
+            bad, flat = [], []
+            for index in block:
+                try:
+                    extrema: Any = self.picture(index).getextrema()
+                except DataError:
+                    bad.append(index)
+                else:
+                    flat += [index] if all(low == high for low, high in extrema) else []
+            return bad, flat
 
         # blocks, as a million tasks of one image each would take more memory than the images
         blocks = [range(n, min(n + _BLOCK, len(self))) for n in range(0, len(self), _BLOCK)]
         with ThreadPoolExecutor() as pool:
-            return [index for found in pool.map(among, blocks) for index in found]
-
-    def _readable(self, index: int) -> bool:
-        try:
-            self.picture(index)
-        except DataError:
-            return False
-        return True
+            found = list(pool.map(look, blocks))
+        return [i for bad, _ in found for i in bad], [i for _, flat in found for i in flat]
 
     def without_broken(self: Set) -> Set:
         """The images that can be decoded; `broken` of the new set names the others.
@@ -201,11 +211,10 @@ class ImageSet(Examples, ABC):
         Looking at every image takes as long as reading the whole set once, but leaves no question
         about how many examples there are, whoever reads them and in whatever order.
         """
-        bad = self.unreadable()
-        if not bad:
-            return self
+        bad, flat = self.looked_through()
         good = np.setdiff1d(np.arange(len(self)), bad)
-        part = self.subset(torch.from_numpy(good))
+        part = self.subset(torch.from_numpy(good)) if bad else copy.copy(self)
+        part.flat = len(flat)
         part.broken = (*self.broken, *(self._name(int(self._positions[i])) for i in bad))
         return part
 
@@ -220,6 +229,7 @@ class ImageFiles(ImageSet):
         groups: See `ImageSet`.
         space: See `ImageSet`.
         border: Pixels to cut from each edge before the transform (ObjectNet's red frame has 2).
+        upright: Turn pictures as their EXIF data says; published benchmarks are read without.
     """
 
     def __init__(
@@ -230,9 +240,10 @@ class ImageFiles(ImageSet):
         groups: Sequence[int] | Tensor | None = None,
         space: LabelSpace | None = None,
         border: int = 0,
+        upright: bool = False,
     ) -> None:
         super().__init__(labels, groups, space)
-        self.root, self.border = root, border
+        self.root, self.border, self.upright = root, border, upright
         # A million strings would be copied into every worker as their reference counts change;
         # one array of bytes stays shared.
         self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
@@ -248,7 +259,7 @@ class ImageFiles(ImageSet):
         return self.root / os.fsdecode(self._paths[position])
 
     def _decode(self, position: int) -> "Image":
-        picture = _open(self._file(position))
+        picture = decoded(self._file(position), self.upright)
         if not self.border:
             return picture
         width, height = picture.size
@@ -277,7 +288,7 @@ class ImageBytes(ImageSet):
         self._encoded, self._names = encoded, names
 
     def _decode(self, position: int) -> "Image":
-        return _open(BytesIO(self._encoded[position]))
+        return decoded(BytesIO(self._encoded[position]))
 
     def _name(self, position: int) -> str:
         return self._names[position]
@@ -307,10 +318,52 @@ class ImageArray(ImageSet):
         return f"image {position} of {self._array_name}"
 
 
-def _open(file: Path | BytesIO) -> "Image":
+FORMATS = (
+    "JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "AVIF", "DIB", "HEIF", "JPEG2000", "MPO",
+    "PCX", "QOI", "SGI", "TGA",
+)  # fmt: skip
+"""Formats of Pillow (of a plugin of it: HEIF) that are read, whatever a file is called. Others are
+for icons or for other programs, which Pillow would run (EPS: Ghostscript)."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this Pillow reads."""
     from PIL import Image
 
-    with Image.open(file) as opened:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@cache
+def suffixes() -> tuple[str, ...]:
+    """Return the endings, in lower case, that Pillow knows for files of `formats`."""
+    from PIL import Image
+
+    return tuple(s for s, name in Image.registered_extensions().items() if name in formats())
+
+
+def decoded(file: Path | BytesIO, upright: bool = False) -> "Image":
+    """Return the picture in an image file, in RGB; raises whatever Pillow does on a broken one.
+
+    Args:
+        file: A path, or the file's bytes.
+        upright: Turn it as its EXIF data says the camera was held.
+    """
+    from PIL import Image, ImageOps
+
+    source = regular(file) if isinstance(file, Path) else file
+    with Image.open(source, formats=formats()) as opened:
+        bits = 16 if opened.mode.startswith("I;16") or opened.format in ("PNG", "PPM") else 32
+        if upright:
+            ImageOps.exif_transpose(opened, in_place=True)
+        if opened.mode == "F" or (opened.mode == "I" and bits == 32):
+            kind = "floating-point numbers" if opened.mode == "F" else "whole numbers of 32 bits"
+            raise ValueError(f"its pixels are {kind}, of unknown range; save it with 8 or 16 bits")
+        if opened.mode.startswith("I"):
+            # Pillow would cut off all above 255
+            wide = np.asarray(opened).astype(np.int64)
+            return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
         picture: Image.Image = opened.convert("RGB")
     return picture
 

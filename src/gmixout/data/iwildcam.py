@@ -1,15 +1,15 @@
 """iWildCam of WILDS 2.0: animals seen by camera traps, at places new and old."""
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from gmixout.data.folders import Listing, find, report_absent, text_of
+from gmixout.data.folders import Listing, find, report_absent
 from gmixout.data.images import ImageFiles
+from gmixout.data.reading import rows_of, stays_inside, whole_number
 from gmixout.data.source import Problems, Source, Splits
+from gmixout.settings import shown
 
 UNUSED = 99_999
 """The label that `categories.csv` gives to species that occur in no split."""
@@ -61,17 +61,22 @@ class iwildcam(Source):
         problems.settle(self)
         listings = {name: Listing(folder / "train") for name in SPLITS}
         places: dict[str, list[int]] = {name: [] for name in SPLITS}
-        for number, row in self._rows(folder / "metadata.csv", problems):
-            split, label, place = row["split"], row["y"], row["location_remapped"]
-            if split not in listings or not label.isdecimal() or not place.isdecimal():
+        table = folder / "metadata.csv"
+        for number, row in rows_of(table, COLUMNS):
+            split, name = row["split"], row["filename"]
+            label, place = whole_number(row["y"]), whole_number(row["location_remapped"])
+            if split not in listings or label is None or place is None:
                 problems.add(
-                    f"{folder / 'metadata.csv'}, line {number}: split {split!r} must be one of "
-                    f"{', '.join(SPLITS)}, y {label!r} and location_remapped {place!r} numbers"
+                    f"{table}, line {number}: split {shown(split)} must be one of "
+                    f"{', '.join(SPLITS)}, y {shown(row['y'])} and location_remapped "
+                    f"{shown(row['location_remapped'])} numbers"
                 )
-                continue
-            listings[split].paths.append(row["filename"])
-            listings[split].labels.append(int(label))
-            places[split].append(int(place))
+            elif not name or not stays_inside(name):
+                problems.add(f"{table}, line {number}: {shown(name)} leads out of {folder}/train")
+            else:
+                listings[split].paths.append(name)
+                listings[split].labels.append(label)
+                places[split].append(place)
         self._check_labels(listings, problems)
         for name, listing in listings.items():
             self._count(problems, name, len(listing), f"number of images of the split {name}")
@@ -95,13 +100,6 @@ class iwildcam(Source):
             notes=() if names else (NAMELESS,),
         )
 
-    def _rows(self, file: Path, problems: Problems) -> list[tuple[int, dict[str, str]]]:
-        reader = csv.DictReader(io.StringIO(text_of(file), newline=""), restval="")
-        absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if absent:
-            problems.fail(self, f"{file} has no column {', '.join(absent)}")
-        return [(reader.line_num, row) for row in reader]
-
     def _check_labels(self, listings: Mapping[str, Listing], problems: Problems) -> None:
         unused = sum(label >= UNUSED for listing in listings.values() for label in listing.labels)
         if unused:
@@ -113,10 +111,11 @@ class iwildcam(Source):
 
 def _class_names(file: Path) -> dict[int, str]:
     """Class names by label; empty if the file or its columns are not there."""
-    if not file.is_file():
+    if not file.exists():
         return {}
-    rows = list(csv.DictReader(io.StringIO(text_of(file), newline=""), restval=""))
-    if rows and not {"y", "name"} <= set(rows[0]):
-        return {}
-    named = {int(row["y"]): row["name"] for row in rows if row["y"].isdecimal()}
-    return {label: name for label, name in named.items() if label < UNUSED}
+    named = {}
+    for _, row in rows_of(file, ()):
+        if not {"y", "name"} <= set(row):
+            return {}
+        named[whole_number(row["y"])] = row["name"]
+    return {label: name for label, name in named.items() if label is not None and label < UNUSED}

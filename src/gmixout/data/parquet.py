@@ -1,11 +1,19 @@
 """Parquet files of encoded images."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from gmixout.data.folders import GAPS
 from gmixout.data.images import ImageBytes
+from gmixout.data.reading import reading, regular
 from gmixout.errors import DataError, needs
+from gmixout.settings import shown
 
 COLUMNS = ("image", "label")
+MOST_TIMES = 64
+"""How much larger than the file its images may be, beyond `SMALL` bytes: they are compressed."""
+SMALL = 2**26
 
 
 def read_parquet(file: Path) -> tuple[ImageBytes, tuple[str, ...]]:
@@ -18,25 +26,56 @@ def read_parquet(file: Path) -> tuple[ImageBytes, tuple[str, ...]]:
 
     Raises:
         ConfigError: pyarrow is not installed.
-        DataError: A column is missing, or the file cannot be read.
+        DataError: A column is missing or of another type, or the file cannot be read.
     """
     with needs("pyarrow", "hub"):
-        import pyarrow
         from pyarrow import parquet
-    try:
-        table = parquet.read_table(file)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{file} cannot be read as a parquet file ({error})") from error
-    absent = [name for name in COLUMNS if name not in table.column_names]
-    if absent:
-        there = ", ".join(table.column_names)
-        raise DataError(f"{file} has no column {' and no '.join(absent)}; it has: {there}")
-    labels = table["label"].to_pylist()
-    wrong = [label for label in labels if not isinstance(label, int)]
-    if wrong:
-        raise DataError(f"{file}: a label must be an integer, and there is {wrong[0]!r}")
-    names = table["file"].to_pylist() if "file" in table.column_names else range(len(labels))
-    told = (table.schema.metadata or {}).get(b"classes", b"").decode()
+    with reading(file, "a parquet file"), parquet.ParquetFile(regular(file)) as opened:
+        schema = opened.schema_arrow
+        told = (schema.metadata or {}).get(b"classes", b"").decode()
+        columns = _columns(file, schema)
+        size = file.stat().st_size
+        if opened.metadata.num_rows > size:
+            raise DataError(f"{file} says it has {opened.metadata.num_rows:,} rows in {size} bytes")
+        # in parts, as a few bytes can say that a column holds one image a million times
+        encoded: list[Any] = []
+        labels: list[Any] = []
+        names: list[Any] = []
+        held = 0
+        for part in opened.iter_batches(batch_size=64, columns=columns, use_threads=False):
+            held += part.nbytes
+            if held > MOST_TIMES * size + SMALL:
+                raise DataError(f"{file} has {size:,} bytes and grows to more than {held:,}")
+            encoded += part["image"].to_pylist()
+            labels += part["label"].to_pylist()
+            names += (
+                part["file"].to_pylist() if "file" in columns else range(len(names), len(labels))
+            )
+    _check_labels(file, labels)
     classes = told.split(",") if told else [str(n) for n in range(max(labels, default=-1) + 1)]
-    encoded = table["image"].to_pylist()
     return ImageBytes(encoded, [f"{file}: {name}" for name in names], labels), tuple(classes)
+
+
+def _columns(file: Path, schema: Any) -> list[str]:
+    """The names of the columns to read."""
+    from pyarrow import types
+
+    absent = [name for name in COLUMNS if name not in schema.names]
+    if absent:
+        there = ", ".join(schema.names)
+        raise DataError(f"{file} has no column {' and no '.join(absent)}; it has: {there}")
+    image, label = (schema.field(name).type for name in COLUMNS)
+    if not (types.is_binary(image) or types.is_large_binary(image)):
+        raise DataError(f"{file}: column image must hold bytes of image files, and is {image}")
+    if not types.is_integer(label):
+        raise DataError(f"{file}: column label must hold integers, and is {label}")
+    return [*COLUMNS, "file"] if "file" in schema.names else list(COLUMNS)
+
+
+def _check_labels(file: Path, labels: Iterable[int | None]) -> None:
+    """Refuses labels that are missing, negative or far above the number of those that occur."""
+    most = GAPS * len(set(labels))
+    for row, label in enumerate(labels):
+        if label is None or not 0 <= label < most:
+            allowed = f"it must be an integer from 0 up, and below {most}"
+            raise DataError(f"{file}, row {row}: label {shown(label)} is not allowed: {allowed}")

@@ -1,17 +1,19 @@
 """What a benchmark in its official files is: where they lie, what must be there, its splits."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NoReturn
 
 from torch import Tensor
 
 from gmixout.data.base import Benchmark
 from gmixout.data.images import ImageSet, Transform
-from gmixout.errors import ConfigError, DataError, needs
+from gmixout.errors import DataError, needs
 from gmixout.named import Named
+from gmixout.settings import check_settings, require, shown
 
 
 @dataclass(frozen=True)
@@ -132,19 +134,38 @@ class Problems:
 
     def __init__(self) -> None:
         self.found: list[str] = []
+        self._more = 0
+        self._passed: Counter[str] = Counter()
+        self._first = ""
+
+    def pass_over(self, file: str) -> None:
+        """Note a file among the images that is left out, as its ending is of no image format."""
+        self._first = self._first or shown(file)
+        self._passed[Path(file).suffix.lower() or "no ending"] += 1
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was passed over."""
+        if not self._passed:
+            return ()
+        kinds = ", ".join(f"{ending} ({count:,})" for ending, count in self._passed.most_common(9))
+        total = self._passed.total()
+        return (f"{total:,} files that are not read as images: {kinds}; the first: {self._first}",)
 
     def add(self, problem: str) -> None:
         """Notes a problem, a clause that names the thing and what is wrong with it."""
-        self.found.append(problem)
+        if len(self.found) < self.SHOWN:
+            self.found.append(problem)
+        else:
+            self._more += 1
 
     def settle(self, source: "Source") -> None:
         """Raises a `DataError` that says all problems, if there are any."""
         if not self.found:
             return
-        more = len(self.found) - self.SHOWN
-        lines = [f"  - {problem}" for problem in self.found[: self.SHOWN]]
-        if more > 0:
-            lines.append(f"  - and {more} more")
+        lines = [f"  - {problem}" for problem in self.found]
+        if self._more:
+            lines.append(f"  - and {self._more} more")
         listed = "\n".join(lines)
         raise DataError(
             f"{source.name} at {source.root} is not as it should be:\n{listed}\n"
@@ -194,21 +215,12 @@ class Source(Named, ABC):
     """Published numbers by name, as `_count` asks for them."""
 
     def __post_init__(self) -> None:
-        """Checks options with a fixed choice and shares; takes the root as text too."""
-        object.__setattr__(self, "root", Path(self.root))
-        for name, given in vars(self).items():
-            if isinstance(given, list):  # sources are looked up in tables
-                object.__setattr__(self, name, tuple(given))
-        for name, kind in get_type_hints(type(self)).items():
-            value: Any = getattr(self, name, None)
-            if get_origin(kind) is Literal and value not in get_args(kind):
-                known = ", ".join(map(str, get_args(kind)))
-                raise ConfigError(f"{self.name}({name}={value!r}) must be one of: {known}")
-            if name.endswith("_share") and not 0 < float(value) < 1:
-                raise ConfigError(
-                    f"{self.name}({name}={value}) must be above 0 and below 1: it is a share of "
-                    "the images"
-                )
+        """Check the options against their annotations, and shares; subclasses add their ranges."""
+        check_settings(self)
+        for name, value in vars(self).items():
+            if name.endswith("_share"):
+                allowed = "above 0 and below 1: it is a share of the images"
+                require(self, name, 0 < value < 1, allowed)
 
     def placed(self) -> "Source":
         """The same source, found from any working directory."""
@@ -239,12 +251,16 @@ class Source(Named, ABC):
         notes = splits.notes
         if decode:
             splits = splits.map(ImageSet.without_broken)
+            flat = sum(images.flat for images in splits.sets.values())
+            if flat:
+                notes = (*notes, f"{flat:,} images are of one colour all over")
+            broken = [f"{name} cannot be read as an image" for name in splits.broken]
             problems = Problems()
-            for name in splits.broken:
-                problems.add(f"{name} cannot be read as an image")
+            for each in broken:
+                problems.add(each)
             if self.on_broken == "raise":
                 problems.settle(self)
-            notes = (*notes, *problems.found)
+            notes = (*notes, *broken)
         return Inventory(
             source=self.name,
             root=self.root,
@@ -293,10 +309,12 @@ class Source(Named, ABC):
         splits = self.read(problems)
         problems.settle(self)
         _check_sets(splits, problems)
+        for name in {"train", "id_val", "id_test"} & {*splits.shifts, *splits.dev_shifts}:
+            problems.add(f"a shift is called {name}, which is the name of another set: rename it")
         if len(splits.classes) < 2:
             problems.add(f"{', '.join(splits.classes)} is the only class: there must be two")
         problems.settle(self)
-        return replace(splits, notes=(*splits.notes, *_gaps(splits)))
+        return replace(splits, notes=(*splits.notes, *_gaps(splits), *problems.notes))
 
     def _check_root(self, problems: Problems) -> None:
         if not self.root.is_dir():

@@ -199,12 +199,14 @@ def score(
         groups: `[N]`.
     """
     # Takes seconds to import, of which a command's --help should know nothing.
-    from torchmetrics.functional import calibration_error
+    from torchmetrics.classification import MulticlassCalibrationError
 
-    classes = logits.shape[1]
-    ece = calibration_error(
-        logits.softmax(1), labels, task="multiclass", num_classes=classes, n_bins=15, norm="l1"
-    )
+    calibration = MulticlassCalibrationError(logits.shape[1], n_bins=15, norm="l1")
+    nll, rows = 0.0, max(1, MAX_BATCH_VALUES // logits.shape[1])
+    # in parts: the probabilities of 50,000 images and 10,000 classes are 2 GB, in float64 4 GB
+    for part, own in zip(torch.split(logits, rows), torch.split(labels, rows), strict=True):
+        calibration.update(part.softmax(1), own)
+        nll += float(cross_entropy(part.double(), own, reduction="sum"))
     figures = {
         name: METRICS[name](logits, labels, groups)
         for name in metrics
@@ -212,8 +214,8 @@ def score(
     }
     return Scores(
         accuracy=float((logits.argmax(1) == labels).sum()) / len(labels),
-        nll=float(cross_entropy(logits.double(), labels)),
-        ece=float(ece.clamp(0, 1)),
+        nll=nll / len(labels),
+        ece=float(calibration.compute().clamp(0, 1)),
         examples=len(labels),
         figures={name: value for name, value in figures.items() if not math.isnan(value)},
     )
@@ -275,14 +277,19 @@ def predict(
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     batch_size = batch_size or batch_size_for(dataset)
     loader = make_loader(dataset, device, num_workers, batch_size=batch_size)
-    batches = []
+    logits = labels = torch.empty(0)
+    done = 0
     project = getattr(dataset, "project", _as_they_are)
     with evaluating(model), torch.inference_mode():
-        for images, labels in loader:
-            logits = project(model(images.to(device, non_blocking=True)).float())
-            _check(logits, labels)
-            batches.append((logits.cpu(), labels))
-    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        for images, own in loader:
+            part = project(model(images.to(device, non_blocking=True)).float())
+            _check(part, own)
+            if not done:  # at once, as joining parts at the end would take the memory twice
+                with torch.inference_mode(False):
+                    logits = torch.empty(len(dataset), part.shape[1])  # type: ignore[arg-type]
+                    labels = torch.empty(len(logits), dtype=own.dtype)
+            logits[done : done + len(own)], labels[done : done + len(own)] = part, own
+            done += len(own)
     return logits, labels
 
 

@@ -13,10 +13,14 @@ from torch import nn
 from gmixout.core.selection import find_head, within
 from gmixout.errors import ConfigError, needs
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.settings import refuse, require
 from gmixout.weightspace import State
 
 LINEAR = (nn.Linear,)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+_SMALL_RANK = 64
+"""Ranks that any model may have: more than a small layer needs, and cheap."""
 
 _NAME = "default"  # peft's own name for the only adapter of a model
 
@@ -72,8 +76,8 @@ class _Adapter(Method):
 
     def __post_init__(self) -> None:
         """Refuses ranks below 1."""
-        if self.rank < 1:
-            raise ConfigError(f"{self.name}(rank={self.rank}) must be 1 or more")
+        super().__post_init__()
+        require(self, "rank", self.rank >= 1, "1 or more")
 
     def start(self, model: nn.Module, seed: int) -> Finetuning:
         """Puts adapters on the model.
@@ -143,6 +147,17 @@ class lora(_Adapter):
 
     rank: int = 8
     lora_alpha: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuses ranks and factors below 1."""
+        super().__post_init__()
+        require(self, "lora_alpha", self.lora_alpha >= 1, "1 or more")
+
+    def check(self, targets: dict[str, nn.Module]) -> None:
+        """Raises a `ConfigError` if the rank is above that of every weight."""
+        widest = max(min(layer.weight.flatten(1).shape) for layer in targets.values())  # type: ignore[operator]
+        if self.rank > max(widest, _SMALL_RANK):
+            refuse(self, "rank", f"{max(widest, _SMALL_RANK)} or less: no weight here has more")
 
     def tune(self, peft: Any, model: nn.Module, targets: dict[str, nn.Module], seed: int) -> Any:
         """Returns a LoRA tuner."""

@@ -36,7 +36,8 @@ class Averaged:
         if decay is None:
             self._update = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
         else:
-            check_decay(decay)
+            if not 0.0 <= decay < 1.0:
+                raise ConfigError(f"decay={decay} is not allowed: it must be in [0, 1)")
             self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self._hook: Any = None
         self._average = {key: _wide(value, copy=True) for key, value in self._floating().items()}
@@ -97,12 +98,6 @@ class Averaged:
     def _floating(self) -> dict[str, Tensor]:
         state = self.finetuning.snapshot()
         return {key: value.detach() for key, value in state.items() if value.is_floating_point()}
-
-
-def check_decay(decay: float, name: str = "decay") -> None:
-    """Raises a `ConfigError` if a moving average cannot have this coefficient."""
-    if not 0.0 <= decay < 1.0:
-        raise ConfigError(f"{name}={decay} is not allowed: it must be in [0, 1)")
 
 
 def _wide(value: Tensor, copy: bool = False) -> Tensor:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from gmixout.core.selection import dense_groups, find_head
 from gmixout.errors import ConfigError
 from gmixout.named import Named
+from gmixout.settings import check_settings
 from gmixout.weightspace import State
 
 
@@ -93,7 +94,8 @@ class Method(Named, ABC):
     Subclasses are frozen dataclasses; their fields are the options. A class is named the way a user
     types it (`--method wise_ft`), so that the command line, YAML files, records and the table of
     methods share one name. A method of your own is such a class in a module of your own, and on the
-    command line `--method my.module.MyMethod`.
+    command line `--method my.module.MyMethod`. Options are checked against their annotations; a
+    `__post_init__` of your own, for ranges, calls `super().__post_init__()` first.
 
     Example:
         >>> from dataclasses import dataclass
@@ -111,6 +113,10 @@ class Method(Named, ABC):
 
     pools: ClassVar[bool] = False
     """Whether the method makes one model of several finished runs; see `pool`."""
+
+    def __post_init__(self) -> None:
+        """Check the options against their annotations; subclasses add their ranges."""
+        check_settings(self)
 
     def __init_subclass__(cls) -> None:
         """Keeps `alpha` for the place on an interpolation path, which records know it as."""

@@ -7,10 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from gmixout.errors import ConfigError
 from gmixout.methods.base import Finetuning, Method
 from gmixout.methods.full import full
+from gmixout.settings import require
 from gmixout.weightspace import State
+
+TRAINED = "a method that is trained itself, for example full, lora or gmixout"
+"""What a method may be built on, for errors."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,8 @@ class Built(Method):
 
     def __post_init__(self) -> None:
         """Refuses what has no runs of its own."""
-        if not isinstance(self.of, Method) or self.of.trained != self.of:
-            raise ConfigError(
-                f"{self.name}(of={self.of}): `of` must be a method that is trained itself, "
-                "full, lora or gmixout say"
-            )
+        super().__post_init__()
+        require(self, "of", self.of.trained == self.of, TRAINED)
 
     @property
     def trained(self) -> Method:

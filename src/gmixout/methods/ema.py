@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gmixout.methods.averaged import Averaged, check_decay
+from gmixout.methods.averaged import Averaged
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.settings import require
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class ema(Method):
 
     def __post_init__(self) -> None:
         """Refuses a decay out of range."""
-        check_decay(self.decay, "method ema: decay")
+        super().__post_init__()
+        require(self, "decay", 0 <= self.decay < 1, "in [0, 1)")
 
     def start(self, model: nn.Module, seed: int) -> Finetuning:
         """Starts full finetuning and the average beside it."""

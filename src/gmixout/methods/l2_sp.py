@@ -1,6 +1,5 @@
 """L2-SP: full finetuning with a pull towards the pretrained weights."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gmixout.core.selection import within
-from gmixout.errors import ConfigError
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.settings import require
 
 
 class _Pulled(DenseFinetuning):
@@ -65,9 +64,9 @@ class l2_sp(Method):
 
     def __post_init__(self) -> None:
         """Refuses weights that are negative or not finite."""
+        super().__post_init__()
         for name, value in vars(self).items():
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"l2_sp({name}={value}) must be a finite number, 0 or more")
+            require(self, name, value >= 0, "0 or more")
 
     def start(self, model: nn.Module, seed: int) -> Finetuning:
         """Remembers the pretrained weights."""

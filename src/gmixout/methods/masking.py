@@ -18,6 +18,7 @@ class _Masked(Method):
     """A masking process; its options are the fields of `GMixout` except the seed, the run's own."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._config(seed=0)
 
     def start(self, model: nn.Module, seed: int) -> Finetuning:

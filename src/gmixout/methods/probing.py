@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from gmixout.core.selection import dense_groups, find_head, within
 from gmixout.errors import ConfigError
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.settings import require
 
 
 class _Probing(DenseFinetuning):
@@ -131,8 +132,8 @@ class lp_ft(Method):
 
     def __post_init__(self) -> None:
         """Refuses negative numbers."""
-        if self.probe_steps < 0:
-            raise ConfigError(f"lp_ft(probe_steps={self.probe_steps}) must be 0 or more")
+        super().__post_init__()
+        require(self, "probe_steps", self.probe_steps >= 0, "0 or more")
 
     def check_steps(self, steps: int) -> None:
         """Refuses a run that would only probe.

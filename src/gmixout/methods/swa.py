@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from gmixout.errors import ConfigError
 from gmixout.methods.averaged import Averaged
 from gmixout.methods.base import Finetuning, Method
+from gmixout.methods.built import TRAINED
 from gmixout.methods.masking import gmixout
+from gmixout.settings import require
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,9 @@ class swa(Method):
 
     def __post_init__(self) -> None:
         """Refuses what has no run of its own to average, and a number of steps below 1."""
-        if self.of.trained != self.of:
-            raise ConfigError(f"method swa: of={self.of.name} trains nothing of its own")
-        if self.every < 1:
-            raise ConfigError(f"method swa: every={self.every} must be at least 1")
+        super().__post_init__()
+        require(self, "of", self.of.trained == self.of, TRAINED)
+        require(self, "every", self.every >= 1, "at least 1")
 
     def start(self, model: nn.Module, seed: int) -> Finetuning:
         """Starts the method and the average beside it."""

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gmixout.errors import ConfigError
 from gmixout.methods.base import Method
 from gmixout.methods.built import Built
 from gmixout.methods.masking import gmixout
+from gmixout.settings import require
 from gmixout.weightspace import State, interpolate
 
 
@@ -28,10 +28,8 @@ class wise_ft(Built):
     def __post_init__(self) -> None:
         """Refuses shares outside [0, 1]."""
         super().__post_init__()
-        if not self.alphas or not all(0.0 <= alpha <= 1.0 for alpha in self.alphas):
-            raise ConfigError(
-                f"{self.name}(alphas={list(self.alphas)}): give one or more numbers from 0 to 1"
-            )
+        inside = all(0 <= alpha <= 1 for alpha in self.alphas)
+        require(self, "alphas", bool(self.alphas) and inside, "one or more numbers from 0 to 1")
 
     def variants(
         self, pretrained: State, finetuned: State

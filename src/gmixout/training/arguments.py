@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gmixout.errors import ConfigError
-from gmixout.methods.averaged import check_decay
+from gmixout.settings import check_settings, require
 
 # Settings that say how a run is carried out, not what it is: a resumed run may change them
 _CONDUCT = {"conduct": True}
@@ -73,34 +73,15 @@ class TrainingArguments:
     images in memory, else one a CPU thread, eight at most."""
 
     def __post_init__(self) -> None:
-        """Refuses values out of range."""
-        for name in ("steps", "batch_size", "log_every_steps", "checkpoint_every_steps"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("seed", "warmup_steps", "num_workers"):
-            value = getattr(self, name)
-            self._require(name, value is None or value >= 0, "0 or more")
-        self._require("seed", self.seed < 2**63, "below 2**63")
-        for name in ("lr", "head_lr", "weight_decay", "mixup", "cutmix", "logit_adjustment"):
-            value = getattr(self, name)
-            if name == "head_lr" and value is None:
-                continue
-            self._require(name, math.isfinite(value) and value >= 0, "a finite number, 0 or more")
-        if self.evaluate_every_steps is not None:
-            self._require("evaluate_every_steps", self.evaluate_every_steps >= 1, "at least 1")
-        if self.max_grad_norm is not None:
-            self._require("max_grad_norm", self.max_grad_norm > 0, "above 0, or none at all")
-        self._require("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
-        self._require("crop_scale", 0 < self.crop_scale <= 1, "in (0, 1]; 1 is off")
-        self._require("layer_decay", 0 < self.layer_decay <= 1, "in (0, 1]; 1 is off")
-        self._require("randaugment_ops", self.randaugment_ops >= 1, "at least 1")
-        self._require("randaugment_magnitude", 0 <= self.randaugment_magnitude <= 30, "in [0, 30]")
-        if self.ema_decay is not None:
-            check_decay(self.ema_decay, "ema_decay")
-        self._require(
-            "warmup_steps", self.warmup_steps < self.steps, f"fewer than steps={self.steps}"
+        """Refuse values of another kind or out of range."""
+        check_settings(self)
+        for names, fine, allowed in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                require(self, name, value is None or fine(value), allowed)
+        require(
+            self, "warmup_steps", self.warmup_steps < self.steps, f"fewer than steps={self.steps}"
         )
-        for name, options in _CHOICES.items():
-            self._require(name, getattr(self, name) in options, f"one of {', '.join(options)}")
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings that decide the outcome, by name."""
@@ -119,14 +100,24 @@ class TrainingArguments:
         done = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
         return 0.5 * (1.0 + math.cos(math.pi * done))
 
-    def _require(self, name: str, fine: bool, allowed: str) -> None:
-        if not fine:
-            raise ConfigError(f"{name}={getattr(self, name)} is not allowed: it must be {allowed}")
 
-
-_CHOICES = {
-    "schedule": ("cosine", "constant"),
-    "optimizer": ("adamw", "sgd"),
-    "mixed_precision": ("no", "bf16", "fp16"),
-    "augment": ("none", "randaugment"),
-}
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (
+        ("steps", "batch_size", "log_every_steps", "checkpoint_every_steps"),
+        lambda x: x >= 1,
+        "at least 1",
+    ),
+    (("evaluate_every_steps",), lambda x: x >= 1, "at least 1, or None"),
+    (("seed", "warmup_steps"), lambda x: x >= 0, "0 or more"),
+    (("num_workers",), lambda x: 0 <= x <= 1024, "from 0 to 1,024, or None"),
+    (("lr", "head_lr", "weight_decay", "logit_adjustment"), lambda x: x >= 0, "0 or more"),
+    (("max_grad_norm",), lambda x: x > 0, "above 0, or none at all"),
+    (("label_smoothing",), lambda x: 0 <= x < 1, "in [0, 1)"),
+    (("crop_scale", "layer_decay"), lambda x: 0 < x <= 1, "in (0, 1]; 1 is off"),
+    (("randaugment_ops",), lambda x: 1 <= x <= 100, "from 1 to 100"),
+    (("randaugment_magnitude",), lambda x: 0 <= x <= 30, "in [0, 30]"),
+    # the distribution they are parameters of is drawn from in float32
+    (("mixup", "cutmix"), lambda x: x == 0 or 1e-6 <= x <= 1e6, "0, or from 1e-6 to 1e6"),
+    (("ema_decay",), lambda x: 0 <= x < 1, "in [0, 1), or None"),
+)
+"""Settings by what they may be; None, where it is allowed, is off."""

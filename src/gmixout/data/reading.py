@@ -1,0 +1,155 @@
+"""Files that people bring: what is wrong with one becomes an error that names it and the place.
+
+A file may be broken, of another kind, or made to do harm: nothing that is not a regular file is
+opened, and what is read takes memory in proportion to the file, whatever it says of its own size.
+"""
+
+import csv
+import io
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gmixout.errors import DataError
+from gmixout.settings import shown
+
+MOST_TEXT = 2**27
+"""Bytes of a text file at most: a list of ImageNet's images has 5 MB."""
+
+
+@contextmanager
+def reading(file: Path, kind: str, place: Callable[[], str] = str) -> Iterator[None]:
+    """Turn what a parser raises on a broken or hostile file into an error that names the file.
+
+    What they raise has no common base: values, keys, types, struct and zip errors, recursion, no
+    memory. Only a parser's calls belong inside, so that no mistake of ours looks like the file's.
+
+    Args:
+        file: What is read.
+        kind: What it is read as, in an error.
+        place: Where in the file the parser is (", line 7").
+
+    Raises:
+        DataError: Something was raised.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise DataError(f"{file}{place()} cannot be read as {kind} ({said})") from error
+
+
+def regular(file: Path) -> Path:
+    """Return the path of a regular file as it is; links to one do.
+
+    Raises:
+        DataError: It is a folder, a pipe, a device or a socket, which may never end, or not there.
+    """
+    try:
+        mode = os.stat(file).st_mode
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be opened ({error})") from error
+    if stat.S_ISREG(mode):
+        return file
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    raise DataError(f"{file} is a {kinds.get(stat.S_IFMT(mode), 'device')} and not a regular file")
+
+
+def text_of(file: Path) -> str:
+    """Return the text of a file, without a byte-order mark.
+
+    Raises:
+        DataError: It is not UTF-8, too long, or not a regular file.
+    """
+    size = os.path.getsize(regular(file))
+    if size > MOST_TEXT:
+        raise DataError(f"{file} has {size:,} bytes, and text is read up to {MOST_TEXT:,}")
+    with reading(file, "text"):
+        held = file.read_bytes()
+    try:
+        return held.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = held.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{file} is not text in UTF-8: line {line}, {error.reason}") from error
+
+
+def lines_of(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number of each line, from 1, and the line, stripped; empty ones are left out.
+
+    Raises:
+        DataError: As `text_of`.
+    """
+    for number, line in enumerate(io.StringIO(text_of(file), newline=None), start=1):
+        if line := line.strip():
+            yield number, line
+
+
+def rows_of(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the number of each row's line, from 1, and the row of a table with commas.
+
+    Args:
+        file: Its first line names the columns.
+        columns: Those it has to have; a row that is too short has empty text in them.
+
+    Raises:
+        DataError: As `text_of`; it is no such table, or lacks a column.
+    """
+    reader = csv.DictReader(io.StringIO(text_of(file), newline=""), restval="")
+    with reading(file, "a table", lambda: f", line {reader.reader.line_num}"):
+        absent = [name for name in columns if name not in (reader.fieldnames or ())]
+        if absent:
+            raise DataError(f"{file} has no column {', '.join(absent)}")
+        for row in reader:
+            yield reader.line_num, row
+
+
+def json_of(file: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        DataError: As `text_of`, or it is no JSON.
+    """
+    text = text_of(file)
+    with reading(file, "JSON"):
+        return json.loads(text)
+
+
+def array_of(file: Path) -> "np.ndarray[Any, Any]":
+    """Return an array mapped from an .npy file, of numbers; nothing is read into memory.
+
+    Raises:
+        DataError: It is no such file, or shorter than it says.
+    """
+    with reading(file, "an array"):
+        array = np.lib.format.open_memmap(regular(file), mode="r")
+    if array.dtype.kind not in "buif" or array.size == 0:
+        raise DataError(f"{file} is not an array of numbers: {shown(array.dtype)} {array.shape}")
+    return array
+
+
+def whole_number(text: str) -> int | None:
+    """Return the number of one to nine ASCII digits; None: it is anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def stays_inside(path: str) -> bool:
+    """Check that a relative path with `/` names nothing above or beside the folder it starts in."""
+    return not path.startswith("/") and ".." not in path.split("/") and "\0" not in path
+
+
+def irregular_file(folder: Path) -> Path | None:
+    """Return a file below a folder that is not a regular one; None: there is none."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            if path.exists() and not path.is_file():
+                return path
+    return None
