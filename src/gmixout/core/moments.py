@@ -48,11 +48,9 @@ class Reset:
     def __init__(self, weights: Mapping[str, MaskedWeight], optimizers: Sequence[Optimizer]):
         # Some optimizers (Adagrad) make their state when they are made, most at their first step.
         self._initial = [
-            (
-                optimizer,
-                {n: deepcopy(optimizer.state.get(m.values, {})) for n, m in weights.items()},
-            )
-            for optimizer in optimizers
+            (each, {n: deepcopy(each.state.get(m.values, {})) for n, m in weights.items()})
+            for each in optimizers
+            if hasattr(each, "state")  # accelerate's wrapper and others hand on the inner one's
         ]
 
     def before(self, masked: MaskedWeight) -> None:
