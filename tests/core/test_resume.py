@@ -154,16 +154,62 @@ WRONG = {
     },
     "no state at all": lambda s: s["weights"],
     "None": lambda s: None,
+    **{
+        f"steps {steps!r:.20}": lambda s, steps=steps: {**s, "steps": steps}
+        for steps in (-3, 2.9, "3", True, None, 10**30, [3], float("nan"), torch.tensor(3))
+    },
+    **{
+        f"version {version!r:.20}": lambda s, version=version: {**s, "version": version}
+        for version in (1, "2", 2.0, True, None, torch.tensor([2, 2]))
+    },
+    **{
+        f"{part} {value!r:.20}": lambda s, part=part, value=value: {**s, part: value}
+        for part in ("config", "weights", "moments")
+        for value in (3, "x", None, [1], {"x": 1}, {"hidden.weight": None}, torch.zeros(2))
+    },
+    **{
+        f"values {name}": lambda s, change=change: {
+            **s, "weights": {
+                k: {n: change(t) if n == "values" else t for n, t in v.items()}
+                for k, v in s["weights"].items()
+            },
+        }
+        for name, change in {
+            "boolean": lambda t: t.bool(), "whole": lambda t: t.long(),
+            "complex": lambda t: t.to(torch.complex64), "nan": lambda t: t * float("nan"),
+            "infinite": lambda t: t / 0, "none": lambda t: None, "a list": lambda t: t.tolist(),
+            "a dimension more": lambda t: t[None], "empty": lambda t: t[:0],
+        }.items()
+    },
+    "a setting that is unknown": lambda s: {**s, "config": {**s["config"], "colour": "red"}},
+    "a setting out of range": lambda s: {**s, "config": {**s["config"], "mask_rate": 7}},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", WRONG)
+MOMENTS = {
+    f"moments {name}": lambda s, change=change: {
+        **s, "moments": {
+            k: {n: change(t) for n, t in v.items()} for k, v in s["moments"].items()
+        },
+    }
+    for name, change in {
+        "of another shape": lambda t: t[:1], "whole": lambda t: t.long(), "3": lambda t: 3,
+        "not finite": lambda t: t / 0, "none": lambda t: None,
+    }.items()
+}  # fmt: skip
+MOMENTS["moments of another optimizer"] = lambda s: {
+    **s,
+    "moments": {k: {"momentum_buffer": v["exp_avg"]} for k, v in s["moments"].items()},
+}
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, *MOMENTS])
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(wrong):
-    data = list(batches(6))
-    model, masked, optimizer = start(SETTINGS["persist"])
+    data, setting = list(batches(6)), "mixout" if wrong in MOMENTS else "persist"
+    model, masked, optimizer = start(SETTINGS[setting])
     train(model, optimizer, data)
-    state = WRONG[wrong](copy.deepcopy(masked.state_dict()))
-    other, its_masked, _ = start(SETTINGS["persist"], seed=1)
+    state = {**WRONG, **MOMENTS}[wrong](copy.deepcopy(masked.state_dict()))
+    other, its_masked, _ = start(SETTINGS[setting], seed=1)
     before, its_state = copy.deepcopy(other.state_dict()), copy.deepcopy(its_masked.state_dict())
     with pytest.raises(StateError):
         its_masked.load_state_dict(state)

@@ -405,8 +405,9 @@ class Masked:
                 + ", ".join(f"{k}={theirs[k]!r} (here {ours[k]!r})" for k in differing)
                 + ". Attach with the saved config, GMixout(**state['config'])."
             )
-        if not isinstance(weights, Mapping) or set(weights) != set(self._weights):
-            odd = sorted(map(str, set(weights) ^ set(self._weights))) if weights else ["all"]
+        names = set(weights) if isinstance(weights, Mapping) else set()
+        if names != set(self._weights):
+            odd = sorted(map(str, names ^ set(self._weights)))
             raise StateError(
                 f"The saved process masks other weights: {odd[0]!r} is only on one side "
                 f"({len(odd)} such). Load it into the model it was saved from, with its select=."

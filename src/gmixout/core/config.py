@@ -67,7 +67,8 @@ class GMixout:
             # Plain numbers: the masks hash them, and files of every format can hold them.
             object.__setattr__(self, field, value)
         for field, options in _OPTIONS.items():
-            if getattr(self, field) not in options:
+            given = getattr(self, field)
+            if not any(type(given) is type(option) and given == option for option in options):
                 raise ConfigError(
                     f"GMixout({field}={getattr(self, field)!r}) must be one of "
                     f"{', '.join(map(repr, options))}."
