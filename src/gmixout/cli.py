@@ -214,7 +214,7 @@ def _with_methods(value: str) -> str:
     """
 
     def spelled(name: str) -> str:
-        return json.dumps(spec_of(get_method(name), METHODS)) if name in METHODS else name
+        return json.dumps(spec_of(get_method(name))) if name in METHODS else name
 
     value = re.sub(r"(?<=\w):(?=\w)", ".", value)
     if re.fullmatch(r"\[[\w\s,.]*\]", value):
