@@ -22,7 +22,7 @@ Kind = TypeVar("Kind", bound="Named")
 
 _DEEPEST = 20
 """Levels of options within options that a file may have."""
-_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*([.:][^\W\d]\w*(\.[^\W\d]\w*)*)?")
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?")
 _allowed: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=())
 
 
@@ -95,8 +95,8 @@ def identity(thing: Named) -> dict[str, Any]:
     return {"name": name, "options": {k: plain(v, identity) for k, v in changed(thing).items()}}
 
 
-def essence(spec: Any, base: type[Named]) -> Any:
-    """Return what a spec says beside defaults, for comparing it with another; nothing is imported.
+def completed(spec: Any, base: type[Named]) -> Any:
+    """Return a spec with all options, for comparing it with another; nothing is imported.
 
     Args:
         spec: As `spec_of` writes it, now or in an older version.
@@ -104,18 +104,11 @@ def essence(spec: Any, base: type[Named]) -> Any:
     """
     if not isinstance(spec, Mapping) or "class_path" not in spec:
         return spec
-    path, options = own_name(str(spec["class_path"]), base._table), spec.get("init_args") or {}
-    known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in _subclasses(base)}
-    kind = base._table.get(path) or known.get(path.replace(":", "."))
-    usual = plain(defaults_of(kind)) if kind else {}
-    return {
-        "name": path.replace(":", "."),
-        **{
-            name: essence(value, base)
-            for name, value in options.items()
-            if name not in usual or essence(value, base) != essence(usual[name], base)
-        },
-    }
+    path = own_name(str(spec["class_path"]), base._table).replace(":", ".")
+    kinds: dict[str, Any] = {f"{k.__module__}.{k.__qualname__}": k for k in _subclasses(base)}
+    kind = base._table.get(path) or kinds.get(path)
+    options = {**(plain(defaults_of(kind)) if kind else {}), **(spec.get("init_args") or {})}
+    return {"class_path": path, "init_args": {n: completed(v, base) for n, v in options.items()}}
 
 
 def spec_of(thing: Named) -> dict[str, Any]:
@@ -147,11 +140,15 @@ def class_named(path: str, base: type[Kind]) -> type[Kind]:
     """Return the class that a file names; arguments and errors are those of `from_spec`."""
     if found := base._table.get(own_name(path, base._table)):
         return found
-    foreign = re.fullmatch(_PATH, path) and re.search("[.:]", path)
-    if not foreign or path.startswith("gmixout."):
+    if not is_import_path(path) or path.startswith("gmixout."):
         kind = base.__name__.lower()
         raise ConfigError(f"unknown {kind} {path!r}; known: {', '.join(base._table)}")
     return check_class(path, allowed_object(path, base.__name__.lower()), base)
+
+
+def is_import_path(text: str) -> bool:
+    """Check whether a text has the form `module:Name` or `module.Name`."""
+    return bool(_PATH.fullmatch(text) and re.search("[.:]", text))
 
 
 def own_name(path: str, table: Mapping[str, Any]) -> str:
@@ -202,11 +199,14 @@ def allowed_object(path: str, kind: str) -> Any:
 
 
 def refusal(path: str, kind: str) -> str:
-    """Return the message for a name in a file that is not allowed."""
+    """Return the message for a name that is not allowed."""
     module, _ = _parts(path)
+    way_out = f": if you trust it, add --allow {module}"
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        way_out = ""
     return (
-        f"{kind} {path} is not part of gmixout, and a file names it: it is not imported, since "
-        f"that would run its code. If you trust it: --allow {module}"
+        f"{kind} {path} is not part of gmixout, and is not imported because a file names it, which "
+        f"may come from anybody{way_out}"
     )
 
 
@@ -222,7 +222,7 @@ def allowing(names: Iterable[str]) -> Iterator[None]:
     """
     names = tuple(names)
     for name in names:
-        if not re.fullmatch(_PATH, name):
+        if not _PATH.fullmatch(name):
             raise ConfigError(f"{name!r} is neither a module nor module:Name")
         if ":" in name:
             own_object(name)
@@ -336,11 +336,11 @@ def _restore(path: str, options: dict[str, Any]) -> Any:
     return made
 
 
-def _subclasses(base: type) -> Iterator[type[Any]]:
+def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
     """All classes derived from one that are loaded."""
-    for kind in base.__subclasses__():
-        yield kind
-        yield from _subclasses(kind)
+    for derived in base.__subclasses__():
+        yield derived
+        yield from _subclasses(derived)
 
 
 def _is_own(kind: type[Named]) -> bool:

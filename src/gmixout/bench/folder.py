@@ -23,7 +23,7 @@ from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.records import RecordLog
 from gmixout.files import write_atomically, write_text
 from gmixout.methods import Method
-from gmixout.named import defaults_of, essence, plain
+from gmixout.named import completed, defaults_of, plain
 from gmixout.reports import REPORT_FILES
 from gmixout.training import TrainingArguments
 
@@ -231,7 +231,7 @@ def _check_same_run(
             )
         differing = _differences(held, now, (MADE_BY,))
         may_change = (*may_change, *task.plain())
-    differing += _differences(_essential(before), _essential(config), may_change)
+    differing += _differences(_completed(before), _completed(config), may_change)
     if differing:
         raise StateError(
             f"{folder} holds another run: {'; '.join(differing)}. Resume with the same data, model "
@@ -239,11 +239,10 @@ def _check_same_run(
         )
 
 
-def _essential(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are not at their defaults: what a file does not have yet is at its."""
-    usual = plain(defaults_of(TrainingArguments))
-    values = {k: v for k, v in config.items() if k not in usual or v != usual[k]}
-    return values | {"method": essence(config["method"], Method)} if "method" in config else values
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings: what a file does not have yet is at its default."""
+    values = {**plain(defaults_of(TrainingArguments)), **config}
+    return values | {"method": completed(config.get("method"), Method)}
 
 
 def _this_version() -> dict[str, str | None]:
