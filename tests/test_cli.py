@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 from toy_benchmark import install
 
+import gmixout
 from gmixout import __version__
 from gmixout.cli import COMMANDS, as_options, main
 from gmixout.errors import StateError
@@ -20,6 +21,8 @@ from gmixout.evaluation.records import RecordLog
 from gmixout.methods import METHODS, Method, get_method
 from gmixout.named import spec_of
 
+SOURCE = Path(gmixout.__file__).parents[1]
+"""Where this very package lies, which need not be the one that is installed."""
 TOY = ["finetune", "--benchmark", "toy", "--batch_size", "8", "--log_every_steps", "2"]
 
 
@@ -336,7 +339,7 @@ def start(*words: object, seconds_an_image: float) -> subprocess.Popen[bytes]:
         [sys.executable, "-c", f"{code} sys.exit(main())", *map(str, words)],
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parent, SOURCE))),
             "TOY_SECONDS_AN_IMAGE": str(seconds_an_image),
         },
         stderr=subprocess.PIPE,

@@ -21,13 +21,12 @@ from jsonargparse import (
 from rich.console import Console
 
 from gmixout import __version__, bench
-from gmixout.bench.own_code import MODE, trusting, without_allow
+from gmixout.bench.own_code import MODE, for_parser, trusting, without_allow
 from gmixout.bench.yaml_text import LONGEST, load_yaml
 from gmixout.data import SOURCES, check_benchmark_name
 from gmixout.errors import ConfigError, GmixoutError
 from gmixout.methods import DEFAULT_METHOD, METHODS, get_method
 from gmixout.named import (
-    is_import_path,
     own_name,
     refusal,
     spec_of,
@@ -156,9 +155,7 @@ def as_options(words: Sequence[str]) -> list[str]:
             joined = ",".join(value.rstrip(",") for value in values)
             values = [joined if joined[0] in "[{" or joined in ("all", "null") else f"[{joined}]"]
         if name == "source" or name.endswith(".help"):
-            values = [
-                value.replace(":", ".") if is_import_path(value) else value for value in values
-            ]
+            values = [for_parser(value) for value in values]
         if "Method" in kind and not name.endswith("help"):
             values = [_with_methods(value) for value in values]
         options += [f"--{name}" if name else "", *values]
@@ -284,7 +281,7 @@ class _Parser(ArgumentParser):
         except Exception as error:  # anything may be in a file, and the parser foresees little
             raise ConfigError(f"the settings cannot be read: {error}") from error
         benchmark = (parsed.get(parsed.get("subcommand", "")) or {}).get("benchmark")
-        if isinstance(benchmark, str) and is_import_path(benchmark):
+        if isinstance(benchmark, str) and benchmark not in SOURCES:
             check_benchmark_name(benchmark)
         return parsed
 

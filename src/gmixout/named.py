@@ -190,12 +190,17 @@ def allowed_object(path: str, kind: str) -> Any:
         raise NotAllowedError(refusal(path, kind))
     found = own_object(path)
     home, title = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
-    if f"{module}:{name}" not in _allowed.get() and not _is_allowed(str(home), str(title)):
+    if not is_named(path) and not _is_allowed(str(home), str(title)):
         raise NotAllowedError(
             f"{kind} {path} is {found!r:.80}, which comes from {home}: to take it all the same, "
             f"--allow {module}:{name}"
         )
     return found
+
+
+def is_named(path: str) -> bool:
+    """Check whether the user has allowed just this class or function, not only its module."""
+    return ":".join(_parts(path)) in _allowed.get()
 
 
 def refusal(path: str, kind: str) -> str:
@@ -243,6 +248,8 @@ def own_object(path: str) -> Any:
     Raises:
         ConfigError: There is no such module, or nothing of that name in it.
     """
+    if not is_import_path(path):
+        raise ConfigError(f"{path!r:.80} is neither module:Name nor module.Name")
     module, name = _parts(path)
     found = _import(module, path)
     try:

@@ -57,13 +57,9 @@ def trusting(options: Options, allowed: Sequence[str]) -> Iterator[None]:
     with allowing([*allowed, *typed]):
         theirs = {name.replace(":", ".") for name in [*allowed, *typed]}
         for name in (*typed, *(name for name in allowed if ":" in name)):
-            found = own_object(name)  # the parser also looks at where it is defined
-            theirs.add(f"{found.__module__}.{found.__qualname__}")
+            theirs |= _paths_of(own_object(name))
         theirs |= {path for path in _REVOKED if any(path.startswith(f"{n}.") for n in theirs)}
-        ours = {
-            f"{kind.__module__}.{kind.__qualname__}"
-            for kind in (*METHODS.values(), *SOURCES.values())
-        }
+        ours = {p for kind in (*METHODS.values(), *SOURCES.values()) for p in _paths_of(kind)}
         set_parsing_settings(
             import_path_denylist=["*"],
             import_path_allowlist=[*ours, *theirs],
@@ -74,6 +70,12 @@ def trusting(options: Options, allowed: Sequence[str]) -> Iterator[None]:
         finally:
             set_parsing_settings(import_path_denylist=[*(theirs - ours)])
             _REVOKED.update(theirs - ours)
+
+
+def _paths_of(found: Any) -> set[str]:
+    """Where something is defined, and the packages around that: the parser takes the shortest."""
+    parts = found.__module__.split(".")
+    return {".".join((*parts[:n], found.__qualname__)) for n in range(1, len(parts) + 1)}
 
 
 def _code_in(options: Options) -> Iterator[tuple[str, str]]:

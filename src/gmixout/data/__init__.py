@@ -19,7 +19,7 @@ from gmixout.data.imagenet_lt import imagenet_lt
 from gmixout.data.iwildcam import iwildcam
 from gmixout.data.source import Inventory, Source, Splits
 from gmixout.errors import ConfigError
-from gmixout.named import allowed_object, own_object
+from gmixout.named import allowed_object, is_named, own_object
 
 __all__ = [
     "BENCHMARKS",
@@ -98,6 +98,8 @@ def check_benchmark_name(name: str) -> None:
     if not re.fullmatch(r"[\w.]+:[\w.]+", name):
         raise _unknown(name)
     found = allowed_object(name, "benchmark")
+    if is_named(name):
+        return
     try:
         inspect.signature(found).bind()
     except (TypeError, ValueError) as error:
