@@ -153,7 +153,8 @@ def as_options(words: Sequence[str]) -> list[str]:
         kind = kinds.get(name) or kinds.get(name.partition(".")[0], "")
         if re.search(r"\b(list|tuple)\[", kind) and values:
             joined = ",".join(value.rstrip(",") for value in values)
-            values = [joined if joined[0] in "[{" or joined in ("all", "null") else f"[{joined}]"]
+            whole = joined[:1] in ("[", "{") or joined in ("all", "null")
+            values = [joined if whole else f"[{joined}]"]
         if name == "source" or name.endswith(".help"):
             values = [for_parser(value) for value in values]
         if "Method" in kind and not name.endswith("help"):
