@@ -6,7 +6,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -262,6 +263,17 @@ class _Help(DefaultHelpFormatter):
         return re.sub("(default: null, |required, )?known subclasses:", "there are:", text)
 
 
+@contextmanager
+def _any_error_of_settings() -> Iterator[None]:
+    """A file may hold anything, and the parser foresees little: whatever it raises is ours."""
+    try:
+        yield
+    except Exception as error:
+        if _error_of_ours(error):
+            raise
+        raise ConfigError(f"the settings cannot be read: {error!s:.500}") from error
+
+
 class _Parser(ArgumentParser):
     """Makes switches of booleans, and says an error in one line."""
 
@@ -275,16 +287,17 @@ class _Parser(ArgumentParser):
         Raises:
             ConfigError: A file names code of the user's own that is not allowed.
         """
-        try:
+        with _any_error_of_settings():
             parsed = super().parse_args(*args, **kwargs)
-        except GmixoutError:
-            raise
-        except Exception as error:  # anything may be in a file, and the parser foresees little
-            raise ConfigError(f"the settings cannot be read: {error}") from error
         benchmark = (parsed.get(parsed.get("subcommand", "")) or {}).get("benchmark")
         if isinstance(benchmark, str) and benchmark not in SOURCES:
             check_benchmark_name(benchmark)
         return parsed
+
+    def instantiate(self, *args: Any, **kwargs: Any) -> Any:
+        """Makes the objects that the settings stand for."""
+        with _any_error_of_settings():
+            return super().instantiate(*args, **kwargs)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         """Adds an argument; of a boolean `--flip` and `--no-flip`."""

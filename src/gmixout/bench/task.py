@@ -83,6 +83,8 @@ class Task:
         if isinstance(self.benchmark, Source):
             object.__setattr__(self, "benchmark", self._source(self.benchmark))
             return
+        if not isinstance(self.benchmark, str):
+            raise ConfigError(f"benchmark={self.benchmark!r:.80} must name a benchmark")
         if kind := SOURCES.get(self.benchmark):
             raise ConfigError(
                 f"benchmark {self.benchmark} needs a folder: --data-root DIR. "
