@@ -19,6 +19,7 @@ import gmixout
 from gmixout.bench import task as task_module
 from gmixout.cli import main
 from gmixout.data import SOURCES, Source
+from gmixout.errors import ConfigError
 from gmixout.methods import METHODS, Method
 from gmixout.named import NotAllowedError, allowing, class_named, from_spec
 
@@ -231,6 +232,19 @@ def test_a_run_folder_runs_nothing(name, mark, run_folder, tmp_path, capsys):
         shutil.rmtree(copy)
 
 
+@pytest.mark.parametrize("place", CONFIGS)
+def test_even_what_could_be_imported_is_not(place, mark, run_folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "site").mkdir()
+    for name in ("planted.py", "planted_package"):
+        (tmp_path / name).rename(tmp_path / "site" / name)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    for name in ("right base", "nested", "package"):
+        words, config = CONFIGS[place](NAMES[name])
+        Path("c.yaml").write_text(yaml.safe_dump(config))
+        words = [str(run_folder) if word == "RUN" else word for word in words]
+        refused(mark, capsys, *words, "--config", "c.yaml")
+
+
 def test_every_command_that_reads_a_config_is_tried():
     from gmixout.cli import COMMANDS
 
@@ -276,6 +290,7 @@ class Inner:
         pass
 def make():
     return toy()
+OWN = 3
 def number() -> int:
     raise AssertionError("called")
 def needing(size):
@@ -381,6 +396,11 @@ def test_a_nested_class_and_a_submodule_are_allowed_with_their_module(tmp_path):
         assert from_spec("lib.deep.er.bias_only", Method).name == "bias_only"
         with pytest.raises(NotAllowedError, match="--allow mine"):
             from_spec("mine:bias_only", Method)
+        with pytest.raises(ConfigError, match=r"not a class derived from gmixout\.data"):
+            from_spec("mine:Inner.deeper", Source)
+        for other in ("make", "number", "OWN", "Inner", "dataclass"):
+            with pytest.raises(ConfigError, match=r"not a class|comes from dataclasses"):
+                from_spec(f"lib.deep.er:{other}", Method)
         with pytest.raises(NotAllowedError, match="--allow libs"):
             from_spec("libs.bias_only", Method)
     with pytest.raises(NotAllowedError, match="--allow mine"):

@@ -189,7 +189,7 @@ def allowed_object(path: str, kind: str) -> Any:
     if not _is_allowed(module, name):
         raise NotAllowedError(refusal(path, kind))
     found = own_object(path)
-    home, title = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
+    home, title = getattr(found, "__module__", module), getattr(found, "__qualname__", name)
     if not is_named(path) and not _is_allowed(str(home), str(title)):
         raise NotAllowedError(
             f"{kind} {path} is {found!r:.80}, which comes from {home}: to take it all the same, "
