@@ -69,7 +69,7 @@ def test_a_finished_run_is_finished_after_the_package_has_grown(tmp_path, monkey
     own = {"steps": 2, "batch_size": 8, "out": tmp_path / "one"}
     bench.finetune("toy", method=get_method("l2_sp"), **own)
     names = ("l2_sp", "wise_ft", "greedy_soup", "gmixout")
-    more = {"lrs": (1e-3, 1e-2), "steps": 2, "batch_size": 8, "workers": 1, "out": tmp_path}
+    more = {"lrs": (1e-3,), "steps": 2, "batch_size": 8, "workers": 1, "out": tmp_path}
     first = bench.compare("toy", methods=[get_method(name) for name in names], **more)
     grow(monkeypatch)
     # nothing is trained or evaluated

@@ -87,7 +87,6 @@ def archive(mark: Path) -> bytes:
 
 FILES = {
     "pickle": lambda mark: pickle.dumps(Evil(mark)),
-    "old protocol": lambda mark: pickle.dumps(Evil(mark), protocol=0),
     "torch": saved,
     "torch, legacy": lambda mark: saved(mark, _use_new_zipfile_serialization=False),
     "disguised": disguised,
@@ -137,11 +136,9 @@ def tiny_vit(folder: Path) -> Path:
 
 PLACES = {
     "timm file": as_file("timm:test_vit", "w.pth"),
-    "timm safetensors": as_file("timm:test_vit", "w.safetensors"),
     "timm npz": as_file("timm:vit_tiny_patch16_224", "w.npz"),
     "timm folder": in_timm_folder,
     "open_clip file": as_file("open_clip:tiny-clip", "w.pt"),
-    "open_clip npz": as_file("open_clip:tiny-clip", "w.npz"),
     "open_clip folder": in_clip_folder,
     "hf folder": in_hf_folder,
 }
