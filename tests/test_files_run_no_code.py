@@ -278,6 +278,7 @@ def test_the_working_directory_is_not_on_the_path_of_python_m(mark):
 
 OWN = """
 from dataclasses import dataclass
+from functools import partial
 import helper
 from gmixout.methods import DenseFinetuning, Method
 from toy_benchmark import toy
@@ -293,6 +294,7 @@ class Inner:
 def make():
     return toy()
 OWN = 3
+small = partial(toy)
 def number() -> int:
     raise AssertionError("called")
 def needing(size):
@@ -328,6 +330,11 @@ TYPED = {
     "dotted": ["--benchmark", "toy", "--method", "mine.bias_only"],
     "function": ["--benchmark", "mine:make", "--method", "full"],
     "nested option": ["--benchmark", "toy", "--method", "wise_ft", "--method.of", "mine:bias_only"],
+    "nested JSON": [
+        *("--benchmark", "toy", "--method", "wise_ft"),
+        *("--method.of", '{"class_path": "mine.bias_only"}'),
+    ],
+    "partial": ["--benchmark", "mine:small", "--method", "full"],
     "JSON": ["--benchmark", "toy", "--method", '{"class_path": "mine.bias_only"}'],
 }
 
@@ -341,7 +348,7 @@ def test_what_is_typed_is_trusted_and_what_a_file_names_is_once_it_is_allowed(ty
     assert "mine" not in sys.modules
     assert "--allow mine" in capsys.readouterr().err
     assert run(*again, "--allow", "other_module") == 2
-    assert run(*again, "--allow", "mine") == 0
+    assert run(*again, "--allow", "mine:small" if typed == "partial" else "mine") == 0
     assert run("diagnose", "out", "--members", "1", "--repeats", "1") == 2
     assert "--allow mine" in capsys.readouterr().err
     assert "mine" not in sys.modules

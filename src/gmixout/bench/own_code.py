@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 import yaml
@@ -53,7 +52,7 @@ def trusting(options: Options, allowed: Sequence[str]) -> Iterator[None]:
     Raises:
         ConfigError: Something cannot be imported, or is not what its option takes.
     """
-    typed = [_checked(kind, path) for kind, path in _code_in(options)]
+    typed = list(_typed(options))
     with allowing([*allowed, *typed]):
         theirs = {name.replace(":", ".") for name in [*allowed, *typed]}
         for name in (*typed, *(name for name in allowed if ":" in name)):
@@ -73,23 +72,29 @@ def trusting(options: Options, allowed: Sequence[str]) -> Iterator[None]:
 
 
 def _paths_of(found: Any) -> set[str]:
-    """Where something is defined, and the packages around that: the parser takes the shortest."""
+    """Where a class is defined, and the packages around that: the parser takes the shortest."""
+    if not isinstance(found, type):
+        return set()
     parts = found.__module__.split(".")
     return {".".join((*parts[:n], found.__qualname__)) for n in range(1, len(parts) + 1)}
 
 
-def _code_in(options: Options) -> Iterator[tuple[str, str]]:
-    """The classes and functions of the user's own that are typed: kind and import path."""
+def _typed(options: Options) -> Iterator[str]:
+    """The classes and functions of the user's own that are typed, as `module:Name`."""
     for name, values in options:
         kind, _, part = name.partition(".")
         kind = "method" if kind == "methods" else kind
-        whole = part in ("", "help", "class_path")
-        if kind not in ("method", "source", "benchmark") or not (whole or kind == "method"):
+        if kind not in ("method", "source", "benchmark"):
             continue
-        for path in chain.from_iterable(map(_paths_in, values)):
-            known = path in BENCHMARKS or path.startswith("gmixout.")
-            if not known and (whole or ":" in path):
-                yield kind, path
+        for value in values:
+            for path in _paths_in(value):
+                if path in BENCHMARKS or path.startswith("gmixout."):
+                    continue
+                if part in ("", "help", "class_path"):
+                    yield _checked(kind, path)
+                elif kind == "method" and (":" in path or "class_path" in value):
+                    with suppress(ConfigError):  # an option's value may be any text
+                        yield _checked(kind, path)
 
 
 def _paths_in(value: str) -> Iterator[str]:
