@@ -448,19 +448,32 @@ def test_a_run_is_not_resumed_on_other_data_or_from_other_weights(
 
 
 @pytest.mark.usefixtures("_no_report")
-def test_a_folder_of_an_older_version_is_resumed_or_what_it_lacks_is_named(tmp_path, trainings):
+def test_what_a_config_does_not_have_yet_is_at_its_default(tmp_path, trainings):
     settings = {**ALONE, "methods": [get_method("full")], "lrs": (1e-2,), "out": tmp_path}
     first = bench.compare(**settings)
     trainings.clear()
-    (tmp_path / "identity.json").unlink()
     file = tmp_path / "config.yaml"
     text = file.read_text()
-    file.write_text(text.replace("num_workers: null\n", ""))  # changes no outcome
-    assert bench.compare(**settings, resume=True) == first
-    # the default is the behaviour of before, but the hash of a run is over all settings
+    for newer in ("num_workers: null\n", "ema_decay: null\n"):
+        assert newer in text
+        file.write_text(text.replace(newer, ""))
+        assert bench.compare(**settings, resume=True) == first
     file.write_text(text.replace("ema_decay: null\n", ""))
+    with pytest.raises(StateError, match=r"ema_decay \(None there, 0.5 now\)"):
+        bench.compare(**settings, ema_decay=0.5, resume=True)
+    assert trainings == []
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize("held", [None, {"name": "toy"}, {"schema": 1}])
+def test_a_run_of_an_older_schema_is_not_begun_anew_in_silence(held, tmp_path, trainings):
+    settings = {**ALONE, "methods": [get_method("full")], "lrs": (1e-2,), "out": tmp_path}
+    bench.compare(**settings)
+    trainings.clear()
     (tmp_path / "identity.json").unlink()
-    with pytest.raises(StateError, match=r"ema_decay \(absent there, None now\).*newer than that"):
+    if held:
+        (tmp_path / "identity.json").write_text(json.dumps(held))
+    with pytest.raises(StateError, match=r"schema 1, now 2\): it can be evaluated and reported"):
         bench.compare(**settings, resume=True)
     assert trainings == []
 

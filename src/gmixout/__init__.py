@@ -4,6 +4,14 @@ Train a small random part of the weights at a time, hold the rest at an anchor t
 training as a moving average, and end in a plain model. See `attach` for the two-line use.
 """
 
+import os
+import re
+import sys
+
+if sys.argv[:1] == ["-m"] and re.search(r" -m ?gmixout\b", " ".join(sys.orig_argv)):
+    # `python -m gmixout` puts the working directory, which may hold anything, before all packages
+    sys.path[:1] = [] if sys.path[0] in ("", os.getcwd()) else sys.path[:1]
+
 from gmixout.core.attach import Masked, attach
 from gmixout.core.config import GMixout, dropconnect, high_rate_mixout, mixout, random_mask
 from gmixout.errors import GmixoutError

@@ -6,7 +6,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,10 +22,16 @@ from jsonargparse import (
 from rich.console import Console
 
 from gmixout import __version__, bench
-from gmixout.data import SOURCES
+from gmixout.bench.own_code import MODE, for_parser, trusting, without_allow
+from gmixout.bench.yaml_text import LONGEST, load_yaml
+from gmixout.data import SOURCES, check_benchmark_name
 from gmixout.errors import ConfigError, GmixoutError
 from gmixout.methods import DEFAULT_METHOD, METHODS, get_method
-from gmixout.named import spec_of
+from gmixout.named import (
+    own_name,
+    refusal,
+    spec_of,
+)
 
 COMMANDS: dict[str, Any] = {
     "finetune": bench.finetune,
@@ -55,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # for methods and benchmarks of the user's own
+    words = [word for word in words if word != "--debug"]
     stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     with warnings.catch_warnings():
@@ -65,16 +71,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the parsers of all commands take most of the time of --help, and one of them is wanted
         asked = {name: function for name, function in COMMANDS.items() if name in words[:1]}
         try:
-            auto_cli(
-                asked or COMMANDS,
-                args=as_options([word for word in words if word != "--debug"]),
-                parser_class=_Parser,
-                as_positional=False,
-                prog="gmixout",
-                version=__version__,
-                description="Robust finetuning of vision foundation models. "
-                "Any command takes --help, and --debug for the traceback of an error.",
-            )
+            words, allowed = without_allow(words)
+            with trusting(_options_of(words), allowed):
+                auto_cli(
+                    asked or COMMANDS,
+                    args=as_options(words),
+                    parser_class=_Parser,
+                    as_positional=False,
+                    prog="gmixout",
+                    version=__version__,
+                    description="Robust finetuning of vision foundation models. "
+                    "Any command takes --help, --debug for the traceback of an error, and "
+                    "--allow MODULE, for code of your own that a file names.",
+                )
         except Exception as error:
             known = _error_of_ours(error)
             if debug or known is None:
@@ -116,13 +125,11 @@ def as_options(words: Sequence[str]) -> list[str]:
         >>> as_options(["compare", "--methods", "my.module:mine", "--seeds=0,1"])
         ['compare', '--methods', '[my.module.mine]', '--seeds', '[0,1]']
     """
-    command, rest, function = _command_of(words)
+    command, _, function = _command_of(words)
     if function is None:
         return list(words)
     parameters = inspect.signature(function).parameters
-    first = next(iter(parameters.values()), None)
-    subject = first.name if first and first.default is first.empty else None
-    given = _values_of_options(rest, subject)
+    given = _options_of(words)
     names = [name for name, _ in given]
     if not {"method", "config"} & set(names):
         of_default = any(re.match(r"method\.(?!help)", name) for name in names)
@@ -147,7 +154,10 @@ def as_options(words: Sequence[str]) -> list[str]:
         kind = kinds.get(name) or kinds.get(name.partition(".")[0], "")
         if re.search(r"\b(list|tuple)\[", kind) and values:
             joined = ",".join(value.rstrip(",") for value in values)
-            values = [joined if joined[0] in "[{" or joined in ("all", "null") else f"[{joined}]"]
+            whole = joined[:1] in ("[", "{") or joined in ("all", "null")
+            values = [joined if whole else f"[{joined}]"]
+        if name == "source" or name.endswith(".help"):
+            values = [for_parser(value) for value in values]
         if "Method" in kind and not name.endswith("help"):
             values = [_with_methods(value) for value in values]
         options += [f"--{name}" if name else "", *values]
@@ -176,12 +186,20 @@ def _config_of(option: str, value: str) -> str:
 
 
 def _data_in(config: str) -> str:
-    """The name of the data set in a config file; "" if it has none or cannot be read."""
-    try:
-        held = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        return str(held["benchmark"]["class_path"]).rpartition(".")[2]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+    """The name of the data set in a config file; "" if it has none.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    if not os.path.isfile(config):
         return ""
+    try:
+        with open(config, encoding="utf-8") as file:
+            held = load_yaml(file.read(LONGEST + 1))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{config} cannot be read as a config: {error}") from error
+    data = held.get("benchmark") if isinstance(held, dict) else None
+    return own_name(str(data.get("class_path")), SOURCES) if isinstance(data, dict) else ""
 
 
 def _command_of(words: Sequence[str]) -> tuple[list[str], list[str], Callable[..., Any] | None]:
@@ -190,6 +208,17 @@ def _command_of(words: Sequence[str]) -> tuple[list[str], list[str], Callable[..
     while isinstance(found, dict) and place < len(words) and words[place] in found:
         found, place = found[words[place]], place + 1
     return list(words[:place]), list(words[place:]), None if isinstance(found, dict) else found
+
+
+def _options_of(words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Each option of a command, without dashes, and the words that follow it.
+
+    The words right after the command are its first parameter, where that has no default.
+    """
+    _, rest, function = _command_of(words)
+    parameters = inspect.signature(function).parameters.values() if function else ()
+    first = next(iter(parameters), None)
+    return _values_of_options(rest, first.name if first and first.default is first.empty else None)
 
 
 def _values_of_options(words: Sequence[str], subject: str | None) -> list[tuple[str, list[str]]]:
@@ -214,7 +243,7 @@ def _with_methods(value: str) -> str:
     """
 
     def spelled(name: str) -> str:
-        return json.dumps(spec_of(get_method(name), METHODS)) if name in METHODS else name
+        return json.dumps(spec_of(get_method(name))) if name in METHODS else name
 
     value = re.sub(r"(?<=\w):(?=\w)", ".", value)
     if re.fullmatch(r"\[[\w\s,.]*\]", value):
@@ -234,11 +263,41 @@ class _Help(DefaultHelpFormatter):
         return re.sub("(default: null, |required, )?known subclasses:", "there are:", text)
 
 
+@contextmanager
+def _any_error_of_settings() -> Iterator[None]:
+    """A file may hold anything, and the parser foresees little: whatever it raises is ours."""
+    try:
+        yield
+    except Exception as error:
+        if _error_of_ours(error):
+            raise
+        raise ConfigError(f"the settings cannot be read: {error!s:.500}") from error
+
+
 class _Parser(ArgumentParser):
     """Makes switches of booleans, and says an error in one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "formatter_class": _Help})
+        own = {"formatter_class": _Help, "parser_mode": MODE}
+        super().__init__(*args, **{**kwargs, **own})
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parses the words and all files that they name.
+
+        Raises:
+            ConfigError: A file names code of the user's own that is not allowed.
+        """
+        with _any_error_of_settings():
+            parsed = super().parse_args(*args, **kwargs)
+        benchmark = (parsed.get(parsed.get("subcommand", "")) or {}).get("benchmark")
+        if isinstance(benchmark, str) and benchmark not in SOURCES:
+            check_benchmark_name(benchmark)
+        return parsed
+
+    def instantiate(self, *args: Any, **kwargs: Any) -> Any:
+        """Makes the objects that the settings stand for."""
+        with _any_error_of_settings():
+            return super().instantiate(*args, **kwargs)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         """Adds an argument; of a boolean `--flip` and `--no-flip`."""
@@ -249,6 +308,8 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends with exit code 2."""
+        if refused := re.search(r"Importing '(\S+)' is not allowed", message):
+            message = refusal(own_name(refused[1], {**METHODS, **SOURCES}), "class")
         message = re.sub(r"(arguments are required: )(?:\w+\.)*(?=\w)", r"\1", message)
         if message.endswith("arguments are required: source"):
             message = f"name a data set; known data sets: {', '.join(SOURCES)}"

@@ -1,10 +1,29 @@
-"""What methods and data sets share: a name that users type, and options."""
+"""What methods and data sets share: a name that users type, and options; and how names are found.
 
-from collections.abc import Mapping
+A name in a file finds what is in our tables, and a class or function of the user's own only if the
+user has allowed its module (`allowing`): files are passed on among people, and must run no code.
+"""
+
+import copyreg
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import MISSING, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+from gmixout.errors import ConfigError
+
+Kind = TypeVar("Kind", bound="Named")
+
+_DEEPEST = 20
+"""Levels of options within options that a file may have."""
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?")
+_allowed: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=())
 
 
 class Named:
@@ -14,6 +33,8 @@ class Named:
     types it, so that the command line, YAML files, records and the tables share one name.
     """
 
+    _table: ClassVar[Mapping[str, type]] = {}
+    """The classes of the package by name, set where they are collected."""
     silent: ClassVar[tuple[str, ...]] = ()
     """Options that `str` leaves out."""
     spoken: ClassVar[tuple[str, ...]] = ()
@@ -27,54 +48,318 @@ class Named:
     @property
     def options(self) -> dict[str, Any]:
         """The options by name as plain values, the way a YAML file spells them."""
-        return {name: _plain(value) for name, value in vars(self).items()}
+        return {name: plain(value) for name, value in vars(self).items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles by name, so that another process finds a class from the working directory."""
+        kind, options = type(self), vars(self).copy()
+        if _is_own(kind) or kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+            return copyreg.__newobj__, (kind,), options  # type: ignore[attr-defined]
+        return _restore, (f"{kind.__module__}:{kind.__qualname__}", options)
 
     def __str__(self) -> str:
         """Returns the name with the options that are not the usual ones."""
+        unusual = changed(self)
         told = []
-        for option in fields(self):  # type: ignore[arg-type]
-            factory = option.default_factory
-            usual = option.default if factory is MISSING else factory()
-            value = getattr(self, option.name)
-            if option.name in self.spoken or (value != usual and option.name not in self.silent):
-                told.append(f"{option.name}={value if isinstance(value, Named) else repr(value)}")
+        for option, value in vars(self).items():
+            if option in self.spoken or (option in unusual and option not in self.silent):
+                told.append(f"{option}={value if isinstance(value, Named) else repr(value)}")
         return f"{self.name}({', '.join(told)})" if told else self.name
 
 
-def spec_of(thing: Named, table: Mapping[str, type]) -> dict[str, Any]:
-    """Returns plain values, the way a YAML file for the command line spells it.
+def defaults_of(kind: type) -> dict[str, Any]:
+    """Return the default values of a dataclass by field; fields without one are left out."""
+    found = {}
+    for field in fields(kind):
+        if field.default is not MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not MISSING:
+            found[field.name] = field.default_factory()
+    return found
 
-    Args:
-        thing: A method, a data set.
-        table: Those of the package, by name; others are given by their import path.
+
+def changed(thing: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass's instance that do not have their default values."""
+    usual = defaults_of(type(thing))
+    return {n: v for n, v in vars(thing).items() if n not in usual or v != usual[n]}
+
+
+def identity(thing: Named) -> dict[str, Any]:
+    """Return what tells it from others, as plain values: its name and the options not at default.
+
+    It survives growth: a class may move to another file, and options may be added. A class that is
+    not in the table is named `module:Class`.
     """
     kind = type(thing)
-    path = thing.name if table.get(thing.name) is kind else f"{kind.__module__}.{kind.__qualname__}"
+    name = thing.name if _is_own(kind) else f"{kind.__module__}:{kind.__qualname__}"
+    return {"name": name, "options": {k: plain(v, identity) for k, v in changed(thing).items()}}
+
+
+def completed(spec: Any, base: type[Named]) -> Any:
+    """Return a spec with all options, for comparing it with another; nothing is imported.
+
+    Args:
+        spec: As `spec_of` writes it, now or in an older version.
+        base: `Method` or `Source`; also of specs among the options.
+    """
+    if not isinstance(spec, Mapping) or "class_path" not in spec:
+        return spec
+    path = own_name(str(spec["class_path"]), base._table).replace(":", ".")
+    kinds: dict[str, Any] = {f"{k.__module__}.{k.__qualname__}": k for k in _subclasses(base)}
+    kind = base._table.get(path) or kinds.get(path)
+    options = {**(plain(defaults_of(kind)) if kind else {}), **(spec.get("init_args") or {})}
+    return {"class_path": path, "init_args": {n: completed(v, base) for n, v in options.items()}}
+
+
+def spec_of(thing: Named) -> dict[str, Any]:
+    """Return plain values, the way a YAML file for the command line spells it.
+
+    A class in the table is given by its name, another one by its import path.
+    """
+    kind = type(thing)
+    path = thing.name if _is_own(kind) else f"{kind.__module__}.{kind.__qualname__}"
     return {"class_path": path, "init_args": thing.options}
 
 
-def from_spec(spec: Mapping[str, Any], table: Mapping[str, type]) -> Any:
-    """The inverse of `spec_of`.
+def from_spec(spec: Any, base: type[Kind]) -> Kind:
+    """Return what `spec_of` spelled, in a file that anybody may have written.
+
+    Args:
+        spec: A name, or a mapping with `class_path` and `init_args`.
+        base: What it has to be: `Method`, `Source`.
 
     Raises:
-        ImportError, AttributeError, KeyError: There is nothing of that name.
-        TypeError, ConfigError: It has not these options, or a value is not allowed.
+        NotAllowedError: It is of a class of the user's own, whose module is not allowed.
+        ConfigError: There is nothing of that name, it is of another kind, it has not these
+            options, or a value is not allowed.
     """
-    module, _, name = spec["class_path"].rpartition(".")
-
-    def option(value: Any) -> Any:
-        if isinstance(value, Mapping) and "class_path" in value:
-            return from_spec(value, table)
-        return tuple(value) if isinstance(value, list) else value
-
-    kind = getattr(import_module(module), name) if module else table[name]
-    return kind(**{key: option(value) for key, value in spec["init_args"].items()})
+    return _made(spec, base, _DEEPEST)
 
 
-def _plain(value: Any) -> Any:
+def class_named(path: str, base: type[Kind]) -> type[Kind]:
+    """Return the class that a file names; arguments and errors are those of `from_spec`."""
+    if found := base._table.get(own_name(path, base._table)):
+        return found
+    if not is_import_path(path) or path.startswith("gmixout."):
+        kind = base.__name__.lower()
+        raise ConfigError(f"unknown {kind} {path!r}; known: {', '.join(base._table)}")
+    return check_class(path, allowed_object(path, base.__name__.lower()), base)
+
+
+def is_import_path(text: str) -> bool:
+    """Check whether a text has the form `module:Name` or `module.Name`."""
+    return bool(_PATH.fullmatch(text) and re.search("[.:]", text))
+
+
+def own_name(path: str, table: Mapping[str, Any]) -> str:
+    """Return the table's name of what a path names; the path itself if it is none of the table.
+
+    Older files have import paths of our classes, which may have moved since.
+    """
+    last = re.split("[.:]", path)[-1]
+    return last if path.startswith("gmixout.") and last in table else path
+
+
+def check_class(path: str, found: Any, base: type[Kind]) -> type[Kind]:
+    """Return what was found if it is a class of the right kind.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError(
+            f"{path} is not a class derived from {base.__module__}.{base.__name__}: "
+            f"it is {found!r:.80}"
+        )
+    return found
+
+
+class NotAllowedError(ConfigError):
+    """A file names code of the user's own, and the user has not allowed it."""
+
+
+def allowed_object(path: str, kind: str) -> Any:
+    """Return the class or function `module:Name` that a file names, if its module is allowed.
+
+    Raises:
+        NotAllowedError: It is not allowed, or was taken from a module that is not.
+        ConfigError: It cannot be imported.
+    """
+    module, name = _parts(path)
+    if not _is_allowed(module, name):
+        raise NotAllowedError(refusal(path, kind))
+    found = own_object(path)
+    home, title = getattr(found, "__module__", module), getattr(found, "__qualname__", name)
+    if not is_named(path) and not _is_allowed(str(home), str(title)):
+        raise NotAllowedError(
+            f"{kind} {path} is {found!r:.80}, which comes from {home}: to take it all the same, "
+            f"--allow {module}:{name}"
+        )
+    return found
+
+
+def is_named(path: str) -> bool:
+    """Check whether the user has allowed just this class or function, not only its module."""
+    return ":".join(_parts(path)) in _allowed.get()
+
+
+def refusal(path: str, kind: str) -> str:
+    """Return the message for a name that is not allowed."""
+    module, _ = _parts(path)
+    way_out = f": if you trust it, add --allow {module}"
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        way_out = ""
+    return (
+        f"{kind} {path} is not part of gmixout, and is not imported because a file names it, which "
+        f"may come from anybody{way_out}"
+    )
+
+
+@contextmanager
+def allowing(names: Iterable[str]) -> Iterator[None]:
+    """Let files name what is in these modules, while the context lasts.
+
+    Args:
+        names: `module` (with its submodules) or `module:Name`. Each is imported at once.
+
+    Raises:
+        ConfigError: One of them cannot be imported.
+    """
+    names = tuple(names)
+    for name in names:
+        if not _PATH.fullmatch(name):
+            raise ConfigError(f"{name!r} is neither a module nor module:Name")
+        if ":" in name:
+            own_object(name)
+        else:
+            _import(name, name)
+    token = _allowed.set((*_allowed.get(), *names))
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def own_object(path: str) -> Any:
+    """Import `module:Name` or `module.Name`, from the working directory, too.
+
+    For names that come from the command line or from Python alone.
+
+    Raises:
+        ConfigError: There is no such module, or nothing of that name in it.
+    """
+    if not is_import_path(path):
+        raise ConfigError(f"{path!r:.80} is neither module:Name nor module.Name")
+    module, name = _parts(path)
+    found = _import(module, path)
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        raise ConfigError(f"{path} cannot be imported: {error}") from error
+    return found
+
+
+def _import(module: str, path: str) -> Any:
+    try:
+        with _working_directory():
+            return import_module(module)
+    except ConfigError:
+        raise
+    except Exception as error:  # a module may raise anything
+        raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _working_directory() -> Iterator[None]:
+    """Imports find the working directory, behind everything else, in this context alone."""
+    here = os.getcwd()
+    if here in sys.path:
+        yield
+        return
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(here)
+
+
+def _parts(path: str) -> tuple[str, str]:
+    """Module and name of `module:Name`, or of `module.Name`."""
+    module, colon, name = path.partition(":")
+    if not colon:
+        module, _, name = path.rpartition(".")
+    return module, name
+
+
+def _is_allowed(module: str, name: str) -> bool:
+    return any(
+        entry in (module, f"{module}:{name}") or module.startswith(f"{entry}.")
+        for entry in _allowed.get()
+    )
+
+
+def _made(spec: Any, base: type[Kind], levels: int) -> Kind:
+    if isinstance(spec, str):
+        spec = {"class_path": spec}
+    path = spec.get("class_path") if isinstance(spec, Mapping) else None
+    options = (spec.get("init_args") or {}) if path else None
+    if not (isinstance(path, str) and isinstance(options, Mapping) and levels > 0):
+        raise ConfigError(f"{spec!r:.80} does not name a {base.__name__.lower()} and its options")
+    kind = class_named(path, base)
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(map(str, options.keys() - known)):
+        raise ConfigError(
+            f"{kind.__name__} has no option {', '.join(unknown):.80}; "
+            f"its options: {', '.join(sorted(known)) or 'none'}"
+        )
+    values = {name: _value(value, base, levels - 1) for name, value in options.items()}
+    try:
+        return kind(**values)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a constructor does with values of any type
+        given = ", ".join(f"{name}={value!r:.40}" for name, value in values.items())
+        raise ConfigError(f"{kind.__name__}({given}) cannot be made: {error}") from error
+
+
+def _value(value: Any, base: type[Kind], levels: int) -> Any:
+    if levels < 0:
+        raise ConfigError(f"options of a {base.__name__.lower()} are nested too deeply")
+    if isinstance(value, Mapping):
+        if "class_path" in value:
+            return _made(value, base, levels)
+        return {name: _value(each, base, levels - 1) for name, each in value.items()}
+    if isinstance(value, list):
+        return tuple(_value(each, base, levels - 1) for each in value)
+    return value
+
+
+def _restore(path: str, options: dict[str, Any]) -> Any:
+    """The inverse of `Named.__reduce__`."""
+    made = object.__new__(own_object(path))
+    vars(made).update(options)
+    return made
+
+
+def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
+    """All classes derived from one that are loaded."""
+    for derived in base.__subclasses__():
+        yield derived
+        yield from _subclasses(derived)
+
+
+def _is_own(kind: type[Named]) -> bool:
+    return kind._table.get(kind.__name__) is kind
+
+
+def plain(value: Any, spell: Callable[[Named], Any] = spec_of) -> Any:
+    """Return an option's value as JSON and YAML have it; methods and data sets by `spell`."""
     if isinstance(value, Named):
-        kind = type(value)
-        return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": value.options}
-    if isinstance(value, tuple):
-        return list(value)
+        return spell(value)
+    if isinstance(value, (tuple, list)):
+        return [plain(each, spell) for each in value]
+    if isinstance(value, dict):
+        return {name: plain(each, spell) for name, each in value.items()}
     return str(value) if isinstance(value, Path) else value

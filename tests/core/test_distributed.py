@@ -17,12 +17,19 @@ CONFIGS = {
     "all layers": GMixout(mask_rate=0.5, resample_every=2, structure="element"),
     "random depth": GMixout(mask_rate=0.5, resample_every=2, mean_start_depth=0.6),
 }
+UNEQUAL = {
+    "rows": GMixout(mask_rate=0.5, resample_every=2),
+    "rescaled": gmixout.mixout(0.5, resample_every=2),
+    "pulled": GMixout(mask_rate=0.5, resample_every=2, anchor_pull=0.2),
+    "one mask": gmixout.random_mask(0.5),
+}
+"""Settings for ranks whose models start from other weights: DDP hands on those of rank 0."""
 # An even number: at the end a mask is drawn that no rank has sent to the other yet.
 STEPS = 6
 
 
-def start(config):
-    torch.manual_seed(0)
+def start(config, seed=0):
+    torch.manual_seed(seed)
     model = PlainNet().double()
     masked = gmixout.attach(model, config)
     optimizer = masked.bind(torch.optim.AdamW(masked.param_groups(lr=1e-3), eps=1e-3))
@@ -55,6 +62,20 @@ def work(rank, folder):
         sum(loss_of(parallel, halves(batch, rank)) for _ in range(2)).backward()
         masked.detach()
         assert not hasattr(model, "_ddp_params_and_buffers_to_ignore")
+    for name, config in UNEQUAL.items():
+        model, masked, optimizer = start(config, seed=rank)
+        parallel = torch.nn.parallel.DistributedDataParallel(model)
+        for batch in batches(STEPS, torch.float64):
+            loss_of(parallel, halves(batch, rank)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        torch.save(masked.detach().state_dict(), f"{folder}/unequal {name}-{rank}.pt")
+    model, _, _ = start(GMixout(mask_rate=0.5, seed=rank))
+    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    try:
+        parallel(next(batches(1, torch.float64))[0])
+    except AttachError as error:
+        Path(folder, f"other masks-{rank}.txt").write_text(str(error))
     dist.destroy_process_group()
 
 
@@ -98,3 +119,21 @@ def test_ranks_draw_the_same_masks_and_train_as_one(folder: Path, name):
         optimizer.step()
         optimizer.zero_grad()
     torch.testing.assert_close(model.state_dict(), one[2], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", UNEQUAL)
+def test_ranks_that_start_apart_train_as_rank_0_alone_would(folder: Path, name):
+    one, two = (torch.load(folder / f"unequal {name}-{r}.pt", weights_only=True) for r in range(2))
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    model, masked, optimizer = start(UNEQUAL[name])
+    for batch in batches(STEPS, torch.float64):
+        loss_of(model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(masked.detach().state_dict(), one, rtol=1e-9, atol=1e-9)
+
+
+def test_ranks_of_other_seeds_do_not_train(folder: Path):
+    """The rank that got another's masked values says so; the job ends with it."""
+    assert not (folder / "other masks-0.txt").exists()
+    assert "one config and seed" in (folder / "other masks-1.txt").read_text()

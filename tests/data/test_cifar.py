@@ -153,6 +153,51 @@ def test_a_pickle_runs_no_code(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+FOREIGN = [
+    "xcore.multiarray _reconstruct",
+    "x.numpy.core.multiarray _reconstruct",
+    "numpy.xcore.multiarray _reconstruct",
+    "core.multiarray _reconstruct",
+    "numpy.core.multiarray scalar",
+    "numpy.core.multiarray fromfile",
+    "numpy load",
+    "numpy ndarray.tofile",
+    "numpy dtype.__init__",
+    "numpy.core numeric",
+    "builtins eval",
+    "posix system",
+    "_codecs encode",
+]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_pickle_imports_nothing_that_its_names_only_resemble(name, tmp_path, monkeypatch):
+    for package in ("xcore", "x/numpy/core", "core"):
+        (tmp_path / package).mkdir(parents=True)
+        (tmp_path / package / "multiarray.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    module, attribute = name.split()
+    (tmp_path / "a").write_bytes(f"c{module}\n{attribute}\n(tR.".encode())
+    (tmp_path / "b").write_bytes(
+        b"\x80\x04"
+        + b"".join(b"\x8c" + bytes([len(t)]) + t.encode() for t in name.split())
+        + b"\x93)R."
+    )
+    for file in ("a", "b"):
+        with pytest.raises(DataError, match=f"it asks for {module}"):
+            unpickle(tmp_path / file)
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_arrays_of_either_numpy_are_read(module, tmp_path):
+    content = pickle.dumps({"data": np.arange(3)}, protocol=3)
+    for name in (b"numpy._core.multiarray", b"numpy.core.multiarray"):
+        content = content.replace(b"c" + name + b"\n", b"c" + module.encode() + b"\n")
+    (tmp_path / "x").write_bytes(content)
+    assert unpickle(tmp_path / "x")["data"].tolist() == [0, 1, 2]
+
+
 def test_cifar100_has_the_fine_labels(tmp_path):
     splits = load(SOURCES["cifar100"](trees.cifar100(tmp_path, KINDS), counts="any"))
     assert splits.classes == ("apple", "bee")

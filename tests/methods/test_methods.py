@@ -1,5 +1,4 @@
 import dataclasses
-import importlib
 import itertools
 import json
 
@@ -12,6 +11,7 @@ import gmixout
 from gmixout.errors import ConfigError
 from gmixout.methods import METHODS, get_method
 from gmixout.methods.base import DenseFinetuning, Method
+from gmixout.named import from_spec, spec_of
 
 
 def finetune(name: str, seed: int = 0, **options) -> torch.nn.Module:
@@ -36,19 +36,11 @@ def test_names_are_those_that_users_type():
     assert all(get_method(name).name == name for name in METHODS)
 
 
-def rebuild(value):
-    """What a YAML file spells as plain values."""
-    if isinstance(value, dict):
-        module, _, kind = value["class_path"].rpartition(".")
-        options = {k: rebuild(v) for k, v in value["init_args"].items()}
-        return getattr(importlib.import_module(module), kind)(**options)
-    return tuple(value) if isinstance(value, list) else value
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_options_are_plain_and_make_the_same_method_again(name):
-    options = json.loads(json.dumps(get_method(name).options))
-    assert get_method(name, **{k: rebuild(v) for k, v in options.items()}) == get_method(name)
+    spec = json.loads(json.dumps(spec_of(get_method(name))))
+    assert from_spec(spec, Method) == get_method(name)
+    assert "gmixout." not in json.dumps(spec)  # of ours no import path, at any level
 
 
 @pytest.mark.parametrize("name", ["gmixout", "mixout", "random_mask"])

@@ -1,12 +1,11 @@
 """What is particular to open_clip: tags, activations, archives, folders."""
 
 import json
-import warnings
 
 import pytest
 import torch
 from PIL import Image
-from tiny_foundations import CLASSES, add_tiny_clip, clip_file, clip_folder, new_clip
+from tiny_foundations import CLASSES, add_tiny_clip, clip_file, clip_folder
 
 from gmixout.errors import ConfigError, DataError
 from gmixout.models import load_foundation
@@ -69,19 +68,6 @@ def test_transform_is_the_librarys(tmp_path):
     picture = Image.fromarray(pixels)
     ours = load_foundation(f"open_clip:{folder}", CLASSES).transform
     assert torch.equal(ours(picture), theirs(picture))
-
-
-def test_openais_archives_are_loaded(tmp_path, tagged):
-    model = new_clip(quick_gelu=True)
-    # a constant in OpenAI's files, not a part of their state
-    model.attn_mask = model._buffers.pop("attn_mask")
-    file = tmp_path / "ViT.pt"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated
-        torch.jit.save(torch.jit.script(model), file)
-    foundation = load_foundation(f"open_clip:tiny-clip/openai@{file}", CLASSES)
-    for name, value in model.visual.state_dict().items():
-        assert torch.equal(foundation.model.visual.state_dict()[name], value)
 
 
 def test_weights_of_another_model_are_refused(tagged, tmp_path):

@@ -94,7 +94,7 @@ def compare(
         return []
     for method, reason in grid.left_out.items():
         Console(stderr=True).print(f"{method} is left out: {reason}", highlight=False)
-    what = {"methods": [spec_of(method, METHODS) for method in methods], "lrs_of": lrs_of}
+    what = {"methods": [spec_of(method) for method in methods], "lrs_of": lrs_of}
     return _carry_out(grid, what, resume, overwrite)
 
 
@@ -168,7 +168,7 @@ def sweep(
     if dry_run:
         estimate(grid, methods)
         return []
-    what = {"method": spec_of(method, METHODS), "over": over}
+    what = {"method": spec_of(method), "over": over}
     return _carry_out(grid, what, resume, overwrite)
 
 

@@ -9,14 +9,13 @@ from statistics import fmean
 from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from gmixout.bench.folder import CONFIG, DIAGNOSIS, RECORDS, at_work, load_model
+from gmixout.bench.folder import CONFIG, DIAGNOSIS, RECORDS, at_work, load_model, read_config
 from gmixout.bench.job import Job, method_of
 from gmixout.bench.progress import bars
 from gmixout.bench.task import Task
@@ -28,7 +27,7 @@ from gmixout.evaluation.ensemble import Diagnosis, Line, Measures, Members
 from gmixout.evaluation.metrics import predict, score
 from gmixout.evaluation.records import ID_SETS, RecordLog
 from gmixout.files import write_atomically, write_text
-from gmixout.methods import METHODS, Method
+from gmixout.methods import Method
 from gmixout.named import spec_of
 from gmixout.reports.diagnosis import print_diagnosis
 from gmixout.training import TrainingArguments
@@ -159,17 +158,20 @@ def find_run(folder: Path, data_root: Path | None = None) -> KnownRun:
             f"{folder} holds a model of {about['method']}, which was not trained: there is no run "
             "to diagnose"
         )
-    config = yaml.safe_load((place / CONFIG).read_text(encoding="utf-8"))
+    config = read_config(place)
     task = Task.of(config).with_data(root=data_root)
-    arguments = TrainingArguments(
-        lr=record.lr,
-        head_lr=record.head_lr,
-        seed=record.seed,
-        steps=record.steps,
-        batch_size=record.batch_size,
-        num_workers=task.num_workers,
-        **record.training,
-    )
+    try:
+        arguments = TrainingArguments(
+            lr=record.lr,
+            head_lr=record.head_lr,
+            seed=record.seed,
+            steps=record.steps,
+            batch_size=record.batch_size,
+            num_workers=task.num_workers,
+            **record.training,
+        )
+    except TypeError as error:
+        raise StateError(f"the record of {folder} has other settings than this version") from error
     for spec in _specs(config, about):
         method = method_of(spec)
         job = Job(task, method.trained if method else None, arguments)
@@ -181,13 +183,15 @@ def find_run(folder: Path, data_root: Path | None = None) -> KnownRun:
     )
 
 
-def _specs(config: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _specs(config: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[Any]:
     """The methods that may have made a run: a sweep has options, a resumed comparison methods,
     that its config does not list, but the model file does.
     """
-    listed = [config["method"]] if "method" in config else config.get("methods", [])
+    listed = config.get("methods", [config["method"]] if "method" in config else [])
+    listed = listed if isinstance(listed, list) else []
     yield from listed
-    for path in (about["method"], *(spec["class_path"] for spec in listed)):
+    for spec in (about["method"], *listed):
+        path = spec.get("class_path") if isinstance(spec, Mapping) else spec
         yield {"class_path": path, "init_args": about["options"]}
 
 
@@ -316,7 +320,7 @@ def combine(known: KnownRun, members: int, repeats: Sequence[Repeat]) -> Diagnos
         run={
             "benchmark": known.about["benchmark"],
             "run": known.job.run,
-            "method": spec_of(known.job.method, METHODS),
+            "method": spec_of(known.job.method),
             **arguments.identity(),
         },
         seeds=[known.seed(number) for number in range(len(repeats))],

@@ -7,7 +7,7 @@ from accelerate import PartialState
 from packaging.requirements import Requirement
 from rich.console import Console
 
-from gmixout.bench.job import versions
+from gmixout.bench.code_version import versions
 
 
 def doctor() -> None:

@@ -18,7 +18,7 @@ from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.evaluation.selection import id_validation
-from gmixout.methods import DEFAULT_METHOD, METHODS, Method, get_method
+from gmixout.methods import DEFAULT_METHOD, Method, get_method
 from gmixout.named import spec_of
 from gmixout.training import TrainingArguments
 
@@ -72,7 +72,7 @@ def finetune(
     arguments = TrainingArguments(**training)
     task = Task(benchmark, model, head, corruptions, corruption_share, arguments.num_workers)
     loaded = task.load()
-    config = {**task.plain(), "method": spec_of(method, METHODS), **asdict(arguments)}
+    config = {**task.plain(), "method": spec_of(method), **asdict(arguments)}
     job = Job(task, method.trained, arguments)
     job.check()
     if dry_run:

@@ -11,15 +11,21 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.task import Task
+from gmixout.bench.yaml_text import load_yaml
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.records import RecordLog
 from gmixout.files import write_atomically, write_text
+from gmixout.methods import Method
+from gmixout.named import completed, defaults_of, plain
 from gmixout.reports import REPORT_FILES
+from gmixout.training import TrainingArguments
 
 CONFIG, RECORDS, MODEL, CHECKPOINT = (
     "config.yaml",
@@ -33,6 +39,8 @@ DIAGNOSIS = "diagnosis"
 """Folder in a run's own that `gmixout diagnose` writes."""
 _MARK = "# A gmixout run: what was run, with every setting.\n"
 """First line of a run's config.yaml: what tells it from a folder of somebody else."""
+MADE_BY = "made_by"
+"""In `IDENTITY` the version and commit of gmixout that worked on the run last."""
 _ABSENT = "absent"
 _OURS = (CONFIG, IDENTITY, RECORDS, MODEL, CHECKPOINT, *REPORT_FILES)
 
@@ -76,7 +84,10 @@ def run_folder(
             _delete_run(folder)
         write_text(folder / CONFIG, _MARK + yaml.safe_dump(config, sort_keys=False))
         if task is not None:
-            write_text(folder / IDENTITY, json.dumps(task.identity(), indent=1) + "\n")
+            if resume:
+                _tell_of_another_version(folder)
+            about = {**task.identity(), MADE_BY: _this_version()}
+            write_text(folder / IDENTITY, json.dumps(about, indent=1) + "\n")
         yield
 
 
@@ -177,6 +188,15 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, known
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the settings of the run in a folder, as its config.yaml has them.
+
+    Raises:
+        StateError: It cannot be read.
+    """
+    return _read(folder / CONFIG, load_yaml)
+
+
 def _way_to_a_model(path: Path) -> str:
     if runs := sorted(path.glob(f"runs/*/{MODEL}")):
         return f"it holds {len(runs)} runs; choose one, {runs[0].parent} say"
@@ -198,27 +218,55 @@ def _check_same_run(
     file = folder / CONFIG
     if not file.exists():
         raise StateError(f"{folder} holds no run to go on with; leave out --resume to start one")
-    before = _read(file, yaml.safe_load)
+    before = read_config(folder)
     differing: list[str] = []
-    if task is not None and (folder / IDENTITY).exists():  # older folders have none
+    if task is not None:
+        held = _read(folder / IDENTITY, json.loads) if (folder / IDENTITY).exists() else {}
         now = json.loads(json.dumps(task.identity()))
-        differing = _differences(_read(folder / IDENTITY, json.loads), now)
+        if held.get("schema") != now["schema"]:
+            raise StateError(
+                f"{folder} was made by a version of gmixout that tells runs from one another in "
+                f"another way (schema {held.get('schema', 1)}, now {now['schema']}): it can be "
+                "evaluated and reported, and only that version goes on with it. Give another --out"
+            )
+        differing = _differences(held, now, (MADE_BY,))
         may_change = (*may_change, *task.plain())
-    differing += _differences(before, config, may_change)
+    differing += _differences(_completed(before), _completed(config), may_change)
     if differing:
-        newer = before.keys() < config.keys()
         raise StateError(
-            f"{folder} holds another run: {'; '.join(differing)}. "
-            + ("A setting that is absent there is newer than that run. " if newer else "")
-            + "Resume with the same data, model and settings, or give another --out, or start over "
-            "with --overwrite"
+            f"{folder} holds another run: {'; '.join(differing)}. Resume with the same data, model "
+            "and settings, or give another --out, or start over with --overwrite"
+        )
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings: what a file does not have yet is at its default."""
+    values = {**plain(defaults_of(TrainingArguments)), **config}
+    return values | {"method": completed(config.get("method"), Method)}
+
+
+def _this_version() -> dict[str, str | None]:
+    return {"gmixout": versions()["gmixout"], "git": git_commit()}
+
+
+def _tell_of_another_version(folder: Path) -> None:
+    """Says so if a run was begun with other code, which may give other values from here on."""
+    before, now = _read(folder / IDENTITY, json.loads).get(MADE_BY), _this_version()
+    if before != now:
+        old, new = (
+            f"{made.get('gmixout')} at commit {made.get('git') or 'unknown'}"
+            for made in (before if isinstance(before, dict) else {}, now)
+        )
+        Console(stderr=True, highlight=False, markup=False).print(
+            f"note: the run in {folder} was made by gmixout {old}, and goes on with {new}.",
+            soft_wrap=True,
         )
 
 
 def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
         found = parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise StateError(f"{file} cannot be read ({error}); start over with --overwrite") from error
     if not isinstance(found, dict):
         raise StateError(f"{file} does not say what was run; start over with --overwrite")

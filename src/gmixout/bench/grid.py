@@ -22,6 +22,7 @@ from gmixout.bench.job import (
     hash_of,
     id_validation_figure,
     identity_of,
+    identity_of_training,
     make_record,
 )
 from gmixout.bench.progress import RunBar, bars
@@ -33,7 +34,6 @@ from gmixout.errors import ConfigError, GmixoutError, TrainingError
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.files import write_text
 from gmixout.methods import METHODS, Method, get_method
-from gmixout.named import spec_of
 from gmixout.reports import write_report
 from gmixout.training import TrainingArguments, TrainingInterrupted
 from gmixout.weightspace import uniform_soup
@@ -217,9 +217,9 @@ class Grid:
     def _pool_runs(self, method: Method, parts: list[Run], log: RecordLog) -> None:
         """Makes a model of several runs, unless that was done with just these."""
         names = [part.job.run for part in parts]
-        arguments = parts[0].job.arguments.identity()
-        what = {**identity_of(self.benchmark), "method": spec_of(method, METHODS), **arguments}
-        run = hash_of({**what, "lr": None})  # whatever the rates: with more of them it is made anew
+        what = identity_of_training(method, parts[0].job.arguments)
+        what["training"].pop("lr", None)  # whatever the rates: with more of them it is made anew
+        run = hash_of({**identity_of(self.benchmark), **what})
         if any(record.pool == names for record in log.read(run)[-1:]):
             return
         states = [load_model(part.folder)[0] for part in parts]

@@ -2,29 +2,27 @@
 
 import hashlib
 import json
-import platform
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from torch import nn
 
+from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.folder import CHECKPOINT, MODEL, is_trained, load_model, save_model
-from gmixout.bench.task import Task
+from gmixout.bench.task import SCHEMA, Task
 from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
 from gmixout.evaluation.records import Record, RecordLog
-from gmixout.methods import METHODS, Finetuning, Method
+from gmixout.methods import Finetuning, Method
 from gmixout.methods.zero_shot import zero_shot
-from gmixout.named import from_spec, spec_of
+from gmixout.named import NotAllowedError, changed, defaults_of, from_spec, identity, plain
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.batches import Batches
 from gmixout.training.loop import check_settings, train
@@ -53,17 +51,34 @@ _LAST_LOSSES = 30
 """Steps that a finished run's training loss is the mean of."""
 
 
-def method_of(spec: Mapping[str, Any]) -> Method | None:
-    """The method that `spec_of` spelled; None if there is none, or not with these options."""
+def method_of(spec: Any) -> Method | None:
+    """Return the method that a file spells; None if there is none, or not with these options.
+
+    Raises:
+        NotAllowedError: It is of the user's own, and its module is not allowed.
+    """
     try:
-        return cast(Method, from_spec(spec, METHODS))
-    except (ImportError, AttributeError, KeyError, TypeError, ConfigError):
+        return from_spec(spec, Method)  # type: ignore[type-abstract]
+    except NotAllowedError:
+        raise
+    except ConfigError:
         return None
 
 
 def hash_of(what: Mapping[str, Any]) -> str:
-    """Returns 12 hexadecimal digits that stand for plain values."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+    """Return 12 hexadecimal digits that stand for plain values."""
+    text = json.dumps({"schema": SCHEMA, **what}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def identity_of_training(method: Method, arguments: TrainingArguments) -> dict[str, Any]:
+    """Return what tells a training run from others on its benchmark, as plain values.
+
+    What has its default value is left out, so that a run stays itself when options are added.
+    """
+    own = arguments.identity()
+    settings = {name: value for name, value in changed(arguments).items() if name in own}
+    return {"method": identity(method), "training": settings}
 
 
 def identity_of(benchmark: Benchmark) -> dict[str, Any]:
@@ -152,18 +167,9 @@ def make_record(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
         versions=versions(),
-        git=_git_commit(),
+        git=git_commit(),
         **facts,
     )
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions that results depend on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "gmixout": version("gmixout"),
-    }
 
 
 def check_training(benchmark: Benchmark, arguments: TrainingArguments) -> None:
@@ -204,7 +210,7 @@ class Job:
         """Hash of what decides the outcome."""
         what = identity_of(self.benchmark)
         if self.method is not None:
-            what |= {"method": spec_of(self.method, METHODS), **self.arguments.identity()}
+            what |= identity_of_training(self.method, self.arguments)
         return hash_of(what)
 
     @property
@@ -272,10 +278,12 @@ class Job:
         Returns:
             The records of all of them.
         """
-        done = {(record.method, _text(record.options)): record for record in self.known(log)}
+        usual = defaults_of(type(method))  # options may have been added since a record was written
+        own = (record for record in self.known(log) if record.method == method.name)
+        done = {_text(record.options, usual): record for record in own}
         records = []
         for options, variant in method.variants(self.pretrained(), state):
-            record = done.get((method.name, _text(options)))
+            record = done.get(_text(options, usual))
             if record is None:
                 record = self._record(method, options, variant, facts)
                 log.append(record)
@@ -331,22 +339,8 @@ class Job:
         return result.model.state_dict(), settings | facts
 
 
-def _text(options: dict[str, Any]) -> str:
-    return json.dumps(options, sort_keys=True)
-
-
-@cache
-def _git_commit() -> str | None:
-    """The commit of the source tree this file belongs to; None for an installed package."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    try:
-        tracked = subprocess.run(
-            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False
-        )
-        if tracked.returncode != 0:
-            return None
-        commit = [*git, "describe", "--always", "--dirty", "--exclude=*"]
-        return subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def _text(options: dict[str, Any], usual: Mapping[str, Any]) -> str:
+    """The options that are not at their defaults."""
+    there = {name: plain(value) for name, value in usual.items()}
+    unusual = {n: v for n, v in options.items() if n not in there or v != there[n]}
+    return json.dumps(unusual, sort_keys=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from accelerate import PartialState
 
-from gmixout.data import SOURCES, Benchmark, Source, load_benchmark
+from gmixout.data import SOURCES, Benchmark, Source, check_benchmark_name, load_benchmark
 from gmixout.data.common_corruptions import NOTES, corruption_shifts
 from gmixout.data.images import ImageSet
 from gmixout.data.sampling import SPLIT_SEED, stratified
@@ -18,11 +18,15 @@ from gmixout.data.source import Splits
 from gmixout.errors import ConfigError, StateError
 from gmixout.models import Foundation, linear_probe_head, load_foundation
 from gmixout.models.prompts import templates_for
-from gmixout.named import from_spec, spec_of
+from gmixout.named import changed, from_spec, spec_of
 from gmixout.weightspace import fingerprint
 
 Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
 Corruptions: TypeAlias = Literal["none", "common", "extra", "all"]
+
+SCHEMA = 2
+"""Of what tells runs from one another: values at their defaults are left out of it since 2. To be
+raised when the default of a setting changes, or runs before and after would pass for the same."""
 
 IN_MEMORY_BYTES = 2**30
 """Test and training images stay in memory as the model takes them, up to this much in all."""
@@ -65,6 +69,12 @@ class Task:
 
     def __post_init__(self) -> None:
         """Refuses what does not go together, before anything is loaded."""
+        for name, known in (("head", get_args(Head)), ("corruptions", get_args(Corruptions))):
+            value = getattr(self, name)
+            if value not in known and not (name == "head" and value is None):
+                raise ConfigError(f"{name}={value!r:.80} must be one of: {', '.join(known)}")
+        if not isinstance(self.model, str | None):
+            raise ConfigError(f"model={self.model!r:.80} must be the name of a model")
         share = self.corruption_share
         if not 0 < share <= 1:
             raise ConfigError(f"corruption_share={share} is not allowed: it must be in (0, 1]")
@@ -73,6 +83,8 @@ class Task:
         if isinstance(self.benchmark, Source):
             object.__setattr__(self, "benchmark", self._source(self.benchmark))
             return
+        if not isinstance(self.benchmark, str):
+            raise ConfigError(f"benchmark={self.benchmark!r:.80} must name a benchmark")
         if kind := SOURCES.get(self.benchmark):
             raise ConfigError(
                 f"benchmark {self.benchmark} needs a folder: --data-root DIR. "
@@ -115,24 +127,35 @@ class Task:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Task":
-        """The inverse of `plain`; other values are passed over.
+        """The inverse of `plain`, of a file that anybody may have written.
+
+        Args:
+            values: Others than those of `plain` are passed over.
 
         Raises:
-            StateError: There is no such data set (any more), or it has not these options.
+            ConfigError: There is no such data set, it has not these options, or it is of the user's
+                own and its module is not allowed (`gmixout.named.allowing`).
+            StateError: Values are absent or of other types.
         """
-        benchmark = values["benchmark"]
+        benchmark = values.get("benchmark")
         if isinstance(benchmark, Mapping):
-            try:
-                benchmark = from_spec(benchmark, SOURCES)
-            except (ImportError, AttributeError, KeyError, TypeError) as error:
-                raise StateError(f"benchmark {benchmark} is not known: {error}") from error
+            benchmark = from_spec(benchmark, Source)  # type: ignore[type-abstract]
+        elif isinstance(benchmark, str):
+            check_benchmark_name(benchmark)
+        else:
+            raise StateError(f"benchmark {benchmark!r:.80} is not the name of a benchmark")
         others = ("model", "head", "corruptions", "corruption_share", "num_workers")
-        return cls(benchmark, **{name: values[name] for name in others if name in values})
+        try:
+            return cls(benchmark, **{name: values[name] for name in others if name in values})
+        except TypeError as error:
+            raise StateError(
+                f"what is said of benchmark and model is not usable: {error}"
+            ) from error
 
     def plain(self) -> dict[str, Any]:
         """Plain values, as the command line and config files spell them."""
         benchmark = self.benchmark
-        spelled = spec_of(benchmark, SOURCES) if isinstance(benchmark, Source) else benchmark
+        spelled = spec_of(benchmark) if isinstance(benchmark, Source) else benchmark
         return {
             "benchmark": spelled,
             "model": self.model,
@@ -149,7 +172,7 @@ class Task:
         """
         loaded = self.load()
         own = {} if isinstance(self.benchmark, Source) else {"benchmark": self.benchmark}
-        return {"name": loaded.name, **own, **loaded.identity}
+        return {"schema": SCHEMA, "name": loaded.name, **own, **loaded.identity}
 
     def load(self) -> Benchmark:
         """Loads data and model; once, where a process works on few tasks.
@@ -190,9 +213,12 @@ def task_of(about: Mapping[str, Any]) -> Task:
     """The benchmark and model that a model file says it is of.
 
     Raises:
-        StateError: See `Task.of`.
+        ConfigError, StateError: See `Task.of`.
     """
-    return Task.of(about.get("task", about))  # older files have the benchmark's name alone
+    task = about.get("task", about)  # older files have the benchmark's name alone
+    if not isinstance(task, Mapping):
+        raise StateError(f"the model file's task is {task!r:.80}, not a benchmark and a model")
+    return Task.of(task)
 
 
 def home_made(source: Source) -> str:
@@ -233,6 +259,7 @@ def _load(task: Task) -> Benchmark:
         return images.kept()
 
     splits = splits.map(seen)
+    essential = changed(source).keys() - {*source.silent}
     if task.head == "linear_probe":
         found = linear_probe_head(
             found, splits.train, workers=task.num_workers, device=PartialState().device
@@ -252,7 +279,7 @@ def _load(task: Task) -> Benchmark:
         notes=(*splits.notes, *_broken(splits.broken), f"the head to start from is {found.head}"),
         identity={
             "benchmark": source.name,
-            "options": {n: v for n, v in source.options.items() if n not in source.silent},
+            "options": {n: v for n, v in source.options.items() if n in essential},
             "classes": list(splits.classes),
             "images": {name: images.digest() for name, images in splits.sets.items()},
             "transform": repr(found.transform),

@@ -175,17 +175,14 @@ class MaskedWeight(nn.Module):
     def look(self) -> None:
         """`settle`, comparing entry by entry; waits for the device."""
         moved = self._seen is not None and self._seen[3] != self.parameter._version
-        untrained = self._fresh and self.values.process is not None  # and no copy, an average say
-        if self.is_written():
-            if moved and untrained and not self._is_at_start():
-                self._start_anew()
-        elif not moved:
-            self.write_()
-        elif untrained:
-            self._start_anew()
-        else:
-            phi = self._wide(self.structure.gather(self.weight, self.index))
-            self.values.copy_(torch.lerp(self.held, phi, 1 / self.scale))
+        if moved and self._fresh and self.values.process is not None:
+            self._begin_again()
+        elif not self.is_written():
+            if moved:
+                phi = self._wide(self.structure.gather(self.weight, self.index))
+                self.values.copy_(torch.lerp(self.held, phi, 1 / self.scale))
+            else:
+                self.write_()
         self._note()
 
     def check_seen(self) -> None:
@@ -212,26 +209,26 @@ class MaskedWeight(nn.Module):
         values.moved = False
         self._seen = (values, weight, values._version, weight._version)
 
-    def _is_at_start(self) -> bool:
-        start = self.held if self.residual is None else self.held + self._gather_from(self.residual)
-        return torch.equal(start, self.values)
-
-    def _start_anew(self) -> None:
+    def _begin_again(self) -> None:
         """Take up a weight that others changed before training: DDP, which hands on rank 0's."""
-        written = self.is_written()
-        several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if several and (self.config.anchor == "zero" or not written):
+        if self.config.anchor == "pretrained":
+            entries = self._wide(self.structure.gather(self.weight, self.index))
+            if torch.equal(entries, self.values):
+                self.held.copy_(entries)  # no more: their gradients may be there already
+                if self.pretrained is not None:
+                    self.pretrained.copy_(self.weight)
+                return
+        elif self.is_written() and torch.equal(
+            self.held + self._gather_from(self.residual), self.values
+        ):
+            return
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
             raise AttachError(
                 f"The weight of {self.name!r} was handed on by another process, with other masks "
                 "or from another start. Attach with one config and seed on every rank, to models "
                 "with the same weights (call torch.manual_seed before making them)."
             )
-        if written and self.config.anchor == "pretrained":
-            self.held.copy_(self.values)  # no more: their gradients may be there already
-            if self.pretrained is not None:
-                self.pretrained.copy_(self.weight)
-        else:
-            self._start()
+        self._start()
 
     @torch.no_grad()
     def end(self, period: int) -> None:
@@ -411,8 +408,9 @@ class MaskedWeight(nn.Module):
         self._seen = None  # the weight may become another object
         return self
 
-    def _gather_from(self, dense: Tensor) -> Tensor:
+    def _gather_from(self, dense: Tensor | None) -> Tensor:
         """The masked entries of a dense copy, which may live on another device."""
+        assert dense is not None
         return self.structure.gather(dense, self.index.to(dense.device)).to(self.values)
 
     def _store_residual(self) -> None:

@@ -140,7 +140,7 @@ class huggingface(Source):
             if (Path(place) / "dataset_dict.json").is_file():
                 found = datasets.load_from_disk(place)
             else:
-                found = datasets.load_dataset(place)
+                found = datasets.load_dataset(place, trust_remote_code=False)
         # what it raises depends on how the data is stored and where it looked for it
         except Exception as error:
             if isinstance(error, DataError):

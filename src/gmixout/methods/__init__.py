@@ -47,6 +47,8 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
+Method._table = METHODS
+
 DEFAULT_METHOD = masking.gmixout.__name__
 """What a command trains when nobody says."""
 

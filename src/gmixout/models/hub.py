@@ -1,7 +1,11 @@
-"""Why a model could not be loaded, said plainly."""
+"""How libraries load models of others: no code runs, and what fails is said plainly."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, NoReturn
+from unittest.mock import patch
 from urllib.error import URLError
 
 from gmixout.errors import ConfigError, DataError, GmixoutError, needs
@@ -10,6 +14,9 @@ from gmixout.errors import ConfigError, DataError, GmixoutError, needs
 @contextmanager
 def loading(name: str, provide: str) -> Iterator[None]:
     """Turns whatever a library raises while it loads a model into one of our errors.
+
+    Weights are loaded as weights alone, whatever the library asks torch for, and code that a
+    checkpoint brings is not run, whatever the checkpoint's own config asks transformers for.
 
     Args:
         name: The model, as it was asked for.
@@ -20,11 +27,44 @@ def loading(name: str, provide: str) -> Iterator[None]:
         DataError: The hub cannot be reached or wants a login, or the weights do not fit.
     """
     try:
-        yield
+        with _weights_alone(), _no_code_of_checkpoints():
+            yield
     except GmixoutError:
         raise
     except Exception as error:
         raise _explained(error, name, provide) from error
+
+
+_FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+@contextmanager
+def _weights_alone() -> Iterator[None]:
+    """torch unpickles tensors and plain values alone, as if all calls had `weights_only=True`."""
+    with patch.dict(os.environ, {_FORCE: "1"}):
+        os.environ.pop(_FORCE_NOT, None)
+        yield
+
+
+@contextmanager
+def _no_code_of_checkpoints() -> Iterator[None]:
+    """transformers, which libraries call without `trust_remote_code=False`, neither runs nor asks.
+
+    It asks on the terminal unless its time-out is 0.
+    """
+    if "transformers" not in sys.modules:
+        yield
+        return
+    from transformers import dynamic_module_utils as dynamic
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise ValueError("custom code")
+
+    with (
+        patch.object(dynamic, "TIME_OUT_REMOTE_CODE", 0),
+        patch.object(dynamic, "get_class_in_module", refuse),
+    ):
+        yield
 
 
 def _explained(error: Exception, name: str, provide: str) -> GmixoutError:
@@ -55,6 +95,24 @@ def _explained(error: Exception, name: str, provide: str) -> GmixoutError:
         )
     if any_is(hub.EntryNotFoundError):
         return ConfigError(f"{name} is on the hub, but a file of the model is not there: {error}")
+    said = " ".join(map(str, causes))
+    if "custom code" in said or "trust_remote_code" in said:
+        return DataError(
+            f"{name} brings Python code of its own (auto_map in its config), which is not run: "
+            "take a model that transformers has itself"
+        )
+    if "TorchScript" in said:
+        return DataError(
+            f"{name} is a TorchScript archive, which may hold code and is not loaded. If you trust "
+            'it, make plain weights of it: python -c "import torch; torch.save(torch.jit.load('
+            "'FILE', map_location='cpu').state_dict(), 'NEW.pt')\"; or take the model's "
+            "safetensors from the hub"
+        )
+    if "weights_only" in said or "UnpicklingError" in said:
+        return DataError(
+            f"{name} is not loaded: its file holds more than weights, which may be code: take its "
+            f"safetensors, or {provide}"
+        )
     return DataError(f"{name} cannot be loaded: {str(error).strip() or type(error).__name__}")
 
 

@@ -45,11 +45,11 @@ def load(request: Request) -> Foundation:
         "their folder: --model hf:/path/to/folder"
     )
     with loading(request.name, provide):
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.model_type == "timm_wrapper":
             ours = source if request.folder or request.weights else f"hf-hub:{source}"
             raise ConfigError(f"{request.name} is a model of timm: load it as timm:{ours}")
-        transform = Processing(processors.from_pretrained(source))
+        transform = Processing(processors.from_pretrained(source, trust_remote_code=False))
         if config.model_type in DUAL:
             model, head, made = _clip(request, source, config)
         elif type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
@@ -206,7 +206,7 @@ def _clip(request: Request, source: str, config: Any) -> Built:
 
     model, lacking = _from_pretrained(AutoModel, source)
     _refuse_gaps(request, lacking)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     # SigLIP was trained on texts padded to full length, and pools their last position
     padding: Any = "max_length" if config.model_type == "siglip" else True
     length = config.text_config.max_position_embeddings
@@ -277,7 +277,12 @@ def _backbone(request: Request, source: str, size: tuple[int, int]) -> Built:
 def _from_pretrained(auto: Any, source: str, **options: Any) -> tuple[Any, list[str]]:
     """A model in float32, and which of its tensors the checkpoint lacks or has in other shapes."""
     model, report = auto.from_pretrained(
-        source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        source,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        trust_remote_code=False,
+        weights_only=True,
+        **options,
     )
     mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
     return model.float(), sorted({*report["missing_keys"], *mismatched})

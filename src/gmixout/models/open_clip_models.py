@@ -1,9 +1,5 @@
 """Models of open_clip: `open_clip:MODEL/TAG[@FILE]`, `open_clip:MODEL@FILE`, `open_clip:FOLDER`."""
 
-import warnings
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -33,15 +29,16 @@ def load(request: Request) -> Foundation:
         from open_clip.transform import PreprocessCfg, image_transform_v2
     name, tag = _resolve(request)
     provide = (
-        "download its open_clip_model.safetensors (or OpenAI's .pt file) elsewhere and give it: "
+        "download its open_clip_model.safetensors elsewhere and give it: "
         f"--model open_clip:{request.source}@/path/to/open_clip_model.safetensors (or the folder "
         "of its Hugging Face repository, with open_clip_config.json: --model "
         "open_clip:/path/to/folder)"
     )
     with loading(request.name, provide):
         options = _options(request.weights, tag)
-        with _archives_unremarked():
-            model = open_clip.create_model(name, require_pretrained=True, **options).eval()
+        model = open_clip.create_model(
+            name, require_pretrained=True, weights_only=True, **options
+        ).eval()
         tokenizer = open_clip.get_tokenizer(name)
         if hasattr(model.visual, "output_tokens"):
             model.visual.output_tokens = False  # CoCa's tower gives its captions' tokens, too
@@ -130,22 +127,4 @@ def _options(weights: Path | None, tag: dict[str, Any]) -> dict[str, Any]:
         "pretrained": file,
         "force_quick_gelu": bool(tag.get("quick_gelu")),
         "force_preprocess_cfg": tag,
-        # an archive is loaded by torch.jit, which unpickles no code
-        "weights_only": not _is_archive(Path(file)),
     }
-
-
-def _is_archive(file: Path) -> bool:
-    """Whether a file is a TorchScript archive, the form of OpenAI's own CLIP files."""
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-@contextmanager
-def _archives_unremarked() -> Iterator[None]:
-    """torch warns twice of a TorchScript archive, which we have looked at."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.load")
-        yield

@@ -110,7 +110,7 @@ def _from_file(name: str, weights: Path) -> dict[str, Any]:
         raise ConfigError(f"{weights} is a folder: load it by itself, as timm:{weights}")
     config = timm.get_pretrained_cfg(name)
     classifier = _tuple(config.classifier if config else None)
-    state = timm.models.load_state_dict(str(weights))
+    state = timm.models.load_state_dict(str(weights), weights_only=True)
     sizes = [len(state[key]) for layer in classifier if (key := f"{layer}.weight") in state]
     classes = sizes[0] if sizes else 0
     overlay = {"file": str(weights), "num_classes": classes, "custom_load": False}
