@@ -388,12 +388,11 @@ def test_the_masked_rate_makes_up_for_what_the_anchor_gives_back():
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize("decay", [0, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize("rate", [0.5, 0.75])
-def test_a_step_is_at_most_twice_as_long_as_full_finetunings(rate, decay, rescale, structure):
+def test_a_step_is_at_most_twice_as_long_as_full_finetunings(decay, rescale, structure):
     """Of Phi, in the first step of Adam, which moves every trained entry by its rate."""
-    config = GMixout(rate, decay, structure=structure, rescale=rescale, block_size=2)
+    config = GMixout(0.75, decay, structure=structure, rescale=rescale, block_size=2)
     plain = PlainNet().double()
-    model, masked = masked_copy(plain, config)
+    _, masked = masked_copy(plain, config)
     optimizer = masked.bind(torch.optim.Adam(masked.param_groups(lr=1e-3), eps=1e-30))
     for values in masked.parameters():
         values.grad = torch.ones_like(values)
