@@ -42,7 +42,7 @@ def test_the_command_of_the_readme(tmp_path):
     (record,) = RecordLog(tmp_path / "run" / "records.jsonl").read()
     assert (record.method, record.seed, record.steps) == ("gmixout", 3, 4)
     assert record.options["mask_rate"] == 0.75
-    assert record.options["anchor_decay"] == 0.5
+    assert record.options["anchor_decay"] == 0.9
 
 
 @pytest.mark.usefixtures("_no_report")

@@ -20,7 +20,8 @@ from gmixout.models.probe import linear_probe_head
 
 CONFIGS = {
     "default": GMixout(),
-    "slow anchor": GMixout(anchor_decay=0.9),
+    "slower anchor": GMixout(anchor_decay=0.99),
+    "faster anchor": GMixout(anchor_decay=0.5),
     "rescaled": GMixout(anchor_decay=0.9, rescale=True),
     "mixout": gmixout.mixout(),
     "random mask": gmixout.random_mask(),
