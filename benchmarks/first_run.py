@@ -16,6 +16,7 @@ in-domain validation accuracy is the one that a user is told to try. Every maske
 it, as `param_groups(lr)` scales it, with all seeds. A case passes if the mean over seeds of
 GMixout's validation accuracy is not below the start's. Other methods are reported, and so are
 the shifts: nothing is decided on them. A case without its weights or data is skipped, and says why.
+Cases that --out has already are kept, unless they are run again.
 """
 
 import argparse
@@ -244,27 +245,31 @@ def main(words: Sequence[str] | None = None) -> None:
     if args.quick:
         args.cases, args.seeds, args.rates = ["digits"], (0,), RATES[-1:]
     torch.set_num_threads(args.threads)
-    found: dict[str, Any] = {}
-    start = time.perf_counter()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(args.out.read_text())["cases"] if args.out.is_file() else {}
     for name in args.cases:
         print(name, flush=True)
         try:
-            found[name] = examine(CASES[name](args), args)
+            found[name] = judged(CASES[name](args), args)
         except (Skipped, GmixoutError) as error:
-            found[name] = {"skipped": str(error)}
+            found.setdefault(name, {"skipped": str(error)})
             print(f"  skipped: {error}", flush=True)
-        else:
-            verdict = "safe" if found[name]["safe"] else "NOT safe"
-            changes = ", ".join(f"{m} {c:+.1f}" for m, c in found[name]["change"].items())
-            print(f"  {verdict} at lr={found[name]['best_lr']:g}: {changes} points", flush=True)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        record = {
-            **describe_run(torch.device("cpu"), args.threads),
-            "settings": {"rates": args.rates, "seeds": args.seeds, "methods": args.methods},
-            "seconds": round(time.perf_counter() - start),
-            "cases": found,
-        }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        args.out.write_text(json.dumps({"cases": found}, indent=1) + "\n")
+
+
+def judged(case: Case, args: argparse.Namespace) -> dict[str, Any]:
+    """Examine a case, print the verdict, and add what it depends on."""
+    start = time.perf_counter()
+    result = examine(case, args)
+    changes = ", ".join(f"{method} {change:+.1f}" for method, change in result["change"].items())
+    verdict = "safe" if result["safe"] else "NOT safe"
+    print(f"  {verdict} at lr={result['best_lr']:g}: {changes} points", flush=True)
+    return {
+        **describe_run(torch.device("cpu"), args.threads),
+        "settings": {"rates": args.rates, "seeds": args.seeds, "methods": args.methods},
+        "seconds": round(time.perf_counter() - start),
+        **result,
+    }
 
 
 if __name__ == "__main__":

@@ -51,6 +51,14 @@ def test_a_mean_below_the_start_is_not_safe(tmp_path):
     assert not examined(tmp_path, "--seeds", "0")["safe"]
 
 
+@pytest.mark.usefixtures("case")
+def test_cases_measured_before_are_kept(tmp_path):
+    before = {"cases": {"lite0": {"safe": True}}}
+    (tmp_path / "found.json").write_text(json.dumps(before))
+    examined(tmp_path, "--seeds", "0")
+    assert json.loads((tmp_path / "found.json").read_text())["cases"]["lite0"] == {"safe": True}
+
+
 def test_what_is_not_there_is_skipped_and_said(tmp_path, capsys):
     out = tmp_path / "found.json"
     first_run.main(["--cases", "lite0", "vit", "--out", str(out)])
