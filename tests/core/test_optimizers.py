@@ -365,12 +365,30 @@ def test_the_masked_rate_makes_up_for_what_the_anchor_gives_back():
         return masked.param_groups(lr=2.0)[0]["lr"] / 2.0
 
     plain = scale(anchor_decay=0)
-    assert scale(anchor_decay=0.9) == pytest.approx(10 * plain)
+    assert scale(anchor_decay=0.25) == pytest.approx(plain / 0.75)
     assert scale(anchor_decay=0, rescale=True) == pytest.approx(plain / 4)
     assert scale(residual="persist", anchor_decay=0.9) == pytest.approx(plain)
     assert scale(resample_every=None) == pytest.approx(plain)
     _, masked = masked_copy(PlainNet(), GMixout(mask_rate=0, residual="persist"))
     assert masked.param_groups(lr=2.0)[0]["lr"] == 2.0
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("decay", [0, 0.5, 0.9, 0.999])
+def test_a_step_is_at_most_twice_as_long_as_full_finetunings(decay, rescale, structure):
+    """Of Phi, in the first step of Adam, which moves every trained entry by its rate."""
+    config = GMixout(0.75, decay, structure=structure, rescale=rescale, block_size=2)
+    plain = PlainNet().double()
+    _, masked = masked_copy(plain, config)
+    optimizer = masked.bind(torch.optim.Adam(masked.param_groups(lr=1e-3), eps=1e-30))
+    for values in masked.parameters():
+        values.grad = torch.ones_like(values)
+    optimizer.step()
+    for name, weight in masked._weights.items():
+        moved = (weight.weight - plain.get_parameter(name)).norm()
+        full = 1e-3 * weight.weight.numel() ** 0.5
+        assert full * 0.99 < moved < 2.01 * full
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

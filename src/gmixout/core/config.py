@@ -11,6 +11,9 @@ import torch
 from gmixout.core.masks import STRUCTURES
 from gmixout.errors import ConfigError
 
+MOST_MADE_UP = 2.0
+"""Largest factor by which `GMixout.rate_scale` makes up for what a slow anchor gives back."""
+
 
 @dataclass(frozen=True)
 class GMixout:
@@ -25,7 +28,8 @@ class GMixout:
     mask_rate: float = 0.9
     """p, the share of each masked weight that is held at the anchor, in [0, 1)."""
     anchor_decay: float = 0.9
-    """lambda, the moving average's coefficient, once a period, in [0, 1]; 1: a fixed anchor."""
+    """lambda, the share of the old anchor that its moving average keeps at a period's end, in
+    [0, 1]; 1: a fixed anchor. Lower values learn more in few steps: see `rate_scale`."""
     resample_every: int | None = 10
     """k, optimizer steps in a period; None: one mask for the whole run."""
     structure: Literal["element", "row", "column", "block"] = "row"
@@ -129,28 +133,36 @@ class GMixout:
 
     @property
     def rate_scale(self) -> float:
-        """What a learning rate of full finetuning is multiplied by for the masked values.
+        """Return the factor by which `param_groups(lr)` multiplies `lr` for the masked values.
 
-        Adam-like optimizers move every trained value by about the rate in a step, whatever the
-        gradient's scale. Two things are made up for:
+        An Adam-like optimizer moves every trained value by about its rate in a step, however small
+        the gradient. Where gradients are mostly noise (a head that fits the training set), so are
+        the steps, and after each redraw, when moments start anew, all the more. So the length of a
+        step, not the progress of the anchor, sets the factor:
 
-        * Only the share 1-p of the entries moves, so a step has sqrt(1-p) of the Euclidean length
-          of full finetuning's. Factor 1 / sqrt(1-p).
-        * With residual="reset", of a period's c * D only the share 1-lambda enters the anchor.
-          Factor 1 / ((1-lambda) * c); without a period's end (resample_every=None) 1 / c. With
-          residual="persist", W = A + D is kept whole: factor 1.
+        * Only the share 1-p of the entries moves. 1 / sqrt(1-p) gives a step the Euclidean length
+          of full finetuning's.
+        * With residual="reset" only the share 1-lambda of a period's c * D enters the anchor.
+          1 / ((1-lambda) * c) would make up for it; the factor stops at 2 / c. A step of Phi has at
+          most twice the length of full finetuning's, however slow the anchor. (Without a period's
+          end, resample_every=None, the factor is 1 / c; with residual="persist", where W = A + D
+          keeps all, it is 1.)
 
-        With p = 0 and nothing lost this is full finetuning's own rate. The argument is about Adam;
-        for SGD, whose steps grow with the gradient (and so with c twice), choose the rate by hand.
-        On the digits benchmark full finetuning, Mixout and GMixout have their best ID validation
-        accuracy at the same `lr` with it, and Random Mask at ten times that, the highest tried
-        (benchmarks/results/digits-study).
+        With p = 0 and nothing lost this is full finetuning's own rate.
+
+        It promises a safe first run: at full finetuning's best rate GMixout ends, on average
+        over seeds, no lower in domain than it started (`benchmarks/first_run.py`). It does not
+        promise that this rate is GMixout's best. Above lambda = 1/2 a part 2 * (1-lambda) of full
+        finetuning's progress is left, a fifth at 0.9: try two to five times the rate, or a smaller
+        lambda, if it learns too little. It promises nothing for residual="persist" with rescale,
+        where a step of Phi is c times as long (Mixout draws a new mask each step, which averages
+        that out), nor for SGD, whose steps grow with the gradient: choose those rates by hand.
         """
         if self.residual == "persist":
             kept = 1.0
         else:
             survives = 1.0 if self.resample_every is None else 1 - self.anchor_decay
-            kept = survives * self.scale
+            kept = max(survives, 1 / MOST_MADE_UP) * self.scale
         return 1 / (kept * math.sqrt(self.density))
 
 
