@@ -71,6 +71,16 @@ def identity_of(benchmark: Benchmark) -> dict[str, Any]:
     return {"benchmark": benchmark.name, **benchmark.identity}
 
 
+def digests_of(benchmark: Benchmark) -> dict[str, str]:
+    """Returns what tells data and start of a benchmark from others of its name, where known."""
+    identity, found = benchmark.identity, {}
+    if "images" in identity:
+        found["data"] = hash_of({name: identity.get(name) for name in ("images", "classes")})
+    if "pretrained" in identity:
+        found["pretrained"] = str(identity["pretrained"])
+    return found
+
+
 def load_weights(benchmark: Benchmark, state: State) -> nn.Module:
     """Returns the benchmark's model with these weights, on the device.
 
@@ -153,6 +163,7 @@ def make_record(
         threads=torch.get_num_threads(),
         versions=versions(),
         git=_git_commit(),
+        digests=digests_of(benchmark),
         **facts,
     )
 

@@ -68,4 +68,10 @@ def short_title(metric: str) -> str:
 
 def notes_of(records: Iterable[Record]) -> list[str]:
     """What a reader of any of the records has to know, each thing once."""
-    return list(dict.fromkeys(note for record in records for note in record.notes))
+    records = list(records)
+    notes = dict.fromkeys(note for record in records for note in record.notes)
+    starts = {s for record in records if (s := record.digests.get("pretrained")) is not None}
+    if len(starts) > 1:
+        text = f"the runs started from {len(starts)} different sets of pretrained weights"
+        notes[f"{text} ({', '.join(sorted(starts))})"] = None
+    return list(notes)
