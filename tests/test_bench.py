@@ -230,7 +230,6 @@ def test_wrong_folders(tmp_path):
         "cannot be read as a model": lambda: bench.evaluate(file),
         "is a file, not a folder": lambda: bench.finetune(out=file, **full),
         "cannot write": lambda: bench.finetune(out=file / "run", **full),
-        "no run to go on with": lambda: bench.finetune(out=empty, resume=True, **full),
         "no model given": lambda: bench.soup([]),
     }
     for says, call in cases.items():

@@ -1,5 +1,6 @@
 """Run folders on disk: who may write into one, and the model file."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -11,15 +12,21 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
+from typing_extensions import NotRequired, TypedDict
 
+from gmixout.bench.progress import say
 from gmixout.bench.task import Task
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.records import RecordLog
 from gmixout.files import write_atomically, write_text
+from gmixout.plain import bounded, checked, printable, read_json
 from gmixout.reports import REPORT_FILES
+from gmixout.training import checkpoint as checkpoints
+from gmixout.training import refuse_several_processes
+from gmixout.weightspace import fingerprint
 
 CONFIG, RECORDS, MODEL, CHECKPOINT = (
     "config.yaml",
@@ -34,7 +41,23 @@ DIAGNOSIS = "diagnosis"
 _MARK = "# A gmixout run: what was run, with every setting.\n"
 """First line of a run's config.yaml: what tells it from a folder of somebody else."""
 _ABSENT = "absent"
-_OURS = (CONFIG, IDENTITY, RECORDS, MODEL, CHECKPOINT, *REPORT_FILES)
+_PREVIOUS = checkpoints.previous(Path(CHECKPOINT)).name
+_OURS = (CONFIG, IDENTITY, RECORDS, MODEL, _PREVIOUS, CHECKPOINT, *REPORT_FILES)
+_LARGEST_NOTE = 2**24
+"""Bytes of a config.yaml or identity.json."""
+
+
+class _About(TypedDict):
+    """What a model file says of itself."""
+
+    benchmark: str
+    run: str
+    method: str
+    options: dict[str, Any]
+    pretrained: str
+    task: NotRequired[dict[str, Any]]
+    classes: NotRequired[list[str]]
+    digest: NotRequired[str]
 
 
 @contextmanager
@@ -51,19 +74,20 @@ def run_folder(
     Args:
         folder: The output folder.
         config: Plain values by name; go to `config.yaml`.
-        resume: Go on with the run the folder holds.
+        resume: Go on with the run the folder holds; without one, begin it.
         overwrite: Delete the run the folder holds (and no file of anybody else) first.
         may_change: Names in `config` in which a resumed run may differ.
         task: Benchmark and model, whose values in `config` may differ as long as `Task.identity` is
             the same: files may have moved.
 
     Raises:
-        ConfigError: Both `resume` and `overwrite`.
-        StateError: The folder holds a run and neither is given, or files of somebody else; there is
-            nothing to resume; what there is was run with another config, on other data or from
-            other weights; another process is at work in the folder; it cannot be written. Nothing
-            is changed then.
+        ConfigError: Both `resume` and `overwrite`, or this is one of several processes.
+        StateError: The folder holds a run and neither is given, or files of somebody else; what
+            there is was run with another config, on other data or from other weights, or cannot be
+            read; another process is at work in the folder; it cannot be written. Nothing is
+            changed then.
     """
+    refuse_several_processes()
     _check(folder, config, resume, overwrite, may_change, task)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +98,8 @@ def run_folder(
         _check(folder, config, resume, overwrite, may_change, task)
         if overwrite:
             _delete_run(folder)
+        if resume and not (folder / CONFIG).exists():
+            say(f"{folder} holds no run to go on with: this one begins there.")
         write_text(folder / CONFIG, _MARK + yaml.safe_dump(config, sort_keys=False))
         if task is not None:
             write_text(folder / IDENTITY, json.dumps(task.identity(), indent=1) + "\n")
@@ -103,7 +129,9 @@ def _check(
             f"{folder} already holds a run: --resume goes on with it, --overwrite deletes it, "
             "or give another --out"
         )
-    if resume:
+    if odd := [name for name in present if not (folder / name).is_file()]:
+        raise StateError(f"{folder / odd[0]} is not a file: move it away, or give another --out")
+    if resume and present:
         _check_same_run(folder, config, may_change, task)
         RecordLog(folder / RECORDS).read()  # a damaged line is better known before hours of work
 
@@ -131,22 +159,37 @@ def at_work(folder: Path) -> Iterator[None]:
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether a run's folder holds its final model, and nothing was left to do."""
-    return (folder / MODEL).exists() and not (folder / CHECKPOINT).exists()
+    """Returns whether a run's folder holds its final model, intact, and nothing was left to do.
+
+    A model that is damaged is reported on the standard error stream.
+    """
+    if not (folder / MODEL).exists() or checkpoints.is_there(folder / CHECKPOINT):
+        return False
+    try:
+        load_model(folder)
+    except StateError as error:
+        say(f"{error} Its run is trained again.")
+        return False
+    return True
 
 
 def save_model(path: Path, state: Mapping[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes weights as safetensors.
+    """Writes weights as safetensors, with their digest.
 
     Args:
         path: The file.
         state: Tensors by name; tied ones are written once each.
         about: What the model is, as plain values; kept in the file's metadata.
+
+    Raises:
+        StateError: The file cannot be written.
     """
     tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
     }
+    about = bounded(about)
+    about["digest"] = _digest(tensors, about)
     # One metadata entry: safetensors does not keep an order of several, so bytes would differ
     metadata = {"gmixout": json.dumps(about, sort_keys=True)}
     content = save(tensors, metadata)  # its own writer makes files that only the owner can read
@@ -156,8 +199,10 @@ def save_model(path: Path, state: Mapping[str, Tensor], about: dict[str, Any]) -
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a model file, or the one in a run folder; returns the weights and what the model is.
 
+    Files of older versions have no digest; what they hold is taken as it is.
+
     Raises:
-        StateError: There is none, or it is not one that `save_model` wrote.
+        StateError: There is none, it is not one that `save_model` wrote, or it was changed since.
     """
     file = path / MODEL if path.is_dir() else path
     if not file.exists():
@@ -166,15 +211,27 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(file, framework="pt") as opened:
             about = (opened.metadata() or {}).get("gmixout")
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise StateError(f"{file} cannot be read as a model: {error}") from error
+    except Exception as error:  # on a foreign file its reader fails in any way it can
+        text = printable(str(error))[:300]
+        raise StateError(f"{file} cannot be read as a model: {text}.") from error
+    if about is None:
+        raise StateError(f"{file} was not written by gmixout: it does not say what it is.")
     try:
-        known = json.loads(about or "")
-        if not {"benchmark", "run", "method", "options", "pretrained"} <= known.keys():
-            raise ValueError
-    except (ValueError, AttributeError):
-        raise StateError(f"{file} was not written by gmixout: it does not say what it is") from None
+        known = checked(read_json(about), _About)
+    except ValueError as error:
+        raise StateError(
+            f"{file} was not written by gmixout, or changed since: what it says of itself is not "
+            f"of its form ({error})."
+        ) from None
+    if "digest" in known and known["digest"] != _digest(state, known):
+        raise StateError(f"{file} is damaged: its weights are not those that were written.")
     return state, known
+
+
+def _digest(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    """Of the weights and what they are said to be."""
+    said = json.dumps({**about, "digest": None}, sort_keys=True)
+    return hashlib.sha256(f"{fingerprint(state, digits=64)} {said}".encode()).hexdigest()
 
 
 def _way_to_a_model(path: Path) -> str:
@@ -196,13 +253,11 @@ def _check_same_run(
     folder: Path, config: dict[str, Any], may_change: tuple[str, ...], task: Task | None
 ) -> None:
     file = folder / CONFIG
-    if not file.exists():
-        raise StateError(f"{folder} holds no run to go on with; leave out --resume to start one")
     before = _read(file, yaml.safe_load)
     differing: list[str] = []
     if task is not None and (folder / IDENTITY).exists():  # older folders have none
         now = json.loads(json.dumps(task.identity()))
-        differing = _differences(_read(folder / IDENTITY, json.loads), now)
+        differing = _differences(_read(folder / IDENTITY, read_json), now)
         may_change = (*may_change, *task.plain())
     differing += _differences(before, config, may_change)
     if differing:
@@ -217,9 +272,12 @@ def _check_same_run(
 
 def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
-        found = parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise StateError(f"{file} cannot be read ({error}); start over with --overwrite") from error
+        if file.stat().st_size > _LARGEST_NOTE:
+            raise ValueError(f"it has more than {_LARGEST_NOTE} bytes")
+        found = bounded(parse(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        text = printable(str(error))[:300]
+        raise StateError(f"{file} cannot be read ({text}); start over with --overwrite") from error
     if not isinstance(found, dict):
         raise StateError(f"{file} does not say what was run; start over with --overwrite")
     return found

@@ -27,6 +27,7 @@ from gmixout.methods.zero_shot import zero_shot
 from gmixout.named import from_spec, spec_of
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.batches import Batches
+from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_settings, train
 from gmixout.training.losses import class_counts
 from gmixout.weightspace import State
@@ -303,7 +304,7 @@ class Job:
 
     def finish(self, folder: Path) -> None:
         """Notes that everything is recorded: the checkpoint goes."""
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        delete_checkpoint(folder / CHECKPOINT)
 
     def pretrained(self) -> State:
         """The weights that training starts from."""

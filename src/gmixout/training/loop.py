@@ -3,14 +3,14 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
@@ -19,14 +19,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from gmixout.errors import ConfigError, TrainingError
+from gmixout.errors import ConfigError, StateError, TrainingError
 from gmixout.loading import make_loader
 from gmixout.methods.averaged import Averaged
 from gmixout.methods.base import Finetuning
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.augmentation import Augmented, Mixing, mixed_cross_entropy
 from gmixout.training.batches import Batches
-from gmixout.training.checkpoint import load_checkpoint, save_checkpoint
+from gmixout.training.checkpoint import (
+    check_form,
+    check_moments,
+    is_there,
+    load_checkpoint,
+    save_checkpoint,
+    taking_up,
+)
 from gmixout.training.interrupts import interrupt_flag
 from gmixout.training.layer_decay import LayerDecay
 from gmixout.training.losses import adjusted, class_counts
@@ -166,6 +173,30 @@ class _Progress:
     losses: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)  # one mean a stretch
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any], steps: int) -> "_Progress":
+        """What a checkpoint says of a run of so many steps.
+
+        Raises:
+            StateError: It cannot be.
+        """
+        found = cls(**values)
+        numbers = [found.seconds, *found.losses, *found.step_seconds]
+        fits = (
+            isinstance(found.step, int)
+            and 1 <= found.step <= steps
+            and isinstance(found.peak_memory_bytes, int)
+            and len(found.losses) == found.step
+            and 1 <= len(found.step_seconds) <= found.step
+            and all(isinstance(value, float) and math.isfinite(value) for value in numbers)
+        )
+        if not fits:
+            raise StateError(
+                f"the checkpoint says that {found.step!s:.20} of {steps} steps are done, with "
+                f"{len(found.losses)} losses. Start over with --overwrite."
+            )
+        return found
+
 
 class _Trainer:
     """The objects of one run and the steps over them."""
@@ -214,16 +245,28 @@ class _Trainer:
     def keep_state_in(self, checkpoint: Path | None, run: str) -> None:
         """Names the checkpoint file and takes up the state it holds."""
         self.checkpoint, self.run_name = checkpoint, run
-        if checkpoint is None or not checkpoint.exists():
+        if checkpoint is None or not is_there(checkpoint):
             return
         state = load_checkpoint(checkpoint, run)
+        with taking_up():
+            self._take_up(state)
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state; all that can be is checked before anything is changed."""
+        progress = _Progress.of(state["progress"], self.arguments.steps)
+        own = self._state()
+        for name in ("model", "scheduler", "scaler", "rng"):
+            check_form(state[name], own[name], name)
+        saved, groups = state["optimizer"], own["optimizer"]["param_groups"]
+        check_form(saved["param_groups"], groups, "optimizer.param_groups")
+        check_moments(saved["state"], [p.shape for p in self.parameters])
         self.plain_model.load_state_dict(state["model"])
         self.finetuning.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(saved)
         self.scheduler.load_state_dict(state["scheduler"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.progress = _Progress(**state["progress"])
+        self.progress = progress
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.accelerator.device)
@@ -232,8 +275,11 @@ class _Trainer:
         """Writes the checkpoint."""
         if self.checkpoint is None:
             return
+        save_checkpoint(self.checkpoint, self.run_name, self._state())
+
+    def _state(self) -> dict[str, Any]:
         device, scaler = self.accelerator.device, self.accelerator.scaler
-        state = {
+        return {
             "model": self.plain_model.state_dict(),
             "method": self.finetuning.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -243,7 +289,6 @@ class _Trainer:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
-        save_checkpoint(self.checkpoint, self.run_name, state)
 
     def run(
         self,
@@ -369,9 +414,18 @@ def _make_accelerator(mixed_precision: str) -> Accelerator:
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision={mixed_precision}: {error}") from error
-    if accelerator.num_processes > 1:
-        raise ConfigError(
-            f"this is one of {accelerator.num_processes} processes, and a run writes one folder: "
-            "start gmixout in one process, without a launcher. (The library works under DDP.)"
-        )
+    refuse_several_processes()
     return accelerator
+
+
+def refuse_several_processes() -> None:
+    """Refuses to be one of several processes of a launcher.
+
+    Raises:
+        ConfigError: This is one.
+    """
+    if (count := PartialState().num_processes) > 1:
+        raise ConfigError(
+            f"this is one of {count} processes, and a run writes one folder: start gmixout in one "
+            "process, without a launcher. (The library works under DDP.)"
+        )
