@@ -177,7 +177,8 @@ def _carry_out(grid: Grid, what: dict[str, Any], resume: bool, overwrite: bool) 
     with run_folder(grid.out, config, resume, overwrite, may_change, grid.task):
         try:
             grid.carry_out()
-        finally:
+        except Exception:  # not when it is stopped: then it ends as soon as it can
             if RecordLog(grid.out / RECORDS).read():
-                records = present(grid.out)
-        return records
+                present(grid.out)
+            raise
+        return present(grid.out)

@@ -1,5 +1,6 @@
 """Many runs on one benchmark: every method with every learning rate and seed."""
 
+import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,7 @@ from gmixout.methods import METHODS, Method, get_method
 from gmixout.named import spec_of
 from gmixout.reports import write_report
 from gmixout.training import TrainingArguments, TrainingInterrupted
+from gmixout.training.faults import explained
 from gmixout.weightspace import uniform_soup
 
 RUNS = "runs"
@@ -74,6 +76,8 @@ class Run:
         except GmixoutError:
             raise
         except Exception as error:
+            if (known := explained(error)) is not None:
+                raise known from None
             note = write_text(self.folder / "error.txt", traceback.format_exc())
             failure = f"{type(error).__name__}: {error} (traceback: {note})"
         # Not from `error`, which holds the failed run's tensors: the next run needs their memory
@@ -188,9 +192,10 @@ class Grid:
                     if error is not None:
                         failed.append(f"{self.runs[number].job.title}: {error}")
                     live.refresh(f"{finished} of {len(self.runs)} runs")
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 raise TrainingInterrupted(
-                    f"stopped with {finished} of {len(self.runs)} runs finished"
+                    f"stopped with {finished} of {len(self.runs)} runs finished",
+                    getattr(stop, "number", signal.SIGINT),
                 ) from None
         with few_threads(self.benchmark.foundation()):
             self._pool(log)

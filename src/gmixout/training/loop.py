@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -34,7 +34,8 @@ from gmixout.training.checkpoint import (
     save_checkpoint,
     taking_up,
 )
-from gmixout.training.interrupts import interrupt_flag
+from gmixout.training.faults import foreseen
+from gmixout.training.interrupts import StopFlag, Stopped, interrupt_flag
 from gmixout.training.layer_decay import LayerDecay
 from gmixout.training.losses import adjusted, class_counts
 from gmixout.training.memory import PeakMemory
@@ -50,8 +51,8 @@ Observe = Callable[[int, Finetuning, float], None]
 """Gets the number of steps done, the run, and its mean loss since the observation before."""
 
 
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C came during training; the message says where the run stands."""
+class TrainingInterrupted(Stopped):
+    """A signal came during training; the message says where the run stands."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,12 @@ def train(
     Raises:
         ConfigError: The settings do not fit the machine or the data.
         StateError: The checkpoint cannot be used.
-        TrainingError: The loss is not finite.
-        TrainingInterrupted: After Ctrl-C, when the checkpoint is written.
+        TrainingError: The loss is not finite, or what the machine has does not suffice.
+        TrainingInterrupted: After Ctrl-C, SIGTERM or SIGHUP, when the checkpoint is written.
     """
     accelerator = _make_accelerator(arguments.mixed_precision)
     device = accelerator.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with foreseen(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         _load_libraries(device)
         torch.manual_seed(arguments.seed)  # dropout; ends with the fork
         _train_mode(model.to(device), arguments.freeze_batch_norm)
@@ -298,13 +299,13 @@ class _Trainer:
     ) -> None:
         """Trains up to the last step."""
         settings, progress = self.arguments, self.progress
-        with interrupt_flag() as interrupted:
+        with interrupt_flag() as stop:
             self._since = time.perf_counter()
-            for images, labels in self._loader():
+            for images, labels in self._batches(stop):
                 self._step(images, labels)
                 done = progress.step == settings.steps
-                stop = interrupted.is_set()
-                save = done or stop or progress.step % settings.checkpoint_every_steps == 0
+                stopping = stop.is_set()
+                save = done or stopping or progress.step % settings.checkpoint_every_steps == 0
                 log = save or progress.step % settings.log_every_steps == 0
                 look_on = observe is not None and progress.step in observe_at
                 if log or look_on:
@@ -314,13 +315,27 @@ class _Trainer:
                 if observe is not None and look_on:
                     self._observe(observe, observe_at)
                 if save:
-                    self.save()
+                    with stop.shielded():
+                        self.save()
                 if save or look_on:
                     self._since = time.perf_counter()
-                if stop and not done:
-                    raise TrainingInterrupted(
-                        f"stopped after step {progress.step} of {settings.steps}"
-                    )
+                if stopping:
+                    break
+            if stop.number is not None:
+                raise TrainingInterrupted(
+                    f"stopped after step {progress.step} of {settings.steps}", stop.number
+                )
+
+    def _batches(self, stop: StopFlag) -> Iterator[Any]:
+        """The batches that are left; a signal may end the processes that load them, too."""
+        try:
+            yield from self._loader()
+        except RuntimeError:
+            if not stop.is_set() or not self._losses:
+                raise
+            self._look()
+            with stop.shielded():
+                self.save()
 
     def _observe(self, observe: Observe, observe_at: Collection[int]) -> None:
         step = self.progress.step
