@@ -91,4 +91,6 @@ def finetune(
             if options == chosen.options:
                 save_model(out / MODEL, state, about_model(chosen) | task.about())
         job.finish(out)
+        if chosen.below_start:
+            say(f"{job.title} {chosen.below_start}")
         return present(out)

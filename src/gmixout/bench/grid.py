@@ -25,7 +25,7 @@ from gmixout.bench.job import (
     identity_of,
     make_record,
 )
-from gmixout.bench.progress import RunBar, bars
+from gmixout.bench.progress import RunBar, bars, say
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads, is_small
 from gmixout.bench.workers import carry_out, workers_for
@@ -199,11 +199,20 @@ class Grid:
                 ) from None
         with few_threads(self.benchmark.foundation()):
             self._pool(log)
+        self._tell_below_start(log)
         if failed:
             raise TrainingError(
                 f"{len(failed)} of {len(self.runs)} runs failed, the others are recorded in "
                 f"{self.out}: " + "; ".join(failed)
             )
+
+    def _tell_below_start(self, log: RecordLog) -> None:
+        """Names the runs that made the model worse than it began, once each."""
+        by_run = {record.run: record for record in log.read() if record.final}
+        worse = {run: record.below_start for run, record in by_run.items() if record.below_start}
+        for run in self.runs:
+            if note := worse.get(run.job.run):
+                say(f"{run.job.title} {note}")
 
     def _pool(self, log: RecordLog) -> None:
         """Makes, evaluates and records the models that methods make of all runs of a seed."""

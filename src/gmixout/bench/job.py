@@ -285,14 +285,26 @@ class Job:
             The records of all of them.
         """
         done = {(record.method, _text(record.options)): record for record in self.known(log)}
-        records = []
+        records, start = [], None
         for options, variant in method.variants(self.pretrained(), state):
             record = done.get((method.name, _text(options)))
             if record is None:
                 record = self._record(method, options, variant, facts)
+                if self.method is not None:
+                    start = self._start(log) if start is None else start
+                    record = record.against_start(start)
                 log.append(record)
             records.append(record)
         return records
+
+    def _start(self, log: RecordLog) -> float:
+        """ID validation of the pretrained model: recorded already, or measured."""
+        name = zero_shot().name
+        for record in log.read():
+            if (record.method, record.benchmark) == (name, self.benchmark.name):
+                return record.id_val
+        workers = self.arguments.num_workers
+        return id_validation_figure(self.benchmark, self.pretrained(), workers)
 
     def _record(
         self, method: Method, options: dict[str, Any], state: State, facts: dict[str, Any]

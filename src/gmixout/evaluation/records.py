@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import cache
 from io import FileIO
@@ -31,6 +31,9 @@ Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 Amount: TypeAlias = Annotated[float, Interval(ge=0, le=1e100)]
 Count: TypeAlias = Annotated[int, Ge(0)]
 Name: TypeAlias = Annotated[str, MaxLen(4000)]
+
+
+_BELOW = "ended at"
 
 
 def _now() -> str:
@@ -213,6 +216,30 @@ class Record:
         options = json.dumps(self.options, sort_keys=True)
         step = None if self.final else self.step
         return self.benchmark, self.run, self.method, options, self.seed, step
+
+    @property
+    def below_start(self) -> str:
+        """The note that `against_start` left; empty without one."""
+        return next((note for note in self.notes if note.startswith(_BELOW)), "")
+
+    def against_start(self, start: float) -> "Record":
+        """The record, with a note where the model is clearly worse than the one it was made of.
+
+        Clearly: by more than two standard errors of the difference of two shares of `id_val`.
+
+        Args:
+            start: `id_val` of the pretrained model.
+        """
+        end = self.id_val
+        variance = (start * (1 - start) + end * (1 - end)) / max(1, self.examples["id_val"])
+        if start - end <= 2 * variance**0.5:
+            return self
+        what = "" if self.metric == "accuracy" else f" ({self.metric})"
+        note = (
+            f"{_BELOW} {100 * end:.1f}%{what} on ID validation, below its start of "
+            f"{100 * start:.1f}%: lower --lr"
+        )
+        return replace(self, notes=[*self.notes, note])
 
     def to_json(self) -> str:
         """The record as one line, without its line break."""

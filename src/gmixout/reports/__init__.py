@@ -1,5 +1,6 @@
 """Records become tables, figures and a page. Nothing here trains, evaluates or decides."""
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from gmixout.errors import StateError
 from gmixout.evaluation.across import by_benchmark
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.files import write_text
+from gmixout.plain import printable
 from gmixout.reports.rows import rows_of
 from gmixout.reports.sweeps import sweeps_of
 from gmixout.reports.texts import across_as_markdown, as_csv, as_latex, as_markdown
@@ -134,16 +136,35 @@ def _holds(folder: Path, benchmark: str) -> bool:
     return any(record.benchmark == benchmark for record in records)
 
 
+_LONGEST_NAME = 150
+"""Of a folder; file systems allow 255 bytes."""
+
+
 def _folder_name(benchmark: str) -> str:
     """A folder's name that no other benchmark has, and that leads nowhere else."""
-    return quote(benchmark, safe=" ()=,").replace(".", "%2E") or "%"
+    name = quote(benchmark, safe=" ()=,").replace(".", "%2E") or "%"
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]} {hashlib.sha256(benchmark.encode()).hexdigest()[:12]}"
+    return name
+
+
+_LONGEST_CONFIG = 2**20
+"""Bytes of a config.yaml that a page shows."""
 
 
 def _config_of(folder: Path) -> str:
     path = folder / "config.yaml"
-    if not path.exists():
+    if not path.is_file():
         return "(this folder has no config.yaml; the records hold what was run)"
-    text = path.read_text(encoding="utf-8")
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST_CONFIG + 1)
+        text = content.decode("utf-8") if len(content) <= _LONGEST_CONFIG else None
+    except (OSError, UnicodeDecodeError):
+        text = None
+    if text is None:
+        return "(config.yaml of this folder cannot be read; the records hold what was run)"
+    text = "\n".join(map(printable, text.splitlines()))
     # pages go to other people: of absolute paths, the last part
     return re.sub(r"(?<![\w./~])(~?/)(?:[^/\s'\"]+/)+(?=[^/\s'\"])", "", text)
 
