@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from gmixout.errors import needs
 
@@ -50,39 +50,57 @@ def bounded(value: object) -> Any:
         ValueError: It holds another kind of value, a number without bounds, or too much of it.
     """
     left = MOST_VALUES
-    place: list[object] = []
 
-    def refuse(reason: str) -> NoReturn:
-        raise ValueError(f"{_place(place)}{reason}")
-
-    def inside(key: object, value: object) -> Any:
-        place.append(key)
-        found = visit(value)
-        place.pop()
-        return found
-
-    def visit(value: object) -> Any:
+    def visit(value: object, levels: int) -> Any:
         nonlocal left
         left -= 1
-        if left < 0 or len(place) > MOST_LEVELS:
-            refuse(f"more than {MOST_VALUES} values, or {MOST_LEVELS} levels of them")
-        if isinstance(value, str):
-            if len(value) > MOST_CHARACTERS:
-                refuse(f"a text of {len(value)} characters; allowed are {MOST_CHARACTERS}")
-            return printable(value)
-        if isinstance(value, list | tuple):
-            return [inside(number, each) for number, each in enumerate(value)]
-        if isinstance(value, dict):
-            return {visit(key): inside(key, each) for key, each in value.items()}
-        if isinstance(value, int) and abs(value) >= LARGEST_INTEGER:
-            refuse("a number of 64 bits or more")
-        if isinstance(value, float) and not math.isfinite(value):
-            refuse(f"{value}, which is not a finite number")
-        if value is not None and not isinstance(value, int | float):
-            refuse(f"a {type(value).__name__}, which is not a plain value")
-        return value
+        if left < 0 or levels < 0:
+            raise _Refused(f"more than {MOST_VALUES} values, or {MOST_LEVELS} levels of them")
+        key: object = None
+        try:
+            if isinstance(value, dict):
+                kept = {}
+                for key, each in value.items():
+                    kept[visit(key, 0)] = visit(each, levels - 1)
+                return kept
+            if isinstance(value, list | tuple):
+                items = []
+                for key in range(len(value)):
+                    items.append(visit(value[key], levels - 1))
+                return items
+        except _Refused as refused:
+            refused.place.insert(0, key)
+            raise
+        return _scalar(value)
 
-    return visit(value)
+    try:
+        return visit(value, MOST_LEVELS)
+    except _Refused as refused:
+        raise ValueError(f"{_place(refused.place)}{refused}") from None
+
+
+class _Refused(Exception):
+    """A value is not allowed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.place: list[object] = []
+
+
+def _scalar(value: object) -> Any:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _Refused(f"{value}, which is not a finite number")
+    elif isinstance(value, str):
+        if len(value) > MOST_CHARACTERS:
+            raise _Refused(f"a text of {len(value)} characters; allowed are {MOST_CHARACTERS}")
+        return printable(value)
+    elif isinstance(value, int):
+        if abs(value) >= LARGEST_INTEGER:
+            raise _Refused("a number of 64 bits or more")
+    elif value is not None:
+        raise _Refused(f"a {type(value).__name__}, which is not a plain value")
+    return value
 
 
 def _place(keys: Iterable[object]) -> str:
@@ -92,14 +110,14 @@ def _place(keys: Iterable[object]) -> str:
 
 
 def read_json(text: str | bytes) -> Any:
-    """Returns the `bounded` values that a JSON text holds.
+    """Returns the values that a JSON text holds, 200 levels of them at most; see `bounded`.
 
     Raises:
-        ValueError: It is not JSON (of RFC 8259, so without NaN), or see `bounded`.
+        ValueError: It is not JSON (of RFC 8259, so without NaN).
     """
     with needs("pydantic", "train", "reading files of runs"):
         from pydantic_core import from_json
-    return bounded(from_json(text, allow_inf_nan=False))
+    return from_json(text, allow_inf_nan=False)
 
 
 def checked(values: object, kind: type) -> Any:

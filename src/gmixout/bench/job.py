@@ -335,6 +335,8 @@ class Job:
         }
 
         def evaluate_on_the_way(step: int, finetuning: Finetuning, loss: float) -> None:
+            if any(record.step == step for record in log.read(self.run)):
+                return  # before the process ended that had no checkpoint of this step yet
             facts = {**UNTRAINED, **settings, "step": step, "train_loss": loss}
             state = finetuning.snapshot()
             log.append(self._record(method, method.options, state, facts))

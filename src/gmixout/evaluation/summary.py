@@ -1,6 +1,7 @@
 """Records over seeds: one cell for each setting of a method, with its mean and its spread."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -239,8 +240,8 @@ def _numbers(record: Record) -> dict[str, Any]:
 
 
 def _refuse_repeated_seeds(cell: Cell) -> None:
-    seeds = [record.seed for record in cell.records]
-    repeated = {seed for seed in seeds if seeds.count(seed) > 1}
+    seeds = Counter(record.seed for record in cell.records)
+    repeated = {seed for seed, count in seeds.items() if count > 1}
     if repeated:
         runs = sorted({record.run for record in cell.records if record.seed in repeated})
         raise StateError(

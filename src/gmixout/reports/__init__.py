@@ -61,9 +61,7 @@ def write_report(
             "folder that the report goes to"
         )
     out = paths[0] if out is None else Path(out)
-    if running is None:
-        _refuse_the_unfinished(paths)
-    records = _merged(paths)
+    records = _merged(paths, unfinished=running is not None)
     if not any(record.final for record in records):
         return []
     groups = by_benchmark(records)
@@ -111,22 +109,22 @@ def _write_one(
     ]
 
 
-def _refuse_the_unfinished(folders: Sequence[Path]) -> None:
+def _merged(folders: Sequence[Path], unfinished: bool = True) -> list[Record]:
+    """The records of all folders, each once.
+
+    Raises:
+        StateError: A folder has no finished model (though it may be `unfinished`), or no records.
+    """
+    merged: dict[str, Record] = {}
     for folder in folders:
-        for path in (folder, folder / "records.jsonl"):
-            if not path.exists():
-                raise StateError(_not_a_run(folder, f"{path} does not exist"))
-        if not any(record.final for record in RecordLog(folder / "records.jsonl").read()):
-            raise StateError(_not_a_run(folder, "its records.jsonl holds no finished model yet"))
-
-
-def _merged(folders: Sequence[Path]) -> list[Record]:
-    """The records of all folders, each once."""
-    merged = {
-        record.to_json(): record
-        for folder in folders
-        for record in RecordLog(folder / "records.jsonl").read()
-    }
+        log = folder / "records.jsonl"
+        records = RecordLog(log).read()
+        if not unfinished and not any(record.final for record in records):
+            missing = [path for path in (folder, log) if not path.exists()]
+            reason = "its records.jsonl holds no finished model yet"
+            reason = f"{missing[0]} does not exist" if missing else reason
+            raise StateError(_not_a_run(folder, reason))
+        merged |= {record.to_json(): record for record in records}
     return list(merged.values())
 
 
@@ -164,7 +162,7 @@ def _config_of(folder: Path) -> str:
         text = None
     if text is None:
         return "(config.yaml of this folder cannot be read; the records hold what was run)"
-    text = "\n".join(map(printable, text.splitlines()))
+    text = printable(text, keep="\n\r\t")
     # pages go to other people: of absolute paths, the last part
     return re.sub(r"(?<![\w./~])(~?/)(?:[^/\s'\"]+/)+(?=[^/\s'\"])", "", text)
 
