@@ -167,9 +167,17 @@ def _follow(parent: int, stop: Event) -> None:
         if told:
             time.sleep(0.5)
         elif stop.wait(0.5):
-            signal.raise_signal(WORKER_STOP)  # handled by the main thread, as every signal is
+            _wake(WORKER_STOP)
             told = True
     os._exit(1)
+
+
+def _wake(number: int) -> None:
+    """Sends a signal to the main thread, so that it is heard in the middle of waiting, too."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        signal.raise_signal(number)
 
 
 def _stop_work(number: int, frame: FrameType | None) -> None:
