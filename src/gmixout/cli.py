@@ -99,11 +99,13 @@ _LINES = "\n\t"
 
 def _error_of_ours(error: BaseException | None) -> BaseException | None:
     """The error that a user can do something about, which the parser may have wrapped."""
-    while error is not None and not isinstance(error, (GmixoutError, OSError)):
+    while error is not None:
         if (known := explained(error)) is not None:
             return known
+        if isinstance(error, (GmixoutError, OSError)):
+            return error
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def as_options(words: Sequence[str]) -> list[str]:

@@ -1,4 +1,5 @@
 import math
+import re
 import signal
 import time
 from functools import partial
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from toy_benchmark import Toy, foundation, toy
 
-from gmixout.errors import ConfigError, StateError, TrainingError
+from gmixout.errors import ConfigError, DataError, StateError, TrainingError
 from gmixout.methods import METHODS, get_method
 from gmixout.training import TrainingArguments, TrainingInterrupted, TrainingResult, loop, train
 from gmixout.training.batches import Batches
@@ -306,6 +307,20 @@ def test_what_the_machine_lacks_is_explained(error, advice, monkeypatch):
     monkeypatch.setattr(loop._Trainer, "_step", fail)
     with pytest.raises(TrainingError, match=advice):
         run()
+
+
+class Unreadable(Toy):
+    def __getitem__(self, index):
+        raise DataError(f"image {index}.png cannot be read: it is truncated")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named_by_itself_whoever_loads_it(workers):
+    arguments = TrainingArguments(steps=2, batch_size=7, num_workers=workers)
+    start = partial(get_method("full").start, seed=0)
+    with pytest.raises(DataError) as error:
+        train(foundation(), start, Unreadable(24, 0.3, seed=1), arguments)
+    assert re.fullmatch(r"image \d+\.png cannot be read: it is truncated", str(error.value))
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path):

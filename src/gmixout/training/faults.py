@@ -27,11 +27,18 @@ _FAULTS: dict[str, tuple[type[GmixoutError], str]] = {
     ),
 }
 """By what the error's type and text say."""
+_HANDED_ON = "in DataLoader worker process"
 
 
 def explained(error: BaseException) -> GmixoutError | None:
-    """Returns an error that says what to do about another; None where that is not known."""
-    if isinstance(error, GmixoutError) or not isinstance(error, Exception):
+    """Returns an error that says what to do about another; None where that is not known.
+
+    Of an error of ours that a loading process handed on, with its traceback as text, the text.
+    """
+    if isinstance(error, GmixoutError):
+        _, mark, own = str(error).rpartition(f"{type(error).__qualname__}: ")
+        return type(error)(own.strip()) if mark and _HANDED_ON in str(error) else None
+    if not isinstance(error, Exception):
         return None
     text = f"{type(error).__name__}: {error}"
     for pattern, (kind, advice) in _FAULTS.items():
