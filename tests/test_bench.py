@@ -349,8 +349,12 @@ def test_damaged_notes_of_a_run_are_named_and_kept(name, text, finished):
     assert file.read_text() == mark + text
 
 
-def test_one_of_several_processes_leaves_no_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.PartialState(), "num_processes", 2)
+@pytest.mark.parametrize("launcher", ["accelerate", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_one_of_several_processes_leaves_no_folder(launcher, tmp_path, monkeypatch):
+    if launcher == "accelerate":
+        monkeypatch.setattr(loop.PartialState(), "num_processes", 2)
+    else:
+        monkeypatch.setenv(launcher, "2")
     for train in (bench.finetune, bench.compare):
         with pytest.raises(ConfigError, match="one of 2 processes"):
             train(out=tmp_path / "run", **QUICK)

@@ -1,6 +1,7 @@
 """The one training loop. It knows the protocol `Finetuning` and no method."""
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -439,7 +440,10 @@ def refuse_several_processes() -> None:
     Raises:
         ConfigError: This is one.
     """
-    if (count := PartialState().num_processes) > 1:
+    # accelerate does not ask the launchers' variables where there is no GPU
+    said = [os.environ.get(name, "") for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE")]
+    counts = [int(each) for each in said if each.isdecimal()]
+    if (count := max([PartialState().num_processes, *counts])) > 1:
         raise ConfigError(
             f"this is one of {count} processes, and a run writes one folder: start gmixout in one "
             "process, without a launcher. (The library works under DDP.)"
