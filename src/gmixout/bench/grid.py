@@ -76,10 +76,9 @@ class Run:
         except GmixoutError:
             raise
         except Exception as error:
-            if (known := explained(error)) is not None:
-                raise known from None
             note = write_text(self.folder / "error.txt", traceback.format_exc())
-            failure = f"{type(error).__name__}: {error} (traceback: {note})"
+            text = explained(error) or f"{type(error).__name__}: {error}"
+            failure = f"{text} (traceback: {note})"
         # Not from `error`, which holds the failed run's tensors: the next run needs their memory
         raise TrainingError(failure)
 
