@@ -256,10 +256,9 @@ def _check_same_run(
     before = _read(file, yaml.safe_load)
     differing: list[str] = []
     if task is not None and (folder / IDENTITY).exists():  # older folders have none
-        now = json.loads(json.dumps(task.identity()))
-        differing = _differences(_read(folder / IDENTITY, read_json), now)
+        differing = _differences(_read(folder / IDENTITY, read_json), bounded(task.identity()))
         may_change = (*may_change, *task.plain())
-    differing += _differences(before, config, may_change)
+    differing += _differences(before, bounded(config), may_change)
     if differing:
         newer = before.keys() < config.keys()
         raise StateError(
