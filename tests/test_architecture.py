@@ -22,6 +22,7 @@ FLOORS = [
     {"core", "weightspace"},
     {"kernels"},
     {"files", "named", "loading", "settings"},
+    {"plain"},
     {"errors"},
 ]
 """The house from the top down: a room imports those on lower floors alone, and itself.

@@ -1,5 +1,7 @@
 import json
+import math
 import os
+import random
 import subprocess
 import sys
 import weakref
@@ -8,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from toy_benchmark import foundation, install, toy
 
 from gmixout import bench
 from gmixout.bench import job as job_module
-from gmixout.bench.folder import at_work
+from gmixout.bench.folder import at_work, load_model
 from gmixout.errors import ConfigError, GmixoutError, StateError, TrainingError
 from gmixout.evaluation import metrics
 from gmixout.evaluation.records import RecordLog
@@ -230,7 +232,6 @@ def test_wrong_folders(tmp_path):
         "cannot be read as a model": lambda: bench.evaluate(file),
         "is a file, not a folder": lambda: bench.finetune(out=file, **full),
         "cannot write": lambda: bench.finetune(out=file / "run", **full),
-        "no run to go on with": lambda: bench.finetune(out=empty, resume=True, **full),
         "no model given": lambda: bench.soup([]),
     }
     for says, call in cases.items():
@@ -238,6 +239,152 @@ def test_wrong_folders(tmp_path):
             call()
     assert not any(empty.iterdir())
     assert file.read_text() == "a file"
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_resume_begins_where_nothing_is_yet(tmp_path, capsys):
+    full = {**QUICK, "method": get_method("full")}
+    bench.finetune(out=tmp_path / "new", resume=True, **full)
+    one = {**ALONE, "methods": [get_method("full")], "lrs": (1e-3,)}
+    bench.compare(out=tmp_path / "grid", resume=True, **one)
+    assert capsys.readouterr().err.count("this one begins there") == 2
+    bench.finetune(out=tmp_path / "whole", **full)
+    models = [tmp_path / name / "model.safetensors" for name in ("new", "whole")]
+    assert models[0].read_bytes() == models[1].read_bytes()
+
+
+@pytest.fixture
+def finished(tmp_path):
+    bench.finetune(out=tmp_path / "run", method=get_method("full"), **QUICK)
+    return tmp_path / "run" / "model.safetensors"
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_every_flipped_bit_of_a_model_is_noticed(finished):
+    content, generator = finished.read_bytes(), random.Random(0)
+    for _ in range(150):
+        damaged = bytearray(content)
+        damaged[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+        finished.write_bytes(damaged)
+        with pytest.raises(StateError, match=r"model\.safetensors"):
+            load_model(finished)
+
+
+ABOUT = {
+    "nothing": lambda a: a.clear(),
+    "no method": lambda a: a.pop("method"),
+    "a number": lambda a: a.update(method=1),
+    "a list": lambda a: a.update(options=[1]),
+    "nan": lambda a: a.update(options={"a": math.nan}),
+    "a huge number": lambda a: a.update(options={"a": 10**400}),
+    "classes": lambda a: a.update(classes="abcd"),
+    "a class": lambda a: a.update(classes=["a", None]),
+    "task": lambda a: a.update(task="toy"),
+    "more": lambda a: a.update(more=1),
+    "digest": lambda a: a.update(digest=None),
+}
+TEXTS = ["", "{", "null", "[]", '"x"', "3", "[" * 10_000, '{"benchmark": ' * 5000, "{}" * 2]
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize("what", [*ABOUT, *TEXTS], ids=lambda what: what[:14])
+def test_a_model_that_says_odd_things_of_itself_is_refused(what, finished):
+    state, about = load_model(finished)
+    if what in ABOUT:
+        ABOUT[what](about)
+    text = json.dumps(about) if what in ABOUT else what
+    finished.write_bytes(save(state, {"gmixout": text}))
+    with pytest.raises(StateError, match=r"model\.safetensors was not written by gmixout"):
+        load_model(finished)
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_models_of_older_versions_have_no_digest(finished):
+    state, about = load_model(finished)
+    del about["digest"]
+    finished.write_bytes(save(state, {"gmixout": json.dumps(about)}))
+    assert load_model(finished)[1] == about
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize("content", [b"", b"half", None])
+def test_a_finished_run_whose_model_is_damaged_is_trained_again(content, finished, capsys):
+    whole = finished.read_bytes()
+    finished.write_bytes(whole[: len(whole) // 2] if content == b"half" else content or b"")
+    if content is None:
+        finished.unlink()
+        finished.mkdir()
+        with pytest.raises(StateError, match=r"model\.safetensors is not a file"):
+            bench.finetune(out=finished.parent, resume=True, method=get_method("full"), **QUICK)
+        return
+    capsys.readouterr()
+    bench.finetune(out=finished.parent, resume=True, method=get_method("full"), **QUICK)
+    assert "trained again" in capsys.readouterr().err
+    assert finished.read_bytes() == whole
+    assert len(records(finished.parent)) == 1
+
+
+NOTES = [
+    "",
+    "[]",
+    "x: [",
+    "\x00",
+    "a: &a [*a]",
+    "[" * 3000,
+    "a: 1e999",
+    "2024-01-01: x",
+    "a: !!set",
+]
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize("name", ["config.yaml", "identity.json"])
+@pytest.mark.parametrize("text", NOTES, ids=lambda text: text[:12] or "empty")
+def test_damaged_notes_of_a_run_are_named_and_kept(name, text, finished):
+    file = finished.parent / name
+    mark = "# A gmixout run: what was run, with every setting.\n" if name == "config.yaml" else ""
+    file.write_text(mark + text)
+    with pytest.raises(StateError, match=rf"{name}|another run|hold"):
+        bench.finetune(out=finished.parent, resume=True, method=get_method("full"), **QUICK)
+    assert file.read_text() == mark + text
+
+
+@pytest.mark.parametrize("launcher", ["accelerate", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_one_of_several_processes_leaves_no_folder(launcher, tmp_path, monkeypatch):
+    if launcher == "accelerate":
+        monkeypatch.setattr(loop.PartialState(), "num_processes", 2)
+    else:
+        monkeypatch.setenv(launcher, "2")
+    for train in (bench.finetune, bench.compare):
+        with pytest.raises(ConfigError, match="one of 2 processes"):
+            train(out=tmp_path / "run", **QUICK)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_run_that_ends_below_its_start_says_so(tmp_path, monkeypatch, capsys):
+    good, gentle = tmp_path / "good", {**ALONE, "methods": [get_method("full")], "steps": 200}
+    bench.compare(out=good, lrs=(1e-2,), head_lr=None, **{**gentle, "steps": 200})
+    start, _ = load_model(next(good.glob("runs/*")))
+
+    def trained():
+        model = foundation()
+        model.load_state_dict(start)
+        return model
+
+    install(monkeypatch, lambda: toy(foundation=trained))
+    capsys.readouterr()
+    wild = {**QUICK, "lr": 30.0, "head_lr": 30.0}
+    bench.finetune(out=tmp_path / "wild", method=get_method("full"), **wild)
+    (record,) = records(tmp_path / "wild")
+    assert record.below_start in record.notes
+    assert "below its start of" in record.below_start
+    assert f"full lr=30 seed=0 {record.below_start}" in capsys.readouterr().err
+    options = {**ALONE, "head_lr": 30.0, "methods": [get_method(n) for n in ("zero_shot", "full")]}
+    bench.compare(out=tmp_path / "both", lrs=(30.0, 0.0), **options | {"head_lr": None})
+    said = capsys.readouterr().err
+    assert said.count("below its start of") == 1
+    assert [r.lr for r in records(tmp_path / "both") if r.below_start] == [30.0]
 
 
 @pytest.mark.usefixtures("_no_report")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,6 @@ WRONG = {
     "--lr nan": ["lr", "nan"],
     "--lr .nan": ["lr=nan", "finite"],
     "--batch_size 1000": ["batch_size=1000", "24"],
-    "--resume": ["no run to go on with", "--resume"],
     "--resume --overwrite": ["choose one"],
     "--config missing.yaml": ["missing.yaml"],
     "--schedule linear": ["cosine"],
@@ -176,6 +176,52 @@ def test_wrong_folders_end_with_code_2(tmp_path, capsys):
         message = capsys.readouterr().err
         assert message.startswith("gmixout: ")
         assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_signals_end_any_command_with_their_code(number, code, monkeypatch, capsys, tmp_path):
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)]
+
+    def stopped(*_):
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(import_module("gmixout.bench.evaluate"), "load_model", stopped)
+    assert run("evaluate", tmp_path) == code
+    assert capsys.readouterr().err == "gmixout: stopped.\n"
+    monkeypatch.setattr(import_module("gmixout.bench.finetune"), "tell", stopped)
+    assert run(*TOY, "--out", tmp_path / "run") == code
+    said = capsys.readouterr().err
+    assert said == "gmixout: stopped; the same command with --resume goes on.\n"
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)] == handlers
+
+
+def test_what_nobody_can_mend_keeps_its_traceback_and_the_rest_has_none(
+    tmp_path, monkeypatch, capsys
+):
+    finetune = import_module("gmixout.bench.finetune")
+
+    def fail(error):
+        def tell(*_):
+            raise error
+
+        monkeypatch.setattr(finetune, "tell", tell)
+        return run(*TOY, "--out", tmp_path / "run")
+
+    for error in (
+        OSError(28, "No space left on device"),
+        MemoryError(),
+        RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."),
+        StateError("[/x] \x1b[31m[bold"),
+    ):
+        assert fail(error) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("gmixout: ")
+        assert "\x1b" not in said
+    assert "[/x] \\x1b[31m[bold" in said
+    with pytest.raises(ZeroDivisionError):
+        fail(ZeroDivisionError("a mistake of ours"))
 
 
 def test_debug_shows_the_traceback(tmp_path):

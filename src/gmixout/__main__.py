@@ -1,5 +1,6 @@
 """The command `gmixout`; says what to install where the library alone is installed."""
 
+import signal
 import sys
 
 
@@ -12,7 +13,13 @@ def main() -> int:
             f"gmixout: the command line needs {error.name}; pip install 'gmixout[all]'\n"
         )
         return 2
-    return run()
+    except KeyboardInterrupt:
+        sys.stderr.write("gmixout: stopped.\n")
+        return 130
+    code = run()
+    if code > 128:  # nothing is left to do that another Ctrl-C could cut short
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
 
 
 if __name__ == "__main__":

@@ -27,11 +27,10 @@ from gmixout.bench.yaml_text import LONGEST, load_yaml
 from gmixout.data import SOURCES, check_benchmark_name
 from gmixout.errors import ConfigError, GmixoutError
 from gmixout.methods import DEFAULT_METHOD, METHODS, get_method
-from gmixout.named import (
-    own_name,
-    refusal,
-    spec_of,
-)
+from gmixout.named import own_name, refusal, spec_of
+from gmixout.plain import printable
+from gmixout.training.faults import explained
+from gmixout.training.interrupts import exit_code, stoppable
 
 COMMANDS: dict[str, Any] = {
     "finetune": bench.finetune,
@@ -57,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after `gmixout`; by default those of this process.
 
     Returns:
-        The exit code: 0, or 2 for an error of the user's making, or 130 after Ctrl-C. Words that
-        cannot be parsed raise `SystemExit` with code 2.
+        The exit code: 0, or 2 for an error of the user's making, or 128 and the number of the
+        signal that stopped the command (130 after Ctrl-C). Words that cannot be parsed raise
+        `SystemExit` with code 2.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = {name: function for name, function in COMMANDS.items() if name in words[:1]}
         try:
             words, allowed = without_allow(words)
-            with trusting(_options_of(words), allowed):
+            with stoppable(), trusting(_options_of(words), allowed):
                 auto_cli(
                     asked or COMMANDS,
                     args=as_options(words),
@@ -88,20 +88,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             known = _error_of_ours(error)
             if debug or known is None:
                 raise
-            stderr.print(f"gmixout: {known}")
+            stderr.print(f"gmixout: {printable(str(known), keep=_LINES)}")
             return 2
         except KeyboardInterrupt as error:
-            way_on = "; the same command with --resume goes on." if str(error) else "."
-            stderr.print(f"gmixout: {error or 'stopped'}{way_on}")
-            return 130
+            resumes = bool({*words[:1]} & {"finetune", "compare", "sweep"})
+            way_on = "; the same command with --resume goes on." if resumes else "."
+            stderr.print(f"gmixout: {str(error) or 'stopped'}{way_on}")
+            return exit_code(error)
     return 0
+
+
+_LINES = "\n\t"
 
 
 def _error_of_ours(error: BaseException | None) -> BaseException | None:
     """The error that a user can do something about, which the parser may have wrapped."""
-    while error is not None and not isinstance(error, (GmixoutError, OSError)):
+    while error is not None:
+        if (known := explained(error)) is not None:
+            return known
+        if isinstance(error, (GmixoutError, OSError)):
+            return error
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def as_options(words: Sequence[str]) -> list[str]:

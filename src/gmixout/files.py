@@ -1,5 +1,6 @@
 """Files that are there as a whole or not at all."""
 
+import glob
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +12,8 @@ from gmixout.errors import StateError
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file so that a crash at any moment leaves the old one or the new one.
 
+    What killed processes left of earlier tries is deleted.
+
     Args:
         path: The file.
         write: Is called with the temporary path (same folder) to fill.
@@ -21,6 +24,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _delete_leftovers(path)
         write(temporary)
         _flush_to_disk(temporary)
         os.replace(temporary, path)
@@ -36,6 +40,25 @@ def write_text(path: Path, text: str) -> Path:
     """`write_atomically` of a text, in UTF-8; raises as it does and returns the path."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return path
+
+
+def _delete_leftovers(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        writer = left.name.removesuffix(".tmp").rpartition(".")[2]
+        if writer.isdecimal() and not _is_running(int(writer)):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # there is no asking there without ending it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _flush_to_disk(path: Path) -> None:

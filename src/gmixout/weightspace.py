@@ -111,8 +111,8 @@ def greedy_members(states: Sequence[State], score: Callable[[State], float]) -> 
     return members
 
 
-def fingerprint(state: State) -> str:
-    """Returns 12 hexadecimal digits that tell these weights from others, name by name.
+def fingerprint(state: State, digits: int = 12) -> str:
+    """Returns hexadecimal digits, 64 at most, that tell these weights from others, name by name.
 
     Models that were finetuned from the same weights lie in one basin of the loss and can be
     averaged; models of different starts cannot. So a model file says what its start was.
@@ -121,8 +121,8 @@ def fingerprint(state: State) -> str:
     for key in sorted(state):
         tensor = state[key].detach().cpu().contiguous()
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:digits]
 
 
 def _has_mean(tensor: Tensor) -> bool:

@@ -110,7 +110,7 @@ def test_one_seed_compares_without_spread(three_seeds):
 def test_no_reference_no_comparison(three_seeds, make_record):
     assert compare_at_matched_id(three_seeds, "lora") is None
     assert compare_at_matched_id(three_seeds, "full", [0.1]) is None
-    other = make_record(lr=1e-3, options={"wd": 1}, run="other")
+    other = make_record(ood=0.5, lr=1e-3, options={"wd": 1}, run="other")
     assert compare_at_matched_id([*three_seeds, other]) is None
 
 

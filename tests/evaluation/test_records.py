@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gmixout.errors import StateError
+from gmixout.evaluation import records as records_module
 from gmixout.evaluation.records import SCHEMA, Record, RecordLog
 
 
@@ -51,7 +53,7 @@ def test_time_is_utc_now():
     "value", [math.nan, math.inf, -0.1, 1.5, "0.9", None, True], ids=lambda v: str(v)
 )
 def test_accuracy_must_be_a_fraction(make_record, value):
-    with pytest.raises(StateError, match=r"id_test.*between 0 and 1"):
+    with pytest.raises(StateError, match=r"accuracy.id_test"):
         make_record(id=value)
 
 
@@ -99,12 +101,12 @@ def test_summary_and_notes_are_kept(make_record):
     ("changes", "words"),
     [
         ({"metric": "macro_f1"}, "macro_f1 is missing for fonts, id_test, id_val"),
-        ({"figures": {"fonts": {"macro_f1": math.nan}}}, "figures of fonts `macro_f1` is nan"),
-        ({"figures": {"fonts": {"macro_f1": 1.5}}}, "between 0 and 1"),
-        ({"figures": {"fonts": 0.5}}, "figures must be of the same sets.*'fonts': 0.5"),
+        ({"figures": {"fonts": {"macro_f1": math.nan}}}, "figures.fonts.macro_f1` is nan"),
+        ({"figures": {"fonts": {"macro_f1": 1.5}}}, "is 1.5: it must be less than or equal to 1"),
+        ({"figures": {"fonts": 0.5}}, "figures.fonts` is 0.5"),
         ({"figures": {"letters": {"macro_f1": 0.5}}}, "figures must be of the same sets.*letters"),
-        ({"summary": {"mce_alexnet": -1.0}}, "summary `mce_alexnet`"),
-        ({"summary": {"mce_alexnet": math.nan}}, "summary `mce_alexnet`"),
+        ({"summary": {"mce_alexnet": -1.0}}, "summary.mce_alexnet`"),
+        ({"summary": {"mce_alexnet": math.nan}}, "summary.mce_alexnet`"),
         ({"notes": "all is well"}, "notes"),
     ],
 )
@@ -217,7 +219,103 @@ def test_a_broken_line_is_named(tmp_path, make_record, line, reason):
 
 def test_nan_and_unknown_fields_in_a_file_are_refused(make_record):
     line = make_record(id=0.25).to_json()
-    with pytest.raises(StateError, match="id_test"):
+    with pytest.raises(StateError, match="not a line of JSON"):
         Record.from_json(line.replace("0.25", "NaN"))
     with pytest.raises(StateError, match="unknown: \\['extra'\\]"):
         Record.from_json(line.replace("{", '{"extra": 1, ', 1))
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("last", [True, False])
+def test_line_ends_of_any_system_and_no_line_is_ever_lost(
+    tmp_path, make_record, ending, mark, last
+):
+    path = tmp_path / "records.jsonl"
+    old = [make_record(seed=seed) for seed in range(3)]
+    text = mark + ending.join(map(Record.to_json, old)) + (ending if last else "")
+    path.write_bytes(text.encode())
+    assert RecordLog(path).read() == old
+    RecordLog(path).append(make_record(seed=7))
+    assert RecordLog(path).read() == [*old, make_record(seed=7)]
+
+
+def test_a_disk_that_takes_half_a_line_leaves_the_log_as_it_was(tmp_path, make_record, monkeypatch):
+    path = tmp_path / "records.jsonl"
+    RecordLog(path).append(make_record())
+    before, room = path.read_bytes(), [100, 50]
+
+    class Full(io.FileIO):
+        def write(self, content):
+            if not room:
+                raise OSError(28, "No space left on device")
+            return super().write(bytes(content)[: room.pop()])
+
+    monkeypatch.setattr(
+        records_module, "open", lambda path, *_, **__: Full(path, "a+"), raising=False
+    )
+    with pytest.raises(StateError, match=r"records\.jsonl cannot be used: No space left"):
+        RecordLog(path).append(make_record(seed=7))
+    assert path.read_bytes() == before
+    room[:] = [10**6, 70, 1]  # bit by bit, without an error
+    RecordLog(path).append(make_record(seed=7))
+    monkeypatch.undo()
+    assert RecordLog(path).read() == [make_record(), make_record(seed=7)]
+
+
+def test_a_log_that_is_no_file_is_named(tmp_path, make_record):
+    (tmp_path / "records.jsonl").mkdir()
+    for use in (RecordLog.read, lambda log: log.append(make_record())):
+        with pytest.raises(StateError, match=r"records\.jsonl cannot be used: Is a directory"):
+            use(RecordLog(tmp_path / "records.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"options": {"alpha": "0.5"}}, "alpha"),
+        ({"options": {"alpha": 1.5}}, "alpha"),
+        ({"options": {"alpha": True}}, "alpha"),
+        ({"options": {"alpha": [0.5]}}, "alpha"),
+        ({"options": {"a": math.nan}}, "options.a"),
+        ({"options": {"a": 2**64}}, "options.a"),
+        ({"options": {"a": {"b" * 30_000: 1}}}, "options.a"),
+        ({"notes": [1]}, "notes.0"),
+        ({"notes": ["x" * 30_000]}, "notes.0"),
+        ({"versions": {"torch": 2}}, "versions.torch"),
+        ({"pool": [None]}, "pool.0"),
+        ({"parameters": 0}, "parameters"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"lr": 1e300}, "lr"),
+        ({"seconds": 10**400}, "seconds"),
+        ({"peak_memory_bytes": 1.5}, "peak_memory_bytes"),
+        ({"train_loss": -math.inf}, "train_loss"),
+        ({"nll": {"id_val": 1e200}}, "nll.id_val"),
+        ({"digests": {"data": 1}}, "digests.data"),
+    ],
+)
+def test_values_that_would_break_a_report_are_refused_by_place(make_record, changes, place):
+    with pytest.raises(StateError, match=place):
+        make_record(**changes)
+
+
+def test_texts_come_out_on_one_line(make_record):
+    record = make_record(
+        method="a\nb", notes=["x\x1b[31m"], options={"o\r": "\ud800"}, device="\u202egpu"
+    )
+    assert record.method == "a\\nb"
+    assert record.notes == ["x\\x1b[31m"]
+    assert record.options == {"o\\r": "\\ud800"}
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_a_model_clearly_below_its_start_says_so(make_record):
+    record = make_record(id_val=0.595, examples=dict.fromkeys(make_record().accuracy, 400))
+    note = "ended at 59.5% on ID validation, below its start of 74.5%: lower --lr"
+    assert record.against_start(0.745).notes == [note]
+    assert record.against_start(0.745).below_start == note
+    for start in (0.1, 0.595, 0.62):  # better, equal, within the noise of 400 images
+        assert record.against_start(start) == record
+    few = make_record(id_val=0.595, examples=dict.fromkeys(make_record().accuracy, 10))
+    assert few.against_start(0.745).below_start == ""

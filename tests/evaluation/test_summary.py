@@ -157,3 +157,29 @@ def test_records_of_several_official_metrics_are_no_table(make_record):
     other = make_record(method="lora", metric="macro_f1", figures=figures)
     with pytest.raises(StateError, match=r"several official metrics.*accuracy, macro_f1"):
         summarise([make_record(), other])
+
+
+def other_data(record, what):
+    sets = {name: getattr(record, name) for name in ("accuracy", "nll", "ece", "examples")}
+    if what == "one shift more":
+        return {name: values | {"fog": 1} for name, values in sets.items()}
+    if what == "one shift less":
+        return {n: {k: v for k, v in values.items() if k != "fonts"} for n, values in sets.items()}
+    if what == "other sizes":
+        return {"examples": record.examples | {"fonts": 7}}
+    return {"digests": {"data": what}}
+
+
+@pytest.mark.parametrize("what", ["one shift more", "one shift less", "other sizes", "bcd"])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_figures_over_other_data_share_no_cell(make_record, what, turn):
+    first = make_record(seed=0, digests={"data": "abc"})
+    other = make_record(seed=1, **other_data(first, what))
+    with pytest.raises(StateError, match=r"different (test sets|images).*report on each"):
+        summarise([first, other][::turn])
+
+
+def test_older_records_that_do_not_say_their_data_are_taken_by_their_sets(make_record):
+    digests = ({"data": "abc"}, {}, {"data": "abc", "pretrained": "1"})
+    records = [make_record(seed=seed, digests=each) for seed, each in enumerate(digests)]
+    assert len(summarise(records)[0].records) == 3

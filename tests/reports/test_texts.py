@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from report_records import EVIL, poisoned
@@ -90,3 +91,35 @@ def test_few_records_make_a_table(records, render):
             some
         )
         assert "minus" not in render(some)
+
+
+@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@x", "=cmd|' /C calc'!A0"])
+def test_no_text_is_a_formula_to_a_spreadsheet(records, start):
+    changed = [
+        replace(record, benchmark=start, metric=start, figures=metric_of(record, start))
+        for record in records[:3]
+    ]
+    for line in csv.reader(io.StringIO(as_csv(changed))):
+        for cell in line:
+            assert cell[:1] not in tuple("=+@"), cell
+            assert cell[:1] != "-" or float(cell) < 0
+
+
+def metric_of(record, name):
+    return {part: {name: value} for part, value in record.accuracy.items()}
+
+
+def test_a_note_stays_in_its_comment(records):
+    notes = ["one\ntwo", "three\r\\input{x}", "four\u2028five"]
+    latex = as_latex([replace(record, notes=notes) for record in records])
+    head = latex[: latex.index(r"\begin{tabular}")]
+    assert all(line.startswith("% ") for line in head.splitlines())
+    assert "five" in head
+
+
+def test_runs_that_ended_below_their_start_are_counted_not_listed(records):
+    worse = [replace(r, examples=dict.fromkeys(r.accuracy, 10**6)) for r in records[:4]]
+    noted = [record.against_start(1.0) for record in worse]
+    assert "4 models ended below their start" in as_markdown(noted)
+    assert "ended at" not in as_markdown(noted)
+    assert "ended at" in as_markdown(noted[:1])

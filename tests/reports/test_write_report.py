@@ -17,7 +17,7 @@ from report_records import (
 
 from gmixout.errors import StateError
 from gmixout.evaluation.records import RecordLog
-from gmixout.reports import REPORT_FILES, _folder_name, write_report
+from gmixout.reports import REPORT_FILES, _config_of, _folder_name, write_report
 from gmixout.reports.texts import as_csv
 
 WITHOUT_SWEEP = [name for name in REPORT_FILES if not name.startswith("sweep.")]
@@ -133,7 +133,20 @@ def test_several_benchmarks_never_share_a_table(tmp_path, records):
         assert f"pacs%28train_domain%3D{name}%29/report.html" in (out / "report.md").read_text()
 
 
-NAMES = ["..", "../../away", "a/b", "a%2Fb", "a_b", ".", "", "module:function", "pacs(domain=x)"]
+NAMES = [
+    "x" * 300,
+    "x" * 301,
+    "\N{CJK UNIFIED IDEOGRAPH-65E5}" * 100,
+    "..",
+    "../../away",
+    "a/b",
+    "a%2Fb",
+    "a_b",
+    ".",
+    "",
+    "module:function",
+    "pacs(domain=x)",
+]
 
 
 def test_a_benchmarks_name_leads_nowhere_else(tmp_path):
@@ -141,6 +154,7 @@ def test_a_benchmarks_name_leads_nowhere_else(tmp_path):
     assert len(folders) == len(NAMES)
     for folder in folders:
         assert (tmp_path / folder).resolve().parent == tmp_path.resolve()
+        (tmp_path / folder).mkdir(exist_ok=True)
 
 
 def test_benchmarks_with_several_official_metrics_are_refused(tmp_path, records):
@@ -214,3 +228,14 @@ def test_tables_need_neither_matplotlib_nor_plotly():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: " + b"x" * 2**21, None])
+def test_a_config_that_cannot_be_shown_is_said(tmp_path, records, content, monkeypatch):
+    folder = write_folder(tmp_path, records[:3], config=None)
+    if content is None:
+        (folder / "config.yaml").mkdir()
+    else:
+        (folder / "config.yaml").write_bytes(content)
+    assert "config.yaml" in _config_of(folder)
+    assert "the records hold what was run" in _config_of(folder)

@@ -1,4 +1,5 @@
 import math
+import re
 import signal
 import time
 from functools import partial
@@ -8,10 +9,12 @@ import torch
 from torch import nn
 from toy_benchmark import Toy, foundation, toy
 
-from gmixout.errors import ConfigError, TrainingError
+from gmixout.errors import ConfigError, DataError, StateError, TrainingError
 from gmixout.methods import METHODS, get_method
-from gmixout.training import TrainingArguments, TrainingInterrupted, TrainingResult, train
+from gmixout.training import TrainingArguments, TrainingInterrupted, TrainingResult, loop, train
 from gmixout.training.batches import Batches
+from gmixout.training.checkpoint import load_checkpoint, save_checkpoint
+from gmixout.training.interrupts import Stopped, exit_code
 
 TRAINED = [name for name in METHODS if get_method(name).trained == get_method(name)]
 STEPS = 12
@@ -163,6 +166,161 @@ def test_ctrl_c_leaves_the_signal_handler_as_it_was(tmp_path):
     with pytest.raises(TrainingInterrupted):
         run(checkpoint=tmp_path / "c.pt", on_progress=interrupt_at(2))
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def signal_at(step, *numbers):
+    def on_progress(now, loss):
+        if now == step:
+            for number in numbers:
+                signal.raise_signal(number)
+
+    return on_progress
+
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_every_signal_that_asks_for_an_end_is_heard_and_the_run_goes_on_to_the_same_model(
+    number, tmp_path
+):
+    file = tmp_path / "c.pt"
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with pytest.raises(TrainingInterrupted, match="after step 3 of 12") as stopped:
+        run(checkpoint=file, on_progress=signal_at(2, number))
+    assert exit_code(stopped.value) == 128 + number
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    assert_same(run(checkpoint=file).model, run().model)
+
+
+def test_a_second_signal_cuts_no_step_and_no_saving_short(tmp_path, monkeypatch):
+    file, save = tmp_path / "c.pt", loop.save_checkpoint
+
+    def slow(path, name, state):
+        for _ in range(5):
+            signal.raise_signal(signal.SIGINT)
+        save(path, name, state)
+
+    monkeypatch.setattr(loop, "save_checkpoint", slow)
+    with pytest.raises(TrainingInterrupted, match="after step 3 of 12"):
+        run(checkpoint=file, on_progress=signal_at(2, signal.SIGINT, signal.SIGINT))
+    assert load_checkpoint(file, "run")["progress"]["step"] == 3
+
+
+def test_a_third_signal_ends_a_step_that_may_hang(tmp_path):
+    with pytest.raises(Stopped, match="in the middle") as stopped:
+        run(checkpoint=tmp_path / "c.pt", on_progress=signal_at(2, *[signal.SIGTERM] * 3))
+    assert exit_code(stopped.value) == 143
+
+
+def test_a_signal_in_the_last_step_is_heard(tmp_path):
+    with pytest.raises(TrainingInterrupted, match="after step 12 of 12"):
+        run(checkpoint=tmp_path / "c.pt", on_progress=interrupt_at(12))
+
+
+def test_processes_that_load_images_may_end_with_the_same_signal(tmp_path):
+    class Ended(Toy):
+        """The process that loads dies, as a signal to the whole group makes it."""
+
+        def __getitem__(self, index):
+            Ended.looks = getattr(Ended, "looks", 0) + 1
+            if Ended.looks > 7 * 3:
+                signal.raise_signal(signal.SIGTERM)
+                raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+            return super().__getitem__(index)
+
+    arguments = TrainingArguments(steps=STEPS, batch_size=7)
+    start = partial(get_method("full").start, seed=0)
+    file = tmp_path / "c.pt"
+    with pytest.raises(TrainingInterrupted, match="after step 2 of 12"):
+        train(foundation(), start, Ended(24, 0.3, seed=1), arguments, file, "run")
+    assert load_checkpoint(file, "run")["progress"]["step"] == 2  # one batch is fetched ahead
+
+
+WRONG = {
+    "no progress": lambda c: c.pop("progress"),
+    "a step too many": lambda c: c["progress"].update(step=STEPS + 1),
+    "a step of no kind": lambda c: c["progress"].update(step="4"),
+    "a step below": lambda c: c["progress"].update(step=-3),
+    "losses missing": lambda c: c["progress"]["losses"].pop(),
+    "a loss that is none": lambda c: c["progress"]["losses"].append("x"),
+    "another field": lambda c: c["progress"].update(more=1),
+    "no model": lambda c: c.update(model=None),
+    "a weight missing": lambda c: c["model"].popitem(),
+    "a weight too many": lambda c: c["model"].update(more=torch.zeros(1)),
+    "another shape": lambda c: c["model"].update({"head.bias": torch.zeros(9)}),
+    "another type": lambda c: c["model"].update({"head.bias": torch.zeros(4, dtype=torch.int64)}),
+    "no method": lambda c: c.pop("method"),
+    "an odd method": lambda c: c.update(method=[1]),
+    "no optimizer": lambda c: c.update(optimizer={}),
+    "groups missing": lambda c: c["optimizer"].update(param_groups=[]),
+    "odd moments": lambda c: c["optimizer"]["state"].update({0: {"exp_avg": torch.zeros(77)}}),
+    "moments of nobody": lambda c: c["optimizer"]["state"].update({99: {"step": torch.ones(())}}),
+    "an odd schedule": lambda c: c["scheduler"].update(base_lrs="high"),
+    "no random state": lambda c: c.update(rng=None),
+    "a short random state": lambda c: c.update(rng=torch.zeros(3, dtype=torch.uint8)),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_sound_file_with_wrong_contents_is_refused_and_kept(what, tmp_path):
+    file = tmp_path / "c.pt"
+    with pytest.raises(TrainingInterrupted):
+        run("gmixout", file, interrupt_at(4))
+    content = load_checkpoint(file, "run")
+    WRONG[what](content)
+    save_checkpoint(file, "run", {k: v for k, v in content.items() if k not in ("format", "run")})
+    before = file.read_bytes()
+    with pytest.raises(StateError):
+        run("gmixout", file)
+    assert file.read_bytes() == before
+
+
+def test_one_image_a_batch_under_a_batch_norm_is_explained():
+    class Normed(nn.Sequential):
+        def forward(self, images):
+            return super().forward(images.flatten(1))
+
+    model = Normed(nn.Linear(9, 5), nn.BatchNorm1d(5), nn.Linear(5, 4))
+    arguments = TrainingArguments(steps=2, batch_size=1, freeze_batch_norm=False)
+    start = partial(get_method("full").start, seed=0)
+    with pytest.raises(ConfigError, match=r"batch_size of 2 or more, or freeze_batch_norm"):
+        train(model, start, toy().train, arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (MemoryError(), "smaller batch_size"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: "
+                      "you tried to allocate 9 bytes."), "smaller batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "smaller batch"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "fewer num_work"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "fewer num_workers"),
+        (RuntimeError("unable to open shared memory object </torch_1> in read-write mode"), "shm"),
+    ],
+)  # fmt: skip
+def test_what_the_machine_lacks_is_explained(error, advice, monkeypatch):
+    def fail(self, images, labels):
+        raise error
+
+    monkeypatch.setattr(loop._Trainer, "_step", fail)
+    with pytest.raises(TrainingError, match=advice):
+        run()
+
+
+class Unreadable(Toy):
+    def __getitem__(self, index):
+        raise DataError(f"image {index}.png cannot be read: it is truncated")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named_by_itself_whoever_loads_it(workers):
+    arguments = TrainingArguments(steps=2, batch_size=7, num_workers=workers)
+    start = partial(get_method("full").start, seed=0)
+    with pytest.raises(DataError) as error:
+        train(foundation(), start, Unreadable(24, 0.3, seed=1), arguments)
+    assert re.fullmatch(r"image \d+\.png cannot be read: it is truncated", str(error.value))
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path):

@@ -5,12 +5,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import RECORDS, run_folder
 from gmixout.bench.grid import Grid
-from gmixout.bench.progress import tell
+from gmixout.bench.progress import say, tell
 from gmixout.bench.report import present
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.data import Source
@@ -93,7 +91,7 @@ def compare(
         estimate(grid, methods)
         return []
     for method, reason in grid.left_out.items():
-        Console(stderr=True).print(f"{method} is left out: {reason}", highlight=False)
+        say(f"{method} is left out: {reason}")
     what = {"methods": [spec_of(method) for method in methods], "lrs_of": lrs_of}
     return _carry_out(grid, what, resume, overwrite)
 
@@ -179,7 +177,8 @@ def _carry_out(grid: Grid, what: dict[str, Any], resume: bool, overwrite: bool) 
     with run_folder(grid.out, config, resume, overwrite, may_change, grid.task):
         try:
             grid.carry_out()
-        finally:
+        except Exception:  # not when it is stopped: then it ends as soon as it can
             if RecordLog(grid.out / RECORDS).read():
-                records = present(grid.out)
-        return records
+                present(grid.out)
+            raise
+        return present(grid.out)

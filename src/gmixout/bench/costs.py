@@ -83,8 +83,8 @@ class Costs:
 
     @property
     def disk_bytes(self) -> int:
-        """Of a model file a run and soup, and of checkpoints, with two moments, on the way."""
-        return self.model_bytes * (self.runs + self.soups + 3 * self.workers)
+        """Of a model file a run and soup, and on the way of three checkpoints with two moments."""
+        return self.model_bytes * (self.runs + self.soups + 9 * self.workers)
 
     def _pace(self, computing: float, loading: float) -> float:
         """Seconds of both: processes of their own load while the model computes."""

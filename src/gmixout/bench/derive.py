@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from gmixout import weightspace
 from gmixout.bench.folder import MODEL, RECORDS, load_model, run_folder, save_model
 from gmixout.bench.job import (
@@ -18,6 +16,7 @@ from gmixout.bench.job import (
     identity_of,
     make_record,
 )
+from gmixout.bench.progress import say
 from gmixout.bench.report import present
 from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
@@ -82,7 +81,7 @@ def soup(
         members = get_method(f"{kind}_soup").pool(states, score)
         state = weightspace.uniform_soup([states[member] for member in members])
     kept = ", ".join(str(models[member]) for member in members)
-    Console(stderr=True).print(f"Of {len(models)} models the soup has: {kept}", soft_wrap=True)
+    say(f"Of {len(models)} models the soup has: {kept}")
     options = {"models": [str(model) for model in models]}
     return _write(out, task, f"{kind}_soup", options, state, overwrite)
 

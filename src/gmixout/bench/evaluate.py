@@ -12,6 +12,7 @@ from torch import nn
 
 from gmixout.bench.folder import RECORDS, load_model
 from gmixout.bench.job import about_model, fitted, load_weights
+from gmixout.bench.progress import say
 from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
 from gmixout.data import Source
@@ -20,6 +21,7 @@ from gmixout.errors import DataError
 from gmixout.evaluation.metrics import Scores, evaluate_sets, summarise_shifts
 from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.evaluation.records import Record, RecordLog, by_group
+from gmixout.plain import printable
 
 
 def evaluate(
@@ -61,12 +63,12 @@ def evaluate(
         network = fitted(network, state, f"the model of {elsewhere}")
         if isinstance(task.benchmark, Source) and task.benchmark.root == elsewhere.root.absolute():
             tell_once = "these sets hold images that the model was trained on"
-            Console(stderr=True).print(f"{elsewhere}: {tell_once}", soft_wrap=True)
+            say(f"{elsewhere}: {tell_once}")
     with few_threads(network):
         scores = evaluate_sets(network, tests.sets, tests.metrics, num_workers=num_workers)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     told = about["benchmark"] if elsewhere is None else f"{elsewhere} at {elsewhere.root}"
-    console.print(f"{about['method']} {about['options']} on {told}", soft_wrap=True)
+    console.print(printable(f"{about['method']} {about['options']} on {told}"), soft_wrap=True)
     console.print(_table(scores))
     for line in _over_all(tests, scores):
         console.print(line, soft_wrap=True)
@@ -114,7 +116,7 @@ def _table(scores: Mapping[str, Scores]) -> Table:
     for name, each in scores.items():
         own = (str(each.examples), repr(each.accuracy))
         others = (f"{each.figures[n]:.4f}" if n in each.figures else "" for n in figures)
-        table.add_row(name, *own, *others, f"{each.nll:.4f}", f"{each.ece:.4f}")
+        table.add_row(printable(name), *own, *others, f"{each.nll:.4f}", f"{each.ece:.4f}")
     return table
 
 

@@ -4,13 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import MODEL, RECORDS, run_folder, save_model
 from gmixout.bench.grid import Grid
 from gmixout.bench.job import Job, about_model
-from gmixout.bench.progress import RunBar, bars, tell
+from gmixout.bench.progress import RunBar, bars, say, tell
 from gmixout.bench.report import present
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.bench.threads import few_threads
@@ -83,7 +81,7 @@ def finetune(
     with run_folder(out, config, resume, overwrite, arguments.conduct(), task):
         log = RecordLog(out / RECORDS)
         if job.is_finished(out, log):
-            Console(stderr=True).print(f"The run in {out} is finished; nothing was trained.")
+            say(f"The run in {out} is finished; nothing was trained.")
             return present(out)
         with bars() as progress, few_threads(loaded.foundation()):
             bar = RunBar(progress, job.title, arguments.steps)
@@ -93,4 +91,6 @@ def finetune(
             if options == chosen.options:
                 save_model(out / MODEL, state, about_model(chosen) | task.about())
         job.finish(out)
+        if chosen.below_start:
+            say(f"{job.title} {chosen.below_start}")
         return present(out)

@@ -1,5 +1,6 @@
 """Run folders on disk: who may write into one, and the model file."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -11,12 +12,13 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from rich.console import Console
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
+from typing_extensions import NotRequired, TypedDict
 
 from gmixout.bench.code_version import git_commit, versions
+from gmixout.bench.progress import say
 from gmixout.bench.task import Task
 from gmixout.bench.yaml_text import load_yaml
 from gmixout.errors import ConfigError, StateError
@@ -24,8 +26,11 @@ from gmixout.evaluation.records import RecordLog
 from gmixout.files import write_atomically, write_text
 from gmixout.methods import Method
 from gmixout.named import completed, defaults_of, plain
+from gmixout.plain import bounded, checked, printable, read_json
 from gmixout.reports import REPORT_FILES
-from gmixout.training import TrainingArguments
+from gmixout.training import TrainingArguments, refuse_several_processes
+from gmixout.training import checkpoint as checkpoints
+from gmixout.weightspace import fingerprint
 
 CONFIG, RECORDS, MODEL, CHECKPOINT = (
     "config.yaml",
@@ -42,7 +47,23 @@ _MARK = "# A gmixout run: what was run, with every setting.\n"
 MADE_BY = "made_by"
 """In `IDENTITY` the version and commit of gmixout that worked on the run last."""
 _ABSENT = "absent"
-_OURS = (CONFIG, IDENTITY, RECORDS, MODEL, CHECKPOINT, *REPORT_FILES)
+_PREVIOUS = checkpoints.previous(Path(CHECKPOINT)).name
+_OURS = (CONFIG, IDENTITY, RECORDS, MODEL, _PREVIOUS, CHECKPOINT, *REPORT_FILES)
+_LARGEST_NOTE = 2**24
+"""Bytes of a config.yaml or identity.json."""
+
+
+class _About(TypedDict):
+    """What a model file says of itself."""
+
+    benchmark: str
+    run: str
+    method: str
+    options: dict[str, Any]
+    pretrained: str
+    task: NotRequired[dict[str, Any]]
+    classes: NotRequired[list[str]]
+    digest: NotRequired[str]
 
 
 @contextmanager
@@ -59,19 +80,20 @@ def run_folder(
     Args:
         folder: The output folder.
         config: Plain values by name; go to `config.yaml`.
-        resume: Go on with the run the folder holds.
+        resume: Go on with the run the folder holds; without one, begin it.
         overwrite: Delete the run the folder holds (and no file of anybody else) first.
         may_change: Names in `config` in which a resumed run may differ.
         task: Benchmark and model, whose values in `config` may differ as long as `Task.identity` is
             the same: files may have moved.
 
     Raises:
-        ConfigError: Both `resume` and `overwrite`.
-        StateError: The folder holds a run and neither is given, or files of somebody else; there is
-            nothing to resume; what there is was run with another config, on other data or from
-            other weights; another process is at work in the folder; it cannot be written. Nothing
-            is changed then.
+        ConfigError: Both `resume` and `overwrite`, or this is one of several processes.
+        StateError: The folder holds a run and neither is given, or files of somebody else; what
+            there is was run with another config, on other data or from other weights, or cannot be
+            read; another process is at work in the folder; it cannot be written. Nothing is
+            changed then.
     """
+    refuse_several_processes()
     _check(folder, config, resume, overwrite, may_change, task)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +104,8 @@ def run_folder(
         _check(folder, config, resume, overwrite, may_change, task)
         if overwrite:
             _delete_run(folder)
+        if resume and not (folder / CONFIG).exists():
+            say(f"{folder} holds no run to go on with: this one begins there.")
         write_text(folder / CONFIG, _MARK + yaml.safe_dump(config, sort_keys=False))
         if task is not None:
             if resume:
@@ -114,7 +138,9 @@ def _check(
             f"{folder} already holds a run: --resume goes on with it, --overwrite deletes it, "
             "or give another --out"
         )
-    if resume:
+    if odd := [name for name in present if not (folder / name).is_file()]:
+        raise StateError(f"{folder / odd[0]} is not a file: move it away, or give another --out")
+    if resume and present:
         _check_same_run(folder, config, may_change, task)
         RecordLog(folder / RECORDS).read()  # a damaged line is better known before hours of work
 
@@ -142,22 +168,37 @@ def at_work(folder: Path) -> Iterator[None]:
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether a run's folder holds its final model, and nothing was left to do."""
-    return (folder / MODEL).exists() and not (folder / CHECKPOINT).exists()
+    """Returns whether a run's folder holds its final model, intact, and nothing was left to do.
+
+    A model that is damaged is reported on the standard error stream.
+    """
+    if not (folder / MODEL).exists() or checkpoints.is_there(folder / CHECKPOINT):
+        return False
+    try:
+        load_model(folder)
+    except StateError as error:
+        say(f"{error} Its run is trained again.")
+        return False
+    return True
 
 
 def save_model(path: Path, state: Mapping[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes weights as safetensors.
+    """Writes weights as safetensors, with their digest.
 
     Args:
         path: The file.
         state: Tensors by name; tied ones are written once each.
         about: What the model is, as plain values; kept in the file's metadata.
+
+    Raises:
+        StateError: The file cannot be written.
     """
     tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
     }
+    about = bounded(about)
+    about["digest"] = _digest(tensors, about)
     # One metadata entry: safetensors does not keep an order of several, so bytes would differ
     metadata = {"gmixout": json.dumps(about, sort_keys=True)}
     content = save(tensors, metadata)  # its own writer makes files that only the owner can read
@@ -167,8 +208,10 @@ def save_model(path: Path, state: Mapping[str, Tensor], about: dict[str, Any]) -
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a model file, or the one in a run folder; returns the weights and what the model is.
 
+    Files of older versions have no digest; what they hold is taken as it is.
+
     Raises:
-        StateError: There is none, or it is not one that `save_model` wrote.
+        StateError: There is none, it is not one that `save_model` wrote, or it was changed since.
     """
     file = path / MODEL if path.is_dir() else path
     if not file.exists():
@@ -177,14 +220,20 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(file, framework="pt") as opened:
             about = (opened.metadata() or {}).get("gmixout")
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise StateError(f"{file} cannot be read as a model: {error}") from error
+    except Exception as error:  # on a foreign file its reader fails in any way it can
+        text = printable(str(error))[:300]
+        raise StateError(f"{file} cannot be read as a model: {text}.") from error
+    if about is None:
+        raise StateError(f"{file} was not written by gmixout: it does not say what it is.")
     try:
-        known = json.loads(about or "")
-        if not {"benchmark", "run", "method", "options", "pretrained"} <= known.keys():
-            raise ValueError
-    except (ValueError, AttributeError):
-        raise StateError(f"{file} was not written by gmixout: it does not say what it is") from None
+        known = checked(read_json(about), _About)
+    except ValueError as error:
+        raise StateError(
+            f"{file} was not written by gmixout, or changed since: what it says of itself is not "
+            f"of its form ({error})."
+        ) from None
+    if "digest" in known and known["digest"] != _digest(state, known):
+        raise StateError(f"{file} is damaged: its weights are not those that were written.")
     return state, known
 
 
@@ -195,6 +244,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         StateError: It cannot be read.
     """
     return _read(folder / CONFIG, load_yaml)
+
+
+def _digest(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    """Of the weights and what they are said to be."""
+    said = json.dumps({**about, "digest": None}, sort_keys=True)
+    return hashlib.sha256(f"{fingerprint(state, digits=64)} {said}".encode()).hexdigest()
 
 
 def _way_to_a_model(path: Path) -> str:
@@ -215,14 +270,11 @@ def _is_run(folder: Path) -> bool:
 def _check_same_run(
     folder: Path, config: dict[str, Any], may_change: tuple[str, ...], task: Task | None
 ) -> None:
-    file = folder / CONFIG
-    if not file.exists():
-        raise StateError(f"{folder} holds no run to go on with; leave out --resume to start one")
     before = read_config(folder)
     differing: list[str] = []
     if task is not None:
-        held = _read(folder / IDENTITY, json.loads) if (folder / IDENTITY).exists() else {}
-        now = json.loads(json.dumps(task.identity()))
+        held = _read(folder / IDENTITY, read_json) if (folder / IDENTITY).exists() else {}
+        now = bounded(task.identity())
         if held.get("schema") != now["schema"]:
             raise StateError(
                 f"{folder} was made by a version of gmixout that tells runs from one another in "
@@ -231,7 +283,7 @@ def _check_same_run(
             )
         differing = _differences(held, now, (MADE_BY,))
         may_change = (*may_change, *task.plain())
-    differing += _differences(_completed(before), _completed(config), may_change)
+    differing += _differences(_completed(before), bounded(_completed(config)), may_change)
     if differing:
         raise StateError(
             f"{folder} holds another run: {'; '.join(differing)}. Resume with the same data, model "
@@ -251,23 +303,23 @@ def _this_version() -> dict[str, str | None]:
 
 def _tell_of_another_version(folder: Path) -> None:
     """Says so if a run was begun with other code, which may give other values from here on."""
-    before, now = _read(folder / IDENTITY, json.loads).get(MADE_BY), _this_version()
+    before, now = _read(folder / IDENTITY, read_json).get(MADE_BY), _this_version()
     if before != now:
         old, new = (
             f"{made.get('gmixout')} at commit {made.get('git') or 'unknown'}"
             for made in (before if isinstance(before, dict) else {}, now)
         )
-        Console(stderr=True, highlight=False, markup=False).print(
-            f"note: the run in {folder} was made by gmixout {old}, and goes on with {new}.",
-            soft_wrap=True,
-        )
+        say(f"note: the run in {folder} was made by gmixout {old}, and goes on with {new}.")
 
 
 def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
-        found = parse(file.read_text(encoding="utf-8"))
+        if file.stat().st_size > _LARGEST_NOTE:
+            raise ValueError(f"it has more than {_LARGEST_NOTE} bytes")
+        found = bounded(parse(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise StateError(f"{file} cannot be read ({error}); start over with --overwrite") from error
+        text = printable(str(error))[:300]
+        raise StateError(f"{file} cannot be read ({text}); start over with --overwrite") from error
     if not isinstance(found, dict):
         raise StateError(f"{file} does not say what was run; start over with --overwrite")
     return found

@@ -1,5 +1,6 @@
 """Many runs on one benchmark: every method with every learning rate and seed."""
 
+import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from gmixout.bench.job import (
     identity_of_training,
     make_record,
 )
-from gmixout.bench.progress import RunBar, bars
+from gmixout.bench.progress import RunBar, bars, say
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads, is_small
 from gmixout.bench.workers import carry_out, workers_for
@@ -36,6 +37,7 @@ from gmixout.files import write_text
 from gmixout.methods import METHODS, Method, get_method
 from gmixout.reports import write_report
 from gmixout.training import TrainingArguments, TrainingInterrupted
+from gmixout.training.faults import explained
 from gmixout.weightspace import uniform_soup
 
 RUNS = "runs"
@@ -75,7 +77,8 @@ class Run:
             raise
         except Exception as error:
             note = write_text(self.folder / "error.txt", traceback.format_exc())
-            failure = f"{type(error).__name__}: {error} (traceback: {note})"
+            text = explained(error) or f"{type(error).__name__}: {error}"
+            failure = f"{text} (traceback: {note})"
         # Not from `error`, which holds the failed run's tensors: the next run needs their memory
         raise TrainingError(failure)
 
@@ -188,17 +191,27 @@ class Grid:
                     if error is not None:
                         failed.append(f"{self.runs[number].job.title}: {error}")
                     live.refresh(f"{finished} of {len(self.runs)} runs")
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 raise TrainingInterrupted(
-                    f"stopped with {finished} of {len(self.runs)} runs finished"
+                    f"stopped with {finished} of {len(self.runs)} runs finished",
+                    getattr(stop, "number", signal.SIGINT),
                 ) from None
         with few_threads(self.benchmark.foundation()):
             self._pool(log)
+        self._tell_below_start(log)
         if failed:
             raise TrainingError(
                 f"{len(failed)} of {len(self.runs)} runs failed, the others are recorded in "
                 f"{self.out}: " + "; ".join(failed)
             )
+
+    def _tell_below_start(self, log: RecordLog) -> None:
+        """Names the runs that made the model worse than it began, once each."""
+        by_run = {record.run: record for record in log.read() if record.final}
+        worse = {run: record.below_start for run, record in by_run.items() if record.below_start}
+        for run in self.runs:
+            if note := worse.get(run.job.run):
+                say(f"{run.job.title} {note}")
 
     def _pool(self, log: RecordLog) -> None:
         """Makes, evaluates and records the models that methods make of all runs of a seed."""

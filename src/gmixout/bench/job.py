@@ -25,6 +25,7 @@ from gmixout.methods.zero_shot import zero_shot
 from gmixout.named import NotAllowedError, changed, defaults_of, from_spec, identity, plain
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.batches import Batches
+from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_settings, train
 from gmixout.training.losses import class_counts
 from gmixout.weightspace import State
@@ -84,6 +85,16 @@ def identity_of_training(method: Method, arguments: TrainingArguments) -> dict[s
 def identity_of(benchmark: Benchmark) -> dict[str, Any]:
     """Returns what tells a benchmark from others in the hash of a run."""
     return {"benchmark": benchmark.name, **benchmark.identity}
+
+
+def digests_of(benchmark: Benchmark) -> dict[str, str]:
+    """Returns what tells data and start of a benchmark from others of its name, where known."""
+    identity, found = benchmark.identity, {}
+    if "images" in identity:
+        found["data"] = hash_of({name: identity.get(name) for name in ("images", "classes")})
+    if "pretrained" in identity:
+        found["pretrained"] = str(identity["pretrained"])
+    return found
 
 
 def load_weights(benchmark: Benchmark, state: State) -> nn.Module:
@@ -168,6 +179,7 @@ def make_record(
         threads=torch.get_num_threads(),
         versions=versions(),
         git=git_commit(),
+        digests=digests_of(benchmark),
         **facts,
     )
 
@@ -281,14 +293,26 @@ class Job:
         usual = defaults_of(type(method))  # options may have been added since a record was written
         own = (record for record in self.known(log) if record.method == method.name)
         done = {_text(record.options, usual): record for record in own}
-        records = []
+        records, start = [], None
         for options, variant in method.variants(self.pretrained(), state):
             record = done.get(_text(options, usual))
             if record is None:
                 record = self._record(method, options, variant, facts)
+                if self.method is not None:
+                    start = self._start(log) if start is None else start
+                    record = record.against_start(start)
                 log.append(record)
             records.append(record)
         return records
+
+    def _start(self, log: RecordLog) -> float:
+        """ID validation of the pretrained model: recorded already, or measured."""
+        name = zero_shot().name
+        for record in log.read():
+            if (record.method, record.benchmark) == (name, self.benchmark.name):
+                return record.id_val
+        workers = self.arguments.num_workers
+        return id_validation_figure(self.benchmark, self.pretrained(), workers)
 
     def _record(
         self, method: Method, options: dict[str, Any], state: State, facts: dict[str, Any]
@@ -300,7 +324,7 @@ class Job:
 
     def finish(self, folder: Path) -> None:
         """Notes that everything is recorded: the checkpoint goes."""
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        delete_checkpoint(folder / CHECKPOINT)
 
     def pretrained(self) -> State:
         """The weights that training starts from."""
@@ -319,6 +343,8 @@ class Job:
         }
 
         def evaluate_on_the_way(step: int, finetuning: Finetuning, loss: float) -> None:
+            if any(record.step == step for record in log.read(self.run)):
+                return  # before the process ended that had no checkpoint of this step yet
             facts = {**UNTRAINED, **settings, "step": step, "train_loss": loss}
             state = finetuning.snapshot()
             log.append(self._record(method, method.options, state, facts))

@@ -6,22 +6,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gmixout.data import Benchmark
+from gmixout.plain import printable
 
 SECONDS_A_LINE = 30.0
 """Where no bar can be seen, a log file say, a run says this often how far it is."""
 
 
+def say(text: str) -> None:
+    """Prints one line on the standard error stream, whatever is in it."""
+    console = Console(stderr=True, highlight=False, markup=False)
+    console.print(printable(text), soft_wrap=True)
+
+
 def tell(benchmark: Benchmark) -> None:
     """Says what a reader of a benchmark's results has to know."""
-    console = Console(stderr=True, highlight=False, markup=False)
     for note in benchmark.notes:
-        console.print(f"{benchmark.name}: {note}", soft_wrap=True)
+        say(f"{benchmark.name}: {note}")
 
 
 def bars() -> Progress:
     """Progress bars on the standard error stream; a context manager."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

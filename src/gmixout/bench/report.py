@@ -11,6 +11,7 @@ from gmixout.evaluation.across import by_benchmark
 from gmixout.evaluation.curves import series_named
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.evaluation.summary import summarise
+from gmixout.plain import printable
 from gmixout.reports import write_report
 from gmixout.reports.table import print_tables
 
@@ -43,7 +44,7 @@ def report(folders: list[Path], out: Path | None = None, reference: str = "full"
     print_tables(records, console, reference)
     for folder, files in groupby(written, key=lambda file: file.parent):
         text = f"Written to {folder}: {', '.join(file.name for file in files)}"
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
 
 
 def _check_reference(reference: str, records: list[Record]) -> None:

@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
 
 from gmixout.errors import GmixoutError, TrainingError
 from gmixout.training import TrainingInterrupted
+from gmixout.training.interrupts import WORKER_STOP
 
 
 class Work(Protocol):
@@ -46,7 +49,8 @@ def carry_out(
         piece alone; whatever is no `GmixoutError` ends everything.
 
     Raises:
-        TrainingInterrupted: After Ctrl-C, when the runs under way have saved where they stand.
+        TrainingInterrupted: After Ctrl-C, SIGTERM or SIGHUP, when the runs under way have saved
+            where they stand. An evaluation is cut short, and made anew when the run goes on.
     """
     if workers == 1:
         for number, piece in enumerate(work):
@@ -61,9 +65,10 @@ def carry_out(
         initargs=(told, stop, started, threads, os.getpid()),
     )
     with pool:
-        futures: dict[Future[Any], int] = {
-            pool.submit(_in_worker, piece, number): number for number, piece in enumerate(work)
-        }
+        with _deferred():  # a process that is just beginning would die of Ctrl-C with a traceback
+            futures: dict[Future[Any], int] = {
+                pool.submit(_in_worker, piece, number): number for number, piece in enumerate(work)
+            }
         try:
             left = set(futures)
             while left:
@@ -76,7 +81,8 @@ def carry_out(
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             if isinstance(error, KeyboardInterrupt):
-                raise TrainingInterrupted("stopped; the runs under way are saved") from None
+                number = getattr(error, "number", signal.SIGINT)
+                raise TrainingInterrupted("stopped; the runs under way are saved", number) from None
             if isinstance(error, BrokenProcessPool):
                 raise TrainingError(
                     "a worker process died without a word, for lack of memory most often: what was "
@@ -113,15 +119,34 @@ def _outcome(piece: Work, number: int, on_progress: OnWork) -> GmixoutError | No
     return failure
 
 
+@contextmanager
+def _deferred() -> Iterator[None]:
+    """Ctrl-C and its like wait until the end, also for processes that are begun inside."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_PARENT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_FOR_THE_PARENT = {getattr(signal, n) for n in ("SIGINT", "SIGHUP") if hasattr(signal, n)}
+"""Signals that a terminal sends to all processes of a command; the parent decides about them."""
 _told: Any = None
 _stop: Event | None = None
+_busy = False
 
 
 def _start_worker(told: Any, stop: Event, started: Any, threads: int, parent: int) -> None:
     global _told, _stop
     _told, _stop = told, stop
-    # Ctrl-C reaches the whole process group; while a run trains, its loop hears it and saves
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _FOR_THE_PARENT:
+        signal.signal(number, signal.SIG_IGN)
+    if WORKER_STOP not in _FOR_THE_PARENT:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_THE_PARENT)
+    signal.signal(WORKER_STOP, _stop_work)
     with started.get_lock():
         rank = started.value
         started.value += 1
@@ -129,25 +154,49 @@ def _start_worker(told: Any, stop: Event, started: Any, threads: int, parent: in
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus))))
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[rank % gpus]
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_follow, args=(parent, stop), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """Ends this process when its parent is gone: nobody else may go on with its run then."""
+def _follow(parent: int, stop: Event) -> None:
+    """Stops work when the parent says so, and ends this process when the parent is gone.
+
+    Nobody else may go on with its run then.
+    """
+    told = False
     while os.getppid() == parent:
-        time.sleep(0.5)
+        if told:
+            time.sleep(0.5)
+        elif stop.wait(0.5):
+            _wake(WORKER_STOP)
+            told = True
     os._exit(1)
 
 
+def _wake(number: int) -> None:
+    """Sends a signal to the main thread, so that it is heard in the middle of waiting, too."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        signal.raise_signal(number)
+
+
+def _stop_work(number: int, frame: FrameType | None) -> None:
+    """Is what `WORKER_STOP` does, unless a training loop hears it and saves."""
+    if _busy:
+        raise TrainingInterrupted("stopped")
+
+
 def _in_worker(piece: Work, number: int) -> GmixoutError | None:
+    global _busy
     assert _stop is not None
     if _stop.is_set():
         raise TrainingInterrupted("stopped")
-
-    def tell(number: int, step: int, loss: float) -> None:
-        assert _stop is not None
-        _told.put((number, step, loss))
-        if _stop.is_set():
-            signal.raise_signal(signal.SIGINT)  # heard by the training loop, ignored elsewhere
-
-    return _outcome(piece, number, tell)
+    _busy = True
+    try:
+        return _outcome(piece, number, lambda *progress: _told.put(progress))
+    except TrainingInterrupted as stopped:
+        if stopped.number == signal.SIGTERM:  # its run is saved; this process was to end
+            os._exit(128 + stopped.number)
+        raise
+    finally:
+        _busy = False

@@ -5,24 +5,35 @@ what was run, what came out, what it cost and on which machine.
 """
 
 import json
-import math
 import os
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import cache
+from io import FileIO
 from pathlib import Path
 from statistics import fmean
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
+from annotated_types import Ge, Interval, MaxLen
 from filelock import FileLock
+from typing_extensions import TypedDict
 
 from gmixout.errors import StateError
 from gmixout.evaluation.official import HARDEST
+from gmixout.plain import checked, read_json
 
 SCHEMA = 2
 ID_SETS = ("id_val", "id_test")
-_HIGHEST = {"accuracy": 1.0, "ece": 1.0, "nll": math.inf, "examples": math.inf}
+
+Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
+Amount: TypeAlias = Annotated[float, Interval(ge=0, le=1e100)]
+Count: TypeAlias = Annotated[int, Ge(0)]
+Name: TypeAlias = Annotated[str, MaxLen(4000)]
+
+
+_BELOW = "ended at"
 
 
 def _now() -> str:
@@ -35,6 +46,9 @@ class Record:
 
     What is chosen and compared by is `official`: the benchmark's official metric, mostly accuracy.
 
+    Texts are made `printable`. The annotations are what `checked` holds a record to, wherever it
+    comes from.
+
     Raises:
         StateError: If a field has a foreign type, a figure is out of range, `accuracy` lacks
             `id_val` or `id_test`, another figure is not given for the same sets, or the official
@@ -43,66 +57,72 @@ class Record:
 
     schema: int = SCHEMA
     """Version of this layout."""
-    time: str = field(default_factory=_now)
+    time: Name = field(default_factory=_now)
     """When the model was evaluated, UTC, ISO 8601."""
-    run: str
+    run: Name
     """Hash of what the training run is; the variants of one run (WiSE-FT's alphas) share it."""
-    benchmark: str
-    method: str
+    benchmark: Name
+    method: Name
     options: dict[str, Any]
     """The method's own settings; `alpha` is the place on WiSE-FT's interpolation path."""
-    lr: float | None
+    lr: Amount | None
     """Learning rate as the user gave it; None when nothing was trained."""
-    head_lr: float | None
-    seed: int
-    step: int
+    head_lr: Amount | None
+    seed: Count
+    step: Count
     """Optimizer steps done when the model was evaluated; `steps` at the end of training."""
-    steps: int
+    steps: Count
     """Optimizer steps of the whole run; 0 when nothing was trained."""
-    batch_size: int | None
+    batch_size: Count | None
     training: dict[str, Any]
     """All other training settings that decide the outcome; empty when nothing was trained."""
-    train_loss: float | None
+    train_loss: Annotated[float, Interval(ge=-1e100, le=1e100)] | None
     """Mean training loss of the stretch of steps before the evaluation."""
-    accuracy: dict[str, float]
+    accuracy: dict[Name, Share]
     """`id_val`, `id_test` and one entry for each shift, named "group" or "group/part"; whatever
     the official metric is."""
-    nll: dict[str, float]
+    nll: dict[Name, Amount]
     """Mean negative log-likelihood in nats of the same sets."""
-    ece: dict[str, float]
+    ece: dict[Name, Share]
     """Expected calibration error of the same sets (see `metrics.Scores`)."""
-    examples: dict[str, int]
+    examples: dict[Name, Count]
     """Images in each of the same sets."""
-    trainable: int
+    trainable: Count
     """Number of values that got a gradient in a step."""
-    parameters: int
-    seconds: float
+    parameters: Annotated[int, Ge(1)]
+    seconds: Amount
     """Wall time of the training run."""
-    step_seconds: float | None
+    step_seconds: Amount | None
     """Median wall time of an optimizer step."""
-    peak_memory_bytes: int | None
+    peak_memory_bytes: Count | None
     """Peak memory of training above the loaded model."""
-    device: str
-    threads: int
-    versions: dict[str, str]
-    git: str | None
-    pool: list[str] = field(default_factory=list)
+    device: Name
+    threads: Count
+    versions: dict[Name, Name]
+    git: Name | None
+    pool: list[Name] = field(default_factory=list)
     """Hashes of the training runs that a soup was made of or chosen from; empty for others."""
-    members: list[str] = field(default_factory=list)
+    members: list[Name] = field(default_factory=list)
     """Those of `pool` that are in the mean."""
-    metric: str = "accuracy"
+    metric: Name = "accuracy"
     """The benchmark's official metric, a name in `official.METRICS`."""
-    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    figures: dict[Name, dict[Name, Share]] = field(default_factory=dict)
     """Of a set its metrics by name, other than accuracy and as far as the set has them."""
-    summary: dict[str, float] = field(default_factory=dict)
+    summary: dict[Name, Amount] = field(default_factory=dict)
     """Official figures over all shifts, by name in `official.SUMMARIES`."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the figures has to know."""
+    digests: dict[Name, Name] = field(default_factory=dict)
+    """Of what the benchmark's name stood for: `data`, all images with their labels, and
+    `pretrained`, the weights that training started from; as far as they are known."""
 
     def __post_init__(self) -> None:
-        for name, kind in _types().items():
-            if not _is_a(getattr(self, name), kind):
-                raise StateError(f"record field `{name}` is {getattr(self, name)!r}, not {kind}")
+        try:
+            values = checked(vars(self), _form())
+        except ValueError as error:
+            raise StateError(f"record field {error}") from None
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
         if self.schema != SCHEMA:
             raise StateError(
                 f"a record of schema {self.schema}; this version of gmixout reads schema {SCHEMA}"
@@ -111,22 +131,20 @@ class Record:
             raise StateError(
                 f"a record's accuracy needs `id_val` and `id_test`, got {sorted(self.accuracy)}"
             )
-        for name, highest in _HIGHEST.items():
-            figures = getattr(self, name)
-            if figures.keys() != self.accuracy.keys():
+        for name in ("nll", "ece", "examples"):
+            if getattr(self, name).keys() != self.accuracy.keys():
                 raise StateError(
                     f"a record's {name} must be of the same sets as its accuracy, "
-                    f"{sorted(self.accuracy)}, got {sorted(figures)}"
+                    f"{sorted(self.accuracy)}, got {sorted(getattr(self, name))}"
                 )
-            _refuse_out_of_range(name, figures, highest)
-        for name, figures in self.figures.items():
-            if name not in self.accuracy or not isinstance(figures, dict):
-                raise StateError(
-                    "a record's figures must be of the same sets as its accuracy, "
-                    f"{sorted(self.accuracy)}, got {name!r}: {figures!r}"
-                )
-            _refuse_out_of_range(f"figures of {name}", figures, 1.0)
-        _refuse_out_of_range("summary", self.summary, math.inf)
+        if unknown := sorted(self.figures.keys() - self.accuracy.keys()):
+            raise StateError(
+                "a record's figures must be of the same sets as its accuracy, "
+                f"{sorted(self.accuracy)}, got {unknown}"
+            )
+        alpha = self.alpha
+        if alpha is not None and not (type(alpha) in (int, float) and 0 <= alpha <= 1):
+            raise StateError(f"record field `options.alpha` is {alpha!r}: it must be in [0, 1]")
         without = self.accuracy.keys() - self.official.keys()
         if without:
             raise StateError(
@@ -199,6 +217,30 @@ class Record:
         step = None if self.final else self.step
         return self.benchmark, self.run, self.method, options, self.seed, step
 
+    @property
+    def below_start(self) -> str:
+        """The note that `against_start` left; empty without one."""
+        return next((note for note in self.notes if note.startswith(_BELOW)), "")
+
+    def against_start(self, start: float) -> "Record":
+        """The record, with a note where the model is clearly worse than the one it was made of.
+
+        Clearly: by more than two standard errors of the difference of two shares of `id_val`.
+
+        Args:
+            start: `id_val` of the pretrained model.
+        """
+        end = self.id_val
+        variance = (start * (1 - start) + end * (1 - end)) / max(1, self.examples["id_val"])
+        if start - end <= 2 * variance**0.5:
+            return self
+        what = "" if self.metric == "accuracy" else f" ({self.metric})"
+        note = (
+            f"{_BELOW} {100 * end:.1f}%{what} on ID validation, below its start of "
+            f"{100 * start:.1f}%: lower --lr"
+        )
+        return replace(self, notes=[*self.notes, note])
+
     def to_json(self) -> str:
         """The record as one line, without its line break."""
         return json.dumps(asdict(self), allow_nan=False)
@@ -211,7 +253,7 @@ class Record:
             StateError: If the line is no JSON object of this schema.
         """
         try:
-            values = json.loads(line)
+            values = read_json(line)
         except ValueError as error:
             raise StateError(f"not a line of JSON ({error})") from None
         if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
@@ -230,15 +272,9 @@ class Record:
         return cls(**values)
 
 
-def _refuse_out_of_range(name: str, figures: Mapping[str, object], highest: float) -> None:
-    for key, value in figures.items():
-        if not (_is_a(value, float) and 0 <= value <= highest):  # type: ignore[operator]
-            raise StateError(f"{name} `{key}` is {value!r}; it must be between 0 and {highest}")
-
-
 @cache
-def _types() -> dict[str, Any]:
-    return get_type_hints(Record)
+def _form() -> Any:
+    return TypedDict("Record", get_type_hints(Record, include_extras=True))  # type: ignore[operator]
 
 
 def _has_no_default(field: Field[Any]) -> bool:
@@ -252,18 +288,6 @@ def by_group(figures: Mapping[str, float]) -> dict[str, float]:
         if name not in ID_SETS:
             parts.setdefault(name.split("/")[0], []).append(value)
     return {group: fmean(values) for group, values in parts.items()}
-
-
-def _is_a(value: object, kind: Any) -> bool:
-    """Whether `value` is of the annotated type; JSON knows no difference between 1 and 1.0."""
-    if get_origin(kind) in (dict, list):
-        return isinstance(value, get_origin(kind))
-    kinds = get_args(kind) or (kind,)
-    if isinstance(value, bool):
-        return False
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    return isinstance(value, (*kinds, int) if float in kinds else kinds)
 
 
 class RecordLog:
@@ -282,18 +306,27 @@ class RecordLog:
         self.path = Path(path)
 
     def append(self, record: Record) -> None:
-        """Write one record and return when it is on the disk."""
+        """Write one record and return when it is on the disk.
+
+        Raises:
+            StateError: It cannot be written; the file is as before then.
+        """
         line = record.to_json().encode() + b"\n"
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
-        with lock, open(self.path, "a+b", buffering=0) as file:
+        with _named(self.path), lock, open(self.path, "a+b", buffering=0) as file:
             file.seek(0)
             content = file.read()
-            tail = content.rpartition(b"\n")[2]
-            if tail and _is_torn(tail):
-                file.truncate(len(content) - len(tail))
-            elif tail:  # somebody's editor left out the last line break
+            lines, torn = _split(content)
+            end = len(content) - len(torn)
+            if torn:
+                file.truncate(end)
+            elif lines and content[-1:] not in _ENDS:  # an editor left out the last line break
                 line = b"\n" + line
-            file.write(line)
+            try:
+                _write_all(file, line)
+            except OSError:
+                file.truncate(end)
+                raise
             os.fsync(file.fileno())
 
     def read(self, run: str = "") -> list[Record]:
@@ -303,13 +336,13 @@ class RecordLog:
             run: Hash of the training run whose records are wanted; empty: all.
 
         Raises:
-            StateError: If a line other than a torn last one is broken; names file and line.
+            StateError: If the file cannot be read, or a line other than a torn last one is broken;
+                names file and line.
         """
         if not self.path.exists():
             return []
-        *lines, tail = self.path.read_bytes().split(b"\n")
-        if tail and not _is_torn(tail):
-            lines.append(tail)
+        with _named(self.path):
+            lines, _ = _split(self.path.read_bytes())
         records = []
         for number, line in enumerate(lines, start=1):
             if run.encode() not in line:
@@ -325,10 +358,37 @@ class RecordLog:
         return records
 
 
+_ENDS = (b"\n", b"\r")  # an editor may have written the line breaks of any system
+
+
+def _split(content: bytes) -> tuple[list[bytes], bytes]:
+    """The lines of a log, and what a killed writer left of one at its end."""
+    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
+    if lines and content[-1:] not in _ENDS and _is_torn(lines[-1]):
+        return lines[:-1], lines[-1]
+    return lines, b""
+
+
 def _is_torn(tail: bytes) -> bool:
     """Whether a last line without line break is the beginning of a record, and no more."""
     try:
-        json.loads(tail)
+        read_json(tail)
     except ValueError:
         return True
     return False
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    """Writes every byte: on a full disk the system takes some of them without an error."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Names the file in an error of the system."""
+    try:
+        yield
+    except OSError as error:
+        raise StateError(f"{path} cannot be used: {error.strerror or error}") from error

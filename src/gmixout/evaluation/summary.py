@@ -1,6 +1,7 @@
 """Records over seeds: one cell for each setting of a method, with its mean and its spread."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -126,8 +127,9 @@ def summarise(records: Iterable[Record]) -> list[Cell]:
     with its latest record.
 
     Raises:
-        StateError: If the records are of several benchmarks or official metrics, or two runs of one
-            cell have the same seed, so that something differs between them that no cell shows.
+        StateError: If the records are of several benchmarks or official metrics, of other test sets
+            or images under one benchmark's name, or two runs of one cell have the same seed, so
+            that something differs between them that no cell shows.
     """
     return _cells(record for record in records if record.final)
 
@@ -170,6 +172,7 @@ def _cells(records: Iterable[Record]) -> list[Cell]:
             f"records of several official metrics of one benchmark, {', '.join(metrics)}: its "
             "definition has changed in between; keep such runs in folders of their own"
         )
+    _refuse_different_data(unique)
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record, variant in zip(unique, _variants(unique), strict=True):
         key = (record.method, variant, record.lr, record.alpha, record.step)
@@ -182,6 +185,35 @@ def _cells(records: Iterable[Record]) -> list[Cell]:
         _refuse_repeated_seeds(cell)
     order = list(dict.fromkeys(cell.series for cell in cells))
     return sorted(cells, key=lambda c: (order.index(c.series), c.lr or 0.0, c.alpha or 0.0, c.step))
+
+
+def _refuse_different_data(records: Sequence[Record]) -> None:
+    """Figures over other test sets, or other images in them, have no common mean."""
+    seen: dict[str, Record] = {}
+    for record in records:
+        first = records[0]
+        if differing := dict(record.examples.items() ^ first.examples.items()):
+            raise StateError(
+                f"runs {first.run} and {record.run} of {record.benchmark} were evaluated on "
+                f"different test sets: they differ in {_shorten(sorted(differing))}. {_KEEP_APART}"
+            )
+        if (data := record.digests.get("data")) is None:  # older records do not say
+            continue
+        seen.setdefault(data, record)
+        if len(seen) > 1:
+            runs = " and ".join(each.run for each in seen.values())
+            raise StateError(
+                f"runs {runs} of {record.benchmark} were trained or evaluated on different images "
+                f"in sets of the same names. {_KEEP_APART}"
+            )
+
+
+_KEEP_APART = "Such runs have no common mean: make a report on each of their folders"
+
+
+def _shorten(names: Sequence[str], shown: int = 5) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
 
 
 def _variants(records: Sequence[Record]) -> list[str]:
@@ -208,8 +240,8 @@ def _numbers(record: Record) -> dict[str, Any]:
 
 
 def _refuse_repeated_seeds(cell: Cell) -> None:
-    seeds = [record.seed for record in cell.records]
-    repeated = {seed for seed in seeds if seeds.count(seed) > 1}
+    seeds = Counter(record.seed for record in cell.records)
+    repeated = {seed for seed, count in seeds.items() if count > 1}
     if repeated:
         runs = sorted({record.run for record in cell.records if record.seed in repeated})
         raise StateError(

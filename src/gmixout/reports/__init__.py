@@ -1,5 +1,6 @@
 """Records become tables, figures and a page. Nothing here trains, evaluates or decides."""
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from gmixout.errors import StateError
 from gmixout.evaluation.across import by_benchmark
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.files import write_text
+from gmixout.plain import printable
 from gmixout.reports.rows import rows_of
 from gmixout.reports.sweeps import sweeps_of
 from gmixout.reports.texts import across_as_markdown, as_csv, as_latex, as_markdown
@@ -59,9 +61,7 @@ def write_report(
             "folder that the report goes to"
         )
     out = paths[0] if out is None else Path(out)
-    if running is None:
-        _refuse_the_unfinished(paths)
-    records = _merged(paths)
+    records = _merged(paths, unfinished=running is not None)
     if not any(record.final for record in records):
         return []
     groups = by_benchmark(records)
@@ -109,22 +109,22 @@ def _write_one(
     ]
 
 
-def _refuse_the_unfinished(folders: Sequence[Path]) -> None:
+def _merged(folders: Sequence[Path], unfinished: bool = True) -> list[Record]:
+    """The records of all folders, each once.
+
+    Raises:
+        StateError: A folder has no finished model (though it may be `unfinished`), or no records.
+    """
+    merged: dict[str, Record] = {}
     for folder in folders:
-        for path in (folder, folder / "records.jsonl"):
-            if not path.exists():
-                raise StateError(_not_a_run(folder, f"{path} does not exist"))
-        if not any(record.final for record in RecordLog(folder / "records.jsonl").read()):
-            raise StateError(_not_a_run(folder, "its records.jsonl holds no finished model yet"))
-
-
-def _merged(folders: Sequence[Path]) -> list[Record]:
-    """The records of all folders, each once."""
-    merged = {
-        record.to_json(): record
-        for folder in folders
-        for record in RecordLog(folder / "records.jsonl").read()
-    }
+        log = folder / "records.jsonl"
+        records = RecordLog(log).read()
+        if not unfinished and not any(record.final for record in records):
+            missing = [path for path in (folder, log) if not path.exists()]
+            reason = "its records.jsonl holds no finished model yet"
+            reason = f"{missing[0]} does not exist" if missing else reason
+            raise StateError(_not_a_run(folder, reason))
+        merged |= {record.to_json(): record for record in records}
     return list(merged.values())
 
 
@@ -134,16 +134,35 @@ def _holds(folder: Path, benchmark: str) -> bool:
     return any(record.benchmark == benchmark for record in records)
 
 
+_LONGEST_NAME = 150
+"""Of a folder; file systems allow 255 bytes."""
+
+
 def _folder_name(benchmark: str) -> str:
     """A folder's name that no other benchmark has, and that leads nowhere else."""
-    return quote(benchmark, safe=" ()=,").replace(".", "%2E") or "%"
+    name = quote(benchmark, safe=" ()=,").replace(".", "%2E") or "%"
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]} {hashlib.sha256(benchmark.encode()).hexdigest()[:12]}"
+    return name
+
+
+_LONGEST_CONFIG = 2**20
+"""Bytes of a config.yaml that a page shows."""
 
 
 def _config_of(folder: Path) -> str:
     path = folder / "config.yaml"
-    if not path.exists():
+    if not path.is_file():
         return "(this folder has no config.yaml; the records hold what was run)"
-    text = path.read_text(encoding="utf-8")
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST_CONFIG + 1)
+        text = content.decode("utf-8") if len(content) <= _LONGEST_CONFIG else None
+    except (OSError, UnicodeDecodeError):
+        text = None
+    if text is None:
+        return "(config.yaml of this folder cannot be read; the records hold what was run)"
+    text = printable(text, keep="\n\r\t")
     # pages go to other people: of absolute paths, the last part
     return re.sub(r"(?<![\w./~])(~?/)(?:[^/\s'\"]+/)+(?=[^/\s'\"])", "", text)
 

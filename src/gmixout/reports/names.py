@@ -68,4 +68,15 @@ def short_title(metric: str) -> str:
 
 def notes_of(records: Iterable[Record]) -> list[str]:
     """What a reader of any of the records has to know, each thing once."""
-    return list(dict.fromkeys(note for record in records for note in record.notes))
+    records = list(records)
+    worse = [record for record in records if record.final and record.below_start]
+    own = {record.below_start for record in worse} if len(worse) > 1 else set()
+    notes = dict.fromkeys(note for record in records for note in record.notes if note not in own)
+    if own:
+        text = f"{len(worse)} models ended below their start on ID validation"
+        notes[f"{text}: their learning rate is too high"] = None
+    starts = {s for record in records if (s := record.digests.get("pretrained")) is not None}
+    if len(starts) > 1:
+        text = f"the runs started from {len(starts)} different sets of pretrained weights"
+        notes[f"{text} ({', '.join(sorted(starts))})"] = None
+    return list(notes)

@@ -54,10 +54,15 @@ def as_csv(records: Sequence[Record], reference: str = "full") -> str:
         lines.append(line)
     file = io.StringIO()
     names = dict.fromkeys(name for line in lines for name in line)
-    writer = csv.DictWriter(file, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(_csv, names))
+    writer.writerows([_csv(line.get(name)) for name in names] for line in lines)
     return file.getvalue()
+
+
+def _csv(value: object) -> object:
+    """A value for a cell, where no spreadsheet takes a text for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@") else value
 
 
 def _differences(
@@ -116,7 +121,7 @@ def as_latex(records: Sequence[Record], reference: str = "full") -> str:
 
     return "\n".join(
         [
-            *(f"% {note}" for note in table.notes),
+            *(f"% {' '.join(note.split())}" for note in table.notes),
             r"\begin{tabular}{l" + "r" * (len(table.headings) - 1) + "}",
             r"  \toprule",
             line([_latex(heading) for heading in table.headings]),

@@ -1,7 +1,13 @@
 """The one training loop, its settings, and how a run is kept on disk."""
 
 from gmixout.training.arguments import TrainingArguments
-from gmixout.training.loop import TrainingInterrupted, TrainingResult, check_settings, train
+from gmixout.training.loop import (
+    TrainingInterrupted,
+    TrainingResult,
+    check_settings,
+    refuse_several_processes,
+    train,
+)
 from gmixout.training.memory import PeakMemory
 
 __all__ = [
@@ -10,5 +16,6 @@ __all__ = [
     "TrainingInterrupted",
     "TrainingResult",
     "check_settings",
+    "refuse_several_processes",
     "train",
 ]

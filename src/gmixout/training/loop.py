@@ -1,16 +1,17 @@
 """The one training loop. It knows the protocol `Finetuning` and no method."""
 
 import math
+import os
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
@@ -19,15 +20,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from gmixout.errors import ConfigError, TrainingError
+from gmixout.errors import ConfigError, StateError, TrainingError
 from gmixout.loading import make_loader
 from gmixout.methods.averaged import Averaged
 from gmixout.methods.base import Finetuning
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.augmentation import Augmented, Mixing, mixed_cross_entropy
 from gmixout.training.batches import Batches
-from gmixout.training.checkpoint import load_checkpoint, save_checkpoint
-from gmixout.training.interrupts import interrupt_flag
+from gmixout.training.checkpoint import (
+    check_form,
+    check_moments,
+    is_there,
+    load_checkpoint,
+    save_checkpoint,
+    taking_up,
+)
+from gmixout.training.faults import foreseen
+from gmixout.training.interrupts import StopFlag, Stopped, interrupt_flag
 from gmixout.training.layer_decay import LayerDecay
 from gmixout.training.losses import adjusted, class_counts
 from gmixout.training.memory import PeakMemory
@@ -43,8 +52,8 @@ Observe = Callable[[int, Finetuning, float], None]
 """Gets the number of steps done, the run, and its mean loss since the observation before."""
 
 
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C came during training; the message says where the run stands."""
+class TrainingInterrupted(Stopped):
+    """A signal came during training; the message says where the run stands."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +125,12 @@ def train(
     Raises:
         ConfigError: The settings do not fit the machine or the data.
         StateError: The checkpoint cannot be used.
-        TrainingError: The loss is not finite.
-        TrainingInterrupted: After Ctrl-C, when the checkpoint is written.
+        TrainingError: The loss is not finite, or what the machine has does not suffice.
+        TrainingInterrupted: After Ctrl-C, SIGTERM or SIGHUP, when the checkpoint is written.
     """
     accelerator = _make_accelerator(arguments.mixed_precision)
     device = accelerator.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with foreseen(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         _load_libraries(device)
         torch.manual_seed(arguments.seed)  # dropout; ends with the fork
         _train_mode(model.to(device), arguments.freeze_batch_norm)
@@ -165,6 +174,30 @@ class _Progress:
     peak_memory_bytes: int = 0
     losses: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)  # one mean a stretch
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], steps: int) -> "_Progress":
+        """What a checkpoint says of a run of so many steps.
+
+        Raises:
+            StateError: It cannot be.
+        """
+        found = cls(**values)
+        numbers = [found.seconds, *found.losses, *found.step_seconds]
+        fits = (
+            isinstance(found.step, int)
+            and 1 <= found.step <= steps
+            and isinstance(found.peak_memory_bytes, int)
+            and len(found.losses) == found.step
+            and 1 <= len(found.step_seconds) <= found.step
+            and all(isinstance(value, float) and math.isfinite(value) for value in numbers)
+        )
+        if not fits:
+            raise StateError(
+                f"the checkpoint says that {found.step!s:.20} of {steps} steps are done, with "
+                f"{len(found.losses)} losses. Start over with --overwrite."
+            )
+        return found
 
 
 class _Trainer:
@@ -214,16 +247,28 @@ class _Trainer:
     def keep_state_in(self, checkpoint: Path | None, run: str) -> None:
         """Names the checkpoint file and takes up the state it holds."""
         self.checkpoint, self.run_name = checkpoint, run
-        if checkpoint is None or not checkpoint.exists():
+        if checkpoint is None or not is_there(checkpoint):
             return
         state = load_checkpoint(checkpoint, run)
+        with taking_up():
+            self._take_up(state)
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state; all that can be is checked before anything is changed."""
+        progress = _Progress.of(state["progress"], self.arguments.steps)
+        own = self._state()
+        for name in ("model", "scheduler", "scaler", "rng"):
+            check_form(state[name], own[name], name)
+        saved, groups = state["optimizer"], own["optimizer"]["param_groups"]
+        check_form(saved["param_groups"], groups, "optimizer.param_groups")
+        check_moments(saved["state"], [p.shape for p in self.parameters])
         self.plain_model.load_state_dict(state["model"])
         self.finetuning.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(saved)
         self.scheduler.load_state_dict(state["scheduler"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.progress = _Progress(**state["progress"])
+        self.progress = progress
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.accelerator.device)
@@ -232,8 +277,11 @@ class _Trainer:
         """Writes the checkpoint."""
         if self.checkpoint is None:
             return
+        save_checkpoint(self.checkpoint, self.run_name, self._state())
+
+    def _state(self) -> dict[str, Any]:
         device, scaler = self.accelerator.device, self.accelerator.scaler
-        state = {
+        return {
             "model": self.plain_model.state_dict(),
             "method": self.finetuning.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -243,7 +291,6 @@ class _Trainer:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
-        save_checkpoint(self.checkpoint, self.run_name, state)
 
     def run(
         self,
@@ -253,13 +300,13 @@ class _Trainer:
     ) -> None:
         """Trains up to the last step."""
         settings, progress = self.arguments, self.progress
-        with interrupt_flag() as interrupted:
+        with interrupt_flag() as stop:
             self._since = time.perf_counter()
-            for images, labels in self._loader():
+            for images, labels in self._batches(stop):
                 self._step(images, labels)
                 done = progress.step == settings.steps
-                stop = interrupted.is_set()
-                save = done or stop or progress.step % settings.checkpoint_every_steps == 0
+                stopping = stop.is_set()
+                save = done or stopping or progress.step % settings.checkpoint_every_steps == 0
                 log = save or progress.step % settings.log_every_steps == 0
                 look_on = observe is not None and progress.step in observe_at
                 if log or look_on:
@@ -269,13 +316,27 @@ class _Trainer:
                 if observe is not None and look_on:
                     self._observe(observe, observe_at)
                 if save:
-                    self.save()
+                    with stop.shielded():
+                        self.save()
                 if save or look_on:
                     self._since = time.perf_counter()
-                if stop and not done:
-                    raise TrainingInterrupted(
-                        f"stopped after step {progress.step} of {settings.steps}"
-                    )
+                if stopping:
+                    break
+            if stop.number is not None:
+                raise TrainingInterrupted(
+                    f"stopped after step {progress.step} of {settings.steps}", stop.number
+                )
+
+    def _batches(self, stop: StopFlag) -> Iterator[Any]:
+        """The batches that are left; a signal may end the processes that load them, too."""
+        try:
+            yield from self._loader()
+        except RuntimeError:
+            if not stop.is_set() or not self._losses:
+                raise
+            self._look()
+            with stop.shielded():
+                self.save()
 
     def _observe(self, observe: Observe, observe_at: Collection[int]) -> None:
         step = self.progress.step
@@ -369,9 +430,21 @@ def _make_accelerator(mixed_precision: str) -> Accelerator:
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision={mixed_precision}: {error}") from error
-    if accelerator.num_processes > 1:
-        raise ConfigError(
-            f"this is one of {accelerator.num_processes} processes, and a run writes one folder: "
-            "start gmixout in one process, without a launcher. (The library works under DDP.)"
-        )
+    refuse_several_processes()
     return accelerator
+
+
+def refuse_several_processes() -> None:
+    """Refuses to be one of several processes of a launcher.
+
+    Raises:
+        ConfigError: This is one.
+    """
+    # accelerate does not ask the launchers' variables where there is no GPU
+    said = [os.environ.get(name, "") for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE")]
+    counts = [int(each) for each in said if each.isdecimal()]
+    if (count := max([PartialState().num_processes, *counts])) > 1:
+        raise ConfigError(
+            f"this is one of {count} processes, and a run writes one folder: start gmixout in one "
+            "process, without a launcher. (The library works under DDP.)"
+        )
