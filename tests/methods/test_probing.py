@@ -56,7 +56,7 @@ def test_what_was_frozen_stays_frozen():
 
 @pytest.mark.parametrize("name", ["linear_probe", "lp_ft"])
 def test_a_model_without_a_head_is_refused(name):
-    headless = nn.Sequential(nn.Linear(4, 4))
+    headless = nn.Sequential(nn.Conv2d(4, 4, 3))
     with pytest.raises(ConfigError, match=f"{name} trains the classifier head.*has none"):
         get_method(name).start(headless, 0)
     frozen = cnn()

@@ -108,7 +108,7 @@ def run_folder(
             say(f"{folder} holds no run to go on with: this one begins there.")
         write_text(folder / CONFIG, _MARK + yaml.safe_dump(config, sort_keys=False))
         if task is not None:
-            if resume:
+            if (folder / IDENTITY).exists():
                 _tell_of_another_version(folder)
             about = {**task.identity(), MADE_BY: _this_version()}
             write_text(folder / IDENTITY, json.dumps(about, indent=1) + "\n")

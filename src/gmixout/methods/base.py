@@ -52,7 +52,7 @@ class DenseFinetuning:
 
     def __init__(self, model: nn.Module, select: Callable[[str], bool] | None = None) -> None:
         self.model = model
-        self.heads = find_head(model)
+        self.heads = find_head(model, needed=False)  # all is trained, the head perhaps faster
         self.frozen = [
             parameter
             for name, parameter in model.named_parameters()

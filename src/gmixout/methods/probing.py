@@ -20,14 +20,13 @@ class _Probing(DenseFinetuning):
     """
 
     def __init__(self, model: nn.Module, method: Method) -> None:
-        heads = find_head(model)
+        heads = find_head(model, needed=False)
         head = [p for name, p in model.named_parameters() if within(name, heads)]
         if not any(parameter.requires_grad for parameter in head):
             raise ConfigError(
                 f"method {method.name} trains the classifier head, and this model has none that "
-                "can be trained: neither get_classifier() nor a top-level module called head, "
-                "heads, head_dist, fc or classifier with trainable weights. Rename it, unfreeze "
-                "it, or choose another method"
+                "can be trained: no get_classifier() and no module called head, fc or classifier "
+                "with trainable weights. Rename it, unfreeze it, or choose another method"
             )
         super().__init__(model, select=lambda name: within(name, heads))
         self._modes = {module: module.training for module in model.modules()}
