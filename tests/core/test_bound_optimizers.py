@@ -52,8 +52,12 @@ def of_torch():
 def of_timm():
     timm_optim = pytest.importorskip("timm.optim")
     needs_a_gpu, moves_at_rate_zero = ("bnb", "fused"), ("madgrad",)
+    compiled = ("kron",)  # for half a minute; its state is like the others'
     for name in timm_optim.list_optimizers():
-        if not name.startswith(needs_a_gpu + moves_at_rate_zero) and name != "adahessian":
+        if (
+            not name.startswith(needs_a_gpu + moves_at_rate_zero + compiled)
+            and name != "adahessian"
+        ):
             yield (
                 f"timm {name}",
                 lambda groups, name=name: timm_optim.create_optimizer_v2(
@@ -94,12 +98,12 @@ def test_rate_zero_leaves_the_model_bit_equal_over_redraws(name):
             assert "moments='reset'" in str(error)  # noqa: PT017
             continue
         silence(optimizer)
-        for batch in batches(7):
+        for batch in batches(5):
             if "LBFGS" in name:
                 optimizer.step(lambda batch=batch, model=model: backward(model, batch))
             else:
                 train(model, optimizer, [batch])
-        assert masked.steps == 7
+        assert masked.steps == 5
         assert same_state(masked.detach(), before)
         followed += 1
     assert followed >= 3
@@ -195,8 +199,10 @@ def start(config, make=torch.optim.AdamW, seed=0):
 
 
 @pytest.mark.parametrize("setting", STATES)
-@pytest.mark.parametrize("optimizer", WRAPPED)
-@pytest.mark.parametrize("order", ["model first", "optimizer first"])
+@pytest.mark.parametrize(
+    ("optimizer", "order"),
+    [*((name, "model first") for name in WRAPPED), ("adamw", "optimizer first")],
+)
 def test_saving_model_and_optimizer_is_enough(setting, optimizer, order):
     """As every framework does, with no code of ours: bit-equal to a run that never stopped."""
     make, data = WRAPPED[optimizer], list(batches(9))
