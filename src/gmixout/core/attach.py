@@ -1,7 +1,7 @@
 """Puts a masking process on a model, runs it behind an optimizer, and takes it off again."""
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -13,14 +13,14 @@ from gmixout.core.config import GMixout
 from gmixout.core.depth import Depth, count_layers_below
 from gmixout.core.layers import child_name, expose, is_lean, mask_module, unmask_module
 from gmixout.core.process import MaskedWeight
+from gmixout.core.saved import STATE_VERSION, check_state
 from gmixout.core.selection import Select, choose, dense_groups, find_head, with_decay
 from gmixout.core.summary import Summary, summarize
 from gmixout.core.values import watch_optimizers
-from gmixout.errors import AttachError, ConfigError, StateError
+from gmixout.errors import AttachError, ConfigError
 
 OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
 
-STATE_VERSION = 2
 PARALLEL = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
 """Classes of torch that spread a model over devices."""
 _IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
@@ -379,45 +379,8 @@ class Masked:
 
     def _check_state(self, state: Any) -> None:
         self.model  # noqa: B018 - raises after detach()
-        keys = {"version", "config", "steps", "weights", "moments"}
-        if (
-            not isinstance(state, Mapping)
-            or set(state) != keys
-            or type(state["version"]) is not int
-            or state["version"] != STATE_VERSION
-        ):
-            raise StateError(
-                f"This is no state of a masking process of version {STATE_VERSION}; expected what "
-                "masked.state_dict() returned."
-            )
-        steps, weights, moments = state["steps"], state["weights"], state["moments"]
-        if type(steps) is not int or not 0 <= steps < 2**63:
-            raise StateError(f"The saved count of steps, {steps!s:.40}, must be a number >= 0.")
-        try:
-            theirs = asdict(GMixout(**state["config"]))
-        except (TypeError, ConfigError) as error:
-            raise StateError(f"The saved config is none: {error}") from error
-        ours = asdict(self.config)
-        differing = [key for key in ours if ours[key] != theirs[key]]
-        if differing:
-            raise StateError(
-                "The saved process has another config: "
-                + ", ".join(f"{k}={theirs[k]!r} (here {ours[k]!r})" for k in differing)
-                + ". Attach with the saved config, GMixout(**state['config'])."
-            )
-        names = set(weights) if isinstance(weights, Mapping) else set()
-        if names != set(self._weights):
-            odd = sorted(map(str, names ^ set(self._weights)))
-            raise StateError(
-                f"The saved process masks other weights: {odd[0]!r} is only on one side "
-                f"({len(odd)} such). Load it into the model it was saved from, with its select=."
-            )
-        for name, masked in self._weights.items():
-            masked.check_state(weights[name])
-        if self._bound is not None:
-            self._bound.moments.check_state(moments)
-        elif moments != {}:
-            raise StateError("Bind the optimizer before loading a state that carries moments.")
+        moments = None if self._bound is None else self._bound.moments
+        check_state(state, self.config, self._weights, moments)
 
     def _load(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
