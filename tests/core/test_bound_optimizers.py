@@ -178,6 +178,36 @@ def test_what_cannot_follow_a_redraw_is_refused():
     forever.bind(Slow(torch.optim.SGD(forever.param_groups(lr=0.1))))
 
 
+def test_one_in_a_list_is_bound_with_what_is_around_it():
+    class Around(torch.optim.Optimizer):
+        def __init__(self, groups):
+            self.inside = [torch.optim.SGD(groups, lr=0.1)]
+            super().__init__(groups, {})
+
+        def step(self):
+            self.inside[0].step()
+
+    model = TinyNet()
+    masked = gmixout.attach(model, PRESETS["gmixout"])
+    optimizer = masked.bind(Around(masked.param_groups(lr=0.1)))
+    train(model, optimizer, list(batches(3)))
+    assert masked.steps == 3
+
+
+def test_what_a_period_leaves_out_is_in_the_groups_of_a_second_optimizer():
+    model, masked, optimizer = start(STATES["random depth"])
+    everything = sum(len(group["params"]) for group in optimizer.param_groups)
+    frozen = 0
+    for batch in batches(9):
+        train(model, optimizer, [batch])
+        frozen += sum(not v.requires_grad for v in masked.parameters())
+        for groups in (masked.param_groups(lr=1e-3), masked.param_groups(lr=1e-3, weight_decay=0)):
+            assert sum(len(group["params"]) for group in groups) == everything
+    assert frozen, "no period began above the first layer"
+    masked.unbind()
+    assert all(v.requires_grad for v in masked.parameters())
+
+
 STATES = {
     **PRESETS,
     "random depth": GMixout(mask_rate=0.5, resample_every=2, mean_start_depth=0.5),

@@ -120,6 +120,16 @@ FOUND = {
         lambda: Parts(student=timm_model(), teacher=timm_model()),
         ("student.head", "teacher.head"),
     ),
+    "several tasks": (
+        lambda: Parts(body=featurizer(), age=linear(64, 1), race_classifier=linear()),
+        ("age", "race_classifier"),
+    ),
+    "a detector": (
+        lambda: pytest.importorskip("torchvision").models.detection.fasterrcnn_resnet50_fpn(
+            num_classes=CLASSES, weights=None, weights_backbone=None
+        ),
+        ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"),
+    ),
     "a perceptron": (lambda: nn.Sequential(linear(3, 8), nn.ReLU(), linear(8)), ("2",)),
     "none, by timm": (featurizer, ()),
     "none, by wrapped timm": (lambda: Parts(model=featurizer()), ()),
@@ -186,6 +196,25 @@ def test_widths_that_agree_by_chance_are_looked_for_outside_of_blocks_alone():
     blocks = nn.Sequential(*(nn.Linear(width, width) for _ in range(3)))
     model = Parts(blocks=blocks, head=nn.Linear(width, CLASSES))
     assert find_head(model) == ("head",)
+
+
+class Tied(nn.Module):
+    """A head that is an embedding, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.hidden = nn.Embedding(50, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 50, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+def test_a_head_that_is_tied_is_trained_as_a_head():
+    for head in (None, "head"):
+        masked = gmixout.attach(Tied(), GMixout(), head=head)
+        assert masked.heads == ("head",)
+        assert [w.name for w in masked.summary().weights] == ["hidden.weight"]
+        groups = {g["name"]: g["params"] for g in masked.param_groups(1.0, head_lr=0.1)}
+        assert groups["head"][0] is masked.model.embedding.weight
 
 
 def test_every_family_of_timm_is_found(timm_families):

@@ -366,6 +366,57 @@ def test_a_hand_that_changes_weights_before_training_makes_a_new_start():
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("by_data", [False, True])
+def test_a_model_put_back_by_its_parameters_is_what_it_was(setting, by_data):
+    """The best weights so far, or an average, of all parameters, masks redrawn in between."""
+    model, masked, optimizer = start(SETTINGS[setting])
+    train(model, optimizer, list(batches(4)))
+    model.eval()
+    best = [p.detach().clone() for p in model.parameters()]
+    expected = model(IMAGES)
+    train(model, optimizer, list(batches(5)))
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), best, strict=True):
+            (parameter.data if by_data else parameter).copy_(value)
+    torch.testing.assert_close(model(IMAGES), expected)
+    plain = TinyNet().eval()
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(plain(IMAGES), expected)
+    del masked
+
+
+@pytest.mark.parametrize("setting", ["gmixout", "rescaled", "mixout"])
+def test_weights_changed_by_a_hand_in_training_stay_changed(setting):
+    """Clipped by their `.data`, say: no write and no redraw brings back what was there."""
+    model, masked, _ = start(SETTINGS[setting])
+    masked.unbind()
+    groups = [{"params": [p], "lr": 0.0} for p in model.parameters() if p.requires_grad]
+    optimizer = masked.bind(torch.optim.SGD(groups, lr=0.0))
+    for batch in batches(8):
+        model.hidden.weight.data.clamp_(-0.01, 0.01)
+        train(model, optimizer, [batch])
+    # which the residual of masks to come is no part of
+    if masked.config.residual == "reset":
+        assert model.state_dict()["hidden.weight"].abs().max() <= 0.01 + 1e-6
+    assert masked._weights["hidden.weight"].is_written()
+
+
+def test_an_optimizer_from_before_attach_is_an_error():
+    model = TinyNet()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    masked = gmixout.attach(model, SETTINGS["gmixout"])
+    loss_of(model, next(batches(1))).backward()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(AttachError, match="made before attach"):
+        optimizer.step()
+    assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
+    masked.detach()
+    assert type(model.hidden.weight) is nn.Parameter
+    assert not vars(model.hidden.weight)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_an_attached_model_can_be_pickled_and_goes_on(setting):
     model, masked, optimizer = start(SETTINGS[setting])
     train(model, optimizer, list(batches(4)))

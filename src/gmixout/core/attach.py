@@ -16,7 +16,7 @@ from gmixout.core.process import MaskedWeight
 from gmixout.core.saved import STATE_VERSION, check_state
 from gmixout.core.selection import Select, choose, dense_groups, find_head, with_decay
 from gmixout.core.summary import Summary, summarize
-from gmixout.core.values import watch_optimizers
+from gmixout.core.values import Phi, watch_optimizers
 from gmixout.errors import AttachError, ConfigError
 
 OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
@@ -153,6 +153,8 @@ class Masked:
         watch_optimizers()
         for masked in self._weights.values():
             masked.values.process = self._count_calls
+            if isinstance(parameter := masked.parameter, Phi):
+                parameter.process = self._count_calls
             masked.values.register_post_accumulate_grad_hook(_check_seen(weakref.ref(masked)))
 
     def _count_calls(self) -> int | None:
@@ -231,7 +233,10 @@ class Masked:
         Raises:
             ConfigError: A rate or the decay is negative or no number.
         """
+        self._depth.end()  # what a period does not train is trained all the same
         rest = dense_groups(self.model, self.heads, lr, head_lr, leave_out=self.parameters())
+        if self._bound is not None:
+            self._depth.begin(self.period)
         # Apart, as fused SGD wants momentum of all of a group's parameters or of none.
         parts = {
             "masked": [m.values for m in self._weights.values() if m.redraws],
@@ -283,6 +288,7 @@ class Masked:
         if self._bound is not None:
             self._bound.release()
             self._bound = None
+            self._depth.end()
 
     def reset(self) -> None:
         """Start anew from the weights that the model would be left with now, as `attach` does.
@@ -473,7 +479,7 @@ class Masked:
         for masked in self._weights.values():
             masked.look()
             masked.weight.copy_(masked.plain())
-            masked.values.process = None
+            masked.release()
         for module in self._modules:
             for attribute in list(module._parameters):
                 if child_name(attribute) in module._modules:

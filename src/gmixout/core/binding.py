@@ -123,11 +123,7 @@ def unwrap(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise AttachError(f"bind() takes a torch.optim optimizer, not {optimizer!r}.")
     chain = [optimizer]
-    while inner := [
-        each
-        for each in vars(chain[-1]).values()
-        if isinstance(each, torch.optim.Optimizer) and each not in chain
-    ]:
+    while inner := [each for each in _optimizers_in(chain[-1]) if each not in chain]:
         if len(inner) > 1:
             kinds = ", ".join(type(each).__name__ for each in inner)
             raise AttachError(
@@ -136,6 +132,16 @@ def unwrap(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
             )
         chain.append(inner[0])
     return chain
+
+
+def _optimizers_in(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+    """The optimizers that one has among its attributes, in lists, too."""
+    found = []
+    for value in vars(optimizer).values():
+        several = isinstance(value, (list, tuple, Mapping))
+        parts = value.values() if isinstance(value, Mapping) else value if several else [value]
+        found += [each for each in parts if isinstance(each, torch.optim.Optimizer)]
+    return found
 
 
 def _check_holds(optimizer: torch.optim.Optimizer, weights: Mapping[str, MaskedWeight]) -> None:
@@ -194,7 +200,8 @@ def _warn_of_rates(
     rates: dict[bool, set[float]] = {True: set(), False: set()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            rates[id(parameter) in ours].add(float(group.get("lr", 0)))
+            rate = group.get("initial_lr", group.get("lr", 0))  # before any warm-up
+            rates[id(parameter) in ours].add(float(rate))
     if same := sorted(rates[True] & rates[False] - {0.0}):
         scale = config.rate_scale
         if abs(scale - 1) > 1e-9:

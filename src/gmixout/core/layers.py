@@ -263,6 +263,8 @@ def _weight_property(attribute: str) -> property:
     def weight(self: nn.Module) -> Tensor | None:
         masked = _masked(self, attribute)
         masked.settle()
+        if is_lean(self, attribute):
+            masked.hand_out()  # to somebody who may change it: the layer itself does without
         return expose(masked) if torch.is_grad_enabled() else self._parameters[attribute]
 
     return property(weight)

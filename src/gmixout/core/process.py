@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
 from gmixout.core.masks import STRUCTURES, count_units, draw, uniform
-from gmixout.core.values import Values
+from gmixout.core.values import Phi, Values
 from gmixout.errors import AttachError, StateError
 from gmixout.kernels.reference import round_randomly
 
@@ -80,7 +80,10 @@ class MaskedWeight(nn.Module):
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("held", held, persistent=False)
         self._fresh = True  # nothing was trained since the weight was taken for the pretrained one
-        self._seen: tuple[Tensor, Tensor, int, int] | None = None
+        self._seen: tuple[Values, nn.Parameter, int, int] | None = None
+        self._plain_class: type[nn.Parameter] = type(self.parameter)
+        if self._plain_class is nn.Parameter:  # one of the user's own keeps what it can do
+            self.parameter.__class__ = Phi
         self._start()
 
     def forward(self, input: Any) -> Any:
@@ -168,21 +171,39 @@ class MaskedWeight(nn.Module):
                 f"functional_call() was given other masked values of {self.name!r}, which are "
                 "only a part of its weight. Give it whole weights: those of masked.snapshot()."
             )
-        if values.moved or values._version != version or weight._version != weight_version:
+        if (
+            values.moved
+            or values._version != version
+            or weight._version != weight_version
+            or getattr(weight, "moved", False)
+        ):
             self.look()
+
+    def hand_out(self) -> None:
+        """Look at the weight next time: who has it in hand may change it by its `.data`."""
+        weight = self.parameter
+        if isinstance(weight, Phi):
+            weight.moved = True
 
     @torch.no_grad()
     def look(self) -> None:
         """`settle`, comparing entry by entry; waits for the device."""
-        moved = self._seen is not None and self._seen[3] != self.parameter._version
-        if moved and self._fresh and self.values.process is not None:
+        values, weight = self.values, self.parameter
+        seen = self._seen or (values, weight, values._version, weight._version)
+        moved = weight._version != seen[3] or getattr(weight, "moved", False)
+        if moved and self._fresh and values.process is not None:
             self._begin_again()
         elif not self.is_written():
-            if moved:
-                phi = self._wide(self.structure.gather(self.weight, self.index))
-                self.values.copy_(torch.lerp(self.held, phi, 1 / self.scale))
-            else:
+            if not moved:
                 self.write_()
+            else:
+                phi = self._wide(self.structure.gather(self.weight, self.index))
+                if values.moved or values._version != seen[2]:
+                    values.copy_(torch.lerp(self.held, phi, 1 / self.scale))
+                else:  # a change of the weight is one of A, and D stays what it was
+                    change = phi - self._phi()
+                    self.held.add_(change)
+                    values.add_(change)
         self._note()
 
     def check_seen(self) -> None:
@@ -207,6 +228,8 @@ class MaskedWeight(nn.Module):
         """Remember that weight and values agree as they are now."""
         values, weight = self.values, self.parameter
         values.moved = False
+        if isinstance(weight, Phi):
+            weight.moved = False
         self._seen = (values, weight, values._version, weight._version)
 
     def _begin_again(self) -> None:
@@ -363,6 +386,15 @@ class MaskedWeight(nn.Module):
         if not self.is_written():
             self._start()
         self._note()
+
+    def release(self) -> None:
+        """Give the model's parameter its class back, and let go of the process."""
+        self.values.process = None
+        parameter = self.parameter
+        if isinstance(parameter, Phi):
+            parameter.__class__ = self._plain_class  # type: ignore[assignment]
+            for name in ("moved", "process"):
+                vars(parameter).pop(name, None)
 
     @torch.no_grad()
     def restart(self) -> None:

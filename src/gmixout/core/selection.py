@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -52,8 +52,9 @@ def find_head(
     if found is None:  # the model says that it has none
         return ()
     heads = {layer for layer in found if layer in layers}
-    widths, repeated = {_width(layer) for layer in heads}, _in_containers(model)
-    heads |= {each for each in layers.keys() - repeated if _width(each) in widths}
+    for layer in layers.keys() - _in_containers(model):
+        if any(_is_as_wide(layer, h) or _reads_the_same(layer, h, layers) for h in tuple(heads)):
+            heads.add(layer)
     names = tuple(name for layer, name in layers.items() if layer in heads)
     if needed and layers and model not in layers:
         _check_found(model, names, [*layers.values()][-1])
@@ -127,7 +128,7 @@ def _ends(module: nn.Module) -> list[nn.Module]:
     layers = _layers_of(module)
     if isinstance(module, nn.Sequential):
         return layers[-1:]
-    return [layer for layer in layers if _width(layer) == _width(layers[-1])]
+    return [layer for layer in layers if layer is layers[-1] or _is_as_wide(layer, layers[-1])]
 
 
 def _layers_of(module: nn.Module) -> list[nn.Module]:
@@ -147,8 +148,25 @@ def _may_score(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear)
 
 
-def _width(layer: nn.Module) -> int:
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
+def _is_as_wide(layer: nn.Module, head: nn.Module) -> bool:
+    """Check whether a layer has a head's outputs: a second head, an auxiliary classifier."""
+    read, written = _sides(layer)
+    return read != written and written == _sides(head)[1]
+
+
+def _reads_the_same(layer: nn.Module, head: nn.Module, names: Mapping[nn.Module, str]) -> bool:
+    """Check whether a layer stands beside a head and has its inputs: another task's output."""
+    read, written = _sides(layer)
+    parents = {names[each].rpartition(".")[0] for each in (layer, head)}
+    alike = len(parents) == 1 and type(layer) is type(head)
+    return alike and read != written and read == _sides(head)[0]
+
+
+def _sides(layer: nn.Module) -> tuple[Any, Any]:
+    """A layer's inputs and outputs."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    return layer.in_channels, layer.out_channels
 
 
 def choose(
@@ -165,6 +183,7 @@ def choose(
         for attribute, parameter in module._parameters.items():
             if parameter is not None:
                 places.setdefault(parameter, []).append((module, attribute))
+    in_head = parameters_within(model, heads)
     chosen = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or not parameter.is_floating_point():
@@ -172,7 +191,7 @@ def choose(
         if select is not None:
             wanted = select(name, parameter)
         else:
-            wanted = not within(name, heads) and any(
+            wanted = parameter not in in_head and any(
                 (isinstance(module, MASKED_KINDS) and attribute == "weight")
                 or (isinstance(module, nn.MultiheadAttention) and attribute in ATTENTION_WEIGHTS)
                 for module, attribute in places[parameter]
@@ -185,6 +204,13 @@ def choose(
                 )
             chosen[name] = places[parameter]
     return chosen
+
+
+def parameters_within(model: nn.Module, modules: Iterable[str]) -> set[nn.Parameter]:
+    """The parameters of the named modules, those that other modules have, too (a tied head)."""
+    modules = tuple(modules)
+    named = model.named_parameters(remove_duplicate=False)
+    return {parameter for name, parameter in named if within(name, modules)}
 
 
 def within(name: str, modules: Iterable[str]) -> bool:
@@ -216,9 +242,10 @@ def dense_groups(
     dense: list[nn.Parameter] = []
     head: list[nn.Parameter] = []
     others = {id(parameter) for parameter in leave_out}
-    for name, parameter in model.named_parameters():
+    in_head = parameters_within(model, heads)
+    for parameter in model.parameters():
         if parameter.requires_grad and id(parameter) not in others:
-            (head if within(name, heads) else dense).append(parameter)
+            (head if parameter in in_head else dense).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": dense, "lr": lr, "name": "dense"},
         {"params": head, "lr": head_lr, "name": "head"},

@@ -1,4 +1,4 @@
-"""The trainable leaf of a masked weight, and what else in a process may move it."""
+"""Parameters that know when others may have moved them, and what else in a process may do so."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from torch.optim.optimizer import (
 from gmixout.errors import AttachError
 
 
-class Values(nn.Parameter):
+class _Watched(nn.Parameter):
     """A parameter that knows whether it may have been moved where its version does not tell.
 
     Two ways leave no trace in `_version`: what is done to `.data`, and fused optimizers.
@@ -29,9 +29,9 @@ class Values(nn.Parameter):
     process: Callable[[], int | None] | None = None
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Pickle as `Values`, of no process."""
+        """Pickle as one of no process."""
         del protocol
-        return Values, (self.detach(), self.requires_grad)
+        return type(self), (self.detach(), self.requires_grad)
 
     def _get_data(self) -> Tensor:
         self.moved = True
@@ -42,6 +42,14 @@ class Values(nn.Parameter):
         torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
 
     data = property(_get_data, _set_data)
+
+
+class Values(_Watched):
+    """The trainable leaf of a masked weight."""
+
+
+class Phi(_Watched):
+    """The model's own parameter while it is masked: an optimizer has nothing to move in it."""
 
 
 BOUND: "WeakSet[torch.optim.Optimizer]" = WeakSet()
@@ -58,22 +66,30 @@ def watch_optimizers() -> None:
         _hooks.append(register_optimizer_step_post_hook(_after))
 
 
-def _values_in(optimizer: torch.optim.Optimizer) -> list[Values]:
-    return [p for g in optimizer.param_groups for p in g["params"] if isinstance(p, Values)]
+def _watched_in(optimizer: torch.optim.Optimizer) -> list[_Watched]:
+    return [p for g in optimizer.param_groups for p in g["params"] if isinstance(p, _Watched)]
 
 
 def _before(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    if optimizer not in BOUND and (values := _values_in(optimizer)):
-        processes = {v.process for v in values if v.process is not None}
-        _STEPS[optimizer] = {process: process() for process in processes}
+    if optimizer in BOUND or not (found := _watched_in(optimizer)):
+        return
+    steps = {v.process: v.process() for v in found if v.process is not None}
+    if steps and not any(isinstance(each, Values) for each in found):
+        raise AttachError(
+            f"This {type(optimizer).__name__} was made before attach(): it holds the weights that "
+            "are masked now, and not the values that are trained in their place. Make it after "
+            "attach(), from masked.param_groups(lr=...), and bind it."
+        )
+    _STEPS[optimizer] = steps
 
 
 def _after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Raise unless a bound optimizer, which this one is built around, has made the step."""
     if optimizer in BOUND:
         return
-    for values in _values_in(optimizer):
-        values.moved = True
+    for each in _watched_in(optimizer):
+        if isinstance(each, Values):  # weights have no gradient, and stay where they are
+            each.moved = True
     for process, steps in _STEPS.pop(optimizer, {}).items():
         if steps is not None and process() == steps:
             raise AttachError(
