@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import framework_runs as runs
 import pytest
-import runs
 import torch
 from tiny import same_state
 

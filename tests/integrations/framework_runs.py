@@ -1,6 +1,6 @@
 """One small run in each framework, as its users write it; none of them knows of a masking process.
 
-`python runs.py FRAMEWORK FOLDER STEP` makes the run and is killed by itself at a step.
+`python framework_runs.py FRAMEWORK FOLDER STEP` makes the run and is killed by itself at a step.
 """
 
 import os
