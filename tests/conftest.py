@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
@@ -13,6 +14,10 @@ import torch
 
 # Tiny tensors gain nothing from a second thread, and lose a hundredfold where cores are shared.
 torch.set_num_threads(1)
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, which many are about.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Triton asks when it is imported; without a GPU its interpreter runs the kernels on the CPU.
 if not torch.cuda.is_available():
