@@ -265,8 +265,10 @@ def test_other_optimizers_of_the_process_are_not_bothered():
     start()
     other = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    before = other.weight.detach().clone()
     other(torch.ones(1, 2)).sum().backward()
     optimizer.step()
+    torch.testing.assert_close(other.weight, before - 0.1)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
