@@ -29,7 +29,9 @@ def test_images_follow_from_seed_and_position_alone(rng_untouched):
         first = augmented(seed=3)[7, 2]["image"]
     augmented(seed=3)[6, 1]
     assert torch.equal(augmented(seed=3)[7, 2]["image"], first)
-    draws = [augmented(seed=seed)[position, 2]["image"] for seed in range(3) for position in range(3)]
+    draws = [
+        augmented(seed=seed)[position, 2]["image"] for seed in range(3) for position in range(3)
+    ]
     assert len({tuple(image.flatten().tolist()) for image in draws}) > 6
 
 
@@ -68,7 +70,9 @@ def test_without_augmentation_images_stay():
     assert len(plain) == len(GREY)
 
 
-@pytest.mark.parametrize("wanted", [{"augment": "randaugment"}, {"flip": True}, {"crop_scale": 0.5}])
+@pytest.mark.parametrize(
+    "wanted", [{"augment": "randaugment"}, {"flip": True}, {"crop_scale": 0.5}]
+)
 def test_without_torchvision_the_error_comes_before_training(monkeypatch, wanted):
     monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
     check_settings(torch.nn.Linear(2, 2), GREY, TrainingArguments(batch_size=4))

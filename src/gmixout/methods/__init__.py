@@ -78,8 +78,8 @@ def get_method(name: str, **options: Any) -> Method:
     if name not in METHODS and any(mark in name for mark in "+("):
         first, *others = specs_of(name)
         first["init_args"].update(options)
-        adds = tuple(from_spec(spec, Regularizer) for spec in others)
-        return beside.with_beside(from_spec(first, Method), adds)  # type: ignore[type-abstract]
+        method = from_spec(first, Method)  # type: ignore[type-abstract]
+        return beside.with_beside(method, tuple(from_spec(each, Regularizer) for each in others))
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}; known methods: {', '.join(METHODS)}")
     known = list(inspect.signature(METHODS[name]).parameters)

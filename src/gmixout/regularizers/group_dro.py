@@ -46,9 +46,9 @@ class _Weighted(Hooks):
 
     def risk(self, seen: Seen, step: Step) -> Tensor:
         losses, present = domain_means(seen)
-        weights = self._weights.to(losses.device)
+        weights = self._weights.to(losses.device, copy=True)
         if step.passes == 0:  # a second pass of the same step tells nothing new
-            weights[present] = weights[present] * (self._eta * losses.detach()).exp()
+            weights[present] = weights[present] * (self._eta * losses.detach()).exp().to(weights)
             self._weights = weights = weights / weights.sum()
         own = weights[present]
         return losses @ (own / own.sum()).to(losses)

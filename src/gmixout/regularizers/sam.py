@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from gmixout.regularizers.base import Regularizer, Weights
 from gmixout.settings import require
@@ -42,8 +43,7 @@ class sam(Regularizer):
                 each.grad = None
         with torch.no_grad():
             before = [each.clone() for each in moved]
-            norms = [torch.linalg.vector_norm(slope, dtype=torch.float32) for slope in slopes]
-            scale = self.rho / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-12)
+            scale = self.rho / (get_total_norm(slopes) + 1e-12)
             for each, slope in zip(moved, slopes, strict=True):
                 each.add_(slope * scale.to(each))
             weights.write()

@@ -111,6 +111,8 @@ class Batches(Sampler[list[tuple[int, int]]]):
             for turn in turns:
                 yield from itertools.islice(own[turn], self.batch_size)
         rounds, rest = divmod(self.batch_size, len(kinds))
+        # of one permutation: a batch never gives a key two turns at the one more
+        turns = itertools.cycle(list(itertools.islice(turns, len(kinds))))
         while True:
             some = list(itertools.islice(turns, rest))
             for _ in range(rounds):
