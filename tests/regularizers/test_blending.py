@@ -1,5 +1,7 @@
 """Blending is torchvision's mixup and CutMix, bit for bit, and keeps what targets must be."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -110,3 +112,26 @@ def test_a_share_of_1_changes_nothing_and_one_class_stays_itself():
     assert torch.equal(whole.targets(4), batch.targets(4))
     same = Batch(batch.images, torch.full_like(batch.labels, 2))
     torch.testing.assert_close(blend(same, next_one(same), 0.3).targets(4), same.targets(4))
+
+
+def test_the_second_batch_of_regmixup_follows_from_the_step(rng_untouched):
+    class Seen:
+        batch = a_batch()
+
+    def second(number):
+        seen = []
+
+        class Passing(Drawing):
+            def forward(self, batch):
+                seen.append(batch)
+                return SimpleNamespace(mean=lambda: torch.ones(()))
+
+        assert REGULARIZERS["regmixup"](weight=0.3).term(Seen(), Passing(number)) == 0.3
+        return seen[0]
+
+    with rng_untouched():
+        first, again, other = second(1), second(1), second(2)
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, other.images)
+    linear = torch.einsum("ij,jchw->ichw", first.shares, Seen.batch.images)
+    torch.testing.assert_close(first.images, linear)
