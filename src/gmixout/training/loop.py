@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gmixout.errors import ConfigError, StateError, TrainingError
 from gmixout.loading import make_loader
-from gmixout.methods.averaged import Averaged
+from gmixout.methods.average import Averaged
 from gmixout.methods.base import Finetuning
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.augmentation import Augmented, Mixing, mixed_cross_entropy
