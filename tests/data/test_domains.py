@@ -10,7 +10,10 @@ from official_trees import colour_of, remove
 
 from gmixout.data import SOURCES
 from gmixout.data.domains import domainbed_holdout
+from gmixout.data.images import ImageFiles
+from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.errors import DataError
+from gmixout.named import identity, spec_of
 
 PACS = ["art_painting", "cartoon", "photo", "sketch"]
 CLASSES = ["dog", "giraffe", "horse"]
@@ -31,6 +34,51 @@ def pacs(root, **options):
 @pytest.fixture
 def root(tmp_path):
     return trees.domains(tmp_path, PACS, CLASSES)
+
+
+def files_of(root, domain):
+    """A domain's images in the order that its split is made on."""
+    paths = [
+        f"{name}/{file.name}" for name in CLASSES for file in sorted((root / domain / name).iterdir())
+    ]
+    labels = [CLASSES.index(path.partition("/")[0]) for path in paths]
+    return ImageFiles(root / domain, paths, labels)
+
+
+def parts_of(images, protocol, environment, trial_seed=0):
+    """Train, validation and test part of one domain, written out again."""
+    if protocol == "stratified":
+        val, test, train = stratified(images.labels, (0.2, 0.2), SPLIT_SEED)
+    else:
+        train, held = domainbed_holdout(len(images), trial_seed, environment)
+        val, test = (held[half] for half in stratified(images.labels[held], (0.5,), SPLIT_SEED))
+    return [images.subset(part) for part in (train, val, test)]
+
+
+def three(splits):
+    return splits.train, splits.id_val, splits.id_test
+
+
+@pytest.mark.parametrize("protocol", ["stratified", "domainbed"])
+@pytest.mark.parametrize("domain", PACS)
+def test_one_domain_is_split_and_called_as_it_was_before_there_could_be_several(
+    protocol, domain, root
+):
+    source = pacs(root, train_domain=domain, protocol=protocol)
+    splits = load(source)
+    parts = parts_of(files_of(root, domain), protocol, PACS.index(domain))
+    assert [each.digest() for each in three(splits)] == [part.digest() for part in parts]
+    assert {each.groups for each in splits.sets.values()} == {None}
+    for name in set(PACS) - {domain}:
+        assert splits.shifts[name].digest() == files_of(root, name).digest()
+    # by which old runs are found again
+    usual = {"root": str(root), "counts": "any"}
+    usual |= {} if protocol == "stratified" else {"protocol": protocol}
+    own = {} if domain == "photo" else {"train_domain": domain}
+    assert identity(source) == {"name": "pacs", "options": {**usual, **own}}
+    said = "" if protocol == "stratified" else f", protocol={protocol!r}"
+    assert str(source) == f"pacs(train_domain={domain!r}{said})"
+    assert spec_of(source)["init_args"]["train_domain"] == domain
 
 
 @pytest.mark.parametrize("domain", PACS)
