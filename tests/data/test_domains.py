@@ -39,7 +39,9 @@ def root(tmp_path):
 def files_of(root, domain):
     """A domain's images in the order that its split is made on."""
     paths = [
-        f"{name}/{file.name}" for name in CLASSES for file in sorted((root / domain / name).iterdir())
+        f"{name}/{file.name}"
+        for name in CLASSES
+        for file in sorted((root / domain / name).iterdir())
     ]
     labels = [CLASSES.index(path.partition("/")[0]) for path in paths]
     return ImageFiles(root / domain, paths, labels)
@@ -221,7 +223,7 @@ def empty_class(root):
 BREAKS = {
     "the trained domain": (
         lambda root: remove(root / "photo"),
-        "no folder of train_domain=photo .* there is: art_painting, cartoon, sketch",
+        "train_domain=photo is not there; the domains in .* are: art_painting, cartoon, sketch",
     ),
     "every other domain": (
         lambda root: [remove(root / name) for name in PACS if name != "photo"],

@@ -25,7 +25,7 @@ def files(tmp_path):
     for number in range(6):
         paint(tmp_path / "a" / f"{number}.jpg", (number, 7, 7))
     paths = [f"a/{number}.jpg" for number in range(6)]
-    return ImageFiles(tmp_path, paths, range(6), groups=[5, 4, 3, 2, 1, 0])
+    return ImageFiles(tmp_path, paths, range(6), groups=[5, 4, 3, 2, 1, 0], group_names="abcdef")
 
 
 def test_a_file_is_decoded_with_its_label_and_group(files):
@@ -42,7 +42,19 @@ def test_a_subset_keeps_images_labels_and_groups_together(files):
     part = files.subset([5, 1, 3]).subset([2, 0])
     assert [colour_of(picture)[0] for picture, _ in part] == part.labels.tolist() == [3, 5]
     assert part.groups.tolist() == [2, 0]
+    assert part.group_names == tuple("abcdef")
     assert len(files) == 6
+
+
+@pytest.mark.parametrize("groups", [[0, 1, 2, 3, 4, 6], [0, -1, 2, 3, 4, 5], [10**9] * 6])
+def test_every_group_has_a_name(groups, files):
+    wrong = next(group for group in groups if group not in range(6))
+    with pytest.raises(DataError, match=f"group {wrong} has no name.*which has 6"):
+        files.grouped(torch.tensor(groups), "abcdef")
+    with pytest.raises(DataError, match=f"group {wrong} has no name.*which has 6"):
+        ImageFiles(files.root, [""] * 6, range(6), groups=groups, group_names="abcdef")
+    regrouped = files.grouped(torch.zeros(6, dtype=torch.int64), ["all"])
+    assert (regrouped.groups.tolist(), regrouped.group_names) == ([0] * 6, ("all",))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA", "I;16"])

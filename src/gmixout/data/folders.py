@@ -33,14 +33,12 @@ class Listing:
         return len(self.paths)
 
     def images(
-        self,
-        groups: list[int] | None = None,
-        space: LabelSpace | None = None,
-        border: int = 0,
-        upright: bool = False,
+        self, space: LabelSpace | None = None, border: int = 0, upright: bool = False
     ) -> ImageFiles:
         """The set."""
-        return ImageFiles(self.root, self.paths, self.labels, groups, space, border, upright)
+        return ImageFiles(
+            self.root, self.paths, self.labels, space=space, border=border, upright=upright
+        )
 
 
 def plain(name: str) -> str:
