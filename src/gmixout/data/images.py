@@ -178,7 +178,7 @@ class ImageSet(Examples, ABC):
         part.transform, part._kept = transform, None
         return part
 
-    def grouped(self: Set, groups: Tensor, names: Sequence[str]) -> Set:
+    def grouped(self: Set, groups: Tensor | None, names: Sequence[str] = ()) -> Set:
         """Return the same examples with other groups, `[N]`, which are positions in their names.
 
         Raises:
