@@ -105,6 +105,8 @@ def test_every_item_is_a_tensor_and_a_label_in_range(source):
             assert tensor.shape == (3,)
             assert 0 <= label < len(classes)
         assert images.groups is None or len(images.groups) == len(images)
+        if images.groups is not None:
+            assert all(images.group_names[group] for group in images.groups.tolist())
 
 
 def test_an_image_is_in_one_set_alone(name, source):

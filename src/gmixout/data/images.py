@@ -68,7 +68,8 @@ class ImageSet(Examples, ABC):
         groups: `[N]`, the group of each image (a domain, a place, a range of class sizes), for
             training and metrics that ask for it: positions in `group_names`.
         space: The set's own classes, where they are not the model's.
-        group_names: Name of each group; any of them may have no image here.
+        group_names: Name of each group, which need not have an image here; empty: they are numbers
+            without names.
 
     Raises:
         DataError: A group has no name.
@@ -100,7 +101,7 @@ class ImageSet(Examples, ABC):
             return
         self.groups, self.group_names = torch.as_tensor(groups, dtype=torch.int64), tuple(names)
         nameless = self.groups[(self.groups < 0) | (self.groups >= len(names))]
-        if len(nameless):
+        if len(names) and len(nameless):
             raise DataError(
                 f"group {int(nameless[0])} has no name: groups are positions in group_names, "
                 f"which has {len(names)}"
