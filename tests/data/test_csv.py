@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 
 import official_trees as trees
 import pytest
@@ -166,7 +167,8 @@ def test_whatever_a_spreadsheet_writes_is_read_back(tmp_path_factory, rows, mark
         (os.path.normpath(f"in/{path}"), label.strip()) for path, label in rows
     ]
     for (path, label), (_, wrong) in zip(rows, parsed, strict=True):
-        assert bool(wrong) == (path == ".." or not label.strip())
+        odd = not label.strip() or re.search(r"[\0-\x1f\x7f]", label.strip())
+        assert bool(wrong) == bool(odd or path == "..")
 
 
 HOSTILE = {
@@ -184,6 +186,8 @@ HOSTILE = {
     "a path twice, spelled otherwise": (["a/./1.jpg,cat"], "line 4: 'a/1.jpg' is listed in line 3"),
     "a link out": (["a/out.jpg,cat"], "line 4: 'a/out.jpg' in .* is a link that leads out of it"),
     "an open quote": (['a/0.jpg,"cat', "x.jpg,dog"], "line 5 cannot be read as a table .*end of d"),
+    "a label of two lines": (['a/0.jpg,"cat', 'dog"'], "line 5: label has a line break in it, or"),
+    "a label as long as a text": (["a/0.jpg," + "x" * 201], "line 4: label has .*more than 200 c"),
     "two wrong rows": ([",cat", "../x,dog"], "(?s)line 4: path is empty\n.*line 5: '../x' leads"),
     "thirty wrong rows": ([",cat"] * 30, "(?s)line 4: .*line 23: path is empty\n.*and 10 more"),
 }

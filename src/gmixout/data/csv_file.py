@@ -1,6 +1,7 @@
 """Anybody's images in a table: a row an image, with its label and perhaps its split and domain."""
 
 import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from gmixout.data.imagefolder import SPELLINGS
 from gmixout.data.images import ImageSet
 from gmixout.data.reading import rows_of, stays_inside, whole_number
 from gmixout.data.sampling import SPLIT_SEED, stratified
-from gmixout.data.several import Parts, SeveralDomains, joined, joined_parts, told
+from gmixout.data.several import Parts, SeveralDomains, joined, joined_parts, training_note
 from gmixout.data.source import Problems, Splits, Tests
 from gmixout.named import changed
 from gmixout.settings import require, shown
@@ -19,7 +20,11 @@ MOST_SETS = 1000
 """Splits and domains that a table may name; more are the values of another column."""
 
 
-class Row(NamedTuple):
+_NAME = re.compile(r"[^\0-\x1f\x7f]{0,200}")
+"""What a label, split or domain may be, as it comes to stand in tables and names of files."""
+
+
+class CsvRow(NamedTuple):
     """An image of the table."""
 
     line: int
@@ -108,12 +113,12 @@ class csv(SeveralDomains):
             id_val=id_val,
             id_test=id_test,
             shifts=shifts,
-            notes=(*notes, *told(trained)),
+            notes=(*notes, *training_note(trained)),
         )
 
     def trains_on(self, domain: str) -> bool:
         """Check whether a domain is finetuned on; "", of a table without, if none is named."""
-        return (domain != "" or not self.asked[1]) and super().trains_on(domain)
+        return (domain != "" or not self.choice[1]) and super().trains_on(domain)
 
     def load_tests(self) -> Tests:
         """Gives what there is to test on: all rows, where none is to be trained on.
@@ -139,7 +144,7 @@ class csv(SeveralDomains):
         if not self.root.exists():
             problems.fail(self, f"there is no table {self.root}")
 
-    def _rows(self, problems: Problems) -> tuple[list[Row], tuple[str, ...]]:
+    def _rows(self, problems: Problems) -> tuple[list[CsvRow], tuple[str, ...]]:
         """The rows, of which nothing is wrong, and the class names.
 
         Raises:
@@ -170,23 +175,32 @@ class csv(SeveralDomains):
         problems.settle(self)
         return rows, tuple(sorted({row.label for row in rows}, key=_place))
 
-    def _parsed(self) -> Iterator[tuple[Row, str]]:
+    def _parsed(self) -> Iterator[tuple[CsvRow, str]]:
         """The table's rows, and what is wrong with each; "": nothing."""
-        columns = {name: getattr(self, f"{name}_column") for name in Row._fields[1:]}
+        columns = {name: getattr(self, f"{name}_column") for name in CsvRow._fields[1:]}
         asked = {"path", "label", *(name.removesuffix("_column") for name in changed(self))}
         needed = [column for name, column in columns.items() if name in asked and column]
         for line, cells in rows_of(self.root, needed):
-            held = {n: cells[column].strip() for n, column in columns.items() if column in cells}
-            empty = [columns[name] for name, value in held.items() if not value]
-            path, split = cells[self.path_column], held.get("split", "")
-            wrong = f"{', '.join(empty)} is empty" if empty else ""
-            if not stays_inside(path):
-                wrong = wrong or f"{shown(path)} leads out of {self.root.parent}"
+            held = {name: cells[column] for name, column in columns.items() if column in cells}
+            path = held.pop("path")
+            held = {name: value.strip() for name, value in held.items()}
+            empty = [columns[n] for n, value in {"path": path.strip(), **held}.items() if not value]
+            odd = [columns[name] for name, value in held.items() if not _NAME.fullmatch(value)]
+            if empty:
+                wrong = f"{', '.join(empty)} is empty"
+            elif odd:
+                wrong = f"{', '.join(odd)} has a line break in it, or more than 200 characters"
+            else:
+                out = f"{shown(path)} leads out of {self.root.parent}"
+                wrong = "" if stays_inside(path) else out
+            split = held.get("split", "")
             part = next((p for p, names in SPELLINGS.items() if split.lower() in names), split)
             place = posixpath.normpath(path)
-            yield Row(line, place, held.get("label", ""), part, held.get("domain", "")), wrong
+            yield CsvRow(line, place, held["label"], part, held.get("domain", "")), wrong
 
-    def _sets(self, rows: Sequence[Row], classes: Sequence[str]) -> dict[tuple[str, str], ImageSet]:
+    def _sets(
+        self, rows: Sequence[CsvRow], classes: Sequence[str]
+    ) -> dict[tuple[str, str], ImageSet]:
         """The images by what they are for (train, val, test, shift) and domain or shift."""
         labels = {name: label for label, name in enumerate(classes)}
         found: dict[tuple[str, str], Listing] = {}

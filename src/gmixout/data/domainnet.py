@@ -10,7 +10,7 @@ from gmixout.data.folders import Listing, classes_of_lists, read_list
 from gmixout.data.images import ImageSet
 from gmixout.data.reading import lines_of
 from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
-from gmixout.data.several import joined_parts, told
+from gmixout.data.several import joined_parts, training_note
 from gmixout.data.source import Problems, Splits
 from gmixout.errors import ConfigError
 
@@ -120,7 +120,7 @@ class domainnet(DomainFolders):
             id_val=id_val,
             id_test=id_test,
             shifts={d: images[d, "test"] for d in present if d not in trained},
-            notes=(*self.left_out(present), *told(trained)),
+            notes=(*self.left_out(present), *training_note(trained)),
         )
 
     def whole_domains(

@@ -14,7 +14,7 @@ from torch import Tensor
 from gmixout.data.folders import Listing, find, plain, read_class, subfolders
 from gmixout.data.images import ImageSet
 from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
-from gmixout.data.several import Parts, SeveralDomains, joined_parts, told
+from gmixout.data.several import Parts, SeveralDomains, joined_parts, training_note
 from gmixout.data.source import Problems, Splits, Tests
 from gmixout.errors import ConfigError
 from gmixout.named import changed
@@ -85,7 +85,7 @@ class DomainFolders(SeveralDomains):
     def __post_init__(self) -> None:
         """Checks the options."""
         super().__post_init__()
-        option, named = self.asked
+        option, named = self.choice
         if option != "train_domain" and "train_domain" in changed(self):
             self._refuse_both("train_domain", option)
         for name in named:
@@ -109,15 +109,15 @@ class DomainFolders(SeveralDomains):
         """All domains in DomainBed's order."""
 
     @property
-    def asked(self) -> tuple[str, tuple[str, ...]]:
+    def choice(self) -> tuple[str, tuple[str, ...]]:
         """The option that says what is finetuned on, and the domains that it names."""
-        option, named = super().asked
+        option, named = super().choice
         return (option, named) if named else ("train_domain", (self.train_domain,))
 
     @property
     def spoken(self) -> tuple[str, ...]:
-        """What is finetuned on is always said."""
-        return (self.asked[0],)
+        """Return the option that says what is finetuned on, which tells results apart."""
+        return (self.choice[0],)
 
     @property
     def used_domains(self) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ class DomainFolders(SeveralDomains):
             id_val=id_val,
             id_test=id_test,
             shifts={domain: images for domain, images in sets.items() if domain not in trained},
-            notes=notes + told(trained),
+            notes=notes + training_note(trained),
         )
 
     def load_tests(self) -> Tests:

@@ -10,7 +10,7 @@ from gmixout.data.folders import find, pictures, read_classes, subfolders
 from gmixout.data.images import ImageSet
 from gmixout.data.reading import reading
 from gmixout.data.sampling import SPLIT_SEED, stratified
-from gmixout.data.several import SeveralDomains, joined, joined_parts, told
+from gmixout.data.several import SeveralDomains, joined, joined_parts, training_note
 from gmixout.data.source import Problems, Splits, Tests
 from gmixout.errors import ConfigError
 
@@ -54,7 +54,7 @@ class imagefolder(SeveralDomains):
     def __post_init__(self) -> None:
         """Check that domains are named only where there are folders of them."""
         super().__post_init__()
-        option, named = self.asked
+        option, named = self.choice
         if named and self.layout == "classes":
             raise ConfigError(f"imagefolder({option}={','.join(named)}) goes with layout=domains")
 
@@ -85,7 +85,7 @@ class imagefolder(SeveralDomains):
             shifts[domain] = images
         if not shifts:
             notes.append(f"there is no {SHIFT}<name>/: no shift to test on but corruptions, if any")
-        notes += self._hint(parts["train"]) if self.layout == "classes" else told(trained)
+        notes += self._hint(parts["train"]) if self.layout == "classes" else training_note(trained)
         problems.settle(self)
         train, id_val, id_test = joined_parts(
             {d: (sets["train"][d], sets["val"][d], sets["test"][d]) for d in trained}, problems

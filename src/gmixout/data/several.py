@@ -98,10 +98,14 @@ def joined_parts(parts: Mapping[str, Parts], problems: Problems) -> Parts:
     return train, id_val, id_test
 
 
-def told(trained: Sequence[str]) -> tuple[str, ...]:
+def training_note(trained: Sequence[str]) -> tuple[str, ...]:
     """Return a note on the training domains, if they are several."""
-    several = len(trained) > 1
-    return (f"trained and validated on each of: {', '.join(trained)}",) if several else ()
+    return (f"trained and validated on each of: {_listed(trained)}",) if len(trained) > 1 else ()
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +134,7 @@ class SeveralDomains(Source):
         raise ConfigError(f"{self.name}({given}) says twice what to finetune on: leave out one")
 
     @property
-    def asked(self) -> tuple[str, tuple[str, ...]]:
+    def choice(self) -> tuple[str, tuple[str, ...]]:
         """The option that says what is finetuned on, and the domains that it names."""
         if self.test_domain is not None:
             return "test_domain", (self.test_domain,)
@@ -138,7 +142,7 @@ class SeveralDomains(Source):
 
     def trains_on(self, domain: str) -> bool:
         """Check whether a domain is finetuned on, wherever it is there."""
-        option, named = self.asked
+        option, named = self.choice
         return not named or (domain in named) == (option != "test_domain")
 
     def trained_of(self, domains: Sequence[str], problems: Problems) -> list[str]:
@@ -147,12 +151,12 @@ class SeveralDomains(Source):
         Raises:
             DataError: A domain that an option names is not there, or no other than the left-out.
         """
-        option, named = self.asked
+        option, named = self.choice
         if absent := [name for name in named if name not in domains]:
             problems.fail(
                 self,
                 f"{option}={','.join(absent)} is not there; the domains in {self.root} are: "
-                f"{', '.join(domains[:50]) or 'none'}",
+                f"{_listed(domains) or 'none'}",
             )
         trained = [name for name in domains if self.trains_on(name)]
         if not trained:
