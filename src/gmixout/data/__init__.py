@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 from gmixout.data.base import Benchmark, LabelledImages
 from gmixout.data.cifar import cifar10, cifar100
+from gmixout.data.csv_file import csv
 from gmixout.data.digits import digits
 from gmixout.data.domainnet import domainnet
 from gmixout.data.domains import officehome, pacs, terra_incognita, vlcs
@@ -51,6 +52,7 @@ SOURCES: dict[str, type[Source]] = {
         officehome,
         terra_incognita,
         imagefolder,
+        csv,
         huggingface,
     )
 }
