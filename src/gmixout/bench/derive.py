@@ -76,7 +76,7 @@ def soup(
         GmixoutError: A folder holds no model, or the models do not share their pretrained start.
     """
     states, task = _load_models(models, num_workers)
-    with few_threads(task.load().foundation()):
+    with few_threads(task.load().pretrained.model):
         score = partial(id_validation_figure, task.load(), num_workers=num_workers)
         members = get_method(f"{kind}_soup").pool(states, score)
         state = weightspace.uniform_soup([states[member] for member in members])
@@ -109,10 +109,10 @@ def _write(
     state: State,
     overwrite: bool,
 ) -> list[Record]:
-    benchmark = task.load()
-    run = hash_of({**identity_of(benchmark), "method": method, **options})
-    with few_threads(benchmark.foundation()):
-        record = make_record(benchmark, run, method, options, state, UNTRAINED, task.num_workers)
+    loaded = task.load()
+    run = hash_of({**identity_of(loaded), "method": method, **options})
+    with few_threads(loaded.pretrained.model):
+        record = make_record(loaded, run, method, options, state, UNTRAINED, task.num_workers)
     with run_folder(out, options, resume=False, overwrite=overwrite):
         save_model(out / MODEL, state, about_model(record) | task.about())
         RecordLog(out / RECORDS).append(record)

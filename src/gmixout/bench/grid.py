@@ -30,7 +30,6 @@ from gmixout.bench.progress import RunBar, bars, say
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads, is_small
 from gmixout.bench.workers import carry_out, workers_for
-from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, GmixoutError, TrainingError
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.files import write_text
@@ -142,9 +141,9 @@ class Grid:
             builders = dict.fromkeys((*run.builders, builder))
             runs[run.job.run] = replace(run, builders=tuple(builders))
         self.runs = list(runs.values())
-        self.benchmark: Benchmark = task.load()
+        self.loaded = task.load()
         if any(run.job.method for run in self.runs):
-            check_training(self.benchmark, settings)  # what concerns all runs leaves none out
+            check_training(self.loaded, settings)  # what concerns all runs leaves none out
         self.left_out: dict[Method | None, ConfigError] = {}
         for run in {run.job.method: run for run in self.runs}.values():
             try:
@@ -166,7 +165,7 @@ class Grid:
 
     def at_a_time(self) -> tuple[int, int]:
         """How many runs go at a time, and the CPU threads of each."""
-        return workers_for(is_small(self.benchmark.foundation()), self._workers)
+        return workers_for(is_small(self.loaded.pretrained.model), self._workers)
 
     def carry_out(self) -> None:
         """Trains what is missing, then makes the models of several runs.
@@ -179,7 +178,7 @@ class Grid:
         log = RecordLog(self.out / RECORDS)
         finished, failed = 0, []
         live = _LivePage(self.out)
-        here = few_threads(self.benchmark.foundation()) if count == 1 else nullcontext()
+        here = few_threads(self.loaded.pretrained.model) if count == 1 else nullcontext()
         with bars() as progress, here:
             total = progress.add_task("all runs", total=len(self.runs))
             under_way = _Bars(progress, self.runs)
@@ -196,7 +195,7 @@ class Grid:
                     f"stopped with {finished} of {len(self.runs)} runs finished",
                     getattr(stop, "number", signal.SIGINT),
                 ) from None
-        with few_threads(self.benchmark.foundation()):
+        with few_threads(self.loaded.pretrained.model):
             self._pool(log)
         self._tell_below_start(log)
         if failed:
@@ -232,18 +231,18 @@ class Grid:
         names = [part.job.run for part in parts]
         what = identity_of_training(method, parts[0].job.arguments)
         what["training"].pop("lr", None)  # whatever the rates: with more of them it is made anew
-        run = hash_of({**identity_of(self.benchmark), **what})
+        run = hash_of({**identity_of(self.loaded), **what})
         if any(record.pool == names for record in log.read(run)[-1:]):
             return
         states = [load_model(part.folder)[0] for part in parts]
         workers = self._settings.num_workers
-        score = partial(id_validation_figure, self.benchmark, num_workers=workers)
+        score = partial(id_validation_figure, self.loaded, num_workers=workers)
         members = method.pool(states, score)
         mean = uniform_soup([states[member] for member in members])
         facts = _facts_of_several([part.job.known(log)[0] for part in parts])
         facts |= {"pool": names, "members": [names[member] for member in members]}
         ((options, state),) = method.variants(parts[0].job.pretrained(), mean)
-        record = make_record(self.benchmark, run, method.name, options, state, facts, workers)
+        record = make_record(self.loaded, run, method.name, options, state, facts, workers)
         save_model(self.out / RUNS / run / MODEL, state, about_model(record) | self.task.about())
         log.append(record)
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from gmixout.data.base import Benchmark
 from gmixout.data.domains import DomainFolders
 from gmixout.data.folders import Listing, classes_of_lists, read_list
 from gmixout.data.images import ImageSet
 from gmixout.data.reading import lines_of
 from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
-from gmixout.data.source import Problems, Splits
+from gmixout.data.source import ImageBenchmark, Problems
 from gmixout.errors import ConfigError
 
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
@@ -97,7 +98,7 @@ class domainnet(DomainFolders):
         """The domains that are looked for: the others may lack their lists."""
         return tuple(d for d in self.domains if d in (self.train_domain, *self.shift_domains))
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the lists and whether their images are there, or at the folders."""
         if self.protocol != "lists":
             return super().read(problems)
@@ -105,7 +106,8 @@ class domainnet(DomainFolders):
         images, classes = self._read_lists(present, problems)
         train = images[self.train_domain, "train"]
         held, rest = stratified(train.labels, (self.id_val_share,), SPLIT_SEED)
-        return Splits(
+        return Benchmark(
+            name=str(self),
             classes=classes,
             train=train.subset(rest),
             id_val=train.subset(held),

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gmixout.data.base import Benchmark
 from gmixout.data.folders import Listing, find, plain, read_class, subfolders
 from gmixout.data.images import ImageSet
 from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
-from gmixout.data.source import Problems, Source, Splits, Tests
+from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.errors import ConfigError
 
 HOLDOUT = 0.2
@@ -100,12 +101,12 @@ class DomainFolders(Source):
         """The domains that are looked for."""
         return self.domains
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the domain folders."""
         sets, classes, notes = self._read_domains(self.domain_folders(problems), problems)
         return self._splits(sets, classes, notes)
 
-    def load_tests(self) -> Tests:
+    def load_tests(self) -> ImageBenchmark:
         """Gives what there is to test on: whole domains, where the trained one is not there.
 
         Raises:
@@ -120,7 +121,7 @@ class DomainFolders(Source):
             problems.fail(self, f"there is none of {', '.join(self.used_domains)} in {self.root}")
         sets, classes = self.whole_domains(present, problems)
         problems.settle(self)
-        return Tests(classes, sets)
+        return self.tests_alone(classes, sets)
 
     def whole_domains(
         self, present: Mapping[str, Path], problems: Problems
@@ -196,7 +197,7 @@ class DomainFolders(Source):
 
     def _splits(
         self, sets: Mapping[str, ImageSet], classes: tuple[str, ...], notes: tuple[str, ...]
-    ) -> Splits:
+    ) -> ImageBenchmark:
         own = sets[self.train_domain]
         if self.protocol == "domainbed":
             if self.half != "both":
@@ -210,7 +211,8 @@ class DomainFolders(Source):
         else:
             shares = (self.id_val_share, self.id_test_share)
             val, test, train = stratified(own.labels, shares, SPLIT_SEED)
-        return Splits(
+        return Benchmark(
+            name=str(self),
             classes=classes,
             train=own.subset(train),
             id_val=own.subset(val),

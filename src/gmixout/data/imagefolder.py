@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gmixout.data.base import Benchmark
 from gmixout.data.folders import find, pictures, read_classes, subfolders
 from gmixout.data.images import ImageSet
 from gmixout.data.sampling import SPLIT_SEED, stratified
-from gmixout.data.source import Problems, Source, Splits, Tests
+from gmixout.data.source import ImageBenchmark, Problems, Source
 
 SHIFT = "shift_"
 SPELLINGS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -34,7 +35,7 @@ class imagefolder(Source):
         "perhaps test/<class>/*"
     )
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the folders."""
         parts = self._parts()
         for name in ("train", "val"):
@@ -63,7 +64,8 @@ class imagefolder(Source):
         for name in ("val", "test"):
             if absent := self._absent(sets.get(name), classes):
                 notes.append(f"{name} has no image of {absent}")
-        return Splits(
+        return Benchmark(
+            name=str(self),
             classes=tuple(classes),
             train=sets["train"],
             id_val=id_val,
@@ -72,7 +74,7 @@ class imagefolder(Source):
             notes=tuple(notes),
         )
 
-    def load_tests(self) -> Tests:
+    def load_tests(self) -> ImageBenchmark:
         """Gives what there is to test on: of `val/`, `test/` and the shifts, all that is there.
 
         Raises:
@@ -93,7 +95,7 @@ class imagefolder(Source):
         if len(sets) < len(parts):
             problems.add(f"a shift is called {' or '.join(SPELLINGS)}: rename its folder")
         problems.settle(self)
-        return Tests(tuple(classes), sets)
+        return self.tests_alone(tuple(classes), sets)
 
     def _parts(self) -> dict[str, Path]:
         """The folders that are used: train, val and test, in any spelling, and the shifts."""

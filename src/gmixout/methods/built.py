@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
 from gmixout.methods.base import Finetuning, Method
 from gmixout.methods.full import full
+from gmixout.models.pretrained import Pretrained
 from gmixout.settings import require
 from gmixout.weightspace import State
 
@@ -36,9 +35,9 @@ class Built(Method):
         """The method whose runs are used."""
         return self.of
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Starts the method whose runs are used."""
-        return self.of.start(model, seed)
+        return self.of.start(pretrained, seed)
 
     @abstractmethod
     def variants(

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from gmixout.methods.averaged import Averaged
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.models.pretrained import Pretrained
 from gmixout.settings import require
 
 
@@ -28,7 +27,7 @@ class ema(Method):
         super().__post_init__()
         require(self, "decay", 0 <= self.decay < 1, "in [0, 1)")
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Starts full finetuning and the average beside it."""
         del seed
-        return Averaged(DenseFinetuning(model), self.decay)
+        return Averaged(DenseFinetuning(pretrained), self.decay)

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from torch import nn
-
 from gmixout.methods.averaged import Averaged
 from gmixout.methods.base import Finetuning, Method
 from gmixout.methods.built import TRAINED
 from gmixout.methods.masking import gmixout
+from gmixout.models.pretrained import Pretrained
 from gmixout.settings import require
 
 
@@ -35,6 +34,6 @@ class swa(Method):
         require(self, "of", self.of.trained == self.of, TRAINED)
         require(self, "every", self.every >= 1, "at least 1")
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Starts the method and the average beside it."""
-        return Averaged(self.of.start(model, seed), decay=None, every=self.every)
+        return Averaged(self.of.start(pretrained, seed), decay=None, every=self.every)

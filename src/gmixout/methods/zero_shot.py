@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from gmixout.errors import ConfigError
 from gmixout.methods.base import Finetuning, Method
+from gmixout.models.pretrained import Pretrained
 from gmixout.weightspace import State
 
 
@@ -20,9 +19,9 @@ class zero_shot(Method):
         """There is nothing to train."""
         return None
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Refuses: there is nothing to train."""
-        del model, seed
+        del pretrained, seed
         raise ConfigError("method zero_shot trains nothing; evaluate the pretrained model instead")
 
     def variants(

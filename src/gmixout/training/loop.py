@@ -24,6 +24,7 @@ from gmixout.errors import ConfigError, StateError, TrainingError
 from gmixout.loading import make_loader
 from gmixout.methods.averaged import Averaged
 from gmixout.methods.base import Finetuning
+from gmixout.models.pretrained import Pretrained
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.augmentation import Augmented, Mixing, mixed_cross_entropy
 from gmixout.training.batches import Batches
@@ -91,8 +92,8 @@ def check_settings(model: nn.Module, arguments: TrainingArguments) -> None:
 
 
 def train(
-    model: nn.Module,
-    start: Callable[[nn.Module], Finetuning],
+    pretrained: Pretrained,
+    start: Callable[[Pretrained], Finetuning],
     dataset: Dataset[Any],
     arguments: TrainingArguments,
     checkpoint: Path | None = None,
@@ -133,9 +134,9 @@ def train(
     with foreseen(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         _load_libraries(device)
         torch.manual_seed(arguments.seed)  # dropout; ends with the fork
-        _train_mode(model.to(device), arguments.freeze_batch_norm)
+        _train_mode(pretrained.model.to(device), arguments.freeze_batch_norm)
         with PeakMemory(device) as memory:
-            trainer = _Trainer(accelerator, model, start, dataset, arguments, memory)
+            trainer = _Trainer(accelerator, pretrained, start, dataset, arguments, memory)
             trainer.keep_state_in(checkpoint, run)
             trainer.run(on_progress, observe, observe_at)
         return trainer.finish()
@@ -206,18 +207,19 @@ class _Trainer:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: nn.Module,
-        start: Callable[[nn.Module], Finetuning],
+        pretrained: Pretrained,
+        start: Callable[[Pretrained], Finetuning],
         dataset: Dataset[Any],
         arguments: TrainingArguments,
         memory: PeakMemory,
     ) -> None:
+        model = pretrained.model
         self.accelerator, self.arguments, self.memory = accelerator, arguments, memory
         self.dataset, self.plain_model = Augmented(dataset, arguments), model
         self.mixing = Mixing(arguments)
         self.counts: Tensor | None = None  # training images of each class
         layers = None if arguments.layer_decay == 1 else LayerDecay(model, arguments.layer_decay)
-        self.finetuning = start(model)
+        self.finetuning = start(pretrained)
         if arguments.ema_decay is not None:
             self.finetuning = Averaged(self.finetuning, arguments.ema_decay)
         groups = self.finetuning.param_groups(lr=arguments.lr, head_lr=arguments.head_lr)
