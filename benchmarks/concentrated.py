@@ -20,6 +20,7 @@ from gmixout.core.depth import Depth
 from gmixout.core.masks import Row, draw
 from gmixout.errors import ConfigError
 from gmixout.methods import Finetuning, Method
+from gmixout.models import Pretrained
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class concentrated(Method):
         if not 0 < self.density <= self.share <= 1:
             raise ConfigError(f"{self}: takes 0 < density <= share <= 1.")
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Attaches the process, and draws its layers."""
         process = Process(
             mask_rate=1 - self.density / self.share,
@@ -93,6 +94,6 @@ class concentrated(Method):
             seed=seed,
             share=self.share,
         )
-        masked = gmixout.attach(model, process)
+        masked = gmixout.attach(pretrained.model, process, head=pretrained.head)
         masked._depth = Layers(process, masked._depth, masked.parameters())
         return masked

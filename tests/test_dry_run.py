@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_benchmark import toy
+from toy_benchmark import install, toy
 
-from gmixout import bench, data
+from gmixout import bench
 from gmixout.bench import task as task_module
 from gmixout.bench.costs import Costs, Kind
 from gmixout.bench.grid import Grid
@@ -28,7 +28,7 @@ QUICK = {"benchmark": "toy", "batch_size": 8}
 
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch, tmp_path):
-    monkeypatch.setitem(data.BENCHMARKS, "toy", toy)
+    install(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")  # of the table, so that no name is broken
     task_module._load.cache_clear()
