@@ -146,13 +146,13 @@ def test_loading_is_measured_apart_from_computing(monkeypatch):
 def test_the_phase_that_trains_everything_is_measured(monkeypatch, method):
     trained, real = [], dry_run.train
 
-    def train(model, start, *more):
+    def train(pretrained, start, *more):
         start = partial(noting, start)
-        return real(model, start, *more)
+        return real(pretrained, start, *more)
 
-    def noting(start, model):
-        finetuning = start(model)
-        trained.append(all(parameter.requires_grad for parameter in model.parameters()))
+    def noting(start, pretrained):
+        finetuning = start(pretrained)
+        trained.append(all(p.requires_grad for p in pretrained.model.parameters()))
         return finetuning
 
     monkeypatch.setattr(dry_run, "train", train)
@@ -196,11 +196,12 @@ def test_methods_that_cannot_go_with_the_model_are_named(capsys):
 def test_too_little_memory_is_said_of_the_method_that_needs_more(monkeypatch, capsys):
     real = dry_run.train
 
-    def train(model, start, *more):
-        finetuning = start(model)
+    def train(pretrained, start, *more):
+        finetuning = start(pretrained)
         if type(finetuning).__name__ != "DenseFinetuning":
             raise torch.OutOfMemoryError
-        return real(finetuning.detach(), start, *more)
+        finetuning.detach()
+        return real(pretrained, start, *more)
 
     monkeypatch.setattr(dry_run, "train", train)
     monkeypatch.setattr(dry_run, "SMALL_GPU", 10)

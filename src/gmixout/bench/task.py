@@ -36,11 +36,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gmixout"
 
 
-HOME_MADE = ("pacs", "cifar10")
-"""Benchmarks that `benchmarks/pacs/pretrain.py` makes a model for, of their first halves; it is
-taken, with the second halves, if no other is named."""
-
-
 @dataclass(frozen=True)
 class LoadedTask:
     """A benchmark, and the model that is finetuned on it."""
@@ -116,7 +111,7 @@ class Task:
     def _source(self, source: Source) -> Source:
         """The data, found from any folder; never what the home-made model was pretrained on."""
         source = source.placed()
-        if self.model is None and source.name in HOME_MADE:
+        if self.model is None and source.pretraining_half:
             if source.options["half"] == "first":
                 raise ConfigError(
                     f"half=first: that half of {source.name} is what its home-made model was "
@@ -244,10 +239,10 @@ def home_made(source: Source) -> str:
         ConfigError: There is none.
     """
     folder = cache_folder() / "pacs-foundation" / "cnn"
-    if source.name in HOME_MADE and (folder / "config.json").is_file():
+    if source.pretraining_half and (folder / "config.json").is_file():
         return f"timm:{folder}"
     text = f"benchmark {source.name} needs a model: --model open_clip:ViT-B-16/openai, say"
-    if source.name in HOME_MADE:
+    if source.pretraining_half:
         text += (
             f"; or make the small one that is taken when none is named, {folder}: "
             "`python benchmarks/pacs/pretrain.py cnn --data DIR` in gmixout's repository"

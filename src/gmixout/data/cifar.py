@@ -261,6 +261,7 @@ class cifar10(Cifar):
 
     shifts: tuple[str, ...] = ("c", "10.1")
 
+    pretraining_half = True
     known_shifts = ("c", "10.1")
     folder = "cifar-10-batches-py"
     train_files = tuple(f"data_batch_{number}" for number in range(1, 6))

@@ -238,6 +238,7 @@ class pacs(DomainFolders):
 
     train_domain: str = "photo"
 
+    pretraining_half = True
     domains = ("art_painting", "cartoon", "photo", "sketch")
     folders = ("PACS", "kfold", "images")
     where = (

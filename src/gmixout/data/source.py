@@ -130,6 +130,9 @@ class Source(Named, ABC):
     """Where to get the data, for errors."""
     corruption_summary: ClassVar[str] = "mean_corruption_error_unnormalised"
     """The figure over the fifteen kinds of corruption where these are made of its images."""
+    pretraining_half: ClassVar[bool] = False
+    """The first half of its images is what `benchmarks/pacs/pretrain.py` pretrains on; only the
+    second is left for whoever starts from there (option `half`)."""
     official: ClassVar[Mapping[str, int]] = {}
     """Published numbers by name, as `_count` asks for them."""
 
