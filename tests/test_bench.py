@@ -670,7 +670,8 @@ def test_memory_does_not_depend_on_which_run_comes_first(tmp_path):
     words = ["compare", "--benchmark", "toy_benchmark:toy_task", "--methods", "full,gmixout"]
     words += ["--lrs", "1", "--seeds", "0,1", "--workers", "1", "--out", str(tmp_path)]
     words += ["--steps", "4", "--batch_size", "8"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-W", "ignore", "-c", program, *words]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     peaks = [record.peak_memory_bytes / 2**20 for record in records(tmp_path)]
