@@ -146,9 +146,9 @@ def test_loading_is_measured_apart_from_computing(monkeypatch):
 def test_the_phase_that_trains_everything_is_measured(monkeypatch, method):
     trained, real = [], dry_run.train
 
-    def train(pretrained, start, *more):
+    def train(pretrained, start, *more, **options):
         start = partial(noting, start)
-        return real(pretrained, start, *more)
+        return real(pretrained, start, *more, **options)
 
     def noting(start, pretrained):
         finetuning = start(pretrained)
@@ -196,12 +196,12 @@ def test_methods_that_cannot_go_with_the_model_are_named(capsys):
 def test_too_little_memory_is_said_of_the_method_that_needs_more(monkeypatch, capsys):
     real = dry_run.train
 
-    def train(pretrained, start, *more):
+    def train(pretrained, start, *more, **options):
         finetuning = start(pretrained)
         if type(finetuning).__name__ != "DenseFinetuning":
             raise torch.OutOfMemoryError
         finetuning.detach()
-        return real(pretrained, start, *more)
+        return real(pretrained, start, *more, **options)
 
     monkeypatch.setattr(dry_run, "train", train)
     monkeypatch.setattr(dry_run, "SMALL_GPU", 10)
