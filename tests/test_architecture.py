@@ -116,9 +116,13 @@ def models_in_data(package: Path) -> list[str]:
     found = []
     for path in sorted((package / "data").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(), str(path))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            imported = [
+                alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")
+            ]
             module = getattr(node, "module", None)
-            knows = (module == "torch" and "nn" in names) or (module == "torch.nn")
+            knows = (module == "torch" and "nn" in imported) or (
+                module == "torch.nn" and imported != ["functional"]
+            )
             if knows or (isinstance(node, (ast.Attribute, ast.Name)) and _name(node) == "Module"):
                 found.append(f"{path.relative_to(package)}:{node.lineno}")
     return found

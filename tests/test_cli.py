@@ -50,7 +50,7 @@ def test_the_command_of_the_readme(tmp_path):
 
 
 @pytest.mark.usefixtures("_no_report")
-@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if not kind.pools])
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if not kind.several_runs])
 def test_every_method_by_its_short_name(name, tmp_path):
     # their defaults are for larger layers and longer runs
     small = {"shira": ["--method.rank", 1], "lp_ft": ["--method.probe_steps", 1]}.get(name, [])

@@ -12,8 +12,16 @@ if sys.argv[:1] == ["-m"] and re.search(r" -m ?gmixout\b", " ".join(sys.orig_arg
     # `python -m gmixout` puts the working directory, which may hold anything, before all packages
     sys.path[:1] = [] if sys.path[0] in ("", os.getcwd()) else sys.path[:1]
 
-from gmixout.core.attach import Masked, attach
-from gmixout.core.config import GMixout, dropconnect, high_rate_mixout, mixout, random_mask
+from gmixout.core.attach import attach
+from gmixout.core.config import (
+    GMixout,
+    dropconnect,
+    high_rate_mixout,
+    lookahead,
+    mixout,
+    random_mask,
+)
+from gmixout.core.handle import Masked
 from gmixout.errors import GmixoutError
 from gmixout.weightspace import greedy_soup, interpolate, uniform_soup
 
@@ -28,6 +36,7 @@ __all__ = [
     "greedy_soup",
     "high_rate_mixout",
     "interpolate",
+    "lookahead",
     "mixout",
     "random_mask",
     "uniform_soup",

@@ -3,7 +3,7 @@ from small_models import ALL, Run, cnn, copied, difference, vit
 from toy_benchmark import toy_pretrained
 
 from gmixout.methods import get_method
-from gmixout.methods.averaged import Averaged
+from gmixout.methods.average import Averaged
 
 DECAY = 0.75
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gmixout.bench.job import Job
-from gmixout.core.attach import Masked
+from gmixout.core.handle import Masked
 from gmixout.evaluation import ensemble
 from gmixout.methods import Finetuning, Method
-from gmixout.methods.averaged import Averaged
+from gmixout.methods.average import Averaged
 from gmixout.models import Pretrained
 from gmixout.weightspace import State
 

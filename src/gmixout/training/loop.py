@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from gmixout.data.batch import Batch, collate
 from gmixout.errors import ConfigError, StateError, TrainingError
 from gmixout.loading import make_loader
-from gmixout.methods.averaged import Averaged
+from gmixout.methods.average import Averaged
 from gmixout.methods.base import Finetuning
 from gmixout.models.pretrained import Pretrained
 from gmixout.regularizers import Regularizer
