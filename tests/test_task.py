@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -110,6 +111,54 @@ def test_compare_and_evaluate_from_the_command_line(words, root, tmp_path, capsy
     # a folder of that domain alone
     alone = trees.domains(tmp_path / "alone", ["sketch"], CLASSES[1:])
     assert bench.evaluate(out / "runs" / run, data_root=alone) == {"sketch": found["sketch"]}
+
+
+def test_leave_one_domain_out_is_a_folder_a_domain_and_one_report(
+    words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("gmixout.reports.figure.save_figure", lambda draw, path: path)
+    asked = ["--methods", "full,zero_shot", "--lrs", "1e-3", "--workers", "1"]
+    folders, ood = [], []
+    for domain in DOMAINS:
+        out = tmp_path / domain
+        assert main(["compare", *words, *asked, "--test-domain", domain, "--out", str(out)]) == 0
+        records = RecordLog(out / "records.jsonl").read()
+        name = f"pacs(test_domain={domain!r}) with timm:tiny"
+        assert {record.benchmark for record in records} == {name}
+        assert {tuple(record.accuracy) for record in records} == {("id_val", "id_test", domain)}
+        held = yaml.safe_load((out / "config.yaml").read_text())["benchmark"]["init_args"]
+        assert (held["test_domain"], held["train_domains"]) == (domain, [])
+        others = ", ".join(each for each in DOMAINS if each != domain)
+        page = (out / "report.html").read_text()
+        assert f"trained and validated on each of: {others}" in page
+        assert f"pacs(test_domain=&#39;{domain}&#39;)" in page
+        folders.append(str(out))
+        ood.append(next(record.ood for record in records if record.method == "full"))
+    capsys.readouterr()
+    assert main(["report", *folders, "--out", str(tmp_path / "all")]) == 0
+    together = (tmp_path / "all" / "report.md").read_text()
+    assert "3 benchmarks: " in together
+    (row,) = re.findall(r"^\| full finetuning \| .*$", together, re.M)[:1]
+    assert row.split("|")[3].strip() == f"{100 * sum(ood) / 3:.1f}"
+    assert len(list((tmp_path / "all").glob("*/report.html"))) == 3
+    # what trained on all but one is evaluated on that one alone
+    run = next(r.run for r in records if r.method == "full")
+    assert main(["evaluate", str(tmp_path / DOMAINS[-1] / "runs" / run)]) == 0
+    assert "Equal to the recorded figures" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_several_training_domains_from_the_command_line(words, tmp_path):
+    asked = ["--methods", "full", "--lrs", "1e-3", "--workers", "1", "--out", str(tmp_path / "x")]
+    assert main(["compare", *words, *asked, "--train-domains", "photo,cartoon"]) == 0
+    (record,) = RecordLog(tmp_path / "x" / "records.jsonl").read()
+    assert record.benchmark == "pacs(train_domains=('cartoon', 'photo')) with timm:tiny"
+    assert set(record.accuracy) == {"id_val", "id_test", "art_painting"}
+    # the run's own file says the same
+    again = ["compare", "--config", str(tmp_path / "x" / "config.yaml"), "--workers", "1"]
+    assert main([*again, "--out", str(tmp_path / "y")]) == 0
+    (other,) = RecordLog(tmp_path / "y" / "records.jsonl").read()
+    assert (other.run, other.accuracy) == (record.run, record.accuracy)
 
 
 @pytest.mark.usefixtures("_no_report")

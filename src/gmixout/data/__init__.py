@@ -2,6 +2,7 @@
 
 from gmixout.data.base import Benchmark, LabelledImages
 from gmixout.data.cifar import cifar10, cifar100
+from gmixout.data.csv_file import csv
 from gmixout.data.digits import digits
 from gmixout.data.domainnet import domainnet
 from gmixout.data.domains import officehome, pacs, terra_incognita, vlcs
@@ -30,6 +31,7 @@ SOURCES: dict[str, type[Source]] = {
         officehome,
         terra_incognita,
         imagefolder,
+        csv,
         huggingface,
     )
 }

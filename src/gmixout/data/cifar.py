@@ -15,7 +15,14 @@ from gmixout.data.folders import find
 from gmixout.data.images import ImageArray, ImageSet
 from gmixout.data.parquet import read_parquet
 from gmixout.data.reading import array_of, reading, regular
-from gmixout.data.sampling import SPLIT_SEED, in_half, long_tailed, shot_groups, stratified
+from gmixout.data.sampling import (
+    SHOT_NAMES,
+    SPLIT_SEED,
+    in_half,
+    long_tailed,
+    shot_groups,
+    stratified,
+)
 from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.errors import ConfigError, DataError
 from gmixout.settings import require, shown
@@ -122,7 +129,7 @@ class Cifar(Source):
         if self.imbalance > 1:
             train = train.subset(long_tailed(train.labels, self.imbalance, SPLIT_SEED))
             counts = train.labels.bincount(minlength=len(classes))
-            test = test.grouped(shot_groups(counts, "oltr")[test.labels])
+            test = test.grouped(shot_groups(counts, "oltr")[test.labels], SHOT_NAMES)
             also = ("many_shot", "medium_shot", "few_shot")
             notes.append(f"long tail: {counts.max()} to {counts.min()} training images a class")
         return Benchmark(

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from gmixout.data.base import Benchmark
 from gmixout.data.folders import classes_of_lists, find, read_list
 from gmixout.data.imagenet import ImageNet, class_names
-from gmixout.data.sampling import shot_groups
+from gmixout.data.sampling import SHOT_NAMES, shot_groups
 from gmixout.data.source import ImageBenchmark, Problems
 
 
@@ -73,7 +73,7 @@ class imagenet_lt(ImageNet):
             classes=tuple(names.get(wnid, wnid) for wnid in classes),
             train=train,
             id_val=parts["val"].images(),
-            id_test=parts["test"].images(groups=groups.tolist()),
+            id_test=parts["test"].images().grouped(groups, SHOT_NAMES),
             shifts={},
             also=("many_shot", "medium_shot", "few_shot"),
             notes=(f"many, medium and few shot by the limits of {self.shots}",),

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+
 from gmixout.data.base import Benchmark
 from gmixout.data.folders import Listing, find, report_absent
 from gmixout.data.images import ImageFiles
@@ -28,7 +30,7 @@ class iwildcam(Source):
 
     - Input: RGB, of many sizes. Labels: species of animals, or "empty"; how many is read from the
       files (182: WILDS' own text says 186). Groups: the place of the camera
-      (`location_remapped`).
+      (`location_remapped`), in every set, so that training can tell its 243 places apart.
     - Files: `<root>/iwildcam_v2.0/{metadata.csv,train/*}` or the same in the root itself, with all
       images in `train/`; class names are read from `categories.csv`, if it is there.
     - Splits: the file's own. train 129,809 images, id_val 7,314 and id_test 8,154 of the same
@@ -88,8 +90,15 @@ class iwildcam(Source):
         names = _class_names(folder / "categories.csv")
         labels = {label for listing in listings.values() for label in listing.labels}
         count = max(labels | set(names), default=-1) + 1
+        numbers = {
+            place: number for number, place in enumerate(sorted(set().union(*places.values())))
+        }
         sets: dict[str, ImageFiles] = {
-            name: listing.images(groups=places[name]) for name, listing in listings.items()
+            name: listing.images().grouped(
+                torch.tensor([numbers[place] for place in places[name]], dtype=torch.int64),
+                [f"location {place}" for place in numbers],
+            )
+            for name, listing in listings.items()
         }
         return Benchmark(
             name=str(self),
