@@ -204,7 +204,7 @@ def test_labels_of_other_data_are_those_of_the_models_classes(root, model, tmp_p
     task = Task(source(root), model)
     there = source(trees.domains(tmp_path / "there", ["sketch"], ["giraffe", "dog"]))
     _, tests = _on_other_data(task, there, ("giraffe", "elephant", "dog"))
-    images = tests.sets["sketch"]
+    images = tests.shifts["sketch"]
     names = [images.path(index).parent.name for index in range(len(images))]
     assert [tests.classes[label] for label in images.labels] == names
 
@@ -290,8 +290,8 @@ def test_the_home_made_model_is_taken_from_the_cache_or_asked_for(
 def test_heads(head, root, model):
     loaded = Task(source(root), model, head).load()
     assert f"the head to start from is {head or 'pretrained'}" in loaded.notes
-    pictures = torch.stack([loaded.id_test[index][0] for index in range(3)])
-    assert loaded.foundation()(pictures).shape == (3, 3)
+    pictures = torch.stack([loaded.benchmark.id_test[index][0] for index in range(3)])
+    assert loaded.pretrained.model(pictures).shape == (3, 3)
 
 
 def test_images_of_a_linear_probe_are_loaded_by_processes_of_their_own(root, model, monkeypatch):
@@ -313,12 +313,12 @@ def test_images_of_a_linear_probe_are_loaded_by_processes_of_their_own(root, mod
     assert asked == [3, 2, 1]
 
 
-def test_every_foundation_is_a_copy_of_its_own(root, model):
+def test_every_copy_has_a_model_of_its_own(root, model):
     loaded = Task(source(root), model).load()
     with torch.no_grad():
-        for parameter in (changed := loaded.foundation()).parameters():
+        for parameter in (changed := loaded.pretrained.copy().model).parameters():
             parameter.zero_()
-    assert any(bool(parameter.any()) for parameter in loaded.foundation().parameters())
+    assert any(bool(parameter.any()) for parameter in loaded.pretrained.copy().model.parameters())
     assert not any(bool(parameter.any()) for parameter in changed.parameters())
 
 
@@ -366,7 +366,7 @@ def test_corruptions_alone_are_named_as_published_with_their_mean(
 ):
     trees.cifar10(tmp_path, CORRUPTIONS)
     source = SOURCES["cifar10"](tmp_path, counts="any", shifts=())
-    corrupted = Task(source, model, corruptions=asked).load()
+    corrupted = Task(source, model, corruptions=asked).load().benchmark
     assert {name.split("/")[0] for name in corrupted.shifts} == kinds
     assert len(corrupted.shifts) == 5 * len(kinds)
     assert corrupted.summary == summary
@@ -399,14 +399,14 @@ def test_pictures_are_decoded_once_where_they_fit_in_memory(root, model, monkeyp
         ImageFiles, "_decode", lambda self, at: decoded.append(at) or decode(self, at)
     )
     loaded = Task(source(root), model).load()
-    first, second = ([image for image, _ in loaded.id_test] for _ in range(2))
-    assert len(decoded) == len(loaded.id_test)
+    first, second = ([image for image, _ in loaded.benchmark.id_test] for _ in range(2))
+    assert len(decoded) == len(loaded.benchmark.id_test)
     assert all(map(torch.equal, first, second))
     monkeypatch.setattr(task_module, "IN_MEMORY_BYTES", 0)
     task_module._load.cache_clear()
     loaded = Task(source(root), model).load()
-    assert all(map(torch.equal, first, [image for image, _ in loaded.id_test]))
-    assert loaded.id_test._kept is None
+    assert all(map(torch.equal, first, [image for image, _ in loaded.benchmark.id_test]))
+    assert loaded.benchmark.id_test._kept is None
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -22,9 +22,10 @@ from jsonargparse import (
 from rich.console import Console
 
 from gmixout import __version__, bench
+from gmixout.bench.benchmarks import check_benchmark_name
 from gmixout.bench.own_code import MODE, for_parser, trusting, without_allow
 from gmixout.bench.yaml_text import LONGEST, load_yaml
-from gmixout.data import SOURCES, check_benchmark_name
+from gmixout.data import SOURCES
 from gmixout.errors import ConfigError, GmixoutError
 from gmixout.methods import DEFAULT_METHOD, METHODS, get_method
 from gmixout.named import own_name, refusal, spec_of

@@ -115,13 +115,13 @@ def test_a_table_of_tests_alone_is_tested_on_as_a_whole(tmp_path):
         tmp_path, ["path", "label", "domain"], [r for r in rows if r[2] == "sketch"], **trained
     )
     tests = source.load_tests()
-    assert {name: len(images) for name, images in tests.sets.items()} == {"sketch": 30}
+    assert {name: len(images) for name, images in tests.shifts.items()} == {"sketch": 30}
     rows = [[*row, "fog" if n % 3 else "test"] for n, row in enumerate(rows)]
     tests = table(tmp_path, ["path", "label", "domain", "split"], rows).load_tests()
-    assert {name: len(images) for name, images in tests.sets.items()} == {"test": 20, "fog": 40}
-    assert tests.sets["test"].group_names == ("photo", "sketch")
+    assert {name: len(images) for name, images in tests.shifts.items()} == {"test": 20, "fog": 40}
+    assert tests.shifts["test"].group_names == ("photo", "sketch")
     source = table(tmp_path, ["path", "label"], [row[:2] for row in rows], **trained)
-    assert {name: len(images) for name, images in source.load_tests().sets.items()} == {"table": 60}
+    assert {name: len(images) for name, images in source.load_tests().shifts.items()} == {"table": 60}
 
 
 def test_columns_go_by_any_name(tmp_path):

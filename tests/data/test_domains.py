@@ -184,9 +184,9 @@ def test_another_folder_is_tested_on_where_nothing_trained_is_in_it(root, tmp_pa
     other = trees.domains(tmp_path / "other", ["sketch"], CLASSES)
     for options in ({"test_domain": "sketch"}, {"train_domains": ("photo", "cartoon")}):
         tests = pacs(other, **options).load_tests()
-        assert {name: len(images) for name, images in tests.sets.items()} == {"sketch": 30}
+        assert {name: len(images) for name, images in tests.shifts.items()} == {"sketch": 30}
     tests = pacs(root, test_domain="sketch").load_tests()
-    assert {name: len(images) for name, images in tests.sets.items()} == {
+    assert {name: len(images) for name, images in tests.tests.items()} == {
         "id_val": 18, "id_test": 18, "sketch": 30,
     }  # fmt: skip
     for options in ({"test_domain": "photo"}, {"train_domains": ("photo", "sketch")}):
@@ -446,11 +446,11 @@ def test_without_the_trained_domain_test_lists_stay_the_test_sets(lists):
     remove(lists / "domainnet/sketch")
     tests = domainnet(lists).load_tests()
     assert tests.classes == whole.classes == ("zebra", "t-shirt", "apple")
-    assert {name: len(images) for name, images in tests.sets.items()} == {"painting": 6, "real": 6}
-    for name, images in tests.sets.items():
+    assert {name: len(images) for name, images in tests.shifts.items()} == {"painting": 6, "real": 6}
+    for name, images in tests.shifts.items():
         assert [images.path(n) for n in range(6)] == [whole.sets[name].path(n) for n in range(6)]
     by_folders = domainnet(lists, protocol="stratified").load_tests()
-    assert {name: len(images) for name, images in by_folders.sets.items()} == {
+    assert {name: len(images) for name, images in by_folders.shifts.items()} == {
         "painting": 30,
         "real": 30,
     }
@@ -590,7 +590,7 @@ def test_without_train_what_is_there_is_tested_on(folders):
     remove(folders / "shift_fog" / "cat")
     tests = imagefolder(folders).load_tests()
     assert tests.classes == ("dog",)
-    assert {name: len(images) for name, images in tests.sets.items()} == {"fog": 4}
+    assert {name: len(images) for name, images in tests.shifts.items()} == {"fog": 4}
     remove(folders / "shift_fog")
     with pytest.raises(DataError, match=r"there is no val/, test/ or shift_<name>/"):
         imagefolder(folders).load_tests()

@@ -361,5 +361,5 @@ def test_a_domain_that_is_not_trained_on_needs_no_validation(tmp_path):
 def test_folders_of_domains_without_train_are_tests(tmp_path):
     trees.remove(domain_level(tmp_path) / "train")
     tests = own_domains(tmp_path, test_domain="snow").load_tests()
-    assert {name: len(images) for name, images in tests.sets.items()} == {"val": 24, "fog": 8}
+    assert {name: len(images) for name, images in tests.shifts.items()} == {"val": 24, "fog": 8}
     assert tests.classes == ("cat", "dog")

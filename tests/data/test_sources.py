@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from gmixout.data import SOURCES
 from gmixout.data.common_corruptions.constants import KINDS
-from gmixout.data.source import Problems, Source, Splits
+from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.errors import ConfigError, DataError
 
 PACS = ["art_painting", "cartoon", "photo", "sketch"]
@@ -230,7 +230,7 @@ class made_up(Source):
     """Splits given by hand."""
 
     where = "nowhere"
-    splits: Splits
+    splits: ImageBenchmark
 
     def read(self, problems):
         return self.splits
@@ -267,7 +267,7 @@ def test_a_class_without_training_images_is_noted(tmp_path, root_of):
     cats = splits.train.subset((splits.train.labels == 0).nonzero().flatten())
     source = made(tmp_path, root_of, train=cats)
     assert source.check().notes[-1] == "train has no image of 1 of 2 classes: dog"
-    assert source.load(to_tensor).class_counts.tolist() == [4, 0]
+    assert source.load(to_tensor).train.labels.bincount(minlength=2).tolist() == [4, 0]
 
 
 def test_all_problems_are_in_one_message_up_to_a_limit(tmp_path):

@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 import yaml
 from jsonargparse import get_loader, set_loader, set_parsing_settings
 
+from gmixout.bench.benchmarks import BENCHMARKS
 from gmixout.bench.yaml_text import load_yaml
-from gmixout.data import BENCHMARKS, SOURCES, Source
+from gmixout.data import SOURCES, Source
 from gmixout.errors import ConfigError
 from gmixout.methods import METHODS, Method
 from gmixout.named import allowing, check_class, is_import_path, own_name, own_object

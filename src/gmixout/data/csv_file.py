@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from gmixout.data.base import Benchmark
 from gmixout.data.folders import Listing, absent_files
 from gmixout.data.imagefolder import SPELLINGS
 from gmixout.data.images import ImageSet
 from gmixout.data.reading import rows_of, stays_inside, whole_number
 from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.several import Parts, SeveralDomains, joined, joined_parts, training_note
-from gmixout.data.source import Problems, Splits, Tests
+from gmixout.data.source import ImageBenchmark, Problems
 from gmixout.named import changed
 from gmixout.settings import require, shown
 
@@ -86,7 +87,7 @@ class csv(SeveralDomains):
         left = self.id_val_share + self.id_test_share < 1
         require(self, "id_test_share", left, "below 1 together with id_val_share")
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the table and whether its images are there."""
         rows, classes = self._rows(problems)
         trained = self.trained_of(sorted({row.domain for row in rows}), problems)
@@ -107,7 +108,8 @@ class csv(SeveralDomains):
                 notes.append(f"there is no {part}{whose}: it is held out of the training images")
         if not shifts:
             notes.append("there is no shift to test on but corruptions, if any")
-        return Splits(
+        return Benchmark(
+            name=str(self),
             classes=classes,
             train=train,
             id_val=id_val,
@@ -120,7 +122,7 @@ class csv(SeveralDomains):
         """Check whether a domain is finetuned on; "", of a table without, if none is named."""
         return (domain != "" or not self.choice[1]) and super().trains_on(domain)
 
-    def load_tests(self) -> Tests:
+    def load_tests(self) -> ImageBenchmark:
         """Gives what there is to test on: all rows, where none is to be trained on.
 
         Raises:
@@ -136,7 +138,7 @@ class csv(SeveralDomains):
         for part in ("val", "test"):
             if own := {domain: images for (p, domain), images in found.items() if p == part}:
                 sets[part] = joined(own)
-        return Tests(classes, sets)
+        return self.tests_alone(classes, sets)
 
     def _check_root(self, problems: Problems) -> None:
         if self.root.is_dir():

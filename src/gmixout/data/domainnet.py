@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from gmixout.data.base import Benchmark
 from gmixout.data.domains import DomainFolders
 from gmixout.data.folders import Listing, classes_of_lists, read_list
 from gmixout.data.images import ImageSet
 from gmixout.data.reading import lines_of
 from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
 from gmixout.data.several import joined_parts, training_note
-from gmixout.data.source import Problems, Splits
+from gmixout.data.source import ImageBenchmark, Problems
 from gmixout.errors import ConfigError
 
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
@@ -101,7 +102,7 @@ class domainnet(DomainFolders):
         wanted = {*self.shift_domains, self.test_domain}
         return tuple(d for d in self.domains if d in wanted or self.trains_on(d))
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the lists and whether their images are there, or at the folders."""
         if self.protocol != "lists":
             return super().read(problems)
@@ -114,7 +115,8 @@ class domainnet(DomainFolders):
             held, rest = stratified(own.labels, (self.id_val_share,), SPLIT_SEED)
             parts[domain] = own.subset(rest), own.subset(held), images[domain, "test"]
         train, id_val, id_test = joined_parts(parts, problems)
-        return Splits(
+        return Benchmark(
+            name=str(self),
             classes=classes,
             train=train,
             id_val=id_val,

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gmixout.data.base import Benchmark
 from gmixout.data.folders import Listing, find, plain, read_class, subfolders
 from gmixout.data.images import ImageSet
 from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
 from gmixout.data.several import Parts, SeveralDomains, joined_parts, training_note
-from gmixout.data.source import Problems, Splits, Tests
+from gmixout.data.source import ImageBenchmark, Problems
 from gmixout.errors import ConfigError
 from gmixout.named import changed
 
@@ -124,7 +125,7 @@ class DomainFolders(SeveralDomains):
         """The domains that are looked for."""
         return self.domains
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the domain folders."""
         present = self.domain_folders(problems)
         sets, classes, notes = self._read_domains(present, problems)
@@ -137,7 +138,8 @@ class DomainFolders(SeveralDomains):
                 f"half={self.half}: protocol=domainbed holds out 20 % of that half, which are "
                 "other images than those that DomainBed holds out",
             )
-        return Splits(
+        return Benchmark(
+            name=str(self),
             classes=classes,
             train=train,
             id_val=id_val,
@@ -146,7 +148,7 @@ class DomainFolders(SeveralDomains):
             notes=notes + training_note(trained),
         )
 
-    def load_tests(self) -> Tests:
+    def load_tests(self) -> ImageBenchmark:
         """Gives what there is to test on: whole domains, where no trained one is there.
 
         Raises:
@@ -161,7 +163,7 @@ class DomainFolders(SeveralDomains):
             problems.fail(self, f"there is none of {', '.join(self.used_domains)} in {self.root}")
         sets, classes = self.whole_domains(present, problems)
         problems.settle(self)
-        return Tests(classes, sets)
+        return self.tests_alone(classes, sets)
 
     def whole_domains(
         self, present: Mapping[str, Path], problems: Problems
@@ -258,6 +260,7 @@ class pacs(DomainFolders):
 
     train_domain: str = "photo"
 
+    pretraining_half = True
     domains = ("art_painting", "cartoon", "photo", "sketch")
     folders = ("PACS", "kfold", "images")
     where = (

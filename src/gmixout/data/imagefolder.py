@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Literal
 from unicodedata import normalize
 
+from gmixout.data.base import Benchmark
 from gmixout.data.folders import find, pictures, read_classes, subfolders
 from gmixout.data.images import ImageSet
 from gmixout.data.reading import reading
 from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.several import SeveralDomains, joined, joined_parts, training_note
-from gmixout.data.source import Problems, Splits, Tests
+from gmixout.data.source import ImageBenchmark, Problems
 from gmixout.errors import ConfigError
 
 SHIFT = "shift_"
@@ -58,7 +59,7 @@ class imagefolder(SeveralDomains):
         if named and self.layout == "classes":
             raise ConfigError(f"imagefolder({option}={','.join(named)}) goes with layout=domains")
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the folders."""
         parts = self._parts()
         for name in ("train", "val"):
@@ -90,7 +91,8 @@ class imagefolder(SeveralDomains):
         train, id_val, id_test = joined_parts(
             {d: (sets["train"][d], sets["val"][d], sets["test"][d]) for d in trained}, problems
         )
-        return Splits(
+        return Benchmark(
+            name=str(self),
             classes=tuple(classes),
             train=train,
             id_val=id_val,
@@ -99,7 +101,7 @@ class imagefolder(SeveralDomains):
             notes=tuple(notes),
         )
 
-    def load_tests(self) -> Tests:
+    def load_tests(self) -> ImageBenchmark:
         """Gives what there is to test on: of `val/`, `test/` and the shifts, all that is there.
 
         Raises:
@@ -120,7 +122,9 @@ class imagefolder(SeveralDomains):
         if len(sets) < len(parts):
             problems.add(f"a shift is called {' or '.join(SPELLINGS)}: rename its folder")
         problems.settle(self)
-        return Tests(tuple(classes), {name: joined(domains) for name, domains in sets.items()})
+        return self.tests_alone(
+            tuple(classes), {name: joined(domains) for name, domains in sets.items()}
+        )
 
     def _parts(self) -> dict[str, Path]:
         """The folders that are used: train, val and test, in any spelling, and the shifts."""

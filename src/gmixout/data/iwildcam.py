@@ -7,10 +7,11 @@ from typing import ClassVar
 
 import torch
 
+from gmixout.data.base import Benchmark
 from gmixout.data.folders import Listing, find, report_absent
 from gmixout.data.images import ImageFiles
 from gmixout.data.reading import rows_of, stays_inside, whole_number
-from gmixout.data.source import Problems, Source, Splits
+from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.settings import shown
 
 UNUSED = 99_999
@@ -42,6 +43,8 @@ class iwildcam(Source):
         al., "WILDS", ICML 2021.
     """
 
+    # WiSE-FT's (src/templates/iwildcam_template.py)
+    prompts = ("a photo of {}.", "{} in the wild.")
     where = (
         "https://wilds.stanford.edu/get_started (iwildcam v2.0), unpacked to "
         "iwildcam_v2.0/{metadata.csv,categories.csv,train/}"
@@ -54,7 +57,7 @@ class iwildcam(Source):
         "id_test": 8_154,
     }
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the table, and whether its images are there."""
         folder = find(self.root, "iwildcam_v2.0") or self.root
         for path in (folder / "metadata.csv", folder / "train"):
@@ -97,7 +100,8 @@ class iwildcam(Source):
             )
             for name, listing in listings.items()
         }
-        return Splits(
+        return Benchmark(
+            name=str(self),
             classes=tuple(names.get(label, f"class {label}") for label in range(count)),
             train=sets["train"],
             id_val=sets["id_val"],
