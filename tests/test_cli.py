@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from toy_benchmark import install
 
 import gmixout
 from gmixout import __version__
-from gmixout.cli import COMMANDS, as_options, main
+from gmixout.bench.options import options_of, subject_of
+from gmixout.bench.words import Reading, split
+from gmixout.cli import COMMANDS, main
+from gmixout.data import SOURCES
 from gmixout.errors import StateError
 from gmixout.evaluation.records import RecordLog
 from gmixout.methods import METHODS, Method, get_method
@@ -292,27 +296,93 @@ def test_doctor(capsys):
     assert "torch" in capsys.readouterr().out
 
 
-def test_what_people_type_is_what_the_parser_reads():
-    assert as_options(["report", "a", "b", "--out", "c"]) == [
-        *("report", "--folders", "[a,b]", "--out", "c")
-    ]
-    assert as_options(["compare", "--seeds=0,1", "--methods", "all", "--resume"]) == [
-        *("compare", "--seeds", "[0,1]", "--methods", "all", "--resume")
-    ]
-    assert as_options(["compare", "--lrs", "[1e-3]"]) == ["compare", "--lrs", "[1e-3]"]
-    assert as_options(["sweep", "--over.mask_rate", "0.5,0.9"])[1:] == [
-        *("--over.mask_rate", "[0.5,0.9]")
-    ]
-    assert as_options(["finetune", "--method", "a.b:C", "--out", "x:y"])[1:] == [
-        *("--method", "a.b.C", "--out", "x:y")
-    ]
-    assert as_options(["compare", "--seeds", "0", "1,", "2", "--batch-size", "8"])[1:] == [
-        *("--seeds", "[0,1,2]", "--batch_size", "8")
-    ]
-    assert as_options(["compare", "--seeds", "-1"]) == ["compare", "--seeds", "[-1]"]
-    assert as_options(["finetune", "stray", "-h"]) == ["finetune", "stray", "--help"]
-    assert as_options(["--version"]) == ["--version"]
-    assert as_options([]) == []
+def values(line: str) -> dict[str, object]:
+    """What a command is called with."""
+    command, *words = line.split()
+    function = COMMANDS[command].function
+    options = options_of(function)
+    with ExitStack() as trust:
+        return Reading(options, trust).read(split(words, subject_of(options)))
+
+
+FULL, MIXOUT = get_method("full"), get_method("mixout")
+TYPED = {
+    "report a b --out c": {"folders": [Path("a"), Path("b")], "out": Path("c")},
+    "report a,b": {"folders": [Path("a"), Path("b")]},
+    "report [a,b]": {"folders": [Path("a"), Path("b")]},
+    'report ["a,b"]': {"folders": [Path("a,b")]},
+    "report a:b {c ]": {"folders": [Path("a:b"), Path("{c"), Path("]")]},
+    "compare --seeds=0,1 --methods all --resume": {
+        "seeds": (0, 1),
+        "methods": "all",
+        "resume": True,
+    },
+    "compare --seeds 0 1, 2 --batch-size 8": {"seeds": (0, 1, 2), "batch_size": 8},
+    "compare --seeds -1": {"seeds": (-1,)},
+    "compare --seed 3 --lr 1e-3 --method full": {
+        "seeds": (3,),
+        "lrs": (1e-3,),
+        "methods": [FULL],
+    },
+    "compare --lrs [1e-3]": {"lrs": (1e-3,)},
+    "compare --methods full mixout": {"methods": [FULL, MIXOUT]},
+    'compare --methods [{"class_path":"mixout","init_args":{"mask_rate":0.5}},full]': {
+        "methods": [get_method("mixout", mask_rate=0.5), FULL]
+    },
+    "compare --lrs-of.lora 3e-4,1e-3 --lrs_of.shira 1": {
+        "lrs_of": {"lora": [3e-4, 1e-3], "shira": [1.0]}
+    },
+    "compare --lrs-of null --methods null": {"lrs_of": None, "methods": None},
+    "sweep --over.mask_rate 0.5,0.9 --over.structure row": {
+        "over": {"mask_rate": [0.5, 0.9], "structure": ["row"]}
+    },
+    'sweep --over {"mask_rate":[0.5]}': {"over": {"mask_rate": [0.5]}},
+    "sweep --over.alphas [[0.5],[0.9]]": {"over": {"alphas": [[0.5], [0.9]]}},
+    "finetune --out x:y --head random --model 12": {
+        "out": Path("x:y"),
+        "head": "random",
+        "model": "12",
+    },
+    "finetune --flip --no-freeze-batch-norm --head-lr null": {
+        "flip": True,
+        "freeze_batch_norm": False,
+        "head_lr": None,
+    },
+    "finetune --model null --head null --mixed-precision no --schedule constant": {
+        "model": None,
+        "head": None,
+        "mixed_precision": "no",
+        "schedule": "constant",
+    },
+    "finetune --flip false": {"flip": False},
+    "finetune --lr 1 --method wise_ft --method.of.mask_rate 0.5 --method.of gmixout": {
+        "lr": 1.0,
+        "method": get_method("wise_ft", of=get_method("gmixout", mask_rate=0.5)),
+    },
+    "finetune --method.of.mask-rate 0.5 --method gmixout_wise_ft --method.alphas 0.2 0.4": {
+        "method": get_method(
+            "gmixout_wise_ft", of=get_method("gmixout", mask_rate=0.5), alphas=(0.2, 0.4)
+        )
+    },
+    "finetune --data-root D --benchmark cifar10 --shifts [] --imbalance 100": {
+        "benchmark": SOURCES["cifar10"](Path("D"), shifts=(), imbalance=100.0)
+    },
+    "finetune --benchmark cifar10 --shift 10.1 --benchmark.root D": {
+        "benchmark": SOURCES["cifar10"](Path("D"), shifts=("10.1",))
+    },
+    "evaluate RUN --data-root D": {"model": Path("RUN"), "data_root": Path("D")},
+    "evaluate RUN --data-root D --benchmark imagenet": {
+        "model": Path("RUN"),
+        "benchmark": SOURCES["imagenet"](Path("D")),
+    },
+}
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_what_people_type_is_what_the_command_gets(line):
+    found = values(line)
+    assert found == TYPED[line]
+    assert [*map(type, found.values())] == [type(TYPED[line][name]) for name in found]
 
 
 def parsed(capsys, *words: object) -> dict[str, object]:
