@@ -130,8 +130,25 @@ WRONG = {
     "--benchmark imagenot": ["imagenot", "digits"],
     "--benchmark imagenet": ["needs its folder", "--data-root"],
     "--benchmark pacss --data-root there": ["--data-root goes with", "'pacss' is none", "pacs,"],
+    "--seeds 0": ["unknown option --seeds 0; did you mean --seed"],
     "--counts any": ["--counts any", "options of a data set go with its name"],
-    "--stepz 3": ["stepz"],
+    "--stepz 3": ["--stepz 3", "did you mean --steps"],
+    "--batchsize 3": ["did you mean --batch-size"],
+    "--train-domian photo": ["did you mean --train-domain"],
+    "--mask-rate 0.5": ["options of a method are written --method.mask_rate", "gmixout"],
+    "--steps 3 4": ["--steps takes one value", "'3 4' are 2"],
+    "--steps": ["--steps needs a value"],
+    "--flip maybe": ["--flip 'maybe' must be True or False"],
+    "--method.of.mask_rate 0.5": ["gmixout has no option of", "mask_rate"],
+    "--method wise_ft --method.of mixxout": ["did you mean mixout?"],
+    "--method mixout,full": ["unknown method 'mixout,full'"],
+    "--benchmark imagenet --data-root D --imbalance 9": ["imagenet has none", "cifar10, cifar100"],
+    "--benchmark pacs --data-root D --train-domain 3": ["train_domain", "'3'", "photo"],
+    '--method {"class_path":"mixout","args":{}}': ["does not name a method and its options"],
+    '--method {"class_path":"mixout","init_args":{"rate":1}}': ["mixout has no option rate"],
+    "--method.mask_rate": ["--method.mask_rate needs a value"],
+    "--method.mask_rate many": ["--method.mask_rate 'many' must be a finite number"],
+    "--resume stray": ["stray", "--resume"],
     "--steps many": ["steps", "many"],
     "--steps 0": ["steps=0", "at least 1"],
     "--lr -1": ["lr=-1.0", "0 or more"],
@@ -153,6 +170,33 @@ def test_wrong_words_end_with_code_2_and_a_message(words, tmp_path, capsys):
     message = capsys.readouterr().err
     assert all(part in message for part in WRONG[words]), message
     assert "Traceback" not in message
+
+
+def test_no_option_of_a_data_set_has_the_name_of_a_commands():
+    """They are typed without a prefix, and win where a data set is named."""
+    for name, command in COMMANDS.items():
+        if isinstance(command, dict) or "benchmark" not in options_of(command.function):
+            continue
+        for source, kind in SOURCES.items():
+            both = options_of(kind).keys() & options_of(command.function).keys()
+            assert not both, (name, source)
+
+
+def test_a_command_that_is_misspelt_or_missing(capsys):
+    for words, said in {
+        "compar --lr 1": "'compar' is not a command; did you mean compare?",
+        "": "name a command: finetune, compare,",
+        "data chek pacs": "'chek' is not a command; did you mean check?",
+        "data": "name a command: check",
+        "--lr 1": "'--lr' is not a command: finetune,",
+        "interpolate --a x": "--b is required",
+        "evaluate": "--model is required",
+        "data check pacs": "--data-root DIR",
+    }.items():
+        assert run(*words.split()) == 2
+        told = capsys.readouterr().err
+        assert said in told, words
+        assert "For all options: gmixout" in told
 
 
 def test_a_data_set_that_is_not_named_is_asked_for(capsys):

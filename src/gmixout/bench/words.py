@@ -123,7 +123,7 @@ class Reading:
         given = sorted(given, key=lambda each: (not self._names(each[0]), each[0].count(".")))
         for name, texts in given:
             self._place(name, texts)
-        return _made(self.options, self.values, "--")
+        return _made(self.options, self.values)
 
     def kind(self, name: str, texts: Sequence[str]) -> type[Named]:
         """Return the class that `--method.help NAME` asks about."""
@@ -383,7 +383,9 @@ def _entries(texts: Sequence[str], typed: str) -> list[Any]:
     raise ConfigError(f"{typed} {texts[0]!r:.80} names nothing")
 
 
-def _made(options: Mapping[str, Option], values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _made(
+    options: Mapping[str, Option], values: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
     """Values of their types, objects made."""
     made = {}
     for name, option in options.items():
@@ -400,7 +402,7 @@ def _missing(option: Option, prefix: str) -> ConfigError:
         return ConfigError(f"name a {called}; known {called}s: {known}")
     if option.name == "root":
         return ConfigError("a data set needs its folder: --data-root DIR")
-    return ConfigError(f"{prefix}{_spelled(option.name)} is required")
+    return ConfigError(f"--{_spelled(prefix + option.name)} is required")
 
 
 def _fit(option: Option, value: Any, prefix: str) -> Any:
@@ -408,8 +410,7 @@ def _fit(option: Option, value: Any, prefix: str) -> Any:
     if isinstance(value, list) and option.named:
         return [_fit(option, each, prefix) for each in value]
     if isinstance(value, Spec):
-        inside = f"--{option.name}." if prefix == "--" else f"{prefix}{option.name}."
-        made = _made(options_of(value.kind), value.values, inside)
+        made = _made(options_of(value.kind), value.values, f"{prefix}{option.name}.")
         try:
             return value.kind(**made)
         except ConfigError:
@@ -424,7 +425,7 @@ def _fit(option: Option, value: Any, prefix: str) -> Any:
         return parser.parse_object({"value": _scalars(option, value)})["value"]
     except Exception as error:  # a value may be anything, and the parser foresees little
         raise ConfigError(
-            f"{prefix}{_spelled(option.name)} {shown(value)} must be {described(option.kind)}"
+            f"--{_spelled(prefix + option.name)} {shown(value)} must be {described(option.kind)}"
         ) from error
 
 
