@@ -1,3 +1,4 @@
+import ast
 import os
 import re
 import signal
@@ -172,6 +173,18 @@ def test_wrong_words_end_with_code_2_and_a_message(words, tmp_path, capsys):
     assert "Traceback" not in message
 
 
+def test_the_command_line_is_read_without_regular_expressions():
+    package = Path(gmixout.__file__).parent
+    for file in ("cli.py", *(f"bench/{name}.py" for name in ("words", "options", "usage"))):
+        tree = ast.parse((package / file).read_text())
+        names = {
+            alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
+        }
+        assert "re" not in names | {
+            n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)
+        }
+
+
 def test_no_option_of_a_data_set_has_the_name_of_a_commands():
     """They are typed without a prefix, and win where a data set is named."""
     for name, command in COMMANDS.items():
@@ -235,10 +248,10 @@ def test_signals_end_any_command_with_their_code(number, code, monkeypatch, caps
     def stopped(*_):
         signal.raise_signal(number)
 
-    monkeypatch.setattr(import_module("gmixout.bench.evaluate"), "load_model", stopped)
+    monkeypatch.setattr(import_module("gmixout.bench.commands.evaluate"), "load_model", stopped)
     assert run("evaluate", tmp_path) == code
     assert capsys.readouterr().err == "gmixout: stopped.\n"
-    monkeypatch.setattr(import_module("gmixout.bench.finetune"), "tell", stopped)
+    monkeypatch.setattr(import_module("gmixout.bench.commands.finetune"), "tell", stopped)
     assert run(*TOY, "--out", tmp_path / "run") == code
     said = capsys.readouterr().err
     assert said == "gmixout: stopped; the same command with --resume goes on.\n"
@@ -248,7 +261,7 @@ def test_signals_end_any_command_with_their_code(number, code, monkeypatch, caps
 def test_what_nobody_can_mend_keeps_its_traceback_and_the_rest_has_none(
     tmp_path, monkeypatch, capsys
 ):
-    finetune = import_module("gmixout.bench.finetune")
+    finetune = import_module("gmixout.bench.commands.finetune")
 
     def fail(error):
         def tell(*_):

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from rich.console import Console
 
-from gmixout import __version__
+from gmixout import __version__, bench
 from gmixout.bench.configs import CONFIGS
 from gmixout.errors import ConfigError, GmixoutError
 from gmixout.plain import printable
@@ -24,26 +23,25 @@ __all__ = ["COMMANDS", "CONFIGS", "main"]
 
 @dataclass(frozen=True)
 class Command:
-    """A function that is a command; its module is imported when it is called or asked for."""
+    """A function of `gmixout.bench`, imported when it is asked for."""
 
-    module: str
     name: str
+    file: str
 
     @property
     def function(self) -> Callable[..., Any]:
         """The function itself."""
-        function: Callable[..., Any] = getattr(import_module(self.module), self.name)
+        function: Callable[..., Any] = getattr(bench, self.name)
         return function
 
     @property
     def summary(self) -> str:
         """The first sentence of its docstring, which is read without importing anything."""
-        parts = self.module.split(".")[1:]
-        file = Path(__file__).parent.joinpath(*parts).with_suffix(".py")
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        path = Path(bench.__file__).parent / "commands" / f"{self.file}.py"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name == self.name:
                 return (ast.get_docstring(node) or "").partition("\n")[0]
-        raise AssertionError(f"{file} has no function {self.name}")
+        raise AssertionError(f"{path} has no function {self.name}")
 
     def __call__(self, **options: Any) -> Any:
         """Call it."""
@@ -51,19 +49,15 @@ class Command:
 
 
 Commands: TypeAlias = dict[str, "Command | Commands"]
+COMMANDS: Commands = {}
+"""The commands by their words; a word before others stands for several."""
+for typed, file in bench.COMMANDS.items():
+    *groups, last = typed.split()
+    place = COMMANDS
+    for group in groups:
+        place = place.setdefault(group, {})  # type: ignore[assignment]
+    place[last] = Command(last, file)
 
-COMMANDS: Commands = {
-    "finetune": Command("gmixout.bench.finetune", "finetune"),
-    "compare": Command("gmixout.bench.compare", "compare"),
-    "sweep": Command("gmixout.bench.compare", "sweep"),
-    "evaluate": Command("gmixout.bench.evaluate", "evaluate"),
-    "interpolate": Command("gmixout.bench.derive", "interpolate"),
-    "soup": Command("gmixout.bench.derive", "soup"),
-    "diagnose": Command("gmixout.bench.diagnose", "diagnose"),
-    "report": Command("gmixout.bench.report", "report"),
-    "data": {"check": Command("gmixout.bench.data", "check")},
-    "doctor": Command("gmixout.bench.doctor", "doctor"),
-}
 RESUMED = ("finetune", "compare", "sweep")
 """Commands that take `--resume`."""
 

@@ -5,12 +5,12 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+from gmixout.bench.commands.report import present
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import RECORDS, run_folder
 from gmixout.bench.grid import Grid
 from gmixout.bench.options import Fields
 from gmixout.bench.progress import say, tell
-from gmixout.bench.report import present
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.data import Source
 from gmixout.errors import ConfigError
