@@ -17,11 +17,14 @@ FLOORS = [
     {"cli"},
     {"bench"},
     {"training", "reports"},
-    {"methods", "models", "data", "evaluation"},
+    {"methods", "models", "evaluation"},
+    {"regularizers"},
+    {"losses"},
+    {"data"},
     {"gmixout"},
     {"core", "weightspace"},
     {"kernels"},
-    {"files", "named", "loading", "settings"},
+    {"draws", "files", "named", "loading", "settings"},
     {"plain"},
     {"errors"},
 ]
@@ -85,7 +88,7 @@ def test_imports_run_downward():
 
 PLANTED = {
     "upward": ("core/masks.py", "from gmixout.methods import base\n"),
-    "sideways": ("methods/full.py", "import gmixout.data.base\n"),
+    "sideways": ("methods/full.py", "import gmixout.models\n"),
     "inside a function": ("kernels/reference.py", "def f():\n    from gmixout.core import masks\n"),
     "relative": ("kernels/reference.py", "from ..core import masks\n"),
     "relative package": ("data/base.py", "from .. import training\n"),

@@ -146,9 +146,9 @@ def test_loading_is_measured_apart_from_computing(monkeypatch):
 def test_the_phase_that_trains_everything_is_measured(monkeypatch, method):
     trained, real = [], dry_run.train
 
-    def train(model, start, *more):
+    def train(model, start, *more, **options):
         start = partial(noting, start)
-        return real(model, start, *more)
+        return real(model, start, *more, **options)
 
     def noting(start, model):
         finetuning = start(model)
@@ -196,11 +196,11 @@ def test_methods_that_cannot_go_with_the_model_are_named(capsys):
 def test_too_little_memory_is_said_of_the_method_that_needs_more(monkeypatch, capsys):
     real = dry_run.train
 
-    def train(model, start, *more):
+    def train(model, start, *more, **options):
         finetuning = start(model)
         if type(finetuning).__name__ != "DenseFinetuning":
             raise torch.OutOfMemoryError
-        return real(finetuning.detach(), start, *more)
+        return real(finetuning.detach(), start, *more, **options)
 
     monkeypatch.setattr(dry_run, "train", train)
     monkeypatch.setattr(dry_run, "SMALL_GPU", 10)

@@ -87,8 +87,9 @@ def test_groups_keep_what_they_are():
 
 
 def test_a_model_that_does_not_say_its_layers_is_refused_before_training():
-    arguments = TrainingArguments(layer_decay=0.7)
-    check_settings(vit(), arguments)
+    images = TensorDataset(torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))
+    arguments = TrainingArguments(layer_decay=0.7, batch_size=4)
+    check_settings(vit(), images, arguments)
     with pytest.raises(ConfigError, match=r"layer_decay=0\.7.*group_matcher.*Linear does not"):
-        check_settings(nn.Linear(2, 2), arguments)
-    check_settings(nn.Linear(2, 2), TrainingArguments())
+        check_settings(nn.Linear(2, 2), images, arguments)
+    check_settings(nn.Linear(2, 2), images, TrainingArguments(batch_size=4))

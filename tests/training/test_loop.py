@@ -301,7 +301,7 @@ def test_one_image_a_batch_under_a_batch_norm_is_explained():
     ],
 )  # fmt: skip
 def test_what_the_machine_lacks_is_explained(error, advice, monkeypatch):
-    def fail(self, images, labels):
+    def fail(self, batch):
         raise error
 
     monkeypatch.setattr(loop._Trainer, "_step", fail)
@@ -354,14 +354,14 @@ def test_a_batch_larger_than_the_data():
 
 
 def test_batches_walk_through_whole_permutations():
-    batches = list(Batches(examples=10, batch_size=4, steps=10, seed=0, start=0))
+    batches = list(Batches(range(10), batch_size=4, steps=10, seed=0))
     stream = [index for batch in batches for _, index in batch]
     assert [position for batch in batches for position, _ in batch] == list(range(40))
     assert all(len(batch) == 4 for batch in batches)
     assert all(sorted(stream[i : i + 10]) == list(range(10)) for i in range(0, 40, 10))
     assert stream[:10] != stream[10:20]
-    assert list(Batches(10, 4, 10, seed=0, start=6)) == batches[6:]
-    assert list(Batches(10, 4, 10, seed=1, start=0)) != batches
+    assert list(Batches(range(10), 4, 10, seed=0, start=6)) == batches[6:]
+    assert list(Batches(range(10), 4, 10, seed=1)) != batches
 
 
 def test_observations_come_before_the_checkpoint_and_change_nothing(tmp_path):

@@ -23,6 +23,7 @@ from gmixout.bench.grid import Grid, Run
 from gmixout.bench.progress import tell
 from gmixout.bench.threads import few_threads
 from gmixout.data import Benchmark, LabelledImages
+from gmixout.data.batch import collate
 from gmixout.errors import ConfigError
 from gmixout.evaluation.metrics import predict
 from gmixout.loading import loading_processes, make_loader
@@ -32,6 +33,7 @@ from gmixout.training.augmentation import Augmented
 from gmixout.training.batches import Batches
 from gmixout.training.loop import train
 from gmixout.training.memory import PeakMemory
+from gmixout.training.steps import asks_of
 
 STEPS = 5
 """Steps that a method's time is the median of: the first are slow, on a GPU above all."""
@@ -101,14 +103,17 @@ def _load(images: Dataset[Any], settings: TrainingArguments) -> tuple[LabelledIm
     """A batch of training images, and the seconds in which one comes when loading is under way."""
     processes = _processes(images, settings)
     count = 2 * max(1, processes) + 1  # each process brings two; the first is waited for
-    size: int = len(images)  # type: ignore[arg-type]
-    batches = Batches(size, settings.batch_size, count, settings.seed, start=0)
+    batches = Batches(images, settings.batch_size, count, settings.seed, order=settings.batches)
     device = PartialState().device
-    loader = make_loader(Augmented(images, settings), device, processes, batch_sampler=batches)
+    by_domain = getattr(images, "groups", None) is not None
+    seen = Augmented(images, settings, asks={"domains"} if by_domain else ())
+    loader = make_loader(seen, device, processes, batch_sampler=batches, collate_fn=collate)
     if not processes:
         list(loader)  # small data sets stay in memory from then on
     loaded = iter(loader)
-    batch = LabelledImages(*next(loaded))
+    first = next(loaded)
+    names = getattr(images, "group_names", ())
+    batch = LabelledImages(first.images, first.labels, first.domains, names)
     begun = time.perf_counter()
     others = sum(1 for _ in loaded)
     return batch, (time.perf_counter() - begun) / others
@@ -143,10 +148,13 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
     if every := settings.evaluate_every_steps:
         kind = replace(kind, models=models + len(range(every, settings.steps, every)))
     few = replace(settings, steps=STEPS, warmup_steps=0, log_every_steps=1, num_workers=0)
-    few = replace(few, augment="none", crop_scale=1.0, flip=False)  # the batch is as it should be
+    few = replace(few, augment="none", crop_scale=1.0, batches="shuffled")
+    acting = (*few.beside, *job.method.regularizers)
+    few = replace(few, flip="views" in asks_of(acting))  # else the batch is as it should be
     begin = partial(job.method.costliest().start, seed=settings.seed)
     try:
-        result = train(job.benchmark.foundation(), begin, batch, few)
+        own = job.method.regularizers
+        result = train(job.benchmark.foundation(), begin, batch, few, regularizers=own)
     except torch.OutOfMemoryError:
         result = None
     if result is None:

@@ -24,9 +24,11 @@ from gmixout.bench.yaml_text import load_yaml
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.records import RecordLog
 from gmixout.files import write_atomically, write_text
+from gmixout.losses import Loss
 from gmixout.methods import Method
 from gmixout.named import completed, defaults_of, plain
 from gmixout.plain import bounded, checked, printable, read_json
+from gmixout.regularizers import Regularizer
 from gmixout.reports import REPORT_FILES
 from gmixout.training import TrainingArguments, refuse_several_processes
 from gmixout.training import checkpoint as checkpoints
@@ -294,7 +296,11 @@ def _check_same_run(
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """All settings: what a file does not have yet is at its default."""
     values = {**plain(defaults_of(TrainingArguments)), **config}
-    return values | {"method": completed(config.get("method"), Method)}
+    return values | {
+        "method": completed(config.get("method"), Method),
+        "regularizers": completed(values["regularizers"], Regularizer),
+        "loss": completed(values["loss"], Loss),
+    }
 
 
 def _this_version() -> dict[str, str | None]:

@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, product
 from pathlib import Path
@@ -157,7 +157,7 @@ class Grid:
 
     def settings(self) -> dict[str, Any]:
         """Plain values by name, as the command line spells them."""
-        training = {k: v for k, v in asdict(self._settings).items() if k not in ("lr", "seed")}
+        training = {k: v for k, v in self._settings.plain().items() if k not in ("lr", "seed")}
         return {"lrs": self._lrs, "seeds": self._seeds, **training}
 
     def may_change(self) -> tuple[str, ...]:

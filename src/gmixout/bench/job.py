@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,14 @@ from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
 from gmixout.evaluation.records import Record, RecordLog
+from gmixout.losses.cross_entropy import class_counts
 from gmixout.methods import Finetuning, Method
 from gmixout.methods.zero_shot import zero_shot
 from gmixout.named import NotAllowedError, changed, defaults_of, from_spec, identity, plain
+from gmixout.regularizers import Regularizer
 from gmixout.training.arguments import TrainingArguments
-from gmixout.training.batches import Batches
 from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_settings, train
-from gmixout.training.losses import class_counts
 from gmixout.weightspace import State
 
 UNTRAINED: dict[str, Any] = {
@@ -78,7 +78,7 @@ def identity_of_training(method: Method, arguments: TrainingArguments) -> dict[s
     What has its default value is left out, so that a run stays itself when options are added.
     """
     own = arguments.identity()
-    settings = {name: value for name, value in changed(arguments).items() if name in own}
+    settings = {k: plain(v, identity) for k, v in changed(arguments).items() if k in own}
     return {"method": identity(method), "training": settings}
 
 
@@ -184,23 +184,30 @@ def make_record(
     )
 
 
-def check_training(benchmark: Benchmark, arguments: TrainingArguments) -> None:
+def check_training(
+    benchmark: Benchmark, arguments: TrainingArguments, regularizers: Sequence[Regularizer] = ()
+) -> None:
     """Finds out before training whether settings go with a benchmark, whatever the method.
+
+    Args:
+        benchmark: What is trained on.
+        arguments: The settings.
+        regularizers: What acts beside the method.
 
     Raises:
         ConfigError: They do not.
         DataError: There is nothing to train on.
     """
     train = benchmark.train
-    Batches.check(len(train), arguments.batch_size)  # type: ignore[arg-type]
-    check_settings(benchmark.foundation(), arguments)
+    check_settings(benchmark.foundation(), train, arguments, regularizers)
     if arguments.logit_adjustment:
         counts = class_counts(train, len(benchmark.classes))
-        if counts.min() == 0 and (arguments.label_smoothing or arguments.mixup or arguments.cutmix):
+        acting: tuple[Any, ...] = (arguments.criterion, *arguments.beside, *regularizers)
+        if counts.min() == 0 and (soft := [each.name for each in acting if each.soft]):
             empty = benchmark.classes[int(counts.argmin())]
             raise ConfigError(
                 f"logit_adjustment: class {empty} has no training image, and its loss would be "
-                "infinite with label_smoothing, mixup or cutmix: leave those out"
+                f"infinite with the soft targets of {', '.join(soft)}: leave that out"
             )
 
 
@@ -240,7 +247,7 @@ class Job:
         """
         check_metrics(self.benchmark)
         if self.method is not None:
-            check_training(self.benchmark, self.arguments)
+            check_training(self.benchmark, self.arguments, self.method.regularizers)
             self.method.check_steps(self.arguments.steps)
             self.method.start(self.benchmark.foundation(), self.arguments.seed)
 
@@ -359,6 +366,7 @@ class Job:
             on_progress,
             evaluate_on_the_way,
             range(every, arguments.steps, every) if every else (),
+            method.regularizers,
         )
         facts = {name: getattr(result, name) for name in _COSTS}
         facts |= {"step": arguments.steps, "train_loss": fmean(result.losses[-_LAST_LOSSES:])}

@@ -17,13 +17,23 @@ class LabelledImages(Examples):
     Args:
         images: `[N, C, H, W]`, float32.
         labels: `[N]`, int64.
+        groups: `[N]`, int64: the domain of each; None: they are of one.
+        group_names: Names of the domains.
     """
 
     in_memory = True
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        groups: Tensor | None = None,
+        group_names: tuple[str, ...] = (),
+    ) -> None:
         self.images = images
         self.labels = labels
+        self.groups = groups
+        self.group_names = group_names
 
     def __len__(self) -> int:
         return len(self.labels)

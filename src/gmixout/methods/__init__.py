@@ -1,11 +1,13 @@
 """Finetuning methods: a file each, and one table of them."""
 
 import inspect
+from collections import ChainMap
 from typing import Any
 
 from gmixout.errors import ConfigError
 from gmixout.methods import (
     adapters,
+    beside,
     bitfit,
     ema,
     full,
@@ -18,6 +20,8 @@ from gmixout.methods import (
     zero_shot,
 )
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.named import from_spec, specs_of
+from gmixout.regularizers import Regularizer
 
 __all__ = ["DEFAULT_METHOD", "METHODS", "DenseFinetuning", "Finetuning", "Method", "get_method"]
 
@@ -47,17 +51,19 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
-Method._table = METHODS
+# reached by `a+b`, not by its own name
+Method._table = ChainMap(METHODS, {beside.beside.__name__: beside.beside})
 
 DEFAULT_METHOD = masking.gmixout.__name__
 """What a command trains when nobody says."""
 
 
 def get_method(name: str, **options: Any) -> Method:
-    """Returns a method of the table.
+    """Returns a method of the table, or one with regularizers beside it.
 
     Args:
-        name: Its key in `METHODS`.
+        name: Its key in `METHODS`, as it is or with what acts beside it, `gmixout+regmixup+sam`.
+            Options may follow each name in parentheses: what `str` writes of a method is read.
         **options: Its options; the others keep their defaults.
 
     Raises:
@@ -66,7 +72,14 @@ def get_method(name: str, **options: Any) -> Method:
     Example:
         >>> get_method("wise_ft", alphas=(0.5,))
         wise_ft(of=full(), alphas=(0.5,))
+        >>> print(get_method("gmixout(mask_rate=0.8)+sam(rho=0.1)"))
+        gmixout(mask_rate=0.8)+sam(rho=0.1)
     """
+    if name not in METHODS and any(mark in name for mark in "+("):
+        first, *others = specs_of(name)
+        first["init_args"].update(options)
+        method = from_spec(first, Method)  # type: ignore[type-abstract]
+        return beside.with_beside(method, tuple(from_spec(each, Regularizer) for each in others))
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}; known methods: {', '.join(METHODS)}")
     known = list(inspect.signature(METHODS[name]).parameters)

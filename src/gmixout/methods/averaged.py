@@ -52,6 +52,10 @@ class Averaged:
         self._hook = optimizer.register_step_post_hook(self._after_step)
         return optimizer
 
+    def write(self) -> None:
+        """Lets the finetuning's model see values that were moved by hand."""
+        self.finetuning.write()
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the finetuning's state and the average."""
         return {

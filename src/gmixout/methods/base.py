@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from gmixout.core.selection import dense_groups, find_head
 from gmixout.errors import ConfigError
 from gmixout.named import Named
+from gmixout.regularizers import Regularizer
 from gmixout.settings import check_settings
 from gmixout.weightspace import State
 
@@ -23,6 +24,9 @@ class Finetuning(Protocol):
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
         """Lets the method follow the optimizer's steps."""
+
+    def write(self) -> None:
+        """Lets the model see values that were moved outside of the optimizer's steps."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what, beside the model's and the optimizer's state, is needed to go on."""
@@ -68,6 +72,9 @@ class DenseFinetuning:
     def bind(self, optimizer: Optimizer) -> Optimizer:
         """Returns the optimizer as it is."""
         return optimizer
+
+    def write(self) -> None:
+        """Does nothing: the model's own parameters are what is trained."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns nothing: the model's own state is all there is."""
@@ -123,6 +130,11 @@ class Method(Named, ABC):
         super().__init_subclass__()
         if "alpha" in cls.__annotations__:
             raise ConfigError(f"method {cls.__name__}: an option cannot be called alpha")
+
+    @property
+    def regularizers(self) -> tuple[Regularizer, ...]:
+        """What acts beside the method in its training runs."""
+        return ()
 
     @property
     def trained(self) -> "Method | None":

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gmixout.losses import Loss, cross_entropy
+from gmixout.named import plain
+from gmixout.regularizers import Regularizer
+from gmixout.regularizers.mixing import mixing
 from gmixout.settings import check_settings, require
 
 # Settings that say how a run is carried out, not what it is: a resumed run may change them
@@ -38,10 +42,19 @@ class TrainingArguments:
     """Longest gradient (L2 norm over everything trained); longer ones are cut to it."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Type of the forward pass; fp16 is for GPUs, with a scaled loss."""
+    loss: Loss | None = None
+    """The loss of an example; null: cross-entropy with the two settings after this one."""
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes."""
     logit_adjustment: float = 0.0
     """Tau of the logit adjusted loss for rare classes (arXiv 2007.07314); 1: balanced softmax."""
+    regularizers: tuple[Regularizer, ...] = ()
+    """What acts beside every method; what is to act beside one alone is written gmixout+sam."""
+    batches: Literal["shuffled", "even_domains", "even_classes", "one_domain", "weighted"] = (
+        "shuffled"
+    )
+    """Make-up of batches: any images, equally many of each domain or class, of one domain each, or
+    drawn by the data set's weights."""
     augment: Literal["none", "randaugment"] = "none"
     """RandAugment (arXiv 1909.13719) of every image, or none."""
     randaugment_ops: int = 2
@@ -53,9 +66,9 @@ class TrainingArguments:
     flip: bool = False
     """Mirror images at random."""
     mixup: float = 0.0
-    """Alpha of Mixup; 0 is off. With CutMix on, too, a batch gets one of them at random."""
+    """Alpha of Mixup beside every method; 0 is off. With CutMix, a batch gets either at random."""
     cutmix: float = 0.0
-    """Alpha of CutMix; 0 is off."""
+    """Alpha of CutMix beside every method; 0 is off."""
     layer_decay: float = 1.0
     """Factor of the learning rate for each layer further below the head; 1 is off."""
     freeze_batch_norm: bool = True
@@ -79,13 +92,32 @@ class TrainingArguments:
             for name in names:
                 value = getattr(self, name)
                 require(self, name, value is None or fine(value), allowed)
+        if self.loss is not None:
+            for name in ("label_smoothing", "logit_adjustment"):
+                allowed = f"0 beside loss={self.loss.name}: it is an option of cross-entropy"
+                require(self, name, getattr(self, name) == 0, allowed)
         require(
             self, "warmup_steps", self.warmup_steps < self.steps, f"fewer than steps={self.steps}"
         )
 
+    @property
+    def criterion(self) -> Loss:
+        """The loss of an example."""
+        return self.loss or cross_entropy(self.label_smoothing, self.logit_adjustment)
+
+    @property
+    def beside(self) -> tuple[Regularizer, ...]:
+        """All regularizers that act beside every method."""
+        short = (mixing(self.mixup, self.cutmix),) if self.mixup or self.cutmix else ()
+        return (*short, *self.regularizers)
+
     def identity(self) -> dict[str, Any]:
         """Returns the settings that decide the outcome, by name."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in self.conduct()}
+        return {k: v for k, v in self.plain().items() if k not in self.conduct()}
+
+    def plain(self) -> dict[str, Any]:
+        """Returns all settings as plain values, by name, the way a YAML file spells them."""
+        return {name: plain(value) for name, value in vars(self).items()}
 
     def conduct(self) -> tuple[str, ...]:
         """Returns the names of the settings that do not decide the outcome."""

@@ -242,6 +242,7 @@ def _train_and_measure(known: KnownRun, job: Job, members: int, show: Show) -> R
         on_progress=lambda step, loss: show(f"training, loss={loss:.3f}", step, arguments.steps),
         observe=watch,
         observe_at={*what.snapshots, *what.drifts, arguments.steps},
+        regularizers=job.method.regularizers,
     )
     final = result.model.state_dict()
     groups = {name: states for name, states in watch.states.items() if states}

@@ -1,6 +1,5 @@
 """`gmixout finetune`: one run."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +70,7 @@ def finetune(
     arguments = TrainingArguments(**training)
     task = Task(benchmark, model, head, corruptions, corruption_share, arguments.num_workers)
     loaded = task.load()
-    config = {**task.plain(), "method": spec_of(method), **asdict(arguments)}
+    config = {**task.plain(), "method": spec_of(method), **arguments.plain()}
     job = Job(task, method.trained, arguments)
     job.check()
     if dry_run:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from gmixout.errors import ConfigError
-from gmixout.training.losses import adjusted
+from gmixout.losses.cross_entropy import adjusted
 
 
 def logit_adjusted(logits, labels, counts, tau=1.0):
