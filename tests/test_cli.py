@@ -24,8 +24,10 @@ from gmixout.cli import COMMANDS, main
 from gmixout.data import SOURCES
 from gmixout.errors import StateError
 from gmixout.evaluation.records import RecordLog
+from gmixout.losses import LOSSES
 from gmixout.methods import METHODS, Method, get_method
 from gmixout.named import spec_of
+from gmixout.regularizers import REGULARIZERS
 
 SOURCE = Path(gmixout.__file__).parents[1]
 """Where this very package lies, which need not be the one that is installed."""
@@ -385,6 +387,17 @@ TYPED = {
     "compare --methods full mixout": {"methods": [FULL, MIXOUT]},
     'compare --methods [{"class_path":"mixout","init_args":{"mask_rate":0.5}},full]': {
         "methods": [get_method("mixout", mask_rate=0.5), FULL]
+    },
+    "compare --methods gmixout(mask_rate=0.5,structure='column')+sam,full": {
+        "methods": [get_method("gmixout(mask_rate=0.5,structure='column')+sam"), FULL]
+    },
+    "finetune --method gmixout+sam --regularizers mixup(concentration=0.3),sam": {
+        "method": get_method("gmixout+sam"),
+        "regularizers": (REGULARIZERS["mixup"](concentration=0.3), REGULARIZERS["sam"]()),
+    },
+    "finetune --loss cross_entropy --method.of.mask_rate 0.5 --method mixout+sam": {
+        "loss": LOSSES["cross_entropy"](),
+        "method": get_method("mixout(mask_rate=0.5)+sam"),
     },
     "compare --lrs-of.lora 3e-4,1e-3 --lrs_of.shira 1": {
         "lrs_of": {"lora": [3e-4, 1e-3], "shira": [1.0]}

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from gmixout.bench.options import REQUIRED, Option, options_of, subject_of, texts_of
+from gmixout.bench.words import known, spelled
 from gmixout.named import Named, plain
 
 COMMON = {
@@ -68,9 +69,9 @@ def _summary(owner: Any) -> str:
 
 def _spelled(option: Option, prefix: str) -> str:
     """An option as it is typed."""
-    name = option.name if "." in prefix else option.name.replace("_", "-")
+    name = spelled(option.name) if prefix == "--" else option.name
     if option.is_switch:
-        return f"{prefix}{name}, {prefix}no-{name}"
+        return f"{prefix}{name}, {prefix}no-{name}" if prefix == "--" else f"{prefix}{name} BOOL"
     if option.is_dict:
         return f"{prefix}{name}.NAME {_metavar(option.at('NAME'))}"
     return f"{prefix}{name} {_metavar(option)}"
@@ -105,7 +106,7 @@ def _about(option: Option) -> str:
             value = ",".join(map(str, value))
         about.append(f"default: {str(value).lower() if option.is_switch else value}")
     if option.named:
-        about.append(f"there are: {', '.join(option.named._table)}")
+        about.append(f"there are: {', '.join(known(option.named))}")
     return f"({'; '.join(about)})" if about else ""
 
 
