@@ -1,5 +1,6 @@
 import ast
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from toy_benchmark import install
@@ -26,8 +28,9 @@ from gmixout.errors import StateError
 from gmixout.evaluation.records import RecordLog
 from gmixout.losses import LOSSES
 from gmixout.methods import METHODS, Method, get_method
-from gmixout.named import spec_of
+from gmixout.named import own_object, spec_of
 from gmixout.regularizers import REGULARIZERS
+from gmixout.training.optimizers import OPTIMIZERS, Optimizer
 
 SOURCE = Path(gmixout.__file__).parents[1]
 """Where this very package lies, which need not be the one that is installed."""
@@ -74,6 +77,61 @@ def test_a_run_repeats_from_its_own_config_file(tmp_path):
     assert (first / "config.yaml").read_text() == (second / "config.yaml").read_text()
     models = [folder / "model.safetensors" for folder in (first, second)]
     assert models[0].read_bytes() == models[1].read_bytes()
+
+
+def test_settings_of_a_config_may_stand_below_their_parts(tmp_path, capsys):
+    flat = {"benchmark": "toy", "steps": 50, "lr": 0.5, "flip": True, "optimizer": "sgd"}
+    nested = {
+        "benchmark": "toy",
+        "steps": 50,
+        "optimization": {"lr": 0.5, "optimizer": {"class_path": "sgd"}},
+        "augmentation": {"flip": True},
+    }
+    found = []
+    for config in (flat, nested):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        found.append(parsed(capsys, "finetune", "--config", tmp_path / "c.yaml"))
+        assert (found[-1]["lr"], found[-1]["flip"]) == (0.5, True)
+    assert found[0] == found[1] | {"optimizer": "sgd"}
+    for wrong in (
+        {"optimization": {"flip": True}},
+        {"optimization": {"lr": 1.0}, "lr": 1.0},
+        {"conduct": 3},
+        {"optimization": {"stepz": 3}},
+    ):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(wrong))
+        assert run("finetune", "--config", tmp_path / "c.yaml", "--print-config") == 2
+        assert "c.yaml: " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_an_optimizer_of_the_users_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_optimizers.py").write_text(
+        "import torch\n"
+        "class Signs(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr, share=1.0):\n"
+        "        super().__init__(params, lr * share)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["--benchmark", "toy", "--batch-size", 8, "--steps", 2, "--optimizer.share", 0.5]
+    words += ["--optimizer", "my_optimizers:Signs", "--workers", 1]
+    words += ["--methods", "full,gmixout", "--lrs", "1e-2"]
+    assert run("compare", *words, "--out", "out") == 0, capsys.readouterr().err
+    found = RecordLog(tmp_path / "out" / "records.jsonl").read()
+    assert len(found) == 2
+    assert run("compare", *words, "--out", "out", "--resume") == 0
+    sent = pickle.dumps(Optimizer.adopted(own_object("my_optimizers:Signs"))(share=0.5))
+    sys.modules.pop("my_optimizers")
+    assert pickle.loads(sent).share == 0.5  # as a worker process does it
+    again = ["compare", "--config", "out/config.yaml", "--out", "again"]
+    sys.modules.pop("my_optimizers", None)
+    assert run(*again) == 2
+    assert "--allow my_optimizers" in capsys.readouterr().err
+    assert "my_optimizers" not in sys.modules
+    assert run(*again, "--allow", "my_optimizers") == 0
+    capsys.readouterr()
+    assert run("finetune", "--optimizer.help", "my_optimizers:Signs") == 0
+    assert "--optimizer.share" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("_no_report")
@@ -149,6 +207,11 @@ WRONG = {
     "--benchmark pacs --data-root D --train-domain 3": ["train_domain", "'3'", "photo"],
     '--method {"class_path":"mixout","args":{}}': ["does not name a method and its options"],
     '--method {"class_path":"mixout","init_args":{"rate":1}}': ["mixout has no option rate"],
+    "--optimizer adam": ["unknown optimizer 'adam'; did you mean adamw?"],
+    "--optimizer sgd --optimizer.betas 1,2": ["sgd has no option betas", "momentum"],
+    "--optimizer torch.optim.Adamm": ["torch.optim:Adamm cannot be imported"],
+    "--optimizer os:getcwd": ["os:getcwd is not a class derived from"],
+    "--optimizer.betas 2,3": ["optimizer adamw(betas=(2.0, 3.0)) cannot be made", "Invalid beta"],
     "--method.mask_rate": ["--method.mask_rate needs a value"],
     "--method.mask_rate many": ["--method.mask_rate 'many' must be a finite number"],
     "--resume stray": ["stray", "--resume"],
@@ -398,6 +461,15 @@ TYPED = {
     "finetune --loss cross_entropy --method.of.mask_rate 0.5 --method mixout+sam": {
         "loss": LOSSES["cross_entropy"](),
         "method": get_method("mixout(mask_rate=0.5)+sam"),
+    },
+    "finetune --optimizer sgd": {"optimizer": "sgd"},
+    "finetune --optimizer.betas 0.9,0.95": {"optimizer": OPTIMIZERS["adamw"](betas=(0.9, 0.95))},
+    "compare --optimizer.momentum 0 --optimizer sgd": {"optimizer": OPTIMIZERS["sgd"](momentum=0)},
+    "finetune --optimizer torch.optim.NAdam --optimizer.betas 0.8 0.9": {
+        "optimizer": Optimizer.adopted(torch.optim.NAdam)(betas=(0.8, 0.9))
+    },
+    "finetune --optimizer torch.optim:RMSprop --optimizer.centered": {
+        "optimizer": Optimizer.adopted(torch.optim.RMSprop)(centered=True)
     },
     "compare --lrs-of.lora 3e-4,1e-3 --lrs_of.shira 1": {
         "lrs_of": {"lora": [3e-4, 1e-3], "shira": [1.0]}

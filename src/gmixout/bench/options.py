@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -18,7 +18,8 @@ class Fields:
     """Annotation of `**settings`: they are the fields of a dataclass.
 
     Args:
-        of: The dataclass; in place of a field that is a dataclass stand that one's fields.
+        of: The dataclass; fields of its base classes are sections of the help, and may be nested
+            under the name of that part in a config file.
         without: Fields that are left out.
 
     Example:
@@ -38,7 +39,7 @@ class Option:
     """Its annotation."""
     default: Any = REQUIRED
     section: str = ""
-    """The field that holds it, if that is a dataclass of its own."""
+    """The part of the settings that it belongs to; "" if it is the whole's own."""
 
     @property
     def parts(self) -> tuple[Any, ...]:
@@ -112,18 +113,22 @@ def _parameters(function: Callable[..., Any]) -> Iterator[Option]:
                     yield option
 
 
-def _fields(owner: Any, section: str = "") -> Iterator[Option]:
+def _fields(owner: Any) -> Iterator[Option]:
     try:
         kinds = get_type_hints(owner)
     except (NameError, TypeError):  # a class of the user's own names types for type checkers alone
         kinds = {}
     defaults = defaults_of(owner)
     for field in fields(owner):
-        kind: Any = kinds.get(field.name, Any)
-        if is_dataclass(kind) and not issubclass(kind, Named):  # type: ignore[arg-type]
-            yield from _fields(kind, field.name)
-        elif field.init:
-            yield Option(field.name, kind, defaults.get(field.name, REQUIRED), section)
+        if field.init:
+            kind, default = kinds.get(field.name, Any), defaults.get(field.name, REQUIRED)
+            yield Option(field.name, kind, default, _section(owner, field.name))
+
+
+def _section(owner: type, name: str) -> str:
+    """The part of some settings that has a field: the base class that brings it."""
+    home = next(part for part in owner.__mro__ if name in vars(part).get("__annotations__", ()))
+    return "" if home is owner or issubclass(owner, Named) else home.__name__.lower()
 
 
 def texts_of(owner: Callable[..., Any]) -> dict[str, str]:
@@ -137,19 +142,11 @@ def texts_of(owner: Callable[..., Any]) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):  # a class made without source
             documented = []
         found |= {each.arg_name: " ".join((each.description or "").split()) for each in documented}
-    for kind in _sections(owner):
-        found |= texts_of(kind)
+    if not isinstance(owner, type):
+        for kind in get_type_hints(owner, include_extras=True).values():
+            for each in get_args(kind):
+                found |= texts_of(each.of) if isinstance(each, Fields) else {}
     return found
-
-
-def _sections(owner: Any) -> Iterator[Any]:
-    """The dataclasses whose fields stand among an owner's options."""
-    if isinstance(owner, type):
-        kinds = get_type_hints(owner)
-        yield from (k for k in kinds.values() if is_dataclass(k) and not issubclass(k, Named))  # type: ignore[arg-type]
-        return
-    for kind in get_type_hints(owner, include_extras=True).values():
-        yield from (each.of for each in get_args(kind) if isinstance(each, Fields))
 
 
 def matching(options: Mapping[str, Option], name: str) -> Option | None:

@@ -152,8 +152,17 @@ class Reading:
         return option is not None and option.named is not None
 
     def _take_up(self, config: str) -> None:
-        """Takes the values of a config file."""
-        for name, value in read_config(config).items():
+        """Takes the values of a config file, which may stand below the names of their parts."""
+        held = read_config(config)
+        for part in {option.section for option in self.options.values()} & held.keys():
+            inside = held.pop(part)
+            if not isinstance(inside, dict) or inside.keys() & held.keys():
+                raise ConfigError(f"{config}: {part} must hold settings that stand there alone")
+            for name in inside:
+                if getattr(self.options.get(name), "section", None) != part:
+                    raise ConfigError(f"{config}: {name} is not a setting of {part}")
+            held |= inside
+        for name, value in held.items():
             if name not in self.options:
                 raise ConfigError(f"{config}: {self._unknown(name, ())}")
             self.values[name] = self._value(self.options[name], value)
@@ -204,9 +213,13 @@ class Reading:
         usual = option.default if held is None else held
         if usual is None and option.named is Method:
             usual = get_method(DEFAULT_METHOD)
+        assert option.named is not None
+        if isinstance(usual, str):
+            usual = self._called(option, usual, by_hand=False)
+        if isinstance(usual, Spec):
+            return usual
         if isinstance(usual, Named):
             return Spec(type(usual), dict(changed(usual)))
-        assert option.named is not None
         raise ConfigError(
             f"--{option.name}.NAME is an option of a {called(option.named)}: name that, too, with "
             f"--{option.name} {'|'.join(known(option.named))}"
