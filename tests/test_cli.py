@@ -123,7 +123,7 @@ def test_an_optimizer_of_the_users_own(tmp_path, monkeypatch, capsys):
     sent = pickle.dumps(Optimizer.adopted(own_object("my_optimizers:Signs"))(share=0.5))
     sys.modules.pop("my_optimizers")
     assert pickle.loads(sent).share == 0.5  # as a worker process does it
-    again = ["compare", "--config", "out/config.yaml", "--out", "again"]
+    again = ["compare", "--config", "out/config.yaml", "--out", "again", "--workers", 1]
     sys.modules.pop("my_optimizers", None)
     assert run(*again) == 2
     assert "--allow my_optimizers" in capsys.readouterr().err
