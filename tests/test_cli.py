@@ -60,7 +60,7 @@ def test_the_command_of_the_readme(tmp_path):
 
 
 @pytest.mark.usefixtures("_no_report")
-@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if not kind.pools])
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if not kind.several_runs])
 def test_every_method_by_its_short_name(name, tmp_path):
     # their defaults are for larger layers and longer runs
     small = {"shira": ["--method.rank", 1], "lp_ft": ["--method.probe_steps", 1]}.get(name, [])
@@ -457,6 +457,9 @@ TYPED = {
     "finetune --method gmixout+sam --regularizers mixup(concentration=0.3),sam": {
         "method": get_method("gmixout+sam"),
         "regularizers": (REGULARIZERS["mixup"](concentration=0.3), REGULARIZERS["sam"]()),
+    },
+    "finetune --method mixout+sam --method.mask_rate 0.5 --method.of.rescale false": {
+        "method": get_method("mixout(mask_rate=0.5, rescale=False)+sam")
     },
     "finetune --loss cross_entropy --method.of.mask_rate 0.5 --method mixout+sam": {
         "loss": LOSSES["cross_entropy"](),

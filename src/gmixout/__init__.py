@@ -15,16 +15,27 @@ if sys.argv[:1] == ["-m"] and re.search(r" -m ?gmixout\b", " ".join(sys.orig_arg
     sys.path[:1] = [] if sys.path[0] in ("", os.getcwd()) else sys.path[:1]
 
 if TYPE_CHECKING:
-    from gmixout.core.attach import Masked, attach
-    from gmixout.core.config import GMixout, dropconnect, high_rate_mixout, mixout, random_mask
+    from gmixout.core.attach import attach
+    from gmixout.core.config import (
+        GMixout,
+        dropconnect,
+        high_rate_mixout,
+        lookahead,
+        mixout,
+        random_mask,
+    )
+    from gmixout.core.handle import Masked
     from gmixout.errors import GmixoutError
     from gmixout.weightspace import greedy_soup, interpolate, uniform_soup
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "core.attach": ("Masked", "attach"),
-    "core.config": ("GMixout", "dropconnect", "high_rate_mixout", "mixout", "random_mask"),
+    "core.attach": ("attach",),
+    "core.config": (
+        *("GMixout", "dropconnect", "high_rate_mixout", "lookahead", "mixout", "random_mask"),
+    ),
+    "core.handle": ("Masked",),
     "errors": ("GmixoutError",),
     "weightspace": ("greedy_soup", "interpolate", "uniform_soup"),
 }
@@ -38,6 +49,7 @@ __all__ = [
     "greedy_soup",
     "high_rate_mixout",
     "interpolate",
+    "lookahead",
     "mixout",
     "random_mask",
     "uniform_soup",

@@ -2,7 +2,7 @@ import torch
 from small_models import ALL, Run, cnn, copied, difference, vit
 
 from gmixout.methods import get_method
-from gmixout.methods.averaged import Averaged
+from gmixout.methods.average import Averaged
 
 DECAY = 0.75
 

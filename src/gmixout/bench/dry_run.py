@@ -86,7 +86,7 @@ def measure(grid: Grid, methods: Sequence[Method]) -> Costs:
         kinds = tuple(_train(runs, batch) for runs in groups.values())
     return Costs(
         kinds=kinds,
-        soups=sum(m.pools for m in methods) * len({r.job.arguments.seed for r in grid.runs}),
+        soups=sum(m.several_runs for m in methods) * len({r.job.arguments.seed for r in grid.runs}),
         images=sum(_tests(benchmark).values()),
         batch_size=len(batch),
         loading=loading / len(batch),
@@ -141,7 +141,7 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
     """Takes a few steps as one of the runs would, on a batch that is loaded already."""
     job, builders = runs[0].job, runs[0].builders
     settings, start = job.arguments, job.pretrained()
-    models = sum(1 for builder in builders for _ in builder.variants(start, start))
+    models = sum(1 for builder in builders for _ in builder.models(start, job.runs(start)))
     kind = Kind(", ".join(map(str, builders)), len(runs), models)
     if job.method is None:
         return kind

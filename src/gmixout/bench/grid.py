@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain, product
 from pathlib import Path
 from statistics import median
@@ -21,7 +20,6 @@ from gmixout.bench.job import (
     about_model,
     check_training,
     hash_of,
-    id_validation_figure,
     identity_of,
     identity_of_training,
     make_record,
@@ -34,11 +32,10 @@ from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, GmixoutError, TrainingError
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.files import write_text
-from gmixout.methods import METHODS, Method, get_method
+from gmixout.methods import METHODS, Derived, Method
 from gmixout.reports import write_report
 from gmixout.training import TrainingArguments, TrainingInterrupted
 from gmixout.training.faults import explained
-from gmixout.weightspace import uniform_soup
 
 RUNS = "runs"
 """Folder inside a comparison's that holds a folder for each run."""
@@ -118,7 +115,7 @@ class Grid:
         if not (methods and lrs and seeds and all(own.values())):
             raise ConfigError("a comparison needs at least one method, one lr and one seed")
         trained = {method: method.trained.name if method.trained else "" for method in methods}
-        trainable = {name for name in METHODS if get_method(name).trained == get_method(name)}
+        trainable = {name for name, kind in METHODS.items() if not issubclass(kind, Derived)}
         if unknown := sorted(own.keys() - {*trained.values(), *trainable}):
             raise ConfigError(
                 f"lrs_of names {', '.join(unknown)}: no method that is trained itself; "
@@ -129,7 +126,7 @@ class Grid:
         self.task, self.out = task, out
         self._settings, self._workers = settings, workers
         self._lrs, self._seeds = list(dict.fromkeys(lrs)), list(dict.fromkeys(seeds))
-        self._pooling = [method for method in methods if method.pools]
+        self._of_several = [method for method in methods if method.several_runs]
         runs: dict[str, Run] = {}
         rates = dict.fromkeys((*self._lrs, *chain.from_iterable(own.values())))
         for seed, lr, method in product(self._seeds, rates, methods):
@@ -138,7 +135,7 @@ class Grid:
             run = Run(Job(task, method.trained, replace(settings, lr=lr, seed=seed)), (), out)
             run = runs.get(run.job.run, run)
             # of a soup's ingredients each is a model of its own, and recorded as such
-            builder = method.trained if method.pools and method.trained else method
+            builder = method.trained if method.several_runs and method.trained else method
             builders = dict.fromkeys((*run.builders, builder))
             runs[run.job.run] = replace(run, builders=tuple(builders))
         self.runs = list(runs.values())
@@ -216,7 +213,7 @@ class Grid:
     def _pool(self, log: RecordLog) -> None:
         """Makes, evaluates and records the models that methods make of all runs of a seed."""
         for seed in self._seeds:
-            for method in self._pooling:
+            for method in self._of_several:
                 parts = [
                     run
                     for run in self.runs
@@ -235,14 +232,11 @@ class Grid:
         run = hash_of({**identity_of(self.benchmark), **what})
         if any(record.pool == names for record in log.read(run)[-1:]):
             return
-        states = [load_model(part.folder)[0] for part in parts]
-        workers = self._settings.num_workers
-        score = partial(id_validation_figure, self.benchmark, num_workers=workers)
-        members = method.pool(states, score)
-        mean = uniform_soup([states[member] for member in members])
+        job, workers = parts[0].job, self._settings.num_workers
+        runs = job.runs(*(load_model(part.folder)[0] for part in parts))
         facts = _facts_of_several([part.job.known(log)[0] for part in parts])
+        ((options, state, members),) = method.models(job.pretrained(), runs)
         facts |= {"pool": names, "members": [names[member] for member in members]}
-        ((options, state),) = method.variants(parts[0].job.pretrained(), mean)
         record = make_record(self.benchmark, run, method.name, options, state, facts, workers)
         save_model(self.out / RUNS / run / MODEL, state, about_model(record) | self.task.about())
         log.append(record)

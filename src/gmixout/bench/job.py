@@ -21,7 +21,7 @@ from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.losses.cross_entropy import class_counts
-from gmixout.methods import Finetuning, Method
+from gmixout.methods import Finetuning, Method, Runs
 from gmixout.methods.zero_shot import zero_shot
 from gmixout.named import NotAllowedError, changed, defaults_of, from_spec, identity, plain
 from gmixout.regularizers import Regularizer
@@ -301,7 +301,7 @@ class Job:
         own = (record for record in self.known(log) if record.method == method.name)
         done = {_text(record.options, usual): record for record in own}
         records, start = [], None
-        for options, variant in method.variants(self.pretrained(), state):
+        for options, variant, _ in method.models(self.pretrained(), self.runs(state)):
             record = done.get(_text(options, usual))
             if record is None:
                 record = self._record(method, options, variant, facts)
@@ -336,6 +336,16 @@ class Job:
     def pretrained(self) -> State:
         """The weights that training starts from."""
         return self.benchmark.foundation().state_dict()
+
+    def runs(self, *finetuned: State) -> Runs:
+        """Return finished runs as methods make models of them.
+
+        Args:
+            *finetuned: The weights that each ended with.
+        """
+        workers = self.arguments.num_workers
+        score = partial(id_validation_figure, self.benchmark, num_workers=workers)
+        return Runs(finetuned, score)
 
     def _train(
         self, checkpoint: Path, log: RecordLog, on_progress: Callable[[int, float], None]

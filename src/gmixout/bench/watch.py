@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from gmixout.bench.job import Job
-from gmixout.core.attach import Masked
+from gmixout.core.handle import Masked
 from gmixout.evaluation import ensemble
 from gmixout.methods import Finetuning, Method
-from gmixout.methods.averaged import Averaged
+from gmixout.methods.average import Averaged
 from gmixout.weightspace import State
 
 GROUPS = ("snapshots", "subnetworks")

@@ -16,6 +16,7 @@ from gmixout.bench.options import REQUIRED, Option, matching, options_of
 from gmixout.data import SOURCES, Source, check_benchmark_name
 from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, METHODS, Method, get_method
+from gmixout.methods.beside import beside
 from gmixout.named import (
     Named,
     allowing,
@@ -197,6 +198,8 @@ class Reading:
     def _put(self, spec: Spec, name: str, texts: Sequence[str], typed: str) -> None:
         """Sets an option of a method or the like, or of one among its options."""
         first, _, rest = name.partition(".")
+        if issubclass(spec.kind, beside) and first not in options_of(spec.kind):
+            first, rest = "of", name  # of `gmixout+sam` they are gmixout's
         option = matching(options_of(spec.kind), first)
         if option is None or (rest and (option.is_list or not option.named)):
             raise ConfigError(f"{typed}: {_no_option(spec, name)}")

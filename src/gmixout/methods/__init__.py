@@ -7,23 +7,41 @@ from typing import Any
 from gmixout.errors import ConfigError
 from gmixout.methods import (
     adapters,
+    average,
     beside,
     bitfit,
-    ema,
     full,
     l2_sp,
     masking,
     probing,
     soups,
-    swa,
     wise_ft,
     zero_shot,
 )
-from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.methods.base import (
+    DenseFinetuning,
+    Derived,
+    Finetuning,
+    Method,
+    Runs,
+    Variant,
+    preset,
+)
 from gmixout.named import from_spec, specs_of
 from gmixout.regularizers import Regularizer
 
-__all__ = ["DEFAULT_METHOD", "METHODS", "DenseFinetuning", "Finetuning", "Method", "get_method"]
+__all__ = [
+    "DEFAULT_METHOD",
+    "METHODS",
+    "DenseFinetuning",
+    "Derived",
+    "Finetuning",
+    "Method",
+    "Runs",
+    "Variant",
+    "get_method",
+    "preset",
+]
 
 METHODS: dict[str, type[Method]] = {
     method.__name__: method
@@ -32,8 +50,8 @@ METHODS: dict[str, type[Method]] = {
         probing.linear_probe,
         probing.lp_ft,
         full.full,
-        ema.ema,
-        swa.swa,
+        average.ema,
+        average.swa,
         l2_sp.l2_sp,
         wise_ft.wise_ft,
         soups.uniform_soup,

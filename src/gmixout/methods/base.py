@@ -1,19 +1,48 @@
-"""What a finetuning method is to the rest of the package: a small object without a loop."""
+"""What a finetuning method is to the rest of the package: a small object without a loop.
 
+There are two kinds: a `Method` is trained, a `Derived` one makes its models of finished runs.
+"""
+
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
 
 from gmixout.core.selection import dense_groups, find_head
 from gmixout.errors import ConfigError
-from gmixout.named import Named
+from gmixout.named import Named, changed
 from gmixout.regularizers import Regularizer
-from gmixout.settings import check_settings
+from gmixout.settings import check_settings, require
 from gmixout.weightspace import State
+
+MethodT = TypeVar("MethodT", bound="Method")
+
+TRAINED = "a method that is trained itself, for example full, lora or gmixout"
+"""What a method may be built on, for errors."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Finished runs of one method from one pretrained start."""
+
+    states: Sequence[State]
+    """The weights that each ended with; one or more."""
+    score: Callable[[State], float]
+    """Returns the official metric of weights on in-domain validation data; higher is better."""
+
+
+class Variant(NamedTuple):
+    """A model that a method makes."""
+
+    options: dict[str, Any]
+    """Tell it from the method's other models in the records."""
+    state: State
+    members: tuple[int, ...]
+    """Positions of the runs that its weights are made of."""
 
 
 class Finetuning(Protocol):
@@ -118,8 +147,8 @@ class Method(Named, ABC):
         norms_only(bias=False)
     """
 
-    pools: ClassVar[bool] = False
-    """Whether the method makes one model of several finished runs; see `pool`."""
+    several_runs: ClassVar[bool] = False
+    """Whether its models are made of all runs of a seed together, and not of each run."""
 
     def __post_init__(self) -> None:
         """Check the options against their annotations; subclasses add their ranges."""
@@ -168,25 +197,98 @@ class Method(Named, ABC):
         parts = {n: part.costliest() for n, part in vars(self).items() if isinstance(part, Method)}
         return replace(self, **parts)  # type: ignore[type-var]
 
-    def variants(
-        self, pretrained: State, finetuned: State
-    ) -> Iterator[tuple[dict[str, Any], State]]:
-        """Yields the models to evaluate, each with the options that tell it from the others."""
-        del pretrained
-        yield self.options, finetuned
-
-    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> list[int]:
-        """Chooses of the finished runs of `trained` those whose mean is this method's model.
+    def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
+        """Yield the models to evaluate, one by one: of a method that is trained, its run.
 
         Args:
-            states: The final weights of one or more runs that share their pretrained start.
-            score: Accuracy on in-domain validation data.
+            pretrained: The weights that the runs started from.
+            runs: Runs of `trained`: one, or all of a seed if the method takes `several_runs`.
+        """
+        del pretrained
+        yield Variant(self.options, runs.states[0], (0,))
 
-        Returns:
-            Positions in `states`.
+
+class Derived(Method):
+    """A method that trains nothing: it makes models of finished runs of another one, its `of`.
+
+    The runs are shared with that method: they are trained once.
+
+    Example:
+        >>> from dataclasses import dataclass, field
+        >>> from gmixout.methods import Derived, Method, Variant, get_method
+        >>> @dataclass(frozen=True)
+        ... class halfway(Derived):
+        ...     of: Method = field(default_factory=lambda: get_method("full"))
+        ...
+        ...     def models(self, pretrained, runs):
+        ...         (run,) = runs.states
+        ...         state = {key: (pretrained[key] + run[key]) / 2 for key in run}
+        ...         yield Variant(self.of_option, state, members=(0,))
+    """
+
+    def __post_init__(self) -> None:
+        """Check the options; what has no runs of its own cannot be built on."""
+        super().__post_init__()
+        require(self, "of", not isinstance(self.trained, Derived), TRAINED)
+
+    @property
+    def trained(self) -> Method | None:
+        """The method whose runs are used."""
+        of: Method = vars(self)["of"]
+        return of
+
+    @property
+    def of_option(self) -> dict[str, str]:
+        """Return what records say of the method underneath: nothing if it is the usual one."""
+        return {"of": str(self.trained)} if "of" in changed(self) else {}
+
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Refuse: there is nothing to train.
 
         Raises:
-            ConfigError: The method does not pool.
+            ConfigError: Always.
         """
-        del states, score
-        raise ConfigError(f"method {self.name} makes no model of several runs; soups do")
+        del model, seed
+        raise ConfigError(
+            f"method {self.name} trains nothing itself; evaluate the models that it makes of "
+            f"{f'runs of {self.trained}' if self.trained else 'the pretrained weights'}"
+        )
+
+    @abstractmethod
+    def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
+        """See `Method.models`."""
+
+
+def preset(kind: type[MethodT], name: str, summary: str, **defaults: Any) -> type[MethodT]:
+    """Return a method that is another one with other defaults, and has no code of its own.
+
+    It is a class, since runs and records know a method by its class's name and the options that
+    are not at their defaults.
+
+    Args:
+        kind: The method.
+        name: The name of the preset, which is to be bound in the module of `kind`.
+        summary: What it is, for the help.
+        **defaults: Its defaults; the other options keep theirs.
+    """
+
+    def option(name: str, value: Any) -> Any:
+        # a method is made anew for each, as the command line shows the others with their values
+        return field(default_factory=lambda: value) if isinstance(value, Named) else value
+
+    texts = inspect.getdoc(kind) or ""
+    options = [
+        (each.name, each.type, option(each.name, defaults[each.name]))
+        for each in fields(kind)  # type: ignore[arg-type]
+        if each.name in defaults
+    ]
+    return make_dataclass(
+        name,
+        options,
+        bases=(kind,),
+        frozen=True,
+        namespace={
+            "__doc__": f"{summary}\n\n{texts[texts.index('Args:') :]}",
+            "__module__": kind.__module__,
+        },
+    )

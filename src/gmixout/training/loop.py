@@ -24,7 +24,7 @@ from gmixout.core.selection import find_head
 from gmixout.data.batch import Batch, collate
 from gmixout.errors import ConfigError, StateError, TrainingError
 from gmixout.loading import make_loader
-from gmixout.methods.averaged import Averaged
+from gmixout.methods.average import Averaged
 from gmixout.methods.base import Finetuning
 from gmixout.regularizers import Regularizer
 from gmixout.training.arguments import TrainingArguments

@@ -22,7 +22,7 @@ from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
 from gmixout.errors import StateError
 from gmixout.evaluation.records import Record, RecordLog
-from gmixout.methods import get_method
+from gmixout.methods import Runs, get_method
 from gmixout.weightspace import State
 
 
@@ -76,10 +76,11 @@ def soup(
         GmixoutError: A folder holds no model, or the models do not share their pretrained start.
     """
     states, task = _load_models(models, num_workers)
-    with few_threads(task.load().foundation()):
-        score = partial(id_validation_figure, task.load(), num_workers=num_workers)
-        members = get_method(f"{kind}_soup").pool(states, score)
-        state = weightspace.uniform_soup([states[member] for member in members])
+    pretrained = task.load().foundation()
+    with few_threads(pretrained):
+        runs = Runs(states, partial(id_validation_figure, task.load(), num_workers=num_workers))
+        made = get_method(f"{kind}_soup").models(pretrained.state_dict(), runs)
+        ((_, state, members),) = made
     kept = ", ".join(str(models[member]) for member in members)
     say(f"Of {len(models)} models the soup has: {kept}")
     options = {"models": [str(model) for model in models]}

@@ -119,7 +119,8 @@ class KnownRun:
     def difference(self, final: State) -> float:
         """Largest difference of an entry between the saved model and what the run ended in."""
         if self.method.name == self.about["method"]:
-            for options, state in self.method.variants(self.job.pretrained(), final):
+            pretrained = self.job.pretrained()
+            for options, state, _ in self.method.models(pretrained, self.job.runs(final)):
                 if options == self.about["options"]:
                     final = state
         return max(

@@ -62,7 +62,7 @@ def finetune(
     """
     # None, not gmixout itself: the parser would give its options to whatever method is chosen
     method = method or get_method(DEFAULT_METHOD)
-    if method.pools:
+    if method.several_runs:
         raise ConfigError(
             f"method {method.name} makes one model of several runs, and finetune trains one: use "
             f"`gmixout compare --methods {method.name}`, or `gmixout soup` on runs that you have"
@@ -87,7 +87,7 @@ def finetune(
             bar = RunBar(progress, job.title, arguments.steps)
             finetuned, facts = job.obtain(out, log, bar.advance)
             chosen = id_validation.choose(job.record(method, finetuned, facts, log))
-        for options, state in method.variants(job.pretrained(), finetuned):
+        for options, state, _ in method.models(job.pretrained(), job.runs(finetuned)):
             if options == chosen.options:
                 save_model(out / MODEL, state, about_model(chosen) | task.about())
         job.finish(out)

@@ -1,5 +1,6 @@
-"""The average of the weights of any finetuning: moving, or uniform."""
+"""The average of the weights of any finetuning: moving (EMA), or uniform (SWA)."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,7 +9,9 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from gmixout.errors import ConfigError
-from gmixout.methods.base import Finetuning
+from gmixout.methods.base import TRAINED, DenseFinetuning, Derived, Finetuning, Method
+from gmixout.methods.masking import gmixout
+from gmixout.settings import require
 from gmixout.weightspace import State
 
 
@@ -102,6 +105,60 @@ class Averaged:
     def _floating(self) -> dict[str, Tensor]:
         state = self.finetuning.snapshot()
         return {key: value.detach() for key, value in state.items() if value.is_floating_point()}
+
+
+@dataclass(frozen=True)
+class ema(Method):
+    """Full finetuning that ends in the exponential moving average of its weights.
+
+    Source: Polyak and Juditsky (SIAM J. Control Optim. 1992) for the average over the steps; here
+    with exponential weights that start at the pretrained model.
+
+    Args:
+        decay: Share of the average that a step keeps, in [0, 1): it spans the last `1/(1-decay)`
+            steps or so, so let that be a fraction of the run.
+    """
+
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        """Refuses a decay out of range."""
+        super().__post_init__()
+        require(self, "decay", 0 <= self.decay < 1, "in [0, 1)")
+
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Starts full finetuning and the average beside it."""
+        del seed
+        return Averaged(DenseFinetuning(model), self.decay)
+
+
+@dataclass(frozen=True)
+class swa(Method):
+    """Stochastic weight averaging: a method that ends in a uniform soup of its own snapshots.
+
+    The pretrained and the final weights are among them, and the learning rate stays what it is. Of
+    GMixout with its own period as `every`, the snapshots are its anchors at the periods' ends.
+
+    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
+        UAI 2018, algorithm 1, from the first step on.
+
+    Args:
+        of: The method that finetunes.
+        every: Optimizer steps between two snapshots.
+    """
+
+    of: Method = field(default_factory=gmixout)
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuses what has no run of its own to average, and a number of steps below 1."""
+        super().__post_init__()
+        require(self, "of", not isinstance(self.of, Derived), TRAINED)
+        require(self, "every", self.every >= 1, "at least 1")
+
+    def start(self, model: nn.Module, seed: int) -> Finetuning:
+        """Starts the method and the average beside it."""
+        return Averaged(self.of.start(model, seed), decay=None, every=self.every)
 
 
 def _wide(value: Tensor, copy: bool = False) -> Tensor:
