@@ -19,7 +19,7 @@ from gmixout.bench.task import Task
 from gmixout.errors import ConfigError
 from gmixout.methods import get_method
 from gmixout.methods.probing import lp_ft
-from gmixout.methods.swa import swa
+from gmixout.methods.average import swa
 from gmixout.training import TrainingArguments
 
 dry_run = import_module("gmixout.bench.dry_run")
