@@ -18,8 +18,8 @@ from gmixout.bench.grid import Grid
 from gmixout.bench.task import Task
 from gmixout.errors import ConfigError
 from gmixout.methods import get_method
-from gmixout.methods.probing import lp_ft
 from gmixout.methods.average import swa
+from gmixout.methods.probing import lp_ft
 from gmixout.training import TrainingArguments
 
 dry_run = import_module("gmixout.bench.dry_run")
