@@ -363,6 +363,7 @@ def test_help_and_version(capsys):
     assert run("--help") == 0
     printed = capsys.readouterr().out
     assert all(command in printed for command in COMMANDS)
+    assert "check: Checks the files" in " ".join(printed.split())
     for command in COMMANDS:
         assert run(command, "--help") == 0
         capsys.readouterr()
@@ -375,6 +376,16 @@ def test_help_and_version(capsys):
     assert "--method.mask_rate" in printed
     assert "held at the anchor" in printed
     assert "--method.seed" not in printed
+    assert run("compare", "--regularizers.help", "sam") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert '--regularizers "sam(OPTION=VALUE, ...)"' in printed
+    assert "rho FLOAT Size of the step away" in printed
+    assert run("finetune", "--help") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for part in ("optimization:", "augmentation:", "conduct:", "of every command:"):
+        assert part in printed
+    assert "--batch-size INT Images a step. (default: 32)" in printed
+    assert "--flip, --no-flip Mirror" in printed
 
 
 def test_data_check_says_what_is_there_and_what_is_not(tmp_path, capsys):
