@@ -14,12 +14,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
 import gmixout
 from gmixout.core.masks import Row, draw
 from gmixout.errors import ConfigError
 from gmixout.methods import Finetuning, Method
+from gmixout.models import Pretrained
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class concentrated(Method):
         if not 0 < self.density <= self.share <= 1:
             raise ConfigError(f"{self}: takes 0 < density <= share <= 1.")
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Attaches the process, and draws its layers."""
         process = Process(
             mask_rate=1 - self.density / self.share,
@@ -76,4 +75,5 @@ class concentrated(Method):
             seed=seed,
             share=self.share,
         )
-        return gmixout.attach(model, process, schedule=RandomLayers(self.share))
+        schedule = RandomLayers(self.share)
+        return gmixout.attach(pretrained.model, process, head=pretrained.head, schedule=schedule)

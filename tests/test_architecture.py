@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import gmixout
+from gmixout.data import SOURCES
 
 PACKAGE = Path(gmixout.__file__).parent
 
@@ -17,7 +18,8 @@ FLOORS = [
     {"cli"},
     {"bench"},
     {"training", "reports"},
-    {"methods", "models", "evaluation"},
+    {"methods", "evaluation"},
+    {"models"},
     {"regularizers"},
     {"losses"},
     {"data"},
@@ -88,7 +90,8 @@ def test_imports_run_downward():
 
 PLANTED = {
     "upward": ("core/masks.py", "from gmixout.methods import base\n"),
-    "sideways": ("methods/full.py", "import gmixout.models\n"),
+    "sideways": ("methods/full.py", "import gmixout.evaluation.metrics\n"),
+    "data that knows a model": ("data/digits.py", "from gmixout.models import digits_vit\n"),
     "inside a function": ("kernels/reference.py", "def f():\n    from gmixout.core import masks\n"),
     "relative": ("kernels/reference.py", "from ..core import masks\n"),
     "relative package": ("data/base.py", "from .. import training\n"),
@@ -106,6 +109,59 @@ def test_a_wrong_import_is_found(plant, tmp_path):
     original = PACKAGE / file
     (tmp_path / file).write_text((original.read_text() if original.exists() else "") + text)
     assert len(violations(tmp_path)) == 1
+
+
+def models_in_data(package: Path) -> list[str]:
+    """Places in data/ that know torch's modules; `torch.nn.functional` is arithmetic on images."""
+    found = []
+    for path in sorted((package / "data").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            imported = [
+                alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")
+            ]
+            module = getattr(node, "module", None)
+            knows = (module == "torch" and "nn" in imported) or (
+                module == "torch.nn" and imported != ["functional"]
+            )
+            if knows or (isinstance(node, (ast.Attribute, ast.Name)) and _name(node) == "Module"):
+                found.append(f"{path.relative_to(package)}:{node.lineno}")
+    return found
+
+
+def _name(node: ast.Attribute | ast.Name) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id
+
+
+@pytest.mark.parametrize(
+    "text", ["from torch import nn\n", "import torch\nx: torch.nn.Module\n", "x = Module()\n"]
+)
+def test_data_knows_no_model(text, tmp_path):
+    assert models_in_data(PACKAGE) == []
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "planted.py").write_text(text)
+    assert len(models_in_data(tmp_path)) == 1
+
+
+def test_what_is_known_of_a_data_set_is_beside_it():
+    """A new data set is one file and a line in the table: nobody else knows one by its name."""
+    found = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno} names {node.value}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.relative_to(PACKAGE).parts[0] != "data"
+        for node in ast.walk(ast.parse(path.read_text(), str(path)))
+        if isinstance(node, ast.Constant) and node.value in [*SOURCES]
+    ]
+    assert found == []
+
+
+def test_the_head_of_a_pretrained_model_is_named_and_not_guessed():
+    """`find_head` is for models of others: `attach` on any model, and what libraries load."""
+    users = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "find_head" in path.read_text()
+    }
+    assert users == {"core", "models"}
 
 
 def fresh_python(code: str) -> str:

@@ -168,10 +168,10 @@ def test_a_method_of_the_users_own(tmp_path, monkeypatch):
         "@dataclass(frozen=True)\n"
         "class bias_only(Method):\n"
         "    share: float = 1.0\n"
-        "    def start(self, model, seed):\n"
-        "        for name, parameter in model.named_parameters():\n"
+        "    def start(self, pretrained, seed):\n"
+        "        for name, parameter in pretrained.model.named_parameters():\n"
         "            parameter.requires_grad_('bias' in name)\n"
-        "        return DenseFinetuning(model)\n"
+        "        return DenseFinetuning(pretrained)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     out = tmp_path / "run"
@@ -225,7 +225,13 @@ WRONG = {
     "--config missing.yaml": ["missing.yaml"],
     "--schedule linear": ["cosine"],
     "--method lora --method.rank 0": ["lora(rank=0)", "1 or more"],
-    "--benchmark toy_benchmark:foundation": ["toy_benchmark:foundation", "Net, no Benchmark"],
+    "--benchmark toy_benchmark:net": [
+        "toy_benchmark:net",
+        "a Net, not a Benchmark and a Pretrained",
+    ],
+    "--benchmark toy_benchmark:toy": [
+        "gives a Benchmark, not a Benchmark and a Pretrained: end the"
+    ],
     "--benchmark nowhere:toy": ["nowhere:toy", "cannot be imported"],
 }
 
@@ -663,7 +669,7 @@ def test_a_comparison_in_two_processes_stopped_twice_ends_with_the_same_records(
     words = [
         "compare",
         "--benchmark",
-        "toy_benchmark:toy",
+        "toy_benchmark:toy_task",
         "--methods",
         "full,gmixout,uniform_soup",
     ]

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from toy_benchmark import foundation, install
+from toy_benchmark import install, net
 
 from gmixout import bench
 from gmixout.bench.commands.diagnose import diagnose
@@ -97,7 +97,7 @@ def test_figures_are_those_of_the_models_they_speak_of(tmp_path):
     measures = found["snapshots"]["sets"]["id_test"]
     assert measures["accuracy"] == [[record.id]]
     assert measures["average_accuracy"] == measures["ensemble_accuracy"] == [record.id]
-    saved, start = load_file(tmp_path / "model.safetensors"), foundation().state_dict()
+    saved, start = load_file(tmp_path / "model.safetensors"), net().state_dict()
     moved = torch.cat([(saved[n] - start[n]).flatten() for n in start]).norm()
     whole = torch.cat([start[n].flatten() for n in start]).norm()
     assert found["snapshots"]["distance"][0][0] == pytest.approx(float(moved / whole))
@@ -237,7 +237,7 @@ def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(StateError, match="holds no model"):
         diagnose(tmp_path)
     about = {"benchmark": "toy", "run": "x", "method": "full", "options": {}, "pretrained": "x"}
-    save_model(tmp_path / "model.safetensors", foundation().state_dict(), about)
+    save_model(tmp_path / "model.safetensors", net().state_dict(), about)
     with pytest.raises(StateError, match="not the folder of a run"):
         diagnose(tmp_path)
     with pytest.raises(StateError, match="is a file"):

@@ -32,7 +32,7 @@ from gmixout.data import Source
 @dataclass(frozen=True)
 class Right(Method):
     def __post_init__(self): open({mark!r}, "a").write("made")
-    def start(self, model, seed): return DenseFinetuning(model)
+    def start(self, pretrained, seed): return DenseFinetuning(pretrained)
 class Wrong:
     def __init__(self, *args, **options): open({mark!r}, "a").write("made")
 def go(*args, **options): open({mark!r}, "a").write("called")
@@ -283,20 +283,20 @@ from dataclasses import dataclass
 from functools import partial
 import helper
 from gmixout.methods import DenseFinetuning, Method
-from toy_benchmark import toy
+from toy_benchmark import toy_task
 @dataclass(frozen=True)
 class bias_only(Method):
     share: float = 1.0
-    def start(self, model, seed):
-        return DenseFinetuning(model, select=lambda name: "bias" in name)
+    def start(self, pretrained, seed):
+        return DenseFinetuning(pretrained, select=lambda name: "bias" in name)
 class Inner:
     @dataclass(frozen=True)
     class deeper(bias_only):
         pass
 def make():
-    return toy()
+    return toy_task()
 OWN = 3
-small = partial(toy)
+small = partial(toy_task)
 def number() -> int:
     raise AssertionError("called")
 def needing(size):

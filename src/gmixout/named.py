@@ -40,8 +40,6 @@ class Named:
     """The classes of the package by name, set where they are collected."""
     silent: ClassVar[tuple[str, ...]] = ()
     """Options that `str` leaves out."""
-    spoken: ClassVar[tuple[str, ...]] = ()
-    """Options that `str` gives even if they have their usual values."""
 
     @classmethod
     def adopted(cls, found: Any) -> Any:
@@ -57,6 +55,11 @@ class Named:
     def options(self) -> dict[str, Any]:
         """The options by name as plain values, the way a YAML file spells them."""
         return {name: plain(value) for name, value in vars(self).items()}
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """Options that `str` gives even if they have their usual values."""
+        return ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles by name, so that another process finds a class from the working directory."""

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from torch.nn import functional
-from toy_benchmark import foundation, toy
+from toy_benchmark import net, toy, toy_pretrained
 
 import gmixout
 from gmixout.errors import ConfigError
@@ -24,8 +24,8 @@ from gmixout.named import from_spec, spec_of
 
 def finetune(name: str, seed: int = 0, **options) -> torch.nn.Module:
     """Three steps by hand."""
-    model, train = foundation(), toy().train
-    finetuning = get_method(name, **options).start(model, seed)
+    model, train = net(), toy().train
+    finetuning = get_method(name, **options).start(toy_pretrained(model), seed)
     optimizer = finetuning.bind(torch.optim.AdamW(finetuning.param_groups(lr=1e-2, head_lr=1e-3)))
     for _ in range(3):
         functional.cross_entropy(model(train.images), train.labels).backward()
@@ -71,7 +71,7 @@ def test_masks_follow_the_seed_of_the_run(name):
 def test_a_masked_method_is_a_preset_of_the_process(name):
     preset = gmixout.GMixout if name == "gmixout" else getattr(gmixout, name)
     method = get_method(name)
-    config = method.start(foundation(), seed=7).config
+    config = method.start(toy_pretrained(), seed=7).config
     assert config == dataclasses.replace(preset(mask_rate=method.mask_rate), seed=7)
 
 
@@ -82,25 +82,28 @@ def test_the_table_has_no_two_methods_that_do_the_same():
 
 
 def test_options_reach_the_process():
-    finetuning = get_method("gmixout", mask_rate=0.75, structure="column").start(foundation(), 0)
+    finetuning = get_method("gmixout", mask_rate=0.75, structure="column").start(
+        toy_pretrained(), 0
+    )
     assert (finetuning.config.mask_rate, finetuning.config.structure) == (0.75, "column")
 
 
 def test_the_head_has_its_own_learning_rate():
-    model = foundation()
-    groups = {g["name"]: g for g in DenseFinetuning(model).param_groups(lr=0.1, head_lr=0.2)}
+    model = net()
+    start = toy_pretrained(model)
+    groups = {g["name"]: g for g in DenseFinetuning(start).param_groups(lr=0.1, head_lr=0.2)}
     assert (groups["dense"]["lr"], groups["head"]["lr"]) == (0.1, 0.2)
     assert groups["head"]["params"] == list(model.head.parameters())
     assert groups["dense"]["params"] == list(model.body.parameters())
-    groups = DenseFinetuning(model).param_groups(lr=0.1)
+    groups = DenseFinetuning(start).param_groups(lr=0.1)
     assert {group["lr"] for group in groups} == {0.1}
     model.head.requires_grad_(False)
-    assert [g["name"] for g in DenseFinetuning(model).param_groups(lr=0.1)] == ["dense"]
+    assert [g["name"] for g in DenseFinetuning(start).param_groups(lr=0.1)] == ["dense"]
 
 
 def test_wise_ft_walks_from_the_zero_shot_head_to_the_finetuned_model():
     method = get_method("wise_ft", alphas=(0.0, 0.5, 1.0))
-    pretrained, finetuned = foundation().state_dict(), finetune("full").state_dict()
+    pretrained, finetuned = net().state_dict(), finetune("full").state_dict()
     models = list(method.models(pretrained, runs(finetuned)))
     assert [model.options for model in models] == [{"alpha": a} for a in (0.0, 0.5, 1.0)]
     assert {model.members for model in models} == {(0,)}
@@ -134,7 +137,7 @@ def test_a_method_is_trained_or_derived(name):
     if isinstance(method, Derived):
         assert method.trained != method
         with pytest.raises(ConfigError, match=f"{name} trains nothing itself"):
-            method.start(foundation(), seed=0)
+            method.start(toy_pretrained(), seed=0)
     else:
         assert method.trained == method
         assert models == [Variant(method.options, run, (0,))]
@@ -198,11 +201,11 @@ def test_soups_are_made_of_several_runs():
 
 
 def test_zero_shot_trains_nothing():
-    method, pretrained = get_method("zero_shot"), foundation().state_dict()
+    method, pretrained = get_method("zero_shot"), net().state_dict()
     assert method.trained is None
     assert list(method.models(pretrained, runs())) == [({}, pretrained, ())]
     with pytest.raises(ConfigError, match="trains nothing"):
-        method.start(foundation(), seed=0)
+        method.start(toy_pretrained(), seed=0)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from functools import partial
 
 import torch
-from toy_benchmark import Toy, foundation
+from toy_benchmark import Toy, toy_pretrained
 
 from gmixout.methods import get_method
 from gmixout.training import TrainingArguments, train
@@ -28,7 +28,7 @@ def run(method="full", model=None, dataset=None, checkpoint=None, on_progress=No
     usual = {"steps": 6, "batch_size": 8, "lr": 1e-2, "seed": 3, "log_every_steps": 2}
     arguments = TrainingArguments(**{**usual, **settings})
     return train(
-        foundation() if model is None else model,
+        toy_pretrained(model),
         partial(method.start, seed=arguments.seed),
         Domains() if dataset is None else dataset,
         arguments,

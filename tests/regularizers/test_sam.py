@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_run import Domains, run, same
 from torch.nn.functional import cross_entropy
-from toy_benchmark import foundation
+from toy_benchmark import net
 
 import gmixout
 from gmixout.errors import ConfigError
@@ -88,9 +88,9 @@ def batches(count=4):
 
 @pytest.mark.parametrize("structure", ["row", "column", "block", "element"])
 def test_with_every_weight_let_through_it_is_sam_of_the_plain_model(structure):
-    plain = foundation().double()
+    plain = net().double()
     by_hand(plain, torch.optim.SGD(plain.parameters(), 0.1, momentum=0.9), batches())
-    model = foundation().double()
+    model = net().double()
     config = gmixout.GMixout(
         mask_rate=0.0, anchor_decay=0.0, structure=structure, residual="persist"
     )
@@ -111,7 +111,7 @@ def test_held_entries_stay_bit_for_bit(structure):
 
     def changed(text):
         """Where the weight differs from its start, in each pass."""
-        model = foundation()
+        model = net()
         start, found = model.body.weight.detach().clone(), []
         model.body.register_forward_pre_hook(
             lambda module, _: found.append(module.weight.detach() != start)

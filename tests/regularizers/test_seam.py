@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_run import Domains, run, same
 from torch import nn
-from toy_benchmark import Toy, foundation
+from toy_benchmark import Toy, net
 
 from gmixout.data.batch import Batch
 from gmixout.errors import ConfigError
@@ -50,7 +50,7 @@ class every_hook(Regularizer):
     def term(self, seen, step):
         CALLS.append("term")
         answer = step.pretrained(seen.batch)
-        assert torch.equal(answer, foundation()(seen.batch.images))
+        assert torch.equal(answer, net()(seen.batch.images))
         assert not answer.requires_grad
         assert step.forward(seen.batch).logits.requires_grad
 
@@ -96,7 +96,7 @@ def test_what_happens_inside_happens_in_the_main_pass_alone():
     class Half(nn.Module):
         def __init__(self):
             super().__init__()
-            self.body, self.head = foundation().body, foundation().head
+            self.body, self.head = net().body, net().head
 
         def forward(self, images):
             return self.head(torch.tanh(self.body(images.flatten(1)) / 2))

@@ -3,7 +3,7 @@
 import torch
 from small_run import Domains, run
 from torch.nn.functional import cross_entropy, log_softmax
-from toy_benchmark import foundation
+from toy_benchmark import net
 
 from gmixout.data.batch import Batch
 from gmixout.regularizers.teacher import teacher
@@ -43,7 +43,7 @@ def test_it_keeps_answers_and_the_teacher_stays_what_it_was():
     def away(**settings):
         model = run(**settings, steps=30, lr=3e-2, head_lr=3e-2).model
         with torch.no_grad():
-            goal = foundation()(images).softmax(1)
+            goal = net()(images).softmax(1)
             return float(cross_entropy(model(images), goal))
 
     assert away(method="full+teacher(weight=30)") < away() - 0.05

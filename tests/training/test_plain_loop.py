@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from toy_benchmark import foundation, toy
+from toy_benchmark import net, toy, toy_pretrained
 
 import gmixout
 from gmixout.methods import get_method
@@ -35,7 +35,7 @@ def by_hand(config):
 
 
 def steps_by_hand(config):
-    model, data = foundation().train(), toy().train
+    model, data = net().train(), toy().train
     if config is None:
         body = [p for n, p in model.named_parameters() if not n.startswith("head.")]
         groups = [
@@ -70,7 +70,7 @@ def test_fifty_steps_are_those_of_a_loop_by_hand(name):
     settings = TrainingArguments(
         steps=STEPS, batch_size=BATCH, seed=SEED, lr=LR, head_lr=HEAD_LR, weight_decay=DECAY
     )
-    found = train(foundation(), lambda m: method.start(m, SEED), toy().train, settings)
+    found = train(toy_pretrained(), lambda m: method.start(m, SEED), toy().train, settings)
     losses, weights = by_hand(CONFIGS[name])
     assert found.losses == losses
     assert len(set(losses)) > STEPS // 2

@@ -28,7 +28,6 @@ from gmixout.bench.progress import RunBar, bars, say
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads, is_small
 from gmixout.bench.workers import carry_out, workers_for
-from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, GmixoutError, TrainingError
 from gmixout.evaluation.records import Record, RecordLog
 from gmixout.files import write_text
@@ -139,9 +138,9 @@ class Grid:
             builders = dict.fromkeys((*run.builders, builder))
             runs[run.job.run] = replace(run, builders=tuple(builders))
         self.runs = list(runs.values())
-        self.benchmark: Benchmark = task.load()
+        self.loaded = task.load()
         if any(run.job.method for run in self.runs):
-            check_training(self.benchmark, settings)  # what concerns all runs leaves none out
+            check_training(self.loaded, settings)  # what concerns all runs leaves none out
         self.left_out: dict[Method | None, ConfigError] = {}
         for run in {run.job.method: run for run in self.runs}.values():
             try:
@@ -163,7 +162,7 @@ class Grid:
 
     def at_a_time(self) -> tuple[int, int]:
         """How many runs go at a time, and the CPU threads of each."""
-        return workers_for(is_small(self.benchmark.foundation()), self._workers)
+        return workers_for(is_small(self.loaded.pretrained.model), self._workers)
 
     def carry_out(self) -> None:
         """Trains what is missing, then makes the models of several runs.
@@ -176,7 +175,7 @@ class Grid:
         log = RecordLog(self.out / RECORDS)
         finished, failed = 0, []
         live = _LivePage(self.out)
-        here = few_threads(self.benchmark.foundation()) if count == 1 else nullcontext()
+        here = few_threads(self.loaded.pretrained.model) if count == 1 else nullcontext()
         with bars() as progress, here:
             total = progress.add_task("all runs", total=len(self.runs))
             under_way = _Bars(progress, self.runs)
@@ -193,7 +192,7 @@ class Grid:
                     f"stopped with {finished} of {len(self.runs)} runs finished",
                     getattr(stop, "number", signal.SIGINT),
                 ) from None
-        with few_threads(self.benchmark.foundation()):
+        with few_threads(self.loaded.pretrained.model):
             self._pool(log)
         self._tell_below_start(log)
         if failed:
@@ -229,7 +228,7 @@ class Grid:
         names = [part.job.run for part in parts]
         what = identity_of_training(method, parts[0].job.arguments)
         what["training"].pop("lr", None)  # whatever the rates: with more of them it is made anew
-        run = hash_of({**identity_of(self.benchmark), **what})
+        run = hash_of({**identity_of(self.loaded), **what})
         if any(record.pool == names for record in log.read(run)[-1:]):
             return
         job, workers = parts[0].job, self._settings.num_workers
@@ -237,7 +236,7 @@ class Grid:
         facts = _facts_of_several([part.job.known(log)[0] for part in parts])
         ((options, state, members),) = method.models(job.pretrained(), runs)
         facts |= {"pool": names, "members": [names[member] for member in members]}
-        record = make_record(self.benchmark, run, method.name, options, state, facts, workers)
+        record = make_record(self.loaded, run, method.name, options, state, facts, workers)
         save_model(self.out / RUNS / run / MODEL, state, about_model(record) | self.task.about())
         log.append(record)
 

@@ -15,8 +15,7 @@ from torch import nn
 
 from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.folder import CHECKPOINT, MODEL, is_trained, load_model, save_model
-from gmixout.bench.task import SCHEMA, Task
-from gmixout.data import Benchmark
+from gmixout.bench.task import SCHEMA, LoadedTask, Task
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
 from gmixout.evaluation.records import Record, RecordLog
@@ -82,14 +81,14 @@ def identity_of_training(method: Method, arguments: TrainingArguments) -> dict[s
     return {"method": identity(method), "training": settings}
 
 
-def identity_of(benchmark: Benchmark) -> dict[str, Any]:
-    """Returns what tells a benchmark from others in the hash of a run."""
-    return {"benchmark": benchmark.name, **benchmark.identity}
+def identity_of(task: LoadedTask) -> dict[str, Any]:
+    """Returns what tells a task from others in the hash of a run."""
+    return {"benchmark": task.name, **task.identity}
 
 
-def digests_of(benchmark: Benchmark) -> dict[str, str]:
-    """Returns what tells data and start of a benchmark from others of its name, where known."""
-    identity, found = benchmark.identity, {}
+def digests_of(task: LoadedTask) -> dict[str, str]:
+    """Returns what tells data and start of a task from others of its name, where known."""
+    identity, found = task.identity, {}
     if "images" in identity:
         found["data"] = hash_of({name: identity.get(name) for name in ("images", "classes")})
     if "pretrained" in identity:
@@ -97,13 +96,13 @@ def digests_of(benchmark: Benchmark) -> dict[str, str]:
     return found
 
 
-def load_weights(benchmark: Benchmark, state: State) -> nn.Module:
-    """Returns the benchmark's model with these weights, on the device.
+def load_weights(task: LoadedTask, state: State) -> nn.Module:
+    """Returns the task's model with these weights, on the device.
 
     Raises:
         StateError: The weights are of another model.
     """
-    return fitted(benchmark.foundation(), state, f"benchmark {benchmark.name}")
+    return fitted(task.pretrained.copy().model, state, f"benchmark {task.name}")
 
 
 def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
@@ -124,11 +123,10 @@ def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
     return model.to(PartialState().device)
 
 
-def id_validation_figure(
-    benchmark: Benchmark, state: State, num_workers: int | None = None
-) -> float:
+def id_validation_figure(task: LoadedTask, state: State, num_workers: int | None = None) -> float:
     """What soups are chosen by: the official metric of weights on in-domain validation data."""
-    model = load_weights(benchmark, state)
+    benchmark = task.benchmark
+    model = load_weights(task, state)
     return figure(model, benchmark.id_val, benchmark.metric, num_workers=num_workers)
 
 
@@ -138,7 +136,7 @@ def about_model(record: Record) -> dict[str, Any]:
 
 
 def make_record(
-    benchmark: Benchmark,
+    task: LoadedTask,
     run: str,
     method: str,
     options: dict[str, Any],
@@ -149,7 +147,7 @@ def make_record(
     """Evaluates a model and returns the record of it.
 
     Args:
-        benchmark: What it is evaluated on.
+        task: What it is evaluated on.
         run: Hash of what made it.
         method: Name of the method.
         options: What tells the model from others of the run.
@@ -157,13 +155,13 @@ def make_record(
         facts: The fields of `Record` that `UNTRAINED` lists.
         num_workers: Processes that decode images; by default see `loading_processes`.
     """
-    model = load_weights(benchmark, state)
+    model, benchmark = load_weights(task, state), task.benchmark
     device = PartialState().device
     scores = evaluate(model, benchmark, num_workers=num_workers)
     summary, notes = summarise_shifts(benchmark.summary, scores)
     return Record(
         run=run,
-        benchmark=benchmark.name,
+        benchmark=task.name,
         method=method,
         options=options,
         accuracy={name: each.accuracy for name, each in scores.items()},
@@ -173,24 +171,24 @@ def make_record(
         metric=benchmark.metric,
         figures={name: each.figures for name, each in scores.items() if each.figures},
         summary=summary,
-        notes=[*benchmark.notes, *notes],
+        notes=[*task.notes, *notes],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
         versions=versions(),
         git=git_commit(),
-        digests=digests_of(benchmark),
+        digests=digests_of(task),
         **facts,
     )
 
 
 def check_training(
-    benchmark: Benchmark, arguments: TrainingArguments, regularizers: Sequence[Regularizer] = ()
+    task: LoadedTask, arguments: TrainingArguments, regularizers: Sequence[Regularizer] = ()
 ) -> None:
-    """Finds out before training whether settings go with a benchmark, whatever the method.
+    """Finds out before training whether settings go with a task, whatever the method.
 
     Args:
-        benchmark: What is trained on.
+        task: What is trained on, and from where.
         arguments: The settings.
         regularizers: What acts beside the method.
 
@@ -198,8 +196,8 @@ def check_training(
         ConfigError: They do not.
         DataError: There is nothing to train on.
     """
-    train = benchmark.train
-    check_settings(benchmark.foundation(), train, arguments, regularizers)
+    benchmark, train = task.benchmark, task.benchmark.train
+    check_settings(task.pretrained.model, train, arguments, regularizers)
     if arguments.logit_adjustment:
         counts = class_counts(train, len(benchmark.classes))
         acting: tuple[Any, ...] = (arguments.criterion, *arguments.beside, *regularizers)
@@ -220,14 +218,14 @@ class Job:
     arguments: TrainingArguments
 
     @property
-    def benchmark(self) -> Benchmark:
+    def loaded(self) -> LoadedTask:
         """Data and model."""
         return self.task.load()
 
     @property
     def run(self) -> str:
         """Hash of what decides the outcome."""
-        what = identity_of(self.benchmark)
+        what = identity_of(self.loaded)
         if self.method is not None:
             what |= identity_of_training(self.method, self.arguments)
         return hash_of(what)
@@ -245,11 +243,11 @@ class Job:
         Raises:
             GmixoutError: The data or the model do not allow this run.
         """
-        check_metrics(self.benchmark)
+        check_metrics(self.loaded.benchmark)
         if self.method is not None:
-            check_training(self.benchmark, self.arguments, self.method.regularizers)
+            check_training(self.loaded, self.arguments, self.method.regularizers)
             self.method.check_steps(self.arguments.steps)
-            self.method.start(self.benchmark.foundation(), self.arguments.seed)
+            self.method.start(self.loaded.pretrained.copy(), self.arguments.seed)
 
     def known(self, log: RecordLog) -> list[Record]:
         """The records of finished models that were built on this run."""
@@ -281,7 +279,7 @@ class Job:
             state, facts = self._train(folder / CHECKPOINT, log, on_progress)
         method = self.method or zero_shot()
         about = {
-            "benchmark": self.benchmark.name,
+            "benchmark": self.loaded.name,
             "run": self.run,
             "method": method.name,
             "options": method.options,
@@ -316,17 +314,17 @@ class Job:
         """ID validation of the pretrained model: recorded already, or measured."""
         name = zero_shot().name
         for record in log.read():
-            if (record.method, record.benchmark) == (name, self.benchmark.name):
+            if (record.method, record.benchmark) == (name, self.loaded.name):
                 return record.id_val
         workers = self.arguments.num_workers
-        return id_validation_figure(self.benchmark, self.pretrained(), workers)
+        return id_validation_figure(self.loaded, self.pretrained(), workers)
 
     def _record(
         self, method: Method, options: dict[str, Any], state: State, facts: dict[str, Any]
     ) -> Record:
         workers = self.arguments.num_workers
         return make_record(
-            self.benchmark, self.run, method.name, options, state, facts, num_workers=workers
+            self.loaded, self.run, method.name, options, state, facts, num_workers=workers
         )
 
     def finish(self, folder: Path) -> None:
@@ -335,7 +333,7 @@ class Job:
 
     def pretrained(self) -> State:
         """The weights that training starts from."""
-        return self.benchmark.foundation().state_dict()
+        return self.loaded.pretrained.copy().model.state_dict()
 
     def runs(self, *finetuned: State) -> Runs:
         """Return finished runs as methods make models of them.
@@ -344,7 +342,7 @@ class Job:
             *finetuned: The weights that each ended with.
         """
         workers = self.arguments.num_workers
-        score = partial(id_validation_figure, self.benchmark, num_workers=workers)
+        score = partial(id_validation_figure, self.loaded, num_workers=workers)
         return Runs(finetuned, score)
 
     def _train(
@@ -367,9 +365,9 @@ class Job:
             log.append(self._record(method, method.options, state, facts))
 
         result = train(
-            self.benchmark.foundation(),
+            self.loaded.pretrained.copy(),
             partial(method.start, seed=arguments.seed),
-            self.benchmark.train,
+            self.loaded.benchmark.train,
             arguments,
             checkpoint,
             self.run,

@@ -13,7 +13,8 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from gmixout.bench.configs import read_config, read_yaml, yaml_value
 from gmixout.bench.options import REQUIRED, Option, matching, options_of
-from gmixout.data import SOURCES, Source, check_benchmark_name
+from gmixout.bench.benchmarks import check_benchmark_name
+from gmixout.data import SOURCES, Source
 from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, METHODS, Method, get_method
 from gmixout.methods.beside import beside

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from gmixout.errors import ConfigError
 from gmixout.methods.base import TRAINED, DenseFinetuning, Derived, Finetuning, Method
 from gmixout.methods.masking import gmixout
+from gmixout.models.pretrained import Pretrained
 from gmixout.settings import require
 from gmixout.weightspace import State
 
@@ -126,10 +127,10 @@ class ema(Method):
         super().__post_init__()
         require(self, "decay", 0 <= self.decay < 1, "in [0, 1)")
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Starts full finetuning and the average beside it."""
         del seed
-        return Averaged(DenseFinetuning(model), self.decay)
+        return Averaged(DenseFinetuning(pretrained), self.decay)
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,9 @@ class swa(Method):
         require(self, "of", not isinstance(self.of, Derived), TRAINED)
         require(self, "every", self.every >= 1, "at least 1")
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Starts the method and the average beside it."""
-        return Averaged(self.of.start(model, seed), decay=None, every=self.every)
+        return Averaged(self.of.start(pretrained, seed), decay=None, every=self.every)
 
 
 def _wide(value: Tensor, copy: bool = False) -> Tensor:

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 from torch import nn
 from torch.optim import Optimizer
 
-from gmixout.core.selection import dense_groups, find_head
+from gmixout.core.selection import dense_groups
 from gmixout.errors import ConfigError
+from gmixout.models.pretrained import Pretrained
 from gmixout.named import Named, changed
 from gmixout.regularizers import Regularizer
 from gmixout.settings import check_settings, require
@@ -78,17 +79,16 @@ class DenseFinetuning:
     """Trains parameters as they are, the classifier head at a learning rate of its own.
 
     Args:
-        model: The model; its parameters with `requires_grad` are trained.
+        pretrained: Names the head; the model's parameters with `requires_grad` are trained.
         select: `select(name)` says which of them; the others are frozen until `detach`. By default
             all are trained.
     """
 
-    def __init__(self, model: nn.Module, select: Callable[[str], bool] | None = None) -> None:
-        self.model = model
-        self.heads = find_head(model, needed=False)  # all is trained, the head perhaps faster
+    def __init__(self, pretrained: Pretrained, select: Callable[[str], bool] | None = None) -> None:
+        self.model, self.heads = pretrained.model, pretrained.heads
         self.frozen = [
             parameter
-            for name, parameter in model.named_parameters()
+            for name, parameter in self.model.named_parameters()
             if parameter.requires_grad and not (select is None or select(name))
         ]
         for parameter in self.frozen:
@@ -140,9 +140,9 @@ class Method(Named, ABC):
         ... class norms_only(Method):
         ...     bias: bool = True
         ...
-        ...     def start(self, model, seed):
+        ...     def start(self, pretrained, seed):
         ...         kinds = ("norm.weight", "norm.bias") if self.bias else ("norm.weight",)
-        ...         return DenseFinetuning(model, select=lambda name: name.endswith(kinds))
+        ...         return DenseFinetuning(pretrained, lambda name: name.endswith(kinds))
         >>> print(norms_only(bias=False))
         norms_only(bias=False)
     """
@@ -171,11 +171,12 @@ class Method(Named, ABC):
         return self
 
     @abstractmethod
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
-        """Puts the method on a pretrained model.
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
+        """Put the method on a pretrained model.
 
         Args:
-            model: The model on its training device; changed in place.
+            pretrained: Its `model` is on the training device, and is changed in place; its `heads`
+                are the names of the layers that score the classes.
             seed: Seed of whatever the method draws.
         """
 
@@ -242,13 +243,13 @@ class Derived(Method):
         """Return what records say of the method underneath: nothing if it is the usual one."""
         return {"of": str(self.trained)} if "of" in changed(self) else {}
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Refuse: there is nothing to train.
 
         Raises:
             ConfigError: Always.
         """
-        del model, seed
+        del pretrained, seed
         raise ConfigError(
             f"method {self.name} trains nothing itself; evaluate the models that it makes of "
             f"{f'runs of {self.trained}' if self.trained else 'the pretrained weights'}"

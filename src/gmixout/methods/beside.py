@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 
-from torch import nn
-
 from gmixout.errors import ConfigError
 from gmixout.methods.base import Finetuning, Method
 from gmixout.methods.full import full
+from gmixout.models.pretrained import Pretrained
 from gmixout.regularizers import Regularizer
 from gmixout.settings import require
 
@@ -42,9 +41,9 @@ class beside(Method):
         """What acts beside the method."""
         return self.adds
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Starts the method."""
-        return self.of.start(model, seed)
+        return self.of.start(pretrained, seed)
 
     def __str__(self) -> str:
         """Returns all parts with their unusual options."""

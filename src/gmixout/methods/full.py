@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.models.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
 class full(Method):
     """Full finetuning: every parameter is trained."""
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Trains the model as it is."""
         del seed
-        return DenseFinetuning(model)
+        return DenseFinetuning(pretrained)

@@ -4,12 +4,12 @@ from dataclasses import make_dataclass
 from typing import Any, get_type_hints
 
 import docstring_parser
-from torch import nn
 
 from gmixout.core import config
 from gmixout.core.attach import attach
 from gmixout.core.config import GMixout
 from gmixout.methods.base import Finetuning, Method, preset
+from gmixout.models.pretrained import Pretrained
 
 
 class _Masked(Method):
@@ -19,9 +19,9 @@ class _Masked(Method):
         super().__post_init__()
         self._config(seed=0)
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Attaches the process."""
-        return attach(model, self._config(seed))
+        return attach(pretrained.model, self._config(seed), head=pretrained.head)
 
     def _config(self, seed: int) -> GMixout:
         return GMixout(**vars(self), seed=seed)

@@ -20,12 +20,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from gmixout.core.selection import find_head
 from gmixout.data.batch import Batch, collate
 from gmixout.errors import ConfigError, StateError, TrainingError
 from gmixout.loading import make_loader
 from gmixout.methods.average import Averaged
 from gmixout.methods.base import Finetuning
+from gmixout.models.pretrained import Pretrained
 from gmixout.regularizers import Regularizer
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.augmentation import Augmented
@@ -97,8 +97,8 @@ def check_settings(
 
 
 def train(
-    model: nn.Module,
-    start: Callable[[nn.Module], Finetuning],
+    pretrained: Pretrained,
+    start: Callable[[Pretrained], Finetuning],
     dataset: Dataset[Any],
     arguments: TrainingArguments,
     checkpoint: Path | None = None,
@@ -142,10 +142,10 @@ def train(
     with foreseen(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         _load_libraries(device)
         torch.manual_seed(arguments.seed)  # dropout; ends with the fork
-        _train_mode(model.to(device), arguments.freeze_batch_norm)
+        _train_mode(pretrained.model.to(device), arguments.freeze_batch_norm)
         with PeakMemory(device) as memory:
             acting = (*arguments.beside, *regularizers)
-            trainer = _Trainer(accelerator, model, start, dataset, arguments, acting, memory)
+            trainer = _Trainer(accelerator, pretrained, start, dataset, arguments, acting, memory)
             trainer.keep_state_in(checkpoint, run)
             trainer.run(on_progress, observe, observe_at)
         return trainer.finish()
@@ -216,21 +216,22 @@ class _Trainer:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: nn.Module,
-        start: Callable[[nn.Module], Finetuning],
+        pretrained: Pretrained,
+        start: Callable[[Pretrained], Finetuning],
         dataset: Dataset[Any],
         arguments: TrainingArguments,
         regularizers: Sequence[Regularizer],
         memory: PeakMemory,
     ) -> None:
         check_regularizers(regularizers, dataset, arguments)
+        model = pretrained.model
         self.accelerator, self.arguments, self.memory = accelerator, arguments, memory
         self.dataset = Augmented(dataset, arguments, asks_of(regularizers))
         self.plain_model = model
-        heads = find_head(model, needed=False)
+        heads = pretrained.heads
         self.passes = Passes(accelerator, model, heads, dataset, regularizers, arguments)
         layers = None if arguments.layer_decay == 1 else LayerDecay(model, arguments.layer_decay)
-        self.finetuning = start(model)
+        self.finetuning = start(pretrained)
         if arguments.ema_decay is not None:
             self.finetuning = Averaged(self.finetuning, arguments.ema_decay)
         groups = self.finetuning.param_groups(lr=arguments.lr, head_lr=arguments.head_lr)

@@ -175,7 +175,7 @@ def sweep(
 
 def _carry_out(grid: Grid, what: dict[str, Any], resume: bool, overwrite: bool) -> list[Record]:
     config = {**grid.task.plain(), **what, **grid.settings()}
-    tell(grid.benchmark)
+    tell(grid.loaded)
     may_change = (*what, *grid.may_change())
     with run_folder(grid.out, config, resume, overwrite, may_change, grid.task):
         try:

@@ -76,7 +76,7 @@ def soup(
         GmixoutError: A folder holds no model, or the models do not share their pretrained start.
     """
     states, task = _load_models(models, num_workers)
-    pretrained = task.load().foundation()
+    pretrained = task.load().pretrained.copy().model
     with few_threads(pretrained):
         runs = Runs(states, partial(id_validation_figure, task.load(), num_workers=num_workers))
         made = get_method(f"{kind}_soup").models(pretrained.state_dict(), runs)
@@ -110,10 +110,10 @@ def _write(
     state: State,
     overwrite: bool,
 ) -> list[Record]:
-    benchmark = task.load()
-    run = hash_of({**identity_of(benchmark), "method": method, **options})
-    with few_threads(benchmark.foundation()):
-        record = make_record(benchmark, run, method, options, state, UNTRAINED, task.num_workers)
+    loaded = task.load()
+    run = hash_of({**identity_of(loaded), "method": method, **options})
+    with few_threads(loaded.pretrained.model):
+        record = make_record(loaded, run, method, options, state, UNTRAINED, task.num_workers)
     with run_folder(out, options, resume=False, overwrite=overwrite):
         save_model(out / MODEL, state, about_model(record) | task.about())
         RecordLog(out / RECORDS).append(record)

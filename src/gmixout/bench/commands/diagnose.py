@@ -73,7 +73,7 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3, data_root: Path | No
     folder.mkdir(exist_ok=True)
     found: list[Repeat] = []
     try:
-        with at_work(folder), bars() as progress, few_threads(known.job.benchmark.foundation()):
+        with at_work(folder), bars() as progress, few_threads(known.job.loaded.pretrained.model):
             for number in range(repeats):
                 task = progress.add_task(f"seed {known.seed(number)}", total=None)
                 show = partial(_show, progress.update, task, known.seed(number))
@@ -236,9 +236,9 @@ def _train_and_measure(known: KnownRun, job: Job, members: int, show: Show) -> R
     what = plan(job, members)
     watch = Watch(what, arguments.steps, members, pretrained)
     result = train(
-        job.benchmark.foundation(),
+        job.loaded.pretrained.copy(),
         partial(watch.begin, job.method, seed=arguments.seed),
-        job.benchmark.train,
+        job.loaded.benchmark.train,
         arguments,
         on_progress=lambda step, loss: show(f"training, loss={loss:.3f}", step, arguments.steps),
         observe=watch,
@@ -276,8 +276,9 @@ class _Look:
     """Runs states on the test sets, in one model."""
 
     def __init__(self, job: Job, show: Callable[[int], None]) -> None:
-        benchmark, self._workers = job.benchmark, job.arguments.num_workers
-        self.model = benchmark.foundation().to(PartialState().device)
+        loaded, self._workers = job.loaded, job.arguments.num_workers
+        benchmark = loaded.benchmark
+        self.model = loaded.pretrained.copy().model.to(PartialState().device)
         self.tests = {"id_test": benchmark.id_test, **benchmark.shifts}
         self.sets = {"id_val": benchmark.id_val, **self.tests}
         self.labels: dict[str, Tensor] = {}

@@ -15,8 +15,9 @@ from gmixout.bench.job import about_model, fitted, load_weights
 from gmixout.bench.progress import say
 from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
-from gmixout.data import Source
-from gmixout.data.source import DEV, Tests, tests_of
+from gmixout.data import Benchmark, Source
+from gmixout.data.base import DEV
+from gmixout.data.source import ImageBenchmark
 from gmixout.errors import DataError
 from gmixout.evaluation.metrics import Scores, evaluate_sets, summarise_shifts
 from gmixout.evaluation.official import METRICS, SUMMARIES
@@ -56,8 +57,9 @@ def evaluate(
     elsewhere = asked if isinstance(asked, Source) and asked is not task.benchmark else None
     if elsewhere is not None and benchmark is None and _is_whole(elsewhere):
         task, elsewhere = replace(task, benchmark=elsewhere), None  # the data moved
+    tests: Benchmark
     if elsewhere is None:
-        network, tests = load_weights(task.load(), state), tests_of(task.load())
+        network, tests = load_weights(task.load(), state), task.load().benchmark
     else:
         network, tests = _on_other_data(task, elsewhere, tuple(about["classes"]))
         network = fitted(network, state, f"the model of {elsewhere}")
@@ -65,7 +67,10 @@ def evaluate(
             tell_once = "these sets hold images that the model was trained on"
             say(f"{elsewhere}: {tell_once}")
     with few_threads(network):
-        scores = evaluate_sets(network, tests.sets, tests.metrics, num_workers=num_workers)
+        sets = {**tests.tests, **tests.dev_tests}
+        if elsewhere is not None:  # where the sets of training may be absent
+            sets = {name: images for name, images in sets.items() if len(images)}  # type: ignore[arg-type]
+        scores = evaluate_sets(network, sets, tests.metrics, num_workers=num_workers)
     console = Console(highlight=False, markup=False)
     told = about["benchmark"] if elsewhere is None else f"{elsewhere} at {elsewhere.root}"
     console.print(printable(f"{about['method']} {about['options']} on {told}"), soft_wrap=True)
@@ -87,24 +92,26 @@ def _is_whole(source: Source) -> bool:
     return True
 
 
-def _on_other_data(task: Task, source: Source, classes: tuple[str, ...]) -> tuple[nn.Module, Tests]:
+def _on_other_data(
+    task: Task, source: Source, classes: tuple[str, ...]
+) -> tuple[nn.Module, ImageBenchmark]:
     """The model's architecture, and test sets as it sees them, with labels of its own classes."""
-    tests, foundation = source.load_tests(), task.foundation(classes)
-    there, transform = tests.classes, foundation.transform
-    sets = {name: images.transformed(transform) for name, images in tests.sets.items()}
+    tests, pretrained = source.load_tests(), task.load_model(classes)
+    there = tests.classes
+    tests = tests.map(lambda images: images.transformed(pretrained.transform))
     if there == classes:
-        return foundation.model, replace(tests, sets=sets)
+        return pretrained.model, tests
     positions = {name: label for label, name in enumerate(classes)}
     if unknown := [name for name in there if name not in positions]:
         raise DataError(
             f"{source.root} has classes that the model does not know: {', '.join(unknown[:5])}; "
             f"it knows: {', '.join(classes[:20])}"
         )
-    if owners := [name for name, images in sets.items() if images.space is not None]:
+    if owners := [name for name, images in tests.sets.items() if images.space is not None]:
         raise DataError(f"{', '.join(owners)} of {source.root}: classes in another order")
     labels = [positions[name] for name in there]
-    sets = {name: images.relabelled(labels) for name, images in sets.items()}
-    return foundation.model, replace(tests, classes=classes, sets=sets)
+    tests = tests.map(lambda images: images.relabelled(labels))
+    return pretrained.model, replace(tests, classes=classes)
 
 
 def _table(scores: Mapping[str, Scores]) -> Table:
@@ -120,10 +127,10 @@ def _table(scores: Mapping[str, Scores]) -> Table:
     return table
 
 
-def _over_all(tests: Tests, scores: Mapping[str, Scores]) -> list[str]:
+def _over_all(tests: Benchmark, scores: Mapping[str, Scores]) -> list[str]:
     """The mean over groups of shifts, and the benchmark's own figure over them."""
     shifts = {name: each for name, each in scores.items() if not name.startswith(DEV)}
-    official = tests.metrics[0] if tests.metrics else "accuracy"
+    official = tests.metric
     groups = by_group({n: each.figures.get(official, each.accuracy) for n, each in shifts.items()})
     lines = []
     if len(groups) > 1:

@@ -83,7 +83,7 @@ def finetune(
         if job.is_finished(out, log):
             say(f"The run in {out} is finished; nothing was trained.")
             return present(out)
-        with bars() as progress, few_threads(loaded.foundation()):
+        with bars() as progress, few_threads(loaded.pretrained.model):
             bar = RunBar(progress, job.title, arguments.steps)
             finetuned, facts = job.obtain(out, log, bar.advance)
             chosen = id_validation.choose(job.record(method, finetuned, facts, log))

@@ -1,8 +1,11 @@
-"""Prompts by benchmark, and how classes are called in them."""
+"""Prompts of the data sets, and how classes are called in them."""
+
+from pathlib import Path
 
 import pytest
 
-from gmixout.models.prompts import PLAIN, TEMPLATES, class_texts, is_imagenet, templates_for
+from gmixout.data import SOURCES
+from gmixout.data.prompts import PLAIN, class_texts, is_imagenet
 
 open_clip = pytest.importorskip("open_clip")
 timm = pytest.importorskip("timm")
@@ -13,9 +16,13 @@ def imagenet():
     return timm.data.ImageNetInfo("imagenet-1k")
 
 
-@pytest.mark.parametrize("benchmark", [*TEMPLATES, "imagenet", "imagenet_lt", "imagefolder"])
-def test_every_template_has_one_place_for_the_class(benchmark):
-    templates = templates_for(benchmark)
+def prompts_of(name):
+    return SOURCES[name](Path("data")).prompts
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_prompt_has_one_place_for_the_class(name):
+    templates = prompts_of(name)
     assert len(set(templates)) == len(templates) > 0
     for template in templates:
         assert template.format("zebra").count("zebra") == 1
@@ -24,19 +31,19 @@ def test_every_template_has_one_place_for_the_class(benchmark):
 
 def test_imagenets_prompts_are_open_clips():
     theirs = [template("zebra") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
-    assert [template.format("zebra") for template in templates_for("imagenet_c")] == theirs
+    assert [template.format("zebra") for template in prompts_of("imagenet_c")] == theirs
 
 
 def test_cifars_prompts_are_those_that_openai_published():
     """18 of them, each kind once with either article."""
-    templates = templates_for("cifar100")
+    templates = prompts_of("cifar100")
     assert len(templates) == 18
     assert {t.replace(" the ", " a ") for t in templates} == {t for t in templates if " a " in t}
-    assert templates_for("cifar10") == templates
+    assert prompts_of("cifar10") == templates
 
 
-def test_unknown_benchmarks_have_the_plain_prompt():
-    assert templates_for("my_folder") == PLAIN == ("a photo of a {}.",)
+def test_data_without_published_prompts_has_the_plain_one():
+    assert prompts_of("imagefolder") == prompts_of("pacs") == PLAIN == ("a photo of a {}.",)
 
 
 def test_imagenets_classes_have_openais_names_by_any_naming(imagenet):

@@ -1,4 +1,7 @@
-"""Prompts of zero-shot heads, and how classes are called in them."""
+"""The plain prompt of a zero-shot head, and how classes are called in prompts.
+
+Prompts of a data set are beside it, see `Source.prompts`.
+"""
 
 import re
 from collections.abc import Sequence
@@ -9,57 +12,10 @@ from gmixout.errors import needs
 PLAIN = ("a photo of a {}.",)
 """CLIP's default prompt (Radford et al. 2021, section 3.1.4)."""
 
-_CIFAR = tuple(
-    template
-    for article in ("a", "the")
-    for template in (
-        f"a photo of {article} {{}}.",
-        f"a blurry photo of {article} {{}}.",
-        f"a black and white photo of {article} {{}}.",
-        f"a low contrast photo of {article} {{}}.",
-        f"a high contrast photo of {article} {{}}.",
-        f"a bad photo of {article} {{}}.",
-        f"a good photo of {article} {{}}.",
-        f"a photo of {article} small {{}}.",
-        f"a photo of {article} big {{}}.",
-    )
-)
-
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    # OpenAI's for CIFAR-10 and CIFAR-100 (data/prompts.md of its repository)
-    "cifar10": _CIFAR,
-    "cifar100": _CIFAR,
-    # WiSE-FT's (src/templates/iwildcam_template.py)
-    "iwildcam": ("a photo of {}.", "{} in the wild."),
-    # None published with CLIP for these; papers on them mostly use the plain one. It names no
-    # domain on purpose: the head is to serve domains that training does not see.
-    "domainnet": PLAIN,
-    "officehome": PLAIN,
-    "pacs": PLAIN,
-    "terra_incognita": PLAIN,
-    "vlcs": PLAIN,
-}
-"""Prompts by benchmark. ImageNet's 80 are open_clip's; see `templates_for`."""
-
 _SYNSET = re.compile(r"n\d{8}")
 
 _TWINS = {744: "projectile", 836: "sunglass"}
 """OpenAI's list has "missile" and "sunglasses" twice; here the second names are WordNet's."""
-
-
-def templates_for(benchmark: str) -> tuple[str, ...]:
-    """The prompts of a benchmark, by its name in the data room; the plain one if it has none.
-
-    Benchmarks on ImageNet (`imagenet`, `imagenet_c`, `imagenet_lt`, ...) share OpenAI's 80.
-
-    Raises:
-        ConfigError: ImageNet's are asked for, and open_clip is not installed.
-    """
-    if benchmark.startswith("imagenet"):
-        with needs("open_clip_torch", "vision"):
-            from open_clip import OPENAI_IMAGENET_TEMPLATES
-        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
-    return TEMPLATES.get(benchmark, PLAIN)
 
 
 def class_texts(classes: Sequence[str]) -> tuple[str, ...]:

@@ -1,50 +1,89 @@
-"""What the families give and are given, and the heads that all of them share."""
+"""A pretrained model, what a library is asked for one, and the heads that all of them share."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from gmixout.core.selection import find_head
 from gmixout.errors import ConfigError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+HeadFrom: TypeAlias = Literal["zero_shot", "pretrained", "random", "linear_probe"]
 
 
-Head: TypeAlias = Literal["zero_shot", "pretrained", "random", "linear_probe"]
+def as_it_is(image: Any) -> Tensor:
+    """Return an image that is the model's input already."""
+    assert isinstance(image, Tensor)
+    return image
 
 
 @dataclass(frozen=True)
-class Foundation:
-    """A pretrained model with a head for some classes, and the pictures it wants to see."""
+class Pretrained:
+    """A pretrained model with a head for some classes, and the images that it wants to see.
+
+    A model of your own needs the first three fields; the others describe what a library loads.
+
+    Raises:
+        ConfigError: `head` is not in the model, or there are no classes.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> start = Pretrained(model, head="3", classes=("no", "yes"))
+        >>> start.heads
+        ('3',)
+        >>> start.copy().model is start.model
+        False
+    """
 
     model: nn.Module
-    """Images `[B, 3, H, W]` to logits `[B, classes]`; eval mode, float32, on the CPU."""
-    head: Head
-    """Where the weights of the classifier come from."""
-    transform: Callable[["Image"], Tensor]
+    """Images `[B, C, H, W]` to logits `[B, classes]`; eval mode, float32, on the CPU until it is
+    trained."""
+    head: str | tuple[str, ...]
+    """Name of the layer in `model` that scores the classes, of several layers all names; `()`: the
+    model has no layer of its own for it."""
+    classes: tuple[str, ...]
+    """Class names; logits come in this order."""
+    transform: Callable[[Any], Tensor] = as_it_is
     """The checkpoint's own preprocessing for evaluation: an RGB picture to `[3, H, W]`."""
-    size: tuple[int, int]
+    size: tuple[int, int] | None = None
     """Height and width of the model's input, in pixels."""
-    mean: tuple[float, float, float]
+    mean: tuple[float, float, float] | None = None
     """What is subtracted from each channel of a picture in [0, 1]."""
-    std: tuple[float, float, float]
+    std: tuple[float, float, float] | None = None
     """What the channels are divided by then."""
-    interpolation: str
+    interpolation: str | None = None
     """How pictures are resized: bicubic, bilinear, ..."""
-    name: str
+    head_from: HeadFrom = "pretrained"
+    """Where the weights of the head come from."""
+    name: str = "own"
     """The name it was asked for by."""
-    description: str
+    description: str = ""
     """Where weights and head come from; the licence, where the library knows it."""
+
+    def __post_init__(self) -> None:
+        """Check that the head is in the model."""
+        find_head(self.model, self.head)
+        if isinstance(self.classes, str) or not self.classes:
+            raise ConfigError(f"classes={self.classes!r} must be a tuple of class names")
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of all layers that score the classes."""
+        return (self.head,) if isinstance(self.head, str) else tuple(self.head)
+
+    def copy(self) -> "Pretrained":
+        """Return the same with a copy of the model, which may be changed."""
+        return replace(self, model=copy.deepcopy(self.model))
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a family is asked to load; see `load_foundation`."""
+    """What a family is asked to load; see `load_pretrained`."""
 
     name: str
     source: str
