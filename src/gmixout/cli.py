@@ -114,6 +114,8 @@ def _known(error: Exception) -> Exception | None:
     """An error that a user can do something about; None if it is a mistake of ours."""
     if isinstance(error, WordsError):
         return error
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return ConfigError(f"the command line needs {error.name}; pip install 'gmixout[all]'")
     from gmixout.training.faults import explained
 
     return explained(error) or (error if isinstance(error, (GmixoutError, OSError)) else None)
