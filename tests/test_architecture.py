@@ -177,6 +177,7 @@ def test_import_loads_torch_alone_and_touches_neither_cuda_nor_the_generators():
         "before = random.getstate(), torch.get_rng_state(), numpy.random.get_state()[1].tolist()\n"
         "modules = set(sys.modules)\n"
         "import gmixout\n"
+        "gmixout.attach\n"
         "loaded = sorted(set(sys.modules) - modules)\n"
         "assert random.getstate() == before[0]\n"
         "assert torch.equal(torch.get_rng_state(), before[1])\n"
@@ -189,9 +190,30 @@ def test_import_loads_torch_alone_and_touches_neither_cuda_nor_the_generators():
     assert [name for name in loaded if name.startswith(HEAVY)] == []
 
 
+def test_importing_the_package_alone_does_not_even_load_torch():
+    """Help, and words that are wrong, come at once: torch takes most of a command's start."""
+    loaded = fresh_python("import sys, gmixout, gmixout.cli; print(*sys.modules, sep='\\n')")
+    assert not {"torch", "numpy", *HEAVY} & {*loaded.splitlines()}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["data", "-h"], ["--version"], ["compar"]])
+def test_what_is_said_without_a_command_does_not_load_torch(words):
+    code = (
+        "import sys\nfrom gmixout.cli import main\n"
+        f"try: main({words!r})\nexcept SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    assert fresh_python(code).splitlines()[-1] == "False"
+
+
 def test_the_command_line_starts_without_what_only_some_commands_need():
     needed = {"accelerate", "jsonargparse"}
-    loaded = fresh_python("import sys, gmixout.cli; print(*sys.modules, sep='\\n')").splitlines()
+    code = (
+        "import sys\nfrom gmixout.cli import main\n"
+        "try: main(['compare', '--print-config'])\nexcept SystemExit: pass\n"
+        "print(*sys.modules, sep='\\n')"
+    )
+    loaded = fresh_python(code).splitlines()
     assert needed == {name for name in HEAVY if name in loaded}
 
 

@@ -664,7 +664,8 @@ def test_memory_does_not_depend_on_which_run_comes_first(tmp_path):
     """In a process of its own, where nothing is imported yet; then each method runs once more."""
     program = (
         "import sys, importlib; from gmixout.cli import main\n"
-        "importlib.import_module('gmixout.bench.report').write_report = lambda *_, **__: []\n"
+        "report = importlib.import_module('gmixout.bench.commands.report')\n"
+        "report.write_report = lambda *_, **__: []\n"
         "sys.exit(main())"
     )
     words = ["compare", "--benchmark", "toy_benchmark:toy_task", "--methods", "full,gmixout"]

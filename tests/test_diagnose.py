@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from toy_benchmark import install, net
 
 from gmixout import bench
-from gmixout.bench.diagnose import diagnose
+from gmixout.bench.commands.diagnose import diagnose
 from gmixout.bench.folder import load_model, save_model
 from gmixout.bench.job import Job
 from gmixout.bench.task import Task
@@ -22,7 +22,7 @@ from gmixout.evaluation.records import RecordLog
 from gmixout.methods import get_method
 from gmixout.training import TrainingArguments, TrainingInterrupted
 
-module = import_module("gmixout.bench.diagnose")
+module = import_module("gmixout.bench.commands.diagnose")
 
 QUICK = {"benchmark": "toy", "steps": 12, "batch_size": 8, "log_every_steps": 4, "lr": 1e-2}
 GMIXOUT = get_method("gmixout", mask_rate=0.5, resample_every=3)
@@ -33,7 +33,9 @@ MIXOUT = get_method("mixout", mask_rate=0.5)
 def _toy(monkeypatch):
     install(monkeypatch)
     # Pages and pictures take longer to draw than toy models to train; they have their own tests.
-    monkeypatch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
+    monkeypatch.setattr(
+        import_module("gmixout.bench.commands.report"), "write_report", lambda *_, **__: []
+    )
     figures = import_module("gmixout.reports.diagnosis_figure")
     monkeypatch.setattr(figures, "save_diagnosis_figure", lambda diagnosis, path: path)
 

@@ -17,7 +17,7 @@ from toy_benchmark import install
 
 import gmixout
 from gmixout.bench import task as task_module
-from gmixout.bench.diagnose import find_run
+from gmixout.bench.commands.diagnose import find_run
 from gmixout.cli import main
 from gmixout.data import SOURCES, Source
 from gmixout.errors import ConfigError
@@ -103,7 +103,9 @@ def run_folder(tmp_path_factory):
     """A finished run."""
     with pytest.MonkeyPatch.context() as patch:
         install(patch)
-        patch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
+        patch.setattr(
+            import_module("gmixout.bench.commands.report"), "write_report", lambda *_, **__: []
+        )
         out = tmp_path_factory.mktemp("run") / "run"
         words = ["--method", "wise_ft", "--steps", "2", "--batch-size", "8", "--out", str(out)]
         assert main(["finetune", "--benchmark", "toy", *words]) == 0
@@ -305,7 +307,9 @@ def needing(size):
 @pytest.fixture
 def own(mark, tmp_path, monkeypatch):
     """A module of the user's own in the working directory."""
-    monkeypatch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
+    monkeypatch.setattr(
+        import_module("gmixout.bench.commands.report"), "write_report", lambda *_, **__: []
+    )
     Path("mine.py").write_text(OWN)
     Path("helper.py").touch()
     yield

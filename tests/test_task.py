@@ -16,7 +16,7 @@ from toy_benchmark import install
 
 from gmixout import bench
 from gmixout.bench import task as task_module
-from gmixout.bench.evaluate import _on_other_data
+from gmixout.bench.commands.evaluate import _on_other_data
 from gmixout.bench.job import Job
 from gmixout.bench.task import Task, with_corruptions
 from gmixout.cli import main

@@ -41,6 +41,11 @@ class Named:
     silent: ClassVar[tuple[str, ...]] = ()
     """Options that `str` leaves out."""
 
+    @classmethod
+    def adopted(cls, found: Any) -> Any:
+        """Return the class that another library's stands for here; anything else as it is."""
+        return found
+
     @property
     def name(self) -> str:
         """The name in records and on the command line."""
@@ -223,6 +228,7 @@ def check_class(path: str, found: Any, base: type[Kind]) -> type[Kind]:
     Raises:
         ConfigError: It is not.
     """
+    found = base.adopted(found)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(
             f"{path} is not a class derived from {base.__module__}.{base.__name__}: "
@@ -412,7 +418,12 @@ def _base_of(kind: type[Any], option: str, otherwise: type[Any]) -> type[Any]:
 
 def _restore(path: str, options: dict[str, Any]) -> Any:
     """The inverse of `Named.__reduce__`."""
-    made = object.__new__(own_object(path))
+    return restore(own_object(path), options)
+
+
+def restore(kind: type[Named], options: dict[str, Any]) -> Named:
+    """Return an object with options that were checked when it was made first."""
+    made = object.__new__(kind)
     vars(made).update(options)
     return made
 

@@ -32,6 +32,7 @@ from gmixout.regularizers import Regularizer
 from gmixout.reports import REPORT_FILES
 from gmixout.training import TrainingArguments, refuse_several_processes
 from gmixout.training import checkpoint as checkpoints
+from gmixout.training.optimizers import Optimizer
 from gmixout.weightspace import fingerprint
 
 CONFIG, RECORDS, MODEL, CHECKPOINT = (
@@ -300,6 +301,7 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
         "method": completed(config.get("method"), Method),
         "regularizers": completed(values["regularizers"], Regularizer),
         "loss": completed(values["loss"], Loss),
+        "optimizer": completed(values["optimizer"], Optimizer),
     }
 
 

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,8 @@ from gmixout.training.faults import foreseen
 from gmixout.training.interrupts import StopFlag, Stopped, interrupt_flag
 from gmixout.training.layer_decay import LayerDecay
 from gmixout.training.memory import PeakMemory
+from gmixout.training.optimizers import OPTIMIZERS
 from gmixout.training.steps import Passes, asks_of, check_regularizers
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "sgd": partial(torch.optim.SGD, momentum=0.9),
-}
-"""Made with `fused`: a parameter in one pass, several times as fast as the default on CPUs, too."""
-
 
 Observe = Callable[[int, Finetuning, float], None]
 """Gets the number of steps done, the run, and its mean loss since the observation before."""
@@ -97,6 +91,7 @@ def check_settings(
     """
     Batches.check(dataset, arguments.batch_size, arguments.batches)
     check_regularizers((*arguments.beside, *regularizers), dataset, arguments)
+    arguments.rule.make([nn.Parameter(torch.zeros(1))], arguments.lr, arguments.weight_decay)
     if arguments.layer_decay != 1:
         LayerDecay(model, arguments.layer_decay)
 
@@ -170,7 +165,7 @@ def _load_libraries(device: torch.device) -> None:
     """Takes a step in miniature: what libraries load on first use is no memory of a run."""
     model = nn.Sequential(nn.Linear(1, 2), nn.LayerNorm(2), nn.GELU()).to(device)
     for make in OPTIMIZERS.values():
-        optimizer = make(model.parameters(), lr=0.0, fused=True)
+        optimizer = make().make(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
         LambdaLR(optimizer, float)
         data = TensorDataset(torch.ones(1, 1), torch.zeros(1, dtype=torch.long))
         loader: DataLoader[Any] = DataLoader(data, generator=torch.Generator())
@@ -248,11 +243,10 @@ class _Trainer:
         self.parameters: list[nn.Parameter] = [
             parameter for group in groups for parameter in group["params"]
         ]
-        make = OPTIMIZERS[arguments.optimizer]
-        optimizer = make(
+        optimizer = arguments.rule.make(
             groups,
-            lr=arguments.lr,
-            weight_decay=arguments.weight_decay,
+            arguments.lr,
+            arguments.weight_decay,
             # accelerate tells a step that fp16 made the scaler skip by the call that it lacks; a
             # fused optimizer is called all the same
             fused=None if arguments.mixed_precision == "fp16" else True,

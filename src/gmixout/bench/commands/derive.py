@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gmixout import weightspace
+from gmixout.bench.commands.report import present
 from gmixout.bench.folder import MODEL, RECORDS, load_model, run_folder, save_model
 from gmixout.bench.job import (
     UNTRAINED,
@@ -17,7 +18,6 @@ from gmixout.bench.job import (
     make_record,
 )
 from gmixout.bench.progress import say
-from gmixout.bench.report import present
 from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
 from gmixout.errors import StateError

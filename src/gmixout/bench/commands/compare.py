@@ -3,13 +3,14 @@
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
+from gmixout.bench.commands.report import present
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import RECORDS, run_folder
 from gmixout.bench.grid import Grid
+from gmixout.bench.options import Fields
 from gmixout.bench.progress import say, tell
-from gmixout.bench.report import present
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.data import Source
 from gmixout.errors import ConfigError
@@ -19,6 +20,8 @@ from gmixout.named import spec_of
 from gmixout.training import TrainingArguments
 
 COMPARED = ("zero_shot", "full", "wise_ft", "random_mask", "mixout", "gmixout")
+EachRun: TypeAlias = Annotated[Any, Fields(TrainingArguments, without=("lr", "seed"))]
+"""Settings of the runs of a grid, each of which gets a learning rate and a seed."""
 LEVERS: dict[str, list[Any]] = {
     "mask_rate": [0.8, 0.9, 0.95],
     "anchor_decay": [0.5, 0.9, 0.97],
@@ -43,7 +46,7 @@ def compare(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-    **training: Any,
+    **training: EachRun,
 ) -> list[Record]:
     """Compares finetuning methods under one protocol, each over several learning rates.
 
@@ -111,7 +114,7 @@ def sweep(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-    **training: Any,
+    **training: EachRun,
 ) -> list[Record]:
     """Runs one method with every combination of some options, each over several learning rates.
 

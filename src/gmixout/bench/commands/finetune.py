@@ -1,14 +1,15 @@
 """`gmixout finetune`: one run."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from gmixout.bench.commands.report import present
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import MODEL, RECORDS, run_folder, save_model
 from gmixout.bench.grid import Grid
 from gmixout.bench.job import Job, about_model
+from gmixout.bench.options import Fields
 from gmixout.bench.progress import RunBar, bars, say, tell
-from gmixout.bench.report import present
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.bench.threads import few_threads
 from gmixout.data import Source
@@ -31,7 +32,7 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-    **training: Any,
+    **training: Annotated[Any, Fields(TrainingArguments)],
 ) -> list[Record]:
     """Finetunes a foundation model with one method and evaluates it in and out of domain.
 
