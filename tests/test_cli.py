@@ -249,7 +249,10 @@ def test_wrong_words_end_with_code_2_and_a_message(words, tmp_path, capsys):
 
 def test_the_command_line_is_read_without_regular_expressions():
     package = Path(gmixout.__file__).parent
-    for file in ("cli.py", *(f"bench/{name}.py" for name in ("words", "options", "usage"))):
+    for file in (
+        "cli.py",
+        *(f"bench/{name}.py" for name in ("words", "values", "options", "usage")),
+    ):
         tree = ast.parse((package / file).read_text())
         names = {
             alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
