@@ -1,6 +1,7 @@
 """Imports run one way, downward, and importing the package stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 import gmixout
+from gmixout.data import SOURCES
+from gmixout.methods import METHODS
+from gmixout.results import RunFolder
 
 PACKAGE = Path(gmixout.__file__).parent
 
@@ -17,6 +21,7 @@ FLOORS = [
     {"cli"},
     {"bench"},
     {"training", "reports"},
+    {"results"},
     {"methods", "models", "data", "evaluation"},
     {"gmixout"},
     {"core", "weightspace"},
@@ -103,6 +108,100 @@ def test_a_wrong_import_is_found(plant, tmp_path):
     original = PACKAGE / file
     (tmp_path / file).write_text((original.read_text() if original.exists() else "") + text)
     assert len(violations(tmp_path)) == 1
+
+
+def texts_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of each string in a file that is not documentation."""
+    tree = ast.parse(path.read_text(), str(path))
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in documentation:
+            yield node.lineno, node.value
+
+
+METHODS_AND_DATA = METHODS.keys() | SOURCES.keys()
+STRANGERS = {
+    **dict.fromkeys(("reports", "results", "evaluation", "training", "core"), METHODS_AND_DATA),
+    "data": METHODS.keys(),
+}
+"""The rooms that work for any method and data set, and the names that they must not know."""
+OWN = {("core/binding.py", "gmixout"), ("core/attach.py", "mixout")}
+"""The package's name, and a function of core's own."""
+
+
+def names_known(package: Path) -> list[str]:
+    """A name of a method or data set as a text, or as a word in one; those of English aside."""
+    found = []
+    for room, names in STRANGERS.items():
+        for path in sorted((package / room).rglob("*.py")):
+            place = path.relative_to(package).as_posix()
+            for line, text in texts_of(path):
+                words = {*re.findall(r"\w+", text)} - {"gmixout", "full"} | {text}
+                known = {name for name in words & names if (place, name) not in OWN}
+                found += [f"{place}:{line} knows {name}" for name in sorted(known)]
+    return found
+
+
+def test_rooms_for_any_method_and_data_name_none():
+    assert names_known(PACKAGE) == []
+
+
+NAMED = {
+    "a method": ("reports/rows.py", 'BASE = "full"\n'),
+    "the default method": ("results/curves.py", 'def f(reference="gmixout"): pass\n'),
+    "a method in a table": ("evaluation/metrics.py", 'def f():\n    return {"lora": 1}["lora"]\n'),
+    "a method in a message": (
+        "training/loop.py",
+        'raise ValueError(f"{1} is for wise_ft alone")\n',
+    ),
+    "a data set": ("reports/names.py", 'SOURCES = ("pacs", "mine")\n'),
+    "a method in data": ("data/base.py", 'if str() == "lora": pass\n'),
+    "a data set in core": ("core/layers.py", 'KIND = "imagenet"\n'),
+}
+
+
+@pytest.mark.parametrize("plant", NAMED)
+def test_a_name_that_a_room_must_not_know_is_found(plant, tmp_path):
+    file, text = NAMED[plant]
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text((PACKAGE / file).read_text() + text)
+    assert names_known(tmp_path)
+
+
+FILE_NAMES = {
+    file.name
+    for folder in [RunFolder(Path())]
+    for file in (
+        folder.config, folder.identity, folder.log.path, folder.model, folder.checkpoint,
+        folder.error, *folder.report, folder.diagnosis.found,
+    )
+}  # fmt: skip
+
+
+def file_names_known(package: Path) -> list[str]:
+    """Names of files of a run folder in texts outside of it; `models` has files of hubs."""
+    return [
+        f"{path.relative_to(package)}:{line} knows {name}"
+        for path in sorted(package.rglob("*.py"))
+        if path.relative_to(package).parts[0] != "models"
+        and path.relative_to(package).as_posix() != "results/folder.py"
+        for line, text in texts_of(path)
+        for name in FILE_NAMES
+        if name in text
+    ]
+
+
+def test_the_files_of_a_run_folder_are_named_in_one_place():
+    assert file_names_known(PACKAGE) == []
+    assert "records.jsonl" in FILE_NAMES
+
+
+@pytest.mark.parametrize("text", ['X = "config.yaml"\n', 'def f(x): return f"{x}/records.jsonl"\n'])
+def test_a_file_of_a_run_folder_that_is_named_elsewhere_is_found(text, tmp_path):
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "grid.py").write_text((PACKAGE / "bench" / "grid.py").read_text() + text)
+    assert len(file_names_known(tmp_path)) == 1
 
 
 def fresh_python(code: str) -> str:

@@ -24,10 +24,10 @@ from gmixout.data.common_corruptions import CORRUPTIONS
 from gmixout.data.common_corruptions.constants import EXTRA_KINDS, KINDS
 from gmixout.errors import ConfigError, DataError, GmixoutError
 from gmixout.evaluation.official import SUMMARIES
-from gmixout.evaluation.records import RecordLog
 from gmixout.loading import make_loader
 from gmixout.methods import get_method
 from gmixout.models import probe
+from gmixout.results import RecordLog
 from gmixout.training import TrainingArguments
 
 DOMAINS = ["art_painting", "cartoon", "photo"]
@@ -76,13 +76,13 @@ def test_compare_and_evaluate_from_the_command_line(words, root, tmp_path, capsy
     page = (out / "report.html").read_text().replace(str(out), "the folder that the user named")
     assert str(tmp_path) not in page
     records = RecordLog(out / "records.jsonl").read()
-    assert {record.method for record in records} == {"zero_shot", "gmixout"}
-    assert {record.benchmark for record in records} == {
+    assert {record.method.name for record in records} == {"zero_shot", "gmixout"}
+    assert {record.benchmark.name for record in records} == {
         "pacs(train_domain='cartoon') with timm:tiny"
     }
-    assert set(records[0].accuracy) == {"id_val", "id_test", "art_painting", "photo"}
+    assert set(records[0].of("accuracy")) == {"id_val", "id_test", "art_painting", "photo"}
     assert str(tmp_path) not in (out / "records.jsonl").read_text()  # records go to other people
-    run = next(r.run for r in records if r.method == "gmixout")
+    run = next(r.run for r in records if r.method.name == "gmixout")
     assert main(["evaluate", str(out / "runs" / run)]) == 0
     told = capsys.readouterr().out
     assert "Equal to the recorded figures" in told
@@ -104,8 +104,8 @@ def test_compare_and_evaluate_from_the_command_line(words, root, tmp_path, capsy
     found = bench.evaluate(out / "runs" / run, data_root=Path(moved))
     assert "Equal to the recorded figures" in capsys.readouterr().out
     record = next(r for r in records if r.run == run)
-    assert {name: found[name] for name in record.accuracy} == record.accuracy
-    assert found.keys() - record.accuracy.keys() == {"sketch"}
+    assert {name: found[name] for name in record.of("accuracy")} == record.of("accuracy")
+    assert found.keys() - record.of("accuracy").keys() == {"sketch"}
 
     # a folder of that domain alone
     alone = trees.domains(tmp_path / "alone", ["sketch"], CLASSES[1:])
@@ -148,7 +148,7 @@ def test_finetune_takes_a_data_set_and_a_config_file_does(words, tmp_path):
     again = tmp_path / "again"
     assert main(["finetune", "--config", str(out / "config.yaml"), "--out", str(again)]) == 0
     first, second = (RecordLog(folder / "records.jsonl").read()[0] for folder in (out, again))
-    assert (first.run, first.accuracy) == (second.run, second.accuracy)
+    assert (first.run, first.of("accuracy")) == (second.run, second.of("accuracy"))
 
 
 def test_labels_of_other_data_are_those_of_the_models_classes(root, model, tmp_path):
@@ -300,7 +300,7 @@ def test_evaluate_gives_the_figure_over_corruptions(model, tmp_path, capsys):
     assert {name for name in found if name.startswith("dev/")} == {
         f"dev/{kind}/{severity}" for kind in EXTRA_KINDS for severity in range(1, 6)
     }
-    assert not any(name.startswith("dev/") for name in record.accuracy)
+    assert not any(name.startswith("dev/") for name in record.of("accuracy"))
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_tasks_train_in_worker_processes(words, tmp_path):
     out = tmp_path / "runs"
     asked = ["--methods", "full,uniform_soup", "--lrs", "1e-3", "--workers", "2"]
     assert main(["compare", *words, *asked, "--out", str(out)]) == 0
-    methods = [record.method for record in RecordLog(out / "records.jsonl").read()]
+    methods = [record.method.name for record in RecordLog(out / "records.jsonl").read()]
     assert methods == ["full", "uniform_soup"]
 
 

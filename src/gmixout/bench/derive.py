@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gmixout import weightspace
-from gmixout.bench.folder import MODEL, RECORDS, load_model, run_folder, save_model
+from gmixout.bench.folder import load_model, run_folder, save_model
 from gmixout.bench.job import (
-    UNTRAINED,
     about_model,
     hash_of,
     id_validation_figure,
@@ -21,8 +20,8 @@ from gmixout.bench.report import present
 from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
 from gmixout.errors import StateError
-from gmixout.evaluation.records import Record, RecordLog
 from gmixout.methods import get_method
+from gmixout.results import MethodFacts, Record, RunFolder
 from gmixout.weightspace import State
 
 
@@ -112,8 +111,9 @@ def _write(
     benchmark = task.load()
     run = hash_of({**identity_of(benchmark), "method": method, **options})
     with few_threads(benchmark.foundation()):
-        record = make_record(benchmark, run, method, options, state, UNTRAINED, task.num_workers)
+        facts = MethodFacts.of(method, options)
+        record = make_record(task, run, facts, state, None, task.num_workers)
     with run_folder(out, options, resume=False, overwrite=overwrite):
-        save_model(out / MODEL, state, about_model(record) | task.about())
-        RecordLog(out / RECORDS).append(record)
+        save_model(RunFolder(out).model, state, about_model(record) | task.about())
+        RunFolder(out).log.append(record)
         return present(out)

@@ -14,9 +14,8 @@ from typing import Any
 
 from rich.progress import Progress
 
-from gmixout.bench.folder import MODEL, RECORDS, is_trained, load_model, save_model
+from gmixout.bench.folder import is_trained, load_model, save_model
 from gmixout.bench.job import (
-    UNTRAINED,
     Job,
     about_model,
     check_training,
@@ -32,16 +31,14 @@ from gmixout.bench.threads import few_threads, is_small
 from gmixout.bench.workers import carry_out, workers_for
 from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, GmixoutError, TrainingError
-from gmixout.evaluation.records import Record, RecordLog
 from gmixout.files import write_text
 from gmixout.methods import METHODS, Method, get_method
 from gmixout.reports import write_report
+from gmixout.results import MethodFacts, Record, RecordLog, RunFolder, Training
 from gmixout.training import TrainingArguments, TrainingInterrupted
 from gmixout.training.faults import explained
 from gmixout.weightspace import uniform_soup
 
-RUNS = "runs"
-"""Folder inside a comparison's that holds a folder for each run."""
 _LIVE_SECONDS = 20.0
 """Least time between two refreshes of the page while runs are under way."""
 
@@ -57,7 +54,7 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where the run's model goes."""
-        return self.out / RUNS / self.job.run
+        return RunFolder(self.out).run(self.job.run).path
 
     def __call__(self, on_progress: Callable[[int, float], None]) -> None:
         """Trains, evaluates and records what is not there yet.
@@ -67,16 +64,16 @@ class Run:
                 mistake in a user's own method) leaves its traceback in the run's folder.
         """
         try:
-            log = RecordLog(self.out / RECORDS)
-            state, facts = self.job.obtain(self.folder, log, on_progress)
+            log = RunFolder(self.out).log
+            state, training = self.job.obtain(self.folder, log, on_progress)
             for method in self.builders:
-                self.job.record(method, state, facts, log)
+                self.job.record(method, state, training, log)
             self.job.finish(self.folder)
             return
         except GmixoutError:
             raise
         except Exception as error:
-            note = write_text(self.folder / "error.txt", traceback.format_exc())
+            note = write_text(RunFolder(self.folder).error, traceback.format_exc())
             text = explained(error) or f"{type(error).__name__}: {error}"
             failure = f"{text} (traceback: {note})"
         # Not from `error`, which holds the failed run's tensors: the next run needs their memory
@@ -176,7 +173,7 @@ class Grid:
             TrainingInterrupted: After Ctrl-C; what was begun goes on with `--resume`.
         """
         count, threads = self.at_a_time()
-        log = RecordLog(self.out / RECORDS)
+        log = RunFolder(self.out).log
         finished, failed = 0, []
         live = _LivePage(self.out)
         here = few_threads(self.benchmark.foundation()) if count == 1 else nullcontext()
@@ -240,32 +237,33 @@ class Grid:
         score = partial(id_validation_figure, self.benchmark, num_workers=workers)
         members = method.pool(states, score)
         mean = uniform_soup([states[member] for member in members])
-        facts = _facts_of_several([part.job.known(log)[0] for part in parts])
-        facts |= {"pool": names, "members": [names[member] for member in members]}
+        training = _training_of_several([part.job.known(log)[0] for part in parts])
         ((options, state),) = method.variants(parts[0].job.pretrained(), mean)
-        record = make_record(self.benchmark, run, method.name, options, state, facts, workers)
-        save_model(self.out / RUNS / run / MODEL, state, about_model(record) | self.task.about())
+        facts = MethodFacts.of(method.name, options)
+        record = make_record(self.task, run, facts, state, training, workers)
+        record = replace(record, pool=names, members=[names[member] for member in members])
+        model = RunFolder(self.out).run(run).model
+        save_model(model, state, about_model(record) | self.task.about())
         log.append(record)
 
 
-def _facts_of_several(records: Sequence[Record]) -> dict[str, Any]:
-    """What a record says of the training of a model made of several runs: all of it together."""
-    first = records[0]
-    steps = sum(record.steps for record in records)
-    times = [record.step_seconds for record in records if record.step_seconds is not None]
-    peaks = [r.peak_memory_bytes for r in records if r.peak_memory_bytes is not None]
-    return UNTRAINED | {
-        "seed": first.seed,
-        "head_lr": first.head_lr,
-        "step": steps,
-        "steps": steps,
-        "batch_size": first.batch_size,
-        "training": first.training,
-        "trainable": max(record.trainable for record in records),
-        "seconds": sum(record.seconds for record in records),
-        "step_seconds": median(times) if times else None,
-        "peak_memory_bytes": max(peaks, default=None),
-    }
+def _training_of_several(records: Sequence[Record]) -> Training:
+    """Return what a record says of the training of a model made of several runs, together."""
+    every = [record.training for record in records if record.training is not None]
+    steps = sum(training.steps for training in every)
+    times = [each.step_seconds for each in every if each.step_seconds is not None]
+    peaks = [each.peak_memory_bytes for each in every if each.peak_memory_bytes is not None]
+    return replace(
+        every[0],
+        lr=None,
+        step=steps,
+        steps=steps,
+        loss=None,
+        trainable=max(training.trainable for training in every),
+        seconds=sum(training.seconds for training in every),
+        step_seconds=median(times) if times else None,
+        peak_memory_bytes=max(peaks, default=None),
+    )
 
 
 class _Bars:

@@ -18,7 +18,7 @@ from gmixout.data.source import Splits
 from gmixout.errors import ConfigError, StateError
 from gmixout.models import Foundation, linear_probe_head, load_foundation
 from gmixout.models.prompts import templates_for
-from gmixout.named import changed, from_spec, spec_of
+from gmixout.named import changed, defaults_of, from_spec, plain, spec_of
 from gmixout.weightspace import fingerprint
 
 Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
@@ -162,6 +162,19 @@ class Task:
             "head": self.head,
             "corruptions": self.corruptions,
             "corruption_share": self.corruption_share,
+        }
+
+    def parts(self) -> dict[str, Any]:
+        """Return what the benchmark's name says, as values; nothing where it is a name alone."""
+        source, usual = self.benchmark, defaults_of(Task)
+        if not isinstance(source, Source):
+            return {}
+        others = {n: getattr(self, n) for n in ("head", "corruptions", "corruption_share")}
+        return {
+            "data": source.name,
+            **{name: plain(value) for name, value in source.shown.items()},
+            "model": _label(self.model or home_made(source)),
+            **{name: value for name, value in others.items() if value != usual[name]},
         }
 
     def identity(self) -> dict[str, Any]:

@@ -18,8 +18,19 @@ from gmixout.methods import (
     zero_shot,
 )
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.methods.style import Style
 
-__all__ = ["DEFAULT_METHOD", "METHODS", "DenseFinetuning", "Finetuning", "Method", "get_method"]
+__all__ = [
+    "BASELINES",
+    "DEFAULT_METHOD",
+    "METHODS",
+    "REFERENCE",
+    "DenseFinetuning",
+    "Finetuning",
+    "Method",
+    "Style",
+    "get_method",
+]
 
 METHODS: dict[str, type[Method]] = {
     method.__name__: method
@@ -49,6 +60,10 @@ METHODS: dict[str, type[Method]] = {
 
 Method._table = METHODS
 
+REFERENCE = full.full.__name__
+"""What reports compare the others with when nobody says."""
+BASELINES = (zero_shot.zero_shot.__name__, probing.linear_probe.__name__, REFERENCE)
+"""Methods whose models say what OOD accuracy to expect at an ID accuracy."""
 DEFAULT_METHOD = masking.gmixout.__name__
 """What a command trains when nobody says."""
 

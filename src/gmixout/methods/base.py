@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from gmixout.core.selection import dense_groups, find_head
 from gmixout.errors import ConfigError
+from gmixout.methods.style import Style
 from gmixout.named import Named
 from gmixout.settings import check_settings
 from gmixout.weightspace import State
@@ -111,6 +112,8 @@ class Method(Named, ABC):
         norms_only(bias=False)
     """
 
+    style: ClassVar[Style | None] = None
+    """How reports name and draw it; subclasses do not inherit it, and need none."""
     pools: ClassVar[bool] = False
     """Whether the method makes one model of several finished runs; see `pool`."""
 
@@ -121,6 +124,7 @@ class Method(Named, ABC):
     def __init_subclass__(cls) -> None:
         """Keeps `alpha` for the place on an interpolation path, which records know it as."""
         super().__init_subclass__()
+        cls.style = vars(cls).get("style")
         if "alpha" in cls.__annotations__:
             raise ConfigError(f"method {cls.__name__}: an option cannot be called alpha")
 

@@ -7,6 +7,7 @@ from torch import nn
 from gmixout.core.selection import find_head, within
 from gmixout.errors import ConfigError
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.methods.style import PINK, Style
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class bitfit(Method):
 
     Biases are those of linear, convolutional, attention and normalisation layers.
     """
+
+    style = Style("BitFit", PINK, ">", "dashdot")
 
     def start(self, model: nn.Module, seed: int) -> Finetuning:
         """Freezes all but biases and head.

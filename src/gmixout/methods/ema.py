@@ -6,6 +6,7 @@ from torch import nn
 
 from gmixout.methods.averaged import Averaged
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.methods.style import BLUE, Style
 from gmixout.settings import require
 
 
@@ -20,6 +21,8 @@ class ema(Method):
         decay: Share of the average that a step keeps, in [0, 1): it spans the last `1/(1-decay)`
             steps or so, so let that be a fraction of the run.
     """
+
+    style = Style("EMA", BLUE, "p", "dash")
 
     decay: float = 0.99
 

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.methods.style import BLUE, Style
 
 
 @dataclass(frozen=True)
 class full(Method):
     """Full finetuning: every parameter is trained."""
+
+    style = Style("full finetuning", BLUE, "o", main=True)
 
     def start(self, model: nn.Module, seed: int) -> Finetuning:
         """Trains the model as it is."""

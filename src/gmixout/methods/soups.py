@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gmixout.methods.built import Built
+from gmixout.methods.style import VIOLET, Style
 from gmixout.weightspace import State, greedy_members
 
 
@@ -35,6 +36,8 @@ class uniform_soup(_Soup):
         of: The method whose runs are averaged; they are shared with it.
     """
 
+    style = Style("uniform soup", VIOLET, "h", main=True)
+
     def pool(self, states: Sequence[State], score: Callable[[State], float]) -> list[int]:
         """Chooses all runs."""
         del score
@@ -50,6 +53,8 @@ class greedy_soup(_Soup):
     Args:
         of: The method whose runs are averaged; they are shared with it.
     """
+
+    style = Style("greedy soup", VIOLET, "p", main=True)
 
     def pool(self, states: Sequence[State], score: Callable[[State], float]) -> list[int]:
         """Chooses the runs that do not lower the score of the mean."""

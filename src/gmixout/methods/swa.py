@@ -8,6 +8,7 @@ from gmixout.methods.averaged import Averaged
 from gmixout.methods.base import Finetuning, Method
 from gmixout.methods.built import TRAINED
 from gmixout.methods.masking import gmixout
+from gmixout.methods.style import RED, Style
 from gmixout.settings import require
 
 
@@ -25,6 +26,8 @@ class swa(Method):
         of: The method that finetunes.
         every: Optimizer steps between two snapshots.
     """
+
+    style = Style("SWA", RED, "p", "dot")
 
     of: Method = field(default_factory=gmixout)
     every: int = 10

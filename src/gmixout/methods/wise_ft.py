@@ -7,6 +7,7 @@ from typing import Any
 from gmixout.methods.base import Method
 from gmixout.methods.built import Built
 from gmixout.methods.masking import gmixout
+from gmixout.methods.style import SALMON, SKY, Style
 from gmixout.settings import require
 from gmixout.weightspace import State, interpolate
 
@@ -22,6 +23,8 @@ class wise_ft(Built):
         of: The method that finetunes; its runs are shared with it.
         alphas: Shares of the finetuned weights, one model for each; 0 is zero-shot, 1 finetuned.
     """
+
+    style = Style("WiSE-FT", SKY, "o", "dash", main=True)
 
     alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -47,5 +50,7 @@ class gmixout_wise_ft(wise_ft):
         of: The method that finetunes; its runs are shared with it.
         alphas: Shares of the finetuned weights, one model for each; 0 is zero-shot, 1 finetuned.
     """
+
+    style = Style("GMixout + WiSE-FT", SALMON, "d", "dash", main=True)
 
     of: Method = field(default_factory=gmixout)

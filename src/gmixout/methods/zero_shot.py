@@ -8,12 +8,15 @@ from torch import nn
 
 from gmixout.errors import ConfigError
 from gmixout.methods.base import Finetuning, Method
+from gmixout.methods.style import GREY, Style
 from gmixout.weightspace import State
 
 
 @dataclass(frozen=True)
 class zero_shot(Method):
     """The pretrained model with its zero-shot head, not trained at all."""
+
+    style = Style("zero-shot", GREY, "*", main=True)
 
     @property
     def trained(self) -> None:
