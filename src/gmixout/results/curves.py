@@ -203,7 +203,7 @@ def _logit(accuracy: float, examples: int) -> float:
 
 
 def id_range_of(references: Sequence[Curve]) -> tuple[float, float] | None:
-    """Return the ID accuracies that the reference's front covers in every seed, if there are any."""
+    """Return the ID accuracies that the reference's front covers in every seed, if any."""
     if not references:
         return None
     fronts = [curve.front for curve in references]
