@@ -20,6 +20,7 @@ from gmixout.errors import StateError
 from gmixout.reports import _config_of, _folder_name, write_report
 from gmixout.reports.texts import as_csv
 from gmixout.results import RecordLog, RunFolder, Study
+from gmixout.results import study as study_module
 
 REPORT_FILES = [path.name for path in RunFolder(Path()).report]
 WITHOUT_SWEEP = [name for name in REPORT_FILES if not name.startswith("sweep.")]
@@ -83,6 +84,14 @@ def test_a_running_comparison_without_a_finished_model_has_no_page_yet(tmp_path,
     write_folder(tmp_path, [changed(records[1], step=10)])
     assert write_report(tmp_path, running="0 of 60 runs") == []
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.usefixtures("_quick_pictures")
+def test_records_are_aggregated_once(run_folder, monkeypatch):
+    calls, gather = [], study_module._settings
+    monkeypatch.setattr(study_module, "_settings", lambda r: calls.append(len(r)) or gather(r))
+    write_report(run_folder)
+    assert calls == [21]
 
 
 @pytest.mark.usefixtures("_quick_pictures")
