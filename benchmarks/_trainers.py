@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import gmixout
+from gmixout.core.schedule import RandomStart, layers_of
 
 LORA_RANK = 8
 STEPS_A_ROUND = 10
@@ -263,16 +264,19 @@ def start_depth(model: nn.Module, setting: Setting) -> Trainer:
     trainer = start_gmixout(model, setting, structure="row", mean_start_depth=0.5)
     masked, steps = trainer.masked, setting.round_steps
     assert masked is not None
-    depth = masked._depth
+    names = layers_of([weight.name for weight in masked.summary().weights])
 
     @cache
     def find_period(start: int) -> int:
-        return next(p for p in itertools.count(1) if depth.start(p) == start)
+        depth = RandomStart(0.5)
+        periods = itertools.count(1)
+        return next(p for p in periods if depth.start(p, len(names), masked.config.seed) == start)
 
     def resume(step: int) -> None:
-        start = int(depth.layers * (step % steps + 0.5) / steps)
+        start = int(len(names) * (step % steps + 0.5) / steps)
         now = find_period(start) * setting.resample_every + step % setting.resample_every
-        masked.load_state_dict({**masked.state_dict(), "steps": now})
+        state = {**masked.state_dict(), "steps": now, "layers": list(names[start:])}
+        masked.load_state_dict(state)
 
     return Trainer(model, trainer.optimizer, setting, masked, resume)
 

@@ -11,15 +11,14 @@ anew in each period. Not in the library: docs/speed.md has what came of it.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
 import gmixout
-from gmixout.core.depth import Depth
 from gmixout.core.masks import Row, draw
 from gmixout.errors import ConfigError
 from gmixout.methods import Finetuning, Method
+from gmixout.models import Pretrained
 
 
 @dataclass(frozen=True)
@@ -34,37 +33,20 @@ class Process(gmixout.GMixout):
         return super().rate_scale / math.sqrt(self.share)
 
 
-class Layers(Depth):
-    """In place of a start depth, layers drawn at random; what is below the lowest is not trained.
+@dataclass(frozen=True)
+class RandomLayers:
+    """A schedule of layers drawn at random in each period, each with its bias.
 
-    Args:
-        process: The settings.
-        depth: What an attached process has in its place.
-        masked: The masked weights' trainable values.
+    (When docs/speed.md was measured, biases and norms above the lowest of them were trained, too.)
     """
 
-    def __init__(self, process: Process, depth: Depth, masked: list[nn.Parameter]) -> None:
-        super().__init__(process, depth.layers, depth.parameters)
-        self.count = max(1, round(process.share * depth.layers))
-        self.masked = set(masked)
+    share: float
 
-    def chosen(self, period: int) -> set[int]:
-        """The layers whose masked entries a period trains."""
-        shape, seed = (self.layers, 1), self.config.seed
-        return set(
-            draw(Row(), shape, self.count, seed=seed, name="\0layers", period=period).tolist()
-        )
-
-    def begin(self, period: int) -> None:
-        """Lets gradients flow to the chosen layers, and to biases and norms above the lowest."""
-        self.end()
-        chosen = self.chosen(period)
-        for parameter, below in self.parameters.items():
-            left_out = parameter in self.masked and below not in chosen
-            if (left_out or below < min(chosen)) and parameter.requires_grad:
-                parameter.requires_grad_(False)
-                parameter.grad = None
-                self._frozen.add(parameter)
+    def active(self, period: int, layers: Sequence[str], seed: int) -> list[str]:
+        """The layers that a period trains."""
+        shape, count = (len(layers), 1), max(1, round(self.share * len(layers)))
+        drawn = draw(Row(), shape, count, seed=seed, name="\0layers", period=period)
+        return [layers[i] for i in drawn.tolist()]
 
 
 @dataclass(frozen=True)
@@ -85,7 +67,7 @@ class concentrated(Method):
         if not 0 < self.density <= self.share <= 1:
             raise ConfigError(f"{self}: takes 0 < density <= share <= 1.")
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Attaches the process, and draws its layers."""
         process = Process(
             mask_rate=1 - self.density / self.share,
@@ -93,6 +75,5 @@ class concentrated(Method):
             seed=seed,
             share=self.share,
         )
-        masked = gmixout.attach(model, process)
-        masked._depth = Layers(process, masked._depth, masked.parameters())
-        return masked
+        schedule = RandomLayers(self.share)
+        return gmixout.attach(pretrained.model, process, head=pretrained.head, schedule=schedule)

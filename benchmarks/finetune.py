@@ -38,8 +38,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from gmixout.bench.task import Task
-from gmixout.data import SOURCES, Benchmark
+from gmixout.bench.task import LoadedTask, Task
+from gmixout.data import SOURCES
 from gmixout.data.images import ImageSet
 from gmixout.evaluation.metrics import evaluate_sets
 from gmixout.methods import get_method
@@ -125,7 +125,7 @@ def make_images(root: Path, train: int, test: int) -> None:
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, quality=85)
 
 
-def load(root: Path, model: str) -> Benchmark:
+def load(root: Path, model: str) -> LoadedTask:
     """The images, and the model with random weights, as a task of gmixout's."""
     weights = root / f"{model}.safetensors"
     if not weights.exists():
@@ -141,16 +141,16 @@ def from_disk(images: Any) -> ImageSet:
 
 
 def measure(
-    benchmark: Benchmark, method: str, workers: int, settings: dict[str, Any]
+    task: LoadedTask, method: str, workers: int, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Trains and evaluates; the seconds of every phase, and of everything together."""
     arguments = TrainingArguments(num_workers=workers, head_lr=None, **settings)
     device = PartialState().device
     start = partial(get_method(method).start, seed=0)
-    model = benchmark.foundation()
-    images, test = from_disk(benchmark.train), from_disk(benchmark.id_test)
-    trained = timed(device, lambda: train(model, start, images, arguments))
-    model.to(device)
+    pretrained = task.pretrained.copy()
+    images, test = from_disk(task.benchmark.train), from_disk(task.benchmark.id_test)
+    trained = timed(device, lambda: train(pretrained, start, images, arguments))
+    model = pretrained.model.to(device)
     sets = {"test": test}
     return {
         "train": trained,
@@ -257,8 +257,8 @@ def main(argv: list[str] | None = None) -> None:
         console = Console(stderr=True)
         for place in track(turns, "runs", total=args.repeats * len(cases), console=console):
             case = cases[place]
-            benchmark = load(Path(folder), case["model"])
-            case["runs"].append(measure(benchmark, case["method"], case["workers"], settings))
+            task = load(Path(folder), case["model"])
+            case["runs"].append(measure(task, case["method"], case["workers"], settings))
             args.out.write_text(json.dumps(results) + "\n")  # now: Ctrl-C keeps what is measured
     Console(width=max(Console().width, 160)).print(make_table(results))
 

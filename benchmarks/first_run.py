@@ -20,11 +20,10 @@ Cases that --out has already are kept, unless they are run again.
 """
 
 import argparse
-import copy
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -37,12 +36,12 @@ from torch import nn
 from torchvision.transforms import v2
 
 from gmixout.bench.task import Task, cache_folder
-from gmixout.data import SOURCES, LabelledImages, load_benchmark
+from gmixout.data import SOURCES, LabelledImages
+from gmixout.data.digits import digits as load_digits
 from gmixout.errors import GmixoutError
 from gmixout.evaluation.metrics import accuracy
 from gmixout.methods import get_method
-from gmixout.models.foundation import Foundation
-from gmixout.models.probe import linear_probe_head
+from gmixout.models import Pretrained, digits_vit, linear_probe_head
 from gmixout.training import TrainingArguments, train
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
@@ -60,7 +59,7 @@ class Skipped(Exception):
 class Case:
     """A pretrained model and the data of a first run."""
 
-    model: nn.Module
+    pretrained: Pretrained
     train: LabelledImages
     validation: LabelledImages
     """All held-out images of the source domain."""
@@ -86,13 +85,13 @@ def joined(*parts: LabelledImages) -> LabelledImages:
     )
 
 
-def case_of(splits: Any, model: nn.Module, **options: Any) -> Case:
+def case_of(benchmark: Any, pretrained: Pretrained, **options: Any) -> Case:
     """Make a case of a benchmark's sets."""
     return Case(
-        model,
-        in_memory(splits.train),
-        joined(in_memory(splits.id_val), in_memory(splits.id_test)),
-        {name: in_memory(images, SHIFT_IMAGES) for name, images in splits.shifts.items()},
+        pretrained,
+        in_memory(benchmark.train),
+        joined(in_memory(benchmark.id_val), in_memory(benchmark.id_test)),
+        {name: in_memory(images, SHIFT_IMAGES) for name, images in benchmark.shifts.items()},
         **options,
     )
 
@@ -132,8 +131,8 @@ def pacs(data: Path | None, **options: Any) -> Any:
 def lite0(args: argparse.Namespace) -> Case:
     """EfficientNet-Lite0 on paintings, its head by linear probe."""
     size, half = (96, 96), (0.5, 0.5, 0.5)
-    splits = pacs(args.data).load()
-    model = efficientnet_lite0(len(splits.classes))
+    benchmark = pacs(args.data).load()
+    model = efficientnet_lite0(len(benchmark.classes))
     transform = v2.Compose(
         [
             v2.PILToTensor(),
@@ -142,9 +141,9 @@ def lite0(args: argparse.Namespace) -> Case:
             v2.Normalize(half, half),
         ]
     )
-    case = case_of(splits.map(lambda images: images.transformed(transform)), model, steps=100)
-    start = Foundation(model, "random", transform, size, half, half, "bicubic", "lite0", "lite0; ")
-    return Case(**{**vars(case), "model": linear_probe_head(start, case.train).model})
+    start = Pretrained(model, "classifier", benchmark.classes, name="lite0")
+    case = case_of(benchmark.map(lambda images: images.transformed(transform)), start, steps=100)
+    return replace(case, pretrained=linear_probe_head(start, case.train))
 
 
 def home_made(name: str, args: argparse.Namespace) -> Case:
@@ -152,15 +151,14 @@ def home_made(name: str, args: argparse.Namespace) -> Case:
     source, folder = pacs(args.data, half="second"), args.pretrained / name
     if not (folder / "config.json").is_file():
         raise Skipped(f"python benchmarks/pacs/pretrain.py {name} --data DIR")
-    benchmark = Task(source, f"timm:{folder}").load()
-    return case_of(benchmark, benchmark.foundation(), steps=100)
+    task = Task(source, f"timm:{folder}").load()
+    return case_of(task.benchmark, task.pretrained, steps=100)
 
 
 def digits(args: argparse.Namespace) -> Case:
     """The embedded benchmark."""
-    benchmark = load_benchmark("digits")
     steps = 4 if args.quick else 300
-    return case_of(benchmark, benchmark.foundation(), steps=steps, head_lr=1e-3)
+    return case_of(load_digits(), digits_vit(), steps=steps, head_lr=1e-3)
 
 
 CASES: dict[str, Callable[[argparse.Namespace], Case]] = {
@@ -180,8 +178,10 @@ def scores(model: nn.Module, case: Case) -> dict[str, Any]:
 def run(case: Case, method: str, lr: float, seed: int) -> dict[str, Any]:
     """Finetune once, with the loop and the defaults that a user has."""
     arguments = TrainingArguments(lr=lr, head_lr=case.head_lr, seed=seed, steps=case.steps)
+    pretrained = case.pretrained.copy()
+    pretrained.model.to(memory_format=torch.channels_last)
     result = train(
-        copy.deepcopy(case.model).to(memory_format=torch.channels_last),
+        pretrained,
         partial(get_method(method).start, seed=seed),
         case.train,
         arguments,
@@ -200,7 +200,7 @@ def examine(case: Case, args: argparse.Namespace) -> dict[str, Any]:
             shown = f"{rows[-1]['validation']:.1f} in domain"
             print(f"  {method} lr={lr:g} seed={seed}: {shown}", flush=True)
 
-    start = scores(case.model, case)
+    start = scores(case.pretrained.model, case)
     print(f"  start: {start['validation']:.1f} in domain", flush=True)
     first, *others = args.seeds
     for lr in args.rates:

@@ -1,4 +1,4 @@
-"""Pretrain the digits benchmark's foundation model on digits drawn from fonts.
+"""Pretrain the digits benchmark's model on digits drawn from fonts.
 
     python benchmarks/pretrain_digits.py
 
@@ -20,8 +20,9 @@ from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gmixout.data.digits import WEIGHTS, architecture, digits
+from gmixout.data import digits
 from gmixout.data.glyphs import PRETRAINING_FONTS, draw, render, vary
+from gmixout.models.digits_vit import WEIGHTS, architecture
 
 LOG = Path(__file__).parent / "results" / "pretrain_digits.log"
 PACKAGES = ("torch", "timm", "matplotlib", "pillow", "scikit-learn")

@@ -48,7 +48,9 @@ def rng_untouched() -> Callable[[], AbstractContextManager[None]]:
 @pytest.fixture
 def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages take longer to draw than toy models to train."""
-    monkeypatch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
+    monkeypatch.setattr(
+        import_module("gmixout.bench.commands.report"), "write_report", lambda *_, **__: []
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -22,11 +22,15 @@ FLOORS = [
     {"bench"},
     {"training", "reports"},
     {"results"},
-    {"methods", "models", "data", "evaluation"},
+    {"methods", "evaluation"},
+    {"models"},
+    {"regularizers"},
+    {"losses"},
+    {"data"},
     {"gmixout"},
     {"core", "weightspace"},
     {"kernels"},
-    {"files", "named", "loading", "settings"},
+    {"draws", "files", "named", "loading", "settings"},
     {"plain"},
     {"errors"},
 ]
@@ -90,7 +94,8 @@ def test_imports_run_downward():
 
 PLANTED = {
     "upward": ("core/masks.py", "from gmixout.methods import base\n"),
-    "sideways": ("methods/full.py", "import gmixout.data.base\n"),
+    "sideways": ("methods/full.py", "import gmixout.evaluation.metrics\n"),
+    "data that knows a model": ("data/digits.py", "from gmixout.models import digits_vit\n"),
     "inside a function": ("kernels/reference.py", "def f():\n    from gmixout.core import masks\n"),
     "relative": ("kernels/reference.py", "from ..core import masks\n"),
     "relative package": ("data/base.py", "from .. import training\n"),
@@ -120,30 +125,30 @@ def texts_of(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-METHODS_AND_DATA = METHODS.keys() | SOURCES.keys()
-STRANGERS = {
-    **dict.fromkeys(("reports", "results", "evaluation", "training", "core"), METHODS_AND_DATA),
-    "data": METHODS.keys(),
-}
-"""The rooms that work for any method and data set, and the names that they must not know."""
+METHODLESS = ("reports", "results", "evaluation", "training", "losses", "core", "data")
+"""The rooms that work for any method; what is known of a data set is in `data` alone."""
 OWN = {("core/binding.py", "gmixout"), ("core/attach.py", "mixout")}
 """The package's name, and a function of core's own."""
+ENGLISH = {"gmixout", "full", "csv"}
+"""Names that are words of their own in a text, beside others."""
 
 
 def names_known(package: Path) -> list[str]:
-    """A name of a method or data set as a text, or as a word in one; those of English aside."""
+    """Places that know a method or a data set by name: a text, in some rooms a word in one."""
     found = []
-    for room, names in STRANGERS.items():
-        for path in sorted((package / room).rglob("*.py")):
-            place = path.relative_to(package).as_posix()
-            for line, text in texts_of(path):
-                words = {*re.findall(r"\w+", text)} - {"gmixout", "full"} | {text}
-                known = {name for name in words & names if (place, name) not in OWN}
-                found += [f"{place}:{line} knows {name}" for name in sorted(known)]
+    for path in sorted(package.rglob("*.py")):
+        place = path.relative_to(package).as_posix()
+        room = place.split("/")[0]
+        names = {*METHODS} if room in METHODLESS else set()
+        names |= {*SOURCES} if room != "data" else set()
+        for line, text in texts_of(path):
+            words = {*re.findall(r"\w+", text)} - ENGLISH if room in METHODLESS else set()
+            known = names & {*words, text}
+            found += [f"{place}:{line} knows {n}" for n in sorted(known) if (place, n) not in OWN]
     return found
 
 
-def test_rooms_for_any_method_and_data_name_none():
+def test_what_is_known_of_a_method_or_a_data_set_is_beside_it():
     assert names_known(PACKAGE) == []
 
 
@@ -158,6 +163,7 @@ NAMED = {
     "a data set": ("reports/names.py", 'SOURCES = ("pacs", "mine")\n'),
     "a method in data": ("data/base.py", 'if str() == "lora": pass\n'),
     "a data set in core": ("core/layers.py", 'KIND = "imagenet"\n'),
+    "a data set in bench": ("bench/task.py", 'if str() == "csv": pass\n'),
 }
 
 
@@ -204,6 +210,47 @@ def test_a_file_of_a_run_folder_that_is_named_elsewhere_is_found(text, tmp_path)
     assert len(file_names_known(tmp_path)) == 1
 
 
+def models_in_data(package: Path) -> list[str]:
+    """Places in data/ that know torch's modules; `torch.nn.functional` is arithmetic on images."""
+    found = []
+    for path in sorted((package / "data").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            imported = [
+                alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")
+            ]
+            module = getattr(node, "module", None)
+            knows = (module == "torch" and "nn" in imported) or (
+                module == "torch.nn" and imported != ["functional"]
+            )
+            if knows or (isinstance(node, (ast.Attribute, ast.Name)) and _name(node) == "Module"):
+                found.append(f"{path.relative_to(package)}:{node.lineno}")
+    return found
+
+
+def _name(node: ast.Attribute | ast.Name) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id
+
+
+@pytest.mark.parametrize(
+    "text", ["from torch import nn\n", "import torch\nx: torch.nn.Module\n", "x = Module()\n"]
+)
+def test_data_knows_no_model(text, tmp_path):
+    assert models_in_data(PACKAGE) == []
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "planted.py").write_text(text)
+    assert len(models_in_data(tmp_path)) == 1
+
+
+def test_the_head_of_a_pretrained_model_is_named_and_not_guessed():
+    """`find_head` is for models of others: `attach` on any model, and what libraries load."""
+    users = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "find_head" in path.read_text()
+    }
+    assert users == {"core", "models"}
+
+
 def fresh_python(code: str) -> str:
     return subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
@@ -217,6 +264,7 @@ def test_import_loads_torch_alone_and_touches_neither_cuda_nor_the_generators():
         "before = random.getstate(), torch.get_rng_state(), numpy.random.get_state()[1].tolist()\n"
         "modules = set(sys.modules)\n"
         "import gmixout\n"
+        "gmixout.attach\n"
         "loaded = sorted(set(sys.modules) - modules)\n"
         "assert random.getstate() == before[0]\n"
         "assert torch.equal(torch.get_rng_state(), before[1])\n"
@@ -229,9 +277,30 @@ def test_import_loads_torch_alone_and_touches_neither_cuda_nor_the_generators():
     assert [name for name in loaded if name.startswith(HEAVY)] == []
 
 
+def test_importing_the_package_alone_does_not_even_load_torch():
+    """Help, and words that are wrong, come at once: torch takes most of a command's start."""
+    loaded = fresh_python("import sys, gmixout, gmixout.cli; print(*sys.modules, sep='\\n')")
+    assert not {"torch", "numpy", *HEAVY} & {*loaded.splitlines()}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["data", "-h"], ["--version"], ["compar"]])
+def test_what_is_said_without_a_command_does_not_load_torch(words):
+    code = (
+        "import sys\nfrom gmixout.cli import main\n"
+        f"try: main({words!r})\nexcept SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    assert fresh_python(code).splitlines()[-1] == "False"
+
+
 def test_the_command_line_starts_without_what_only_some_commands_need():
     needed = {"accelerate", "jsonargparse"}
-    loaded = fresh_python("import sys, gmixout.cli; print(*sys.modules, sep='\\n')").splitlines()
+    code = (
+        "import sys\nfrom gmixout.cli import main\n"
+        "try: main(['compare', '--print-config'])\nexcept SystemExit: pass\n"
+        "print(*sys.modules, sep='\\n')"
+    )
+    loaded = fresh_python(code).splitlines()
     assert needed == {name for name in HEAVY if name in loaded}
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save
-from toy_benchmark import foundation, install, toy
+from toy_benchmark import install, net, toy_task
 
 from gmixout import bench
 from gmixout.bench import job as job_module
@@ -105,11 +105,11 @@ def test_finetune_with_wise_ft_saves_the_alpha_that_validation_selects(tmp_path)
 
 
 @pytest.mark.usefixtures("_no_report")
-def test_zero_shot_is_the_foundation(tmp_path, trainings):
+def test_zero_shot_is_the_pretrained_model(tmp_path, trainings):
     (record,) = bench.finetune(method=get_method("zero_shot"), out=tmp_path, **QUICK)
     assert (record.steps, record.lr, trainings) == (0, None, [])
     saved = load_file(tmp_path / "model.safetensors")
-    assert all(torch.equal(saved[k], v) for k, v in foundation().state_dict().items())
+    assert all(torch.equal(saved[k], v) for k, v in net().state_dict().items())
 
 
 @pytest.mark.usefixtures("_no_report")
@@ -371,11 +371,11 @@ def test_a_run_that_ends_below_its_start_says_so(tmp_path, monkeypatch, capsys):
     start, _ = load_model(next(good.glob("runs/*")))
 
     def trained():
-        model = foundation()
+        model = net()
         model.load_state_dict(start)
         return model
 
-    install(monkeypatch, lambda: toy(foundation=trained))
+    install(monkeypatch, lambda: toy_task(trained()))
     capsys.readouterr()
     wild = {**QUICK, "lr": 30.0, "head_lr": 30.0}
     bench.finetune(out=tmp_path / "wild", method=get_method("full"), **wild)
@@ -570,7 +570,7 @@ def test_a_run_is_not_resumed_on_other_data_or_from_other_weights(
     tmp_path, monkeypatch, trainings, command
 ):
     def known_by(**identity):
-        install(monkeypatch, lambda: toy(identity=identity))
+        install(monkeypatch, lambda: toy_task(identity=identity))
 
     settings = {"method": get_method("full"), "out": tmp_path, **QUICK}
     if command == "compare":
@@ -667,13 +667,15 @@ def test_memory_does_not_depend_on_which_run_comes_first(tmp_path):
     """In a process of its own, where nothing is imported yet; then each method runs once more."""
     program = (
         "import sys, importlib; from gmixout.cli import main\n"
-        "importlib.import_module('gmixout.bench.report').write_report = lambda *_, **__: []\n"
+        "report = importlib.import_module('gmixout.bench.commands.report')\n"
+        "report.write_report = lambda *_, **__: []\n"
         "sys.exit(main())"
     )
-    words = ["compare", "--benchmark", "toy_benchmark:toy", "--methods", "full,gmixout"]
+    words = ["compare", "--benchmark", "toy_benchmark:toy_task", "--methods", "full,gmixout"]
     words += ["--lrs", "1", "--seeds", "0,1", "--workers", "1", "--out", str(tmp_path)]
     words += ["--steps", "4", "--batch_size", "8"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-W", "ignore", "-c", program, *words]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     peaks = [record.training.peak_memory_bytes / 2**20 for record in records(tmp_path)]
@@ -707,7 +709,7 @@ def test_a_run_that_would_only_probe_is_refused(tmp_path, wrap):
 @pytest.mark.usefixtures("_no_report")
 def test_models_of_different_starts_are_not_averaged(tmp_path, monkeypatch):
     bench.finetune(method=get_method("full"), out=tmp_path / "a", **QUICK)
-    install(monkeypatch, lambda: toy(foundation=other_foundation))
+    install(monkeypatch, lambda: toy_task(other_net()))
     bench.finetune(method=get_method("full"), out=tmp_path / "b", **QUICK)
     for make in (
         lambda: bench.soup([tmp_path / "a", tmp_path / "b"], out=tmp_path / "c"),
@@ -718,8 +720,8 @@ def test_models_of_different_starts_are_not_averaged(tmp_path, monkeypatch):
     assert not (tmp_path / "c").exists()
 
 
-def other_foundation():
-    model = foundation()
+def other_net():
+    model = net()
     with torch.no_grad():
         model.head.bias += 1
     return model

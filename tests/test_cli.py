@@ -1,26 +1,36 @@
+import ast
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from toy_benchmark import install
 
 import gmixout
 from gmixout import __version__
-from gmixout.cli import COMMANDS, as_options, main
+from gmixout.bench.options import options_of, subject_of
+from gmixout.bench.words import Reading, split
+from gmixout.cli import COMMANDS, main
+from gmixout.data import SOURCES
 from gmixout.errors import StateError
+from gmixout.losses import LOSSES
 from gmixout.methods import METHODS, Method, get_method
-from gmixout.named import spec_of
+from gmixout.named import own_object, spec_of
+from gmixout.regularizers import REGULARIZERS
 from gmixout.results import RecordLog
+from gmixout.training.optimizers import OPTIMIZERS, Optimizer
 
 SOURCE = Path(gmixout.__file__).parents[1]
 """Where this very package lies, which need not be the one that is installed."""
@@ -50,7 +60,7 @@ def test_the_command_of_the_readme(tmp_path):
 
 
 @pytest.mark.usefixtures("_no_report")
-@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if not kind.pools])
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if not kind.several_runs])
 def test_every_method_by_its_short_name(name, tmp_path):
     # their defaults are for larger layers and longer runs
     small = {"shira": ["--method.rank", 1], "lp_ft": ["--method.probe_steps", 1]}.get(name, [])
@@ -67,6 +77,61 @@ def test_a_run_repeats_from_its_own_config_file(tmp_path):
     assert (first / "config.yaml").read_text() == (second / "config.yaml").read_text()
     models = [folder / "model.safetensors" for folder in (first, second)]
     assert models[0].read_bytes() == models[1].read_bytes()
+
+
+def test_settings_of_a_config_may_stand_below_their_parts(tmp_path, capsys):
+    flat = {"benchmark": "toy", "steps": 50, "lr": 0.5, "flip": True, "optimizer": "sgd"}
+    nested = {
+        "benchmark": "toy",
+        "steps": 50,
+        "optimization": {"lr": 0.5, "optimizer": {"class_path": "sgd"}},
+        "augmentation": {"flip": True},
+    }
+    found = []
+    for config in (flat, nested):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        found.append(parsed(capsys, "finetune", "--config", tmp_path / "c.yaml"))
+        assert (found[-1]["lr"], found[-1]["flip"]) == (0.5, True)
+    assert found[0] == found[1] | {"optimizer": "sgd"}
+    for wrong in (
+        {"optimization": {"flip": True}},
+        {"optimization": {"lr": 1.0}, "lr": 1.0},
+        {"conduct": 3},
+        {"optimization": {"stepz": 3}},
+    ):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(wrong))
+        assert run("finetune", "--config", tmp_path / "c.yaml", "--print-config") == 2
+        assert "c.yaml: " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_an_optimizer_of_the_users_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_optimizers.py").write_text(
+        "import torch\n"
+        "class Signs(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr, share=1.0):\n"
+        "        super().__init__(params, lr * share)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["--benchmark", "toy", "--batch-size", 8, "--steps", 2, "--optimizer.share", 0.5]
+    words += ["--optimizer", "my_optimizers:Signs", "--workers", 1]
+    words += ["--methods", "full,gmixout", "--lrs", "1e-2"]
+    assert run("compare", *words, "--out", "out") == 0, capsys.readouterr().err
+    found = RecordLog(tmp_path / "out" / "records.jsonl").read()
+    assert len(found) == 2
+    assert run("compare", *words, "--out", "out", "--resume") == 0
+    sent = pickle.dumps(Optimizer.adopted(own_object("my_optimizers:Signs"))(share=0.5))
+    sys.modules.pop("my_optimizers")
+    assert pickle.loads(sent).share == 0.5  # as a worker process does it
+    again = ["compare", "--config", "out/config.yaml", "--out", "again", "--workers", 1]
+    sys.modules.pop("my_optimizers", None)
+    assert run(*again) == 2
+    assert "--allow my_optimizers" in capsys.readouterr().err
+    assert "my_optimizers" not in sys.modules
+    assert run(*again, "--allow", "my_optimizers") == 0
+    capsys.readouterr()
+    assert run("finetune", "--optimizer.help", "my_optimizers:Signs") == 0
+    assert "--optimizer.share" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("_no_report")
@@ -103,10 +168,10 @@ def test_a_method_of_the_users_own(tmp_path, monkeypatch):
         "@dataclass(frozen=True)\n"
         "class bias_only(Method):\n"
         "    share: float = 1.0\n"
-        "    def start(self, model, seed):\n"
-        "        for name, parameter in model.named_parameters():\n"
+        "    def start(self, pretrained, seed):\n"
+        "        for name, parameter in pretrained.model.named_parameters():\n"
         "            parameter.requires_grad_('bias' in name)\n"
-        "        return DenseFinetuning(model)\n"
+        "        return DenseFinetuning(pretrained)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     out = tmp_path / "run"
@@ -130,8 +195,30 @@ WRONG = {
     "--benchmark imagenot": ["imagenot", "digits"],
     "--benchmark imagenet": ["needs its folder", "--data-root"],
     "--benchmark pacss --data-root there": ["--data-root goes with", "'pacss' is none", "pacs,"],
+    "--seeds 0": ["unknown option --seeds 0; did you mean --seed"],
     "--counts any": ["--counts any", "options of a data set go with its name"],
-    "--stepz 3": ["stepz"],
+    "--stepz 3": ["--stepz 3", "did you mean --steps"],
+    "--batchsize 3": ["did you mean --batch-size"],
+    "--train-domian photo": ["did you mean --train-domain"],
+    "--mask-rate 0.5": ["options of a method are written --method.mask_rate", "gmixout"],
+    "--steps 3 4": ["--steps takes one value", "'3 4' are 2"],
+    "--steps": ["--steps needs a value"],
+    "--flip maybe": ["--flip 'maybe' must be True or False"],
+    "--method.of.mask_rate 0.5": ["gmixout has no option of", "mask_rate"],
+    "--method wise_ft --method.of mixxout": ["did you mean mixout?"],
+    "--method mixout,full": ["unknown method 'mixout,full'"],
+    "--benchmark imagenet --data-root D --imbalance 9": ["imagenet has none", "cifar10, cifar100"],
+    "--benchmark pacs --data-root D --train-domain 3": ["train_domain", "'3'", "photo"],
+    '--method {"class_path":"mixout","args":{}}': ["does not name a method and its options"],
+    '--method {"class_path":"mixout","init_args":{"rate":1}}': ["mixout has no option rate"],
+    "--optimizer adam": ["unknown optimizer 'adam'; did you mean adamw?"],
+    "--optimizer sgd --optimizer.betas 1,2": ["sgd has no option betas", "momentum"],
+    "--optimizer torch.optim.Adamm": ["torch.optim:Adamm cannot be imported"],
+    "--optimizer os:getcwd": ["os:getcwd is not a class derived from"],
+    "--optimizer.betas 2,3": ["optimizer adamw(betas=(2.0, 3.0)) cannot be made", "Invalid beta"],
+    "--method.mask_rate": ["--method.mask_rate needs a value"],
+    "--method.mask_rate many": ["--method.mask_rate 'many' must be a finite number"],
+    "--resume stray": ["stray", "--resume"],
     "--steps many": ["steps", "many"],
     "--steps 0": ["steps=0", "at least 1"],
     "--lr -1": ["lr=-1.0", "0 or more"],
@@ -142,7 +229,13 @@ WRONG = {
     "--config missing.yaml": ["missing.yaml"],
     "--schedule linear": ["cosine"],
     "--method lora --method.rank 0": ["lora(rank=0)", "1 or more"],
-    "--benchmark toy_benchmark:foundation": ["toy_benchmark:foundation", "Net, no Benchmark"],
+    "--benchmark toy_benchmark:net": [
+        "toy_benchmark:net",
+        "a Net, not a Benchmark and a Pretrained",
+    ],
+    "--benchmark toy_benchmark:toy": [
+        "gives a Benchmark, not a Benchmark and a Pretrained: end the"
+    ],
     "--benchmark nowhere:toy": ["nowhere:toy", "cannot be imported"],
 }
 
@@ -153,6 +246,45 @@ def test_wrong_words_end_with_code_2_and_a_message(words, tmp_path, capsys):
     message = capsys.readouterr().err
     assert all(part in message for part in WRONG[words]), message
     assert "Traceback" not in message
+
+
+def test_the_command_line_is_read_without_regular_expressions():
+    package = Path(gmixout.__file__).parent
+    for file in ("cli.py", *(f"bench/{name}.py" for name in ("words", "options", "usage"))):
+        tree = ast.parse((package / file).read_text())
+        names = {
+            alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
+        }
+        assert "re" not in names | {
+            n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)
+        }
+
+
+def test_no_option_of_a_data_set_has_the_name_of_a_commands():
+    """They are typed without a prefix, and win where a data set is named."""
+    for name, command in COMMANDS.items():
+        if isinstance(command, dict) or "benchmark" not in options_of(command.function):
+            continue
+        for source, kind in SOURCES.items():
+            both = options_of(kind).keys() & options_of(command.function).keys()
+            assert not both, (name, source)
+
+
+def test_a_command_that_is_misspelt_or_missing(capsys):
+    for words, said in {
+        "compar --lr 1": "'compar' is not a command; did you mean compare?",
+        "": "name a command: finetune, compare,",
+        "data chek pacs": "'chek' is not a command; did you mean check?",
+        "data": "name a command: check",
+        "--lr 1": "'--lr' is not a command: finetune,",
+        "interpolate --a x": "--b is required",
+        "evaluate": "--model is required",
+        "data check pacs": "--data-root DIR",
+    }.items():
+        assert run(*words.split()) == 2
+        told = capsys.readouterr().err
+        assert said in told, words
+        assert "For all options: gmixout" in told
 
 
 def test_a_data_set_that_is_not_named_is_asked_for(capsys):
@@ -191,10 +323,10 @@ def test_signals_end_any_command_with_their_code(number, code, monkeypatch, caps
     def stopped(*_):
         signal.raise_signal(number)
 
-    monkeypatch.setattr(import_module("gmixout.bench.evaluate"), "load_model", stopped)
+    monkeypatch.setattr(import_module("gmixout.bench.commands.evaluate"), "load_model", stopped)
     assert run("evaluate", tmp_path) == code
     assert capsys.readouterr().err == "gmixout: stopped.\n"
-    monkeypatch.setattr(import_module("gmixout.bench.finetune"), "tell", stopped)
+    monkeypatch.setattr(import_module("gmixout.bench.commands.finetune"), "tell", stopped)
     assert run(*TOY, "--out", tmp_path / "run") == code
     said = capsys.readouterr().err
     assert said == "gmixout: stopped; the same command with --resume goes on.\n"
@@ -204,7 +336,7 @@ def test_signals_end_any_command_with_their_code(number, code, monkeypatch, caps
 def test_what_nobody_can_mend_keeps_its_traceback_and_the_rest_has_none(
     tmp_path, monkeypatch, capsys
 ):
-    finetune = import_module("gmixout.bench.finetune")
+    finetune = import_module("gmixout.bench.commands.finetune")
 
     def fail(error):
         def tell(*_):
@@ -296,27 +428,116 @@ def test_doctor(capsys):
     assert "torch" in capsys.readouterr().out
 
 
-def test_what_people_type_is_what_the_parser_reads():
-    assert as_options(["report", "a", "b", "--out", "c"]) == [
-        *("report", "--folders", "[a,b]", "--out", "c")
-    ]
-    assert as_options(["compare", "--seeds=0,1", "--methods", "all", "--resume"]) == [
-        *("compare", "--seeds", "[0,1]", "--methods", "all", "--resume")
-    ]
-    assert as_options(["compare", "--lrs", "[1e-3]"]) == ["compare", "--lrs", "[1e-3]"]
-    assert as_options(["sweep", "--over.mask_rate", "0.5,0.9"])[1:] == [
-        *("--over.mask_rate", "[0.5,0.9]")
-    ]
-    assert as_options(["finetune", "--method", "a.b:C", "--out", "x:y"])[1:] == [
-        *("--method", "a.b.C", "--out", "x:y")
-    ]
-    assert as_options(["compare", "--seeds", "0", "1,", "2", "--batch-size", "8"])[1:] == [
-        *("--seeds", "[0,1,2]", "--batch_size", "8")
-    ]
-    assert as_options(["compare", "--seeds", "-1"]) == ["compare", "--seeds", "[-1]"]
-    assert as_options(["finetune", "stray", "-h"]) == ["finetune", "stray", "--help"]
-    assert as_options(["--version"]) == ["--version"]
-    assert as_options([]) == []
+def values(line: str) -> dict[str, object]:
+    """What a command is called with."""
+    command, *words = line.split()
+    function = COMMANDS[command].function
+    options = options_of(function)
+    with ExitStack() as trust:
+        return Reading(options, trust).read(split(words, subject_of(options)))
+
+
+FULL, MIXOUT = get_method("full"), get_method("mixout")
+TYPED = {
+    "report a b --out c": {"folders": [Path("a"), Path("b")], "out": Path("c")},
+    "report a,b": {"folders": [Path("a"), Path("b")]},
+    "report [a,b]": {"folders": [Path("a"), Path("b")]},
+    'report ["a,b"]': {"folders": [Path("a,b")]},
+    "report a:b {c ]": {"folders": [Path("a:b"), Path("{c"), Path("]")]},
+    "compare --seeds=0,1 --methods all --resume": {
+        "seeds": (0, 1),
+        "methods": "all",
+        "resume": True,
+    },
+    "compare --seeds 0 1, 2 --batch-size 8": {"seeds": (0, 1, 2), "batch_size": 8},
+    "compare --seeds -1": {"seeds": (-1,)},
+    "compare --seed 3 --lr 1e-3 --method full": {
+        "seeds": (3,),
+        "lrs": (1e-3,),
+        "methods": [FULL],
+    },
+    "compare --lrs [1e-3]": {"lrs": (1e-3,)},
+    "compare --methods full mixout": {"methods": [FULL, MIXOUT]},
+    'compare --methods [{"class_path":"mixout","init_args":{"mask_rate":0.5}},full]': {
+        "methods": [get_method("mixout", mask_rate=0.5), FULL]
+    },
+    "compare --methods gmixout(mask_rate=0.5,structure='column')+sam,full": {
+        "methods": [get_method("gmixout(mask_rate=0.5,structure='column')+sam"), FULL]
+    },
+    "finetune --method gmixout+sam --regularizers mixup(concentration=0.3),sam": {
+        "method": get_method("gmixout+sam"),
+        "regularizers": (REGULARIZERS["mixup"](concentration=0.3), REGULARIZERS["sam"]()),
+    },
+    "finetune --method mixout+sam --method.mask_rate 0.5 --method.of.rescale false": {
+        "method": get_method("mixout(mask_rate=0.5, rescale=False)+sam")
+    },
+    "finetune --loss cross_entropy --method.of.mask_rate 0.5 --method mixout+sam": {
+        "loss": LOSSES["cross_entropy"](),
+        "method": get_method("mixout(mask_rate=0.5)+sam"),
+    },
+    "finetune --optimizer sgd": {"optimizer": "sgd"},
+    "finetune --optimizer.betas 0.9,0.95": {"optimizer": OPTIMIZERS["adamw"](betas=(0.9, 0.95))},
+    "compare --optimizer.momentum 0 --optimizer sgd": {"optimizer": OPTIMIZERS["sgd"](momentum=0)},
+    "finetune --optimizer torch.optim.NAdam --optimizer.betas 0.8 0.9": {
+        "optimizer": Optimizer.adopted(torch.optim.NAdam)(betas=(0.8, 0.9))
+    },
+    "finetune --optimizer torch.optim:RMSprop --optimizer.centered": {
+        "optimizer": Optimizer.adopted(torch.optim.RMSprop)(centered=True)
+    },
+    "compare --lrs-of.lora 3e-4,1e-3 --lrs_of.shira 1": {
+        "lrs_of": {"lora": [3e-4, 1e-3], "shira": [1.0]}
+    },
+    "compare --lrs-of null --methods null": {"lrs_of": None, "methods": None},
+    "sweep --over.mask_rate 0.5,0.9 --over.structure row": {
+        "over": {"mask_rate": [0.5, 0.9], "structure": ["row"]}
+    },
+    'sweep --over {"mask_rate":[0.5]}': {"over": {"mask_rate": [0.5]}},
+    "sweep --over.alphas [[0.5],[0.9]]": {"over": {"alphas": [[0.5], [0.9]]}},
+    "finetune --out x:y --head random --model 12": {
+        "out": Path("x:y"),
+        "head": "random",
+        "model": "12",
+    },
+    "finetune --flip --no-freeze-batch-norm --head-lr null": {
+        "flip": True,
+        "freeze_batch_norm": False,
+        "head_lr": None,
+    },
+    "finetune --model null --head null --mixed-precision no --schedule constant": {
+        "model": None,
+        "head": None,
+        "mixed_precision": "no",
+        "schedule": "constant",
+    },
+    "finetune --flip false": {"flip": False},
+    "finetune --lr 1 --method wise_ft --method.of.mask_rate 0.5 --method.of gmixout": {
+        "lr": 1.0,
+        "method": get_method("wise_ft", of=get_method("gmixout", mask_rate=0.5)),
+    },
+    "finetune --method.of.mask-rate 0.5 --method gmixout_wise_ft --method.alphas 0.2 0.4": {
+        "method": get_method(
+            "gmixout_wise_ft", of=get_method("gmixout", mask_rate=0.5), alphas=(0.2, 0.4)
+        )
+    },
+    "finetune --data-root D --benchmark cifar10 --shifts [] --imbalance 100": {
+        "benchmark": SOURCES["cifar10"](Path("D"), shifts=(), imbalance=100.0)
+    },
+    "finetune --benchmark cifar10 --shift 10.1 --benchmark.root D": {
+        "benchmark": SOURCES["cifar10"](Path("D"), shifts=("10.1",))
+    },
+    "evaluate RUN --data-root D": {"model": Path("RUN"), "data_root": Path("D")},
+    "evaluate RUN --data-root D --benchmark imagenet": {
+        "model": Path("RUN"),
+        "benchmark": SOURCES["imagenet"](Path("D")),
+    },
+}
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_what_people_type_is_what_the_command_gets(line):
+    found = values(line)
+    assert found == TYPED[line]
+    assert [*map(type, found.values())] == [type(TYPED[line][name]) for name in found]
 
 
 def parsed(capsys, *words: object) -> dict[str, object]:
@@ -441,7 +662,7 @@ def test_a_comparison_in_two_processes_stopped_twice_ends_with_the_same_records(
     words = [
         "compare",
         "--benchmark",
-        "toy_benchmark:toy",
+        "toy_benchmark:toy_task",
         "--methods",
         "full,gmixout,uniform_soup",
     ]

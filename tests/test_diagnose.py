@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from toy_benchmark import foundation, install
+from toy_benchmark import install, net
 
 from gmixout import bench
-from gmixout.bench.diagnose import diagnose
+from gmixout.bench.commands.diagnose import diagnose
 from gmixout.bench.folder import load_model, save_model
 from gmixout.bench.job import Job
 from gmixout.bench.task import Task
@@ -22,7 +22,7 @@ from gmixout.methods import get_method
 from gmixout.results import RecordLog
 from gmixout.training import TrainingArguments, TrainingInterrupted
 
-module = import_module("gmixout.bench.diagnose")
+module = import_module("gmixout.bench.commands.diagnose")
 
 QUICK = {"benchmark": "toy", "steps": 12, "batch_size": 8, "log_every_steps": 4, "lr": 1e-2}
 GMIXOUT = get_method("gmixout", mask_rate=0.5, resample_every=3)
@@ -33,7 +33,9 @@ MIXOUT = get_method("mixout", mask_rate=0.5)
 def _toy(monkeypatch):
     install(monkeypatch)
     # Pages and pictures take longer to draw than toy models to train; they have their own tests.
-    monkeypatch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
+    monkeypatch.setattr(
+        import_module("gmixout.bench.commands.report"), "write_report", lambda *_, **__: []
+    )
     figures = import_module("gmixout.reports.diagnosis_figure")
     monkeypatch.setattr(figures, "save_diagnosis_figure", lambda diagnosis, path: path)
 
@@ -95,7 +97,7 @@ def test_figures_are_those_of_the_models_they_speak_of(tmp_path):
     measures = found["snapshots"]["sets"]["id_test"]
     assert measures["accuracy"] == [[record.id]]
     assert measures["average_accuracy"] == measures["ensemble_accuracy"] == [record.id]
-    saved, start = load_file(tmp_path / "model.safetensors"), foundation().state_dict()
+    saved, start = load_file(tmp_path / "model.safetensors"), net().state_dict()
     moved = torch.cat([(saved[n] - start[n]).flatten() for n in start]).norm()
     whole = torch.cat([start[n].flatten() for n in start]).norm()
     assert found["snapshots"]["distance"][0][0] == pytest.approx(float(moved / whole))
@@ -235,7 +237,7 @@ def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(StateError, match="holds no model"):
         diagnose(tmp_path)
     about = {"benchmark": "toy", "run": "x", "method": "full", "options": {}, "pretrained": "x"}
-    save_model(tmp_path / "model.safetensors", foundation().state_dict(), about)
+    save_model(tmp_path / "model.safetensors", net().state_dict(), about)
     with pytest.raises(StateError, match="not the folder of a run"):
         diagnose(tmp_path)
     with pytest.raises(StateError, match="is a file"):

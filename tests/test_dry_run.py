@@ -9,17 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_benchmark import toy
+from toy_benchmark import install, toy
 
-from gmixout import bench, data
+from gmixout import bench
 from gmixout.bench import task as task_module
 from gmixout.bench.costs import Costs, Kind
 from gmixout.bench.grid import Grid
 from gmixout.bench.task import Task
 from gmixout.errors import ConfigError
 from gmixout.methods import get_method
+from gmixout.methods.average import swa
 from gmixout.methods.probing import lp_ft
-from gmixout.methods.swa import swa
 from gmixout.training import TrainingArguments
 
 dry_run = import_module("gmixout.bench.dry_run")
@@ -28,7 +28,7 @@ QUICK = {"benchmark": "toy", "batch_size": 8}
 
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch, tmp_path):
-    monkeypatch.setitem(data.BENCHMARKS, "toy", toy)
+    install(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")  # of the table, so that no name is broken
     task_module._load.cache_clear()
@@ -146,13 +146,13 @@ def test_loading_is_measured_apart_from_computing(monkeypatch):
 def test_the_phase_that_trains_everything_is_measured(monkeypatch, method):
     trained, real = [], dry_run.train
 
-    def train(model, start, *more):
+    def train(pretrained, start, *more, **options):
         start = partial(noting, start)
-        return real(model, start, *more)
+        return real(pretrained, start, *more, **options)
 
-    def noting(start, model):
-        finetuning = start(model)
-        trained.append(all(parameter.requires_grad for parameter in model.parameters()))
+    def noting(start, pretrained):
+        finetuning = start(pretrained)
+        trained.append(all(p.requires_grad for p in pretrained.model.parameters()))
         return finetuning
 
     monkeypatch.setattr(dry_run, "train", train)
@@ -196,11 +196,12 @@ def test_methods_that_cannot_go_with_the_model_are_named(capsys):
 def test_too_little_memory_is_said_of_the_method_that_needs_more(monkeypatch, capsys):
     real = dry_run.train
 
-    def train(model, start, *more):
-        finetuning = start(model)
+    def train(pretrained, start, *more, **options):
+        finetuning = start(pretrained)
         if type(finetuning).__name__ != "DenseFinetuning":
             raise torch.OutOfMemoryError
-        return real(finetuning.detach(), start, *more)
+        finetuning.detach()
+        return real(pretrained, start, *more, **options)
 
     monkeypatch.setattr(dry_run, "train", train)
     monkeypatch.setattr(dry_run, "SMALL_GPU", 10)

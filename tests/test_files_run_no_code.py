@@ -17,7 +17,7 @@ from toy_benchmark import install
 
 import gmixout
 from gmixout.bench import task as task_module
-from gmixout.bench.diagnose import find_run
+from gmixout.bench.commands.diagnose import find_run
 from gmixout.cli import main
 from gmixout.data import SOURCES, Source
 from gmixout.errors import ConfigError
@@ -32,7 +32,7 @@ from gmixout.data import Source
 @dataclass(frozen=True)
 class Right(Method):
     def __post_init__(self): open({mark!r}, "a").write("made")
-    def start(self, model, seed): return DenseFinetuning(model)
+    def start(self, pretrained, seed): return DenseFinetuning(pretrained)
 class Wrong:
     def __init__(self, *args, **options): open({mark!r}, "a").write("made")
 def go(*args, **options): open({mark!r}, "a").write("called")
@@ -103,7 +103,9 @@ def run_folder(tmp_path_factory):
     """A finished run."""
     with pytest.MonkeyPatch.context() as patch:
         install(patch)
-        patch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
+        patch.setattr(
+            import_module("gmixout.bench.commands.report"), "write_report", lambda *_, **__: []
+        )
         out = tmp_path_factory.mktemp("run") / "run"
         words = ["--method", "wise_ft", "--steps", "2", "--batch-size", "8", "--out", str(out)]
         assert main(["finetune", "--benchmark", "toy", *words]) == 0
@@ -281,20 +283,20 @@ from dataclasses import dataclass
 from functools import partial
 import helper
 from gmixout.methods import DenseFinetuning, Method
-from toy_benchmark import toy
+from toy_benchmark import toy_task
 @dataclass(frozen=True)
 class bias_only(Method):
     share: float = 1.0
-    def start(self, model, seed):
-        return DenseFinetuning(model, select=lambda name: "bias" in name)
+    def start(self, pretrained, seed):
+        return DenseFinetuning(pretrained, select=lambda name: "bias" in name)
 class Inner:
     @dataclass(frozen=True)
     class deeper(bias_only):
         pass
 def make():
-    return toy()
+    return toy_task()
 OWN = 3
-small = partial(toy)
+small = partial(toy_task)
 def number() -> int:
     raise AssertionError("called")
 def needing(size):
@@ -305,7 +307,9 @@ def needing(size):
 @pytest.fixture
 def own(mark, tmp_path, monkeypatch):
     """A module of the user's own in the working directory."""
-    monkeypatch.setattr(import_module("gmixout.bench.report"), "write_report", lambda *_, **__: [])
+    monkeypatch.setattr(
+        import_module("gmixout.bench.commands.report"), "write_report", lambda *_, **__: []
+    )
     Path("mine.py").write_text(OWN)
     Path("helper.py").touch()
     yield

@@ -1,7 +1,10 @@
 """The contract of names that other people's code relies on."""
 
+import ast
 import dataclasses
 import inspect
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +36,21 @@ def test_all_names_are_there_and_documented():
     for name in gmixout.__all__:
         assert inspect.getdoc(getattr(gmixout, name)), f"gmixout.{name} has no docstring"
     assert {*CALLS, "GMixout", "Masked", "GmixoutError"} <= set(gmixout.__all__)
+
+
+def test_names_are_what_type_checkers_are_told():
+    tree = ast.parse(Path(gmixout.__file__).read_text())
+    blocks = [each for each in tree.body if isinstance(each, ast.If)]
+    (told,) = (each for each in blocks if isinstance(each.test, ast.Name))
+    names = {}
+    for each in told.body:
+        names |= {alias.name: each.module for alias in each.names}
+    assert names.keys() == set(gmixout.__all__)
+    for name, module in names.items():
+        assert getattr(gmixout, name) is getattr(import_module(module), name)
+        assert name in dir(gmixout)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        gmixout.no_such_name  # noqa: B018
 
 
 def test_config_is_a_frozen_dataclass_with_the_promised_settings():

@@ -13,10 +13,9 @@ from torch import nn
 
 import gmixout
 from gmixout import GMixout
-from gmixout.data.digits import _handwriting, foundation
+from gmixout.data.digits import _handwriting
 from gmixout.evaluation.metrics import accuracy
-from gmixout.models.foundation import Foundation
-from gmixout.models.probe import linear_probe_head
+from gmixout.models import digits_vit, linear_probe_head
 
 CONFIGS = {
     "default": GMixout(),
@@ -32,9 +31,7 @@ CONFIGS = {
 def fitted():
     """The digits' ViT with a head that fits 300 images, its accuracy on 400 others, and both."""
     train, validation, _ = _handwriting()
-    half = (0.5, 0.5, 0.5)
-    start = Foundation(foundation(), "random", nn.Identity(), (28, 28), half, half, "", "", "; ")
-    model = linear_probe_head(start, train).model
+    model = linear_probe_head(digits_vit(), train).model
     with torch.no_grad():
         assert nn.functional.cross_entropy(model(train.images), train.labels) < 0.01
     return model, accuracy(model, validation), train, validation

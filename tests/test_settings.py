@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from toy_benchmark import toy_pretrained
 
 from gmixout.data import SOURCES
 from gmixout.errors import ConfigError, GmixoutError
@@ -158,7 +159,7 @@ def test_every_option_takes_any_value_or_names_it(kind):
 def test_a_rank_that_no_weight_has_is_refused_before_memory_is_asked_for(name, rank):
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
     with pytest.raises(ConfigError, match=rf"{name}\(rank={rank}\) must be 64 or less"):
-        get_method(name, rank=rank).start(model, 0)
+        get_method(name, rank=rank).start(toy_pretrained(model, "2"), 0)
 
 
 def test_settings_that_name_a_number_of_drawn_things_are_bounded():
@@ -174,7 +175,7 @@ class Own(Method):
 
     kind: "Nowhere" = 1  # noqa: F821
 
-    def start(self, model, seed):
+    def start(self, pretrained, seed):
         raise NotImplementedError
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from toy_benchmark import install
 
 from gmixout import bench
 from gmixout.bench import task as task_module
-from gmixout.bench.evaluate import _on_other_data
+from gmixout.bench.commands.evaluate import _on_other_data
 from gmixout.bench.job import Job
 from gmixout.bench.task import Task, with_corruptions
 from gmixout.cli import main
@@ -112,6 +113,54 @@ def test_compare_and_evaluate_from_the_command_line(words, root, tmp_path, capsy
     assert bench.evaluate(out / "runs" / run, data_root=alone) == {"sketch": found["sketch"]}
 
 
+def test_leave_one_domain_out_is_a_folder_a_domain_and_one_report(
+    words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("gmixout.reports.figure.save_figure", lambda draw, path: path)
+    asked = ["--methods", "full,zero_shot", "--lrs", "1e-3", "--workers", "1"]
+    folders, ood = [], []
+    for domain in DOMAINS:
+        out = tmp_path / domain
+        assert main(["compare", *words, *asked, "--test-domain", domain, "--out", str(out)]) == 0
+        records = RecordLog(out / "records.jsonl").read()
+        name = f"pacs(test_domain={domain!r}) with timm:tiny"
+        assert {record.benchmark for record in records} == {name}
+        assert {tuple(record.accuracy) for record in records} == {("id_val", "id_test", domain)}
+        held = yaml.safe_load((out / "config.yaml").read_text())["benchmark"]["init_args"]
+        assert (held["test_domain"], held["train_domains"]) == (domain, [])
+        others = ", ".join(each for each in DOMAINS if each != domain)
+        page = (out / "report.html").read_text()
+        assert f"trained and validated on each of: {others}" in page
+        assert f"pacs(test_domain=&#39;{domain}&#39;)" in page
+        folders.append(str(out))
+        ood.append(next(record.ood for record in records if record.method == "full"))
+    capsys.readouterr()
+    assert main(["report", *folders, "--out", str(tmp_path / "all")]) == 0
+    together = (tmp_path / "all" / "report.md").read_text()
+    assert "3 benchmarks: " in together
+    (row,) = re.findall(r"^\| full finetuning \| .*$", together, re.M)[:1]
+    assert row.split("|")[3].strip() == f"{100 * sum(ood) / 3:.1f}"
+    assert len(list((tmp_path / "all").glob("*/report.html"))) == 3
+    # what trained on all but one is evaluated on that one alone
+    run = next(r.run for r in records if r.method == "full")
+    assert main(["evaluate", str(tmp_path / DOMAINS[-1] / "runs" / run)]) == 0
+    assert "Equal to the recorded figures" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_several_training_domains_from_the_command_line(words, tmp_path):
+    asked = ["--methods", "full", "--lrs", "1e-3", "--workers", "1", "--out", str(tmp_path / "x")]
+    assert main(["compare", *words, *asked, "--train-domains", "photo,cartoon"]) == 0
+    (record,) = RecordLog(tmp_path / "x" / "records.jsonl").read()
+    assert record.benchmark == "pacs(train_domains=('cartoon', 'photo')) with timm:tiny"
+    assert set(record.accuracy) == {"id_val", "id_test", "art_painting"}
+    # the run's own file says the same
+    again = ["compare", "--config", str(tmp_path / "x" / "config.yaml"), "--workers", "1"]
+    assert main([*again, "--out", str(tmp_path / "y")]) == 0
+    (other,) = RecordLog(tmp_path / "y" / "records.jsonl").read()
+    assert (other.run, other.accuracy) == (record.run, record.accuracy)
+
+
 @pytest.mark.usefixtures("_no_report")
 def test_a_run_whose_data_and_model_moved_goes_on_and_one_whose_data_changed_does_not(
     words, root, model, tmp_path, capsys
@@ -155,7 +204,7 @@ def test_labels_of_other_data_are_those_of_the_models_classes(root, model, tmp_p
     task = Task(source(root), model)
     there = source(trees.domains(tmp_path / "there", ["sketch"], ["giraffe", "dog"]))
     _, tests = _on_other_data(task, there, ("giraffe", "elephant", "dog"))
-    images = tests.sets["sketch"]
+    images = tests.shifts["sketch"]
     names = [images.path(index).parent.name for index in range(len(images))]
     assert [tests.classes[label] for label in images.labels] == names
 
@@ -241,8 +290,8 @@ def test_the_home_made_model_is_taken_from_the_cache_or_asked_for(
 def test_heads(head, root, model):
     loaded = Task(source(root), model, head).load()
     assert f"the head to start from is {head or 'pretrained'}" in loaded.notes
-    pictures = torch.stack([loaded.id_test[index][0] for index in range(3)])
-    assert loaded.foundation()(pictures).shape == (3, 3)
+    pictures = torch.stack([loaded.benchmark.id_test[index][0] for index in range(3)])
+    assert loaded.pretrained.model(pictures).shape == (3, 3)
 
 
 def test_images_of_a_linear_probe_are_loaded_by_processes_of_their_own(root, model, monkeypatch):
@@ -264,12 +313,12 @@ def test_images_of_a_linear_probe_are_loaded_by_processes_of_their_own(root, mod
     assert asked == [3, 2, 1]
 
 
-def test_every_foundation_is_a_copy_of_its_own(root, model):
+def test_every_copy_has_a_model_of_its_own(root, model):
     loaded = Task(source(root), model).load()
     with torch.no_grad():
-        for parameter in (changed := loaded.foundation()).parameters():
+        for parameter in (changed := loaded.pretrained.copy().model).parameters():
             parameter.zero_()
-    assert any(bool(parameter.any()) for parameter in loaded.foundation().parameters())
+    assert any(bool(parameter.any()) for parameter in loaded.pretrained.copy().model.parameters())
     assert not any(bool(parameter.any()) for parameter in changed.parameters())
 
 
@@ -317,7 +366,7 @@ def test_corruptions_alone_are_named_as_published_with_their_mean(
 ):
     trees.cifar10(tmp_path, CORRUPTIONS)
     source = SOURCES["cifar10"](tmp_path, counts="any", shifts=())
-    corrupted = Task(source, model, corruptions=asked).load()
+    corrupted = Task(source, model, corruptions=asked).load().benchmark
     assert {name.split("/")[0] for name in corrupted.shifts} == kinds
     assert len(corrupted.shifts) == 5 * len(kinds)
     assert corrupted.summary == summary
@@ -350,14 +399,14 @@ def test_pictures_are_decoded_once_where_they_fit_in_memory(root, model, monkeyp
         ImageFiles, "_decode", lambda self, at: decoded.append(at) or decode(self, at)
     )
     loaded = Task(source(root), model).load()
-    first, second = ([image for image, _ in loaded.id_test] for _ in range(2))
-    assert len(decoded) == len(loaded.id_test)
+    first, second = ([image for image, _ in loaded.benchmark.id_test] for _ in range(2))
+    assert len(decoded) == len(loaded.benchmark.id_test)
     assert all(map(torch.equal, first, second))
     monkeypatch.setattr(task_module, "IN_MEMORY_BYTES", 0)
     task_module._load.cache_clear()
     loaded = Task(source(root), model).load()
-    assert all(map(torch.equal, first, [image for image, _ in loaded.id_test]))
-    assert loaded.id_test._kept is None
+    assert all(map(torch.equal, first, [image for image, _ in loaded.benchmark.id_test]))
+    assert loaded.benchmark.id_test._kept is None
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from gmixout import data
-from gmixout.bench import task
+from gmixout.bench import benchmarks, task
+from gmixout.bench.benchmarks import Start
 from gmixout.data import Benchmark
+from gmixout.models import Pretrained
 
 CLASSES = 4
 
@@ -45,10 +46,14 @@ class Net(nn.Module):
         return self.head(self.dropout(torch.tanh(self.body(images.flatten(1)))))
 
 
-def foundation() -> nn.Module:
+def net() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         return Net().eval()
+
+
+def toy_pretrained(model: nn.Module | None = None, head: Any = "head") -> Pretrained:
+    return Pretrained(net() if model is None else model, head, classes=tuple("abcd"), name="toy")
 
 
 def toy(**changes: Any) -> Benchmark:
@@ -59,18 +64,21 @@ def toy(**changes: Any) -> Benchmark:
         "id_val": Toy(40, 0.3, seed=2),
         "id_test": Toy(60, 0.3, seed=3),
         "shifts": {"noise/1": Toy(50, 0.6, seed=4), "noise/2": Toy(50, 0.9, seed=5)},
-        "dev_shifts": {},
-        "foundation": foundation,
     }
     return Benchmark(**(sets | changes))
 
 
-def install(monkeypatch: Any, make: Callable[[], Benchmark] = toy) -> None:
+def toy_task(model: nn.Module | None = None, **changes: Any) -> Start:
+    """What `--benchmark toy_benchmark:toy_task` loads."""
+    return toy(**changes), toy_pretrained(model)
+
+
+def install(monkeypatch: Any, make: Callable[[], Start] = toy_task) -> None:
     """Makes `--benchmark toy` known for one test; what an earlier one loaded is forgotten."""
-    monkeypatch.setitem(data.BENCHMARKS, "toy", make)
+    monkeypatch.setitem(benchmarks.BENCHMARKS, "toy", make)
     task._load.cache_clear()
 
 
 def register() -> None:
     """Makes `--benchmark toy` known to this process."""
-    data.BENCHMARKS["toy"] = toy
+    benchmarks.BENCHMARKS["toy"] = toy_task

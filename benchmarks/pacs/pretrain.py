@@ -1,4 +1,4 @@
-"""Pretrain a small foundation model for PACS and CIFAR-10, as CLIP is one for anything.
+"""Pretrain a small model for PACS and CIFAR-10, as CLIP is one for anything.
 
     python benchmarks/pacs/pretrain.py cnn --data DIR
     python benchmarks/pacs/pretrain.py vit --data DIR
@@ -42,6 +42,7 @@ from gmixout.data.images import ImageSet
 from gmixout.data.parquet import read_parquet
 from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
 from gmixout.methods.full import full
+from gmixout.models import Pretrained
 from gmixout.training import TrainingArguments, train
 
 SIZE = 64
@@ -55,6 +56,8 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 The ViT looks at its patches through one convolution, as in "Early Convolutions Help Transformers
 See Better" (Xiao et al., NeurIPS 2021); without it, it learns too little in the time.
 """
+HEADS = {"cnn": "fc", "vit": "head"}
+"""What timm calls their classifiers."""
 PACS_REPEATS = 2
 """PACS's images are few: each is shown this often where another is shown once."""
 LEFT_OUT = ("BACKGROUND_Google", "Faces", "Faces_easy", "elephant", "electric_guitar")
@@ -104,7 +107,7 @@ def pacs_half(root: Path, half: str) -> tuple[dict[str, ImageSet], tuple[str, ..
     return domains, splits.classes
 
 
-def foundation(architecture: str, classes: int) -> nn.Module:
+def network(architecture: str, classes: int) -> nn.Module:
     """A new model."""
     name, options = ARCHITECTURES[architecture]
     return timm.create_model(name, num_classes=classes, **options)
@@ -181,7 +184,7 @@ def main() -> None:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        model = foundation(args.architecture, len(names))
+        model = network(args.architecture, len(names))
     model = model.to(memory_format=torch.channels_last)  # a fifth less time for convolutions
     arguments = TrainingArguments(
         lr=args.lr,
@@ -202,7 +205,7 @@ def main() -> None:
     with Progress() as progress:
         task = progress.add_task(f"pretraining {args.architecture}", total=args.steps)
         result = train(
-            model,
+            Pretrained(model, HEADS[args.architecture], tuple(names)),
             partial(method.start, seed=args.seed),
             pictures,
             arguments,

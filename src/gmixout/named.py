@@ -4,6 +4,7 @@ A name in a file finds what is in our tables, and a class or function of the use
 user has allowed its module (`allowing`): files are passed on among people, and must run no code.
 """
 
+import ast
 import copyreg
 import os
 import re
@@ -14,7 +15,7 @@ from contextvars import ContextVar
 from dataclasses import MISSING, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 from gmixout.errors import ConfigError
 
@@ -22,6 +23,8 @@ Kind = TypeVar("Kind", bound="Named")
 
 _DEEPEST = 20
 """Levels of options within options that a file may have."""
+_LONGEST = 4000
+"""Characters of a text that names something."""
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?")
 _allowed: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=())
 
@@ -37,8 +40,11 @@ class Named:
     """The classes of the package by name, set where they are collected."""
     silent: ClassVar[tuple[str, ...]] = ()
     """Options that `str` leaves out."""
-    spoken: ClassVar[tuple[str, ...]] = ()
-    """Options that `str` gives even if they have their usual values."""
+
+    @classmethod
+    def adopted(cls, found: Any) -> Any:
+        """Return the class that another library's stands for here; anything else as it is."""
+        return found
 
     @property
     def name(self) -> str:
@@ -49,6 +55,11 @@ class Named:
     def options(self) -> dict[str, Any]:
         """The options by name as plain values, the way a YAML file spells them."""
         return {name: plain(value) for name, value in vars(self).items()}
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """Options that `str` gives even if they have their usual values."""
+        return ()
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -100,7 +111,7 @@ def identity(thing: Named) -> dict[str, Any]:
     not in the table is named `module:Class`.
     """
     kind = type(thing)
-    name = thing.name if _is_own(kind) else f"{kind.__module__}:{kind.__qualname__}"
+    name = kind.__name__ if _is_own(kind) else f"{kind.__module__}:{kind.__qualname__}"
     return {"name": name, "options": {k: plain(v, identity) for k, v in changed(thing).items()}}
 
 
@@ -111,13 +122,18 @@ def completed(spec: Any, base: type[Named]) -> Any:
         spec: As `spec_of` writes it, now or in an older version.
         base: `Method` or `Source`; also of specs among the options.
     """
+    if isinstance(spec, list):
+        return [completed(each, base) for each in spec]
     if not isinstance(spec, Mapping) or "class_path" not in spec:
         return spec
     path = own_name(str(spec["class_path"]), base._table).replace(":", ".")
     kinds: dict[str, Any] = {f"{k.__module__}.{k.__qualname__}": k for k in _subclasses(base)}
     kind = base._table.get(path) or kinds.get(path)
     options = {**(plain(defaults_of(kind)) if kind else {}), **(spec.get("init_args") or {})}
-    return {"class_path": path, "init_args": {n: completed(v, base) for n, v in options.items()}}
+    inside = {
+        n: completed(v, _base_of(kind, n, base) if kind else base) for n, v in options.items()
+    }
+    return {"class_path": path, "init_args": inside}
 
 
 def spec_of(thing: Named) -> dict[str, Any]:
@@ -126,7 +142,7 @@ def spec_of(thing: Named) -> dict[str, Any]:
     A class in the table is given by its name, another one by its import path.
     """
     kind = type(thing)
-    path = thing.name if _is_own(kind) else f"{kind.__module__}.{kind.__qualname__}"
+    path = kind.__name__ if _is_own(kind) else f"{kind.__module__}.{kind.__qualname__}"
     return {"class_path": path, "init_args": thing.options}
 
 
@@ -143,6 +159,52 @@ def from_spec(spec: Any, base: type[Kind]) -> Kind:
             options, or a value is not allowed.
     """
     return _made(spec, base, _DEEPEST)
+
+
+def specs_of(text: str) -> list[dict[str, Any]]:
+    """Return the specs of what a text names: `full+sam(rho=0.1)` as `str` writes it, two of them.
+
+    Values are literals, or named things with their options again.
+
+    Raises:
+        ConfigError: The text has another form.
+    """
+    form = f"{text!r:.80} must have the form NAME, NAME(option=value) or NAME+NAME"
+    if len(text) > _LONGEST:
+        raise ConfigError(form)
+    try:
+        return [_spelled(part) for part in _summands(ast.parse(text, mode="eval").body)]
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ConfigError(form) from error
+
+
+def _summands(tree: ast.expr) -> list[ast.expr]:
+    """What a sum is of, from left to right."""
+    found = []
+    while isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
+        found.append(tree.right)
+        tree = tree.left
+    return [tree, *found[::-1]]
+
+
+def _spelled(tree: ast.expr) -> dict[str, Any]:
+    """The spec of `NAME` or `NAME(option=value)`; raises `ValueError` for anything else."""
+    options: list[ast.keyword] = []
+    if isinstance(tree, ast.Call) and not tree.args:
+        options = tree.keywords
+        tree = tree.func
+    path = ast.unparse(tree)
+    if not _PATH.fullmatch(path) or not all(option.arg for option in options):
+        raise ValueError(path)
+    values = {
+        str(option.arg): (
+            _spelled(option.value)
+            if isinstance(option.value, ast.Call)
+            else ast.literal_eval(option.value)
+        )
+        for option in options
+    }
+    return {"class_path": path, "init_args": values}
 
 
 def class_named(path: str, base: type[Kind]) -> type[Kind]:
@@ -175,6 +237,7 @@ def check_class(path: str, found: Any, base: type[Kind]) -> type[Kind]:
     Raises:
         ConfigError: It is not.
     """
+    found = base.adopted(found)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(
             f"{path} is not a class derived from {base.__module__}.{base.__name__}: "
@@ -323,7 +386,10 @@ def _made(spec: Any, base: type[Kind], levels: int) -> Kind:
             f"{kind.__name__} has no option {', '.join(unknown):.80}; "
             f"its options: {', '.join(sorted(known)) or 'none'}"
         )
-    values = {name: _value(value, base, levels - 1) for name, value in options.items()}
+    values = {
+        name: _value(value, _base_of(kind, name, base), levels - 1)
+        for name, value in options.items()
+    }
     try:
         return kind(**values)
     except ConfigError:
@@ -345,9 +411,28 @@ def _value(value: Any, base: type[Kind], levels: int) -> Any:
     return value
 
 
+def _base_of(kind: type[Any], option: str, otherwise: type[Any]) -> type[Any]:
+    """What named things an option takes, by its annotation."""
+    try:
+        hint = get_type_hints(kind).get(option)
+    except NameError:  # a class of the user's own names types that only a type checker knows
+        return otherwise
+    inside = [hint]
+    for each in inside:
+        if isinstance(each, type) and issubclass(each, Named):
+            return each
+        inside += get_args(each)
+    return otherwise
+
+
 def _restore(path: str, options: dict[str, Any]) -> Any:
     """The inverse of `Named.__reduce__`."""
-    made = object.__new__(own_object(path))
+    return restore(own_object(path), options)
+
+
+def restore(kind: type[Named], options: dict[str, Any]) -> Named:
+    """Return an object with options that were checked when it was made first."""
+    made = object.__new__(kind)
     vars(made).update(options)
     return made
 

@@ -35,7 +35,7 @@ def check_settings(settings: Any) -> None:
         try:
             value = _fit(getattr(settings, name), kind)
         except (_UnfitError, RecursionError):
-            refuse(settings, name, _allowed(kind))
+            refuse(settings, name, described(kind))
         object.__setattr__(settings, name, value)
 
 
@@ -190,13 +190,13 @@ _CALLED = {
 }
 
 
-def _allowed(kind: Any) -> str:
-    """What an error says a value must be."""
+def described(kind: Any) -> str:
+    """Return what an error says that a value of an annotated type must be."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return " or ".join(_allowed(each) for each in arguments)
+        return " or ".join(described(each) for each in arguments)
     if origin is Literal:
         return f"one of: {', '.join(map(str, arguments))}"
-    if origin is tuple:
-        return f"a list, each entry {_allowed(arguments[0])}"
+    if origin in (tuple, list):
+        return f"a list, each entry {described(arguments[0])}"
     return _CALLED.get(kind) or f"a {getattr(kind, '__name__', kind)}"

@@ -8,7 +8,7 @@ from tiny import STRUCTURES, TinyNet, batches, loss_of, masked_copy, train
 from torch import nn
 
 from gmixout import GMixout
-from gmixout.core.depth import Depth, count_layers_below
+from gmixout.core.schedule import RandomStart, count_layers_below
 from gmixout.errors import ConfigError
 
 LAYERS = {"conv": 0, "attention": 1, "attention.out_proj": 2, "hidden": 3}
@@ -19,6 +19,12 @@ def bound(config, model=None, seed=0):
     torch.manual_seed(seed)
     model, masked = masked_copy(model or TinyNet(), config)
     return model, masked, masked.bind(torch.optim.AdamW(masked.param_groups(1e-2)))
+
+
+def start_of(masked, period=None):
+    """The lowest layer that a period trains, by default the present one."""
+    period = masked.period if period is None else period
+    return len(LAYERS) - len(masked._layers.names(period))
 
 
 def layer_of(name):
@@ -43,29 +49,28 @@ def test_heads_are_above_all_wherever_they_are_registered():
 
 @given(
     layers=st.integers(1, 40),
-    mean=st.floats(0, 1, exclude_max=True),
+    mean=st.floats(0, 1, exclude_min=True, exclude_max=True),
     seed=st.integers(0, 9),
     period=st.integers(1, 99),
 )
 @example(layers=1, mean=1 - 2**-53, seed=0, period=31)
 def test_a_start_is_a_layer_and_the_same_again(layers, mean, seed, period):
-    starts = [
-        Depth(GMixout(mean_start_depth=mean, seed=seed), layers, {}).start(period) for _ in "12"
-    ]
+    starts = [RandomStart(mean).start(period, layers, seed) for _ in "12"]
     assert starts[0] == starts[1]
     assert 0 <= starts[0] < layers
+    assert RandomStart(mean).active(period, range(layers), seed) == range(starts[0], layers)
 
 
 def test_the_first_period_trains_all_so_that_ddp_learns_of_every_parameter():
     for seed in range(20):
-        assert Depth(GMixout(mean_start_depth=0.9, seed=seed), 9, {}).start(0) == 0
+        assert RandomStart(0.9).start(0, 9, seed) == 0
 
 
 @pytest.mark.parametrize("mean", [0.2, 0.5, 0.8])
 def test_starts_have_the_mean_that_was_asked_for(mean):
     layers, n = 1000, 4000
-    depth = Depth(GMixout(mean_start_depth=mean), layers, {})
-    starts = torch.tensor([depth.start(period) for period in range(1, n + 1)], dtype=torch.float64)
+    starts = [RandomStart(mean).start(period, layers, seed=0) for period in range(1, n + 1)]
+    starts = torch.tensor(starts, dtype=torch.float64)
     # rounding down takes half a layer; the spread of a mean over n draws is known from them
     error = starts.mean() - (mean * layers - 0.5)
     assert abs(error) < 4 * starts.std() / n**0.5
@@ -76,7 +81,7 @@ def test_what_a_user_freezes_stays_frozen():
     model.norm.requires_grad_(False)
     before = model.norm.weight.clone()
     train(model, optimizer, list(batches(16)))
-    assert {masked._depth.start(period) <= 1 for period in range(1, 8)} == {True, False}
+    assert {start_of(masked, period) <= 1 for period in range(1, 8)} == {True, False}
     assert torch.equal(model.norm.weight, before)
     assert not model.norm.weight.requires_grad
 
@@ -87,7 +92,7 @@ def test_nothing_below_the_start_moves_and_what_is_above_does(structure):
     model, masked, optimizer = bound(config)
     starts = set()
     for batch in batches(24):
-        start = masked._depth.start(masked.period)
+        start = start_of(masked)
         starts.add(start)
         last_of_period = (masked.steps + 1) % config.resample_every == 0
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -109,7 +114,7 @@ def test_backward_builds_no_graph_below_the_start():
             lambda module, args, output, name=name: reached.update({name: output.requires_grad})
         )
     for batch in batches(24):
-        start = masked._depth.start(masked.period)
+        start = start_of(masked)
         train(model, optimizer, [batch])
         assert reached == {"conv": start == 0, "hidden": True}
 
@@ -123,11 +128,11 @@ def test_gradients_above_the_start_are_those_of_a_backward_pass_through_all():
         for mean in (0.0, 0.5):
             config = GMixout(mask_rate=0.5, mean_start_depth=mean, seed=seed)
             model, masked, _ = bound(config, plain)
-            masked._depth.begin(1)
+            masked._layers.begin(1)
             loss_of(model, batch).backward()
             grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
         whole, cut = grads
-        start = masked._depth.start(1)
+        start = start_of(masked, 1)
         assert set(cut) == {name for name in whole if layer_of(name) >= start}
         for name, grad in cut.items():
             torch.testing.assert_close(grad, whole[name], rtol=0, atol=1e-12)
@@ -158,7 +163,7 @@ def test_what_was_accumulated_for_a_layer_below_the_next_start_is_dropped():
         loss_of(model, batch).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
-        start = masked._depth.start(masked.period)
+        start = start_of(masked)
         for name, parameter in model.named_parameters():
             if layer_of(name) < start:
                 assert parameter.grad is None
@@ -206,9 +211,9 @@ def test_weights_that_are_loaded_are_what_the_anchor_is_pulled_to():
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_the_copy_follows_the_model_unless_it_has_a_place_of_its_own(device):
     _, masked, _ = bound(GMixout(anchor_pull=0.5, residual_device=device))
-    copies = [weight.pretrained for weight in masked._weights.values()]
+    copies = [weight.residual.dense["pretrained"] for weight in masked._weights.values()]
     masked.model.to("meta")
-    moved = {weight.pretrained.device.type for weight in masked._weights.values()}
+    moved = {weight.residual.dense["pretrained"].device.type for weight in masked._weights.values()}
     assert moved == {"cpu" if device else "meta"}
     assert masked.summary().bytes["pretrained"] == sum(c.nbytes for c in copies)
 

@@ -224,9 +224,7 @@ def gathered(masked, grads):
     """The dense gradients' entries that are masked, times c."""
     for name, weight in masked._weights.items():
         dense = grads[name.removeprefix("it.")]
-        whole = len(weight.index) == weight.structure.units(dense.shape)
-        # At a rate of 1/2; where the one unit of a weight is all of it, nothing is held back.
-        c = 2 if masked.config.rescale and not whole else 1
+        c = dense.numel() / weight.values.numel() if masked.config.rescale else 1
         yield c * weight.structure.gather(dense, weight.index)
 
 

@@ -115,6 +115,29 @@ def test_reset_rescaled_with_lambda_p_is_persist_rescaled_with_lambda_zero(struc
     assert_close(reset, finish(model, persist, make, 9))
 
 
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("make", [sgd, adam])
+@pytest.mark.parametrize("rate", [0.9, 0.7, 0.4])
+def test_the_same_where_counts_are_rounded_with_lambda_one_minus_the_share(structure, make, rate):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+    config = GMixout(
+        mask_rate=rate,
+        resample_every=3,
+        structure=structure,
+        block_size=2,
+        rescale=True,
+        residual="persist",
+        anchor_decay=0,
+    )
+    first = {"head": "3", "select": lambda name, parameter: name == "1.weight"}
+    (weight,) = masked_copy(model, config, **first)[1].summary().weights
+    share = weight.trained / weight.total
+    persist = finish(model, config, make, 9, **first)
+    reset = replace(config, residual="reset", anchor_decay=1 - share)
+    assert_close(finish(model, reset, make, 9, **first), persist)
+
+
 def test_under_adam_rescaling_is_a_rate_c_times_higher():
     """Without an epsilon Adam's step does not see the gradient's scale."""
 

@@ -468,3 +468,23 @@ def test_second_derivatives_are_the_dense_ones():
         for m, ours, theirs in zip(masked._weights.values(), found, wanted, strict=True):
             gathered = m.scale * m.structure.gather(theirs, m.index)
             torch.testing.assert_close(ours, gathered, rtol=1e-9, atol=1e-9, msg=structure)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("steps", [0, 4])
+def test_write_takes_the_values_also_where_the_weight_was_in_somebodys_hand(setting, steps):
+    """Looking at a weight is no change of it: SAM's perturbation must not be undone by a print."""
+    model, masked, optimizer = start(SETTINGS[setting])
+    train(model, optimizer, list(batches(steps)))
+    moved = {}
+    for values in masked.parameters():
+        moved[values] = values.detach() + 0.1
+    print(*model.parameters())
+    for values, change in moved.items():
+        in_place(values, 0.1)
+        assert torch.equal(values, change)
+    masked.write()
+    assert all(torch.equal(values, change) for values, change in moved.items())
+    held = dict(model.named_parameters())
+    for name, expected in truth(masked).items():
+        torch.testing.assert_close(held[name].detach(), expected)

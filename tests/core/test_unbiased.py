@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from tiny import STRUCTURES, masked_copy
 from torch import nn
 
@@ -97,3 +99,34 @@ def test_a_weight_of_one_unit_is_trained_whole_and_never_scaled(residual, rescal
             its_optimizer.zero_grad()
         torch.testing.assert_close(model.state_dict(), plain.state_dict())
     torch.testing.assert_close(masked.detach().state_dict(), plain.state_dict())
+
+
+ODD = st.tuples(st.integers(1, 13), st.integers(1, 13))
+RATES = st.one_of(st.sampled_from([0.0, 0.1, 0.5, 0.75, 0.9, 0.99]), st.floats(0, 0.999))
+
+
+@given(
+    shape=ODD,
+    rate=RATES,
+    structure=st.sampled_from(STRUCTURES),
+    rescale=st.booleans(),
+    size=st.integers(1, 5),
+)
+@example(shape=(3, 5), rate=0.9, structure="row", rescale=True, size=1)
+@example(shape=(3, 5), rate=0.9, structure="row", rescale=False, size=1)
+def test_the_mean_over_masks_is_exact_where_the_count_of_units_is_rounded(
+    shape, rate, structure, rescale, size
+):
+    """Every entry is in the mask equally often: its share of the masks is that of the entries."""
+    layer = nn.Linear(shape[1], shape[0], bias=False).double()
+    nn.init.uniform_(layer.weight, 1, 2)
+    config = GMixout(
+        mask_rate=rate, anchor_decay=1.0, structure=structure, block_size=size, rescale=rescale,
+        residual="persist", anchor="zero",
+    )  # fmt: skip
+    model, masked = masked_copy(nn.Sequential(layer), config, head=())
+    phi = model.state_dict()["0.weight"]
+    share, trained = (phi != 0).double().mean(), phi != 0
+    torch.testing.assert_close((share * phi)[trained], masked.snapshot()["0.weight"][trained])
+    mean = layer.weight if rescale else share * layer.weight
+    torch.testing.assert_close(masked.detach()[0].weight, mean.detach())

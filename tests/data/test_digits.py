@@ -5,16 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from gmixout.data import BENCHMARKS, load_benchmark
+from gmixout.bench.benchmarks import BENCHMARKS, load_benchmark
 from gmixout.data.base import LabelledImages
 from gmixout.data.digits import digits
 from gmixout.data.digits_corruptions import DEV, REPORTED, SEVERITIES, corrupt
 from gmixout.errors import ConfigError
+from gmixout.models import digits_vit
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    return load_benchmark("digits")
+    return digits()
 
 
 def all_sets(benchmark):
@@ -81,7 +82,7 @@ def test_global_generators_are_left_alone():
         return torch.get_rng_state().tolist(), (name, keys.tolist(), *rest), random.getstate()
 
     before = copy.deepcopy(states())
-    digits().foundation()
+    digits(), digits_vit()
     assert states() == before
 
 
@@ -124,8 +125,8 @@ def test_every_kind_takes_its_turn():
     assert corrupted.images[:, 0, 0, 0].tolist() == [0.25, 0.5] * 3
 
 
-def test_foundation_reads_fonts_it_never_saw_and_some_handwriting(benchmark):
-    model = benchmark.foundation()
+def test_the_model_reads_fonts_it_never_saw_and_some_handwriting(benchmark):
+    model = digits_vit().model
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model.get_classifier() is model.head
@@ -133,8 +134,8 @@ def test_foundation_reads_fonts_it_never_saw_and_some_handwriting(benchmark):
     assert 0.4 < accuracy(model, benchmark.id_val) < 0.9
 
 
-def test_foundation_is_fresh_each_time(benchmark):
-    first, second = benchmark.foundation(), benchmark.foundation()
+def test_the_model_is_fresh_each_time():
+    first, second = digits_vit().model, digits_vit().model
     with torch.no_grad():
         first.head.weight.zero_()
     assert second.head.weight.abs().sum() > 0
@@ -147,10 +148,10 @@ def test_missing_package_says_what_to_install(package, monkeypatch):
         digits()
 
 
-def test_missing_timm_says_what_to_install(monkeypatch, benchmark):
+def test_missing_timm_says_what_to_install(monkeypatch):
     block("timm", monkeypatch)
     with pytest.raises(ConfigError, match=r"which cannot be imported.*pip install 'gmixout\["):
-        benchmark.foundation()
+        digits_vit()
 
 
 def block(package, monkeypatch):

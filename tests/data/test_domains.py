@@ -10,7 +10,11 @@ from official_trees import colour_of, remove
 
 from gmixout.data import SOURCES
 from gmixout.data.domains import domainbed_holdout
+from gmixout.data.images import ImageFiles
+from gmixout.data.sampling import SPLIT_SEED, stratified
+from gmixout.data.source import Source
 from gmixout.errors import DataError
+from gmixout.named import from_spec, identity, spec_of
 
 PACS = ["art_painting", "cartoon", "photo", "sketch"]
 CLASSES = ["dog", "giraffe", "horse"]
@@ -33,6 +37,53 @@ def root(tmp_path):
     return trees.domains(tmp_path, PACS, CLASSES)
 
 
+def files_of(root, domain):
+    """A domain's images in the order that its split is made on."""
+    paths = [
+        f"{name}/{file.name}"
+        for name in CLASSES
+        for file in sorted((root / domain / name).iterdir())
+    ]
+    labels = [CLASSES.index(path.partition("/")[0]) for path in paths]
+    return ImageFiles(root / domain, paths, labels)
+
+
+def parts_of(images, protocol, environment, trial_seed=0):
+    """Train, validation and test part of one domain, written out again."""
+    if protocol == "stratified":
+        val, test, train = stratified(images.labels, (0.2, 0.2), SPLIT_SEED)
+    else:
+        train, held = domainbed_holdout(len(images), trial_seed, environment)
+        val, test = (held[half] for half in stratified(images.labels[held], (0.5,), SPLIT_SEED))
+    return [images.subset(part) for part in (train, val, test)]
+
+
+def three(splits):
+    return splits.train, splits.id_val, splits.id_test
+
+
+@pytest.mark.parametrize("protocol", ["stratified", "domainbed"])
+@pytest.mark.parametrize("domain", PACS)
+def test_one_domain_is_split_and_called_as_it_was_before_there_could_be_several(
+    protocol, domain, root
+):
+    source = pacs(root, train_domain=domain, protocol=protocol)
+    splits = load(source)
+    parts = parts_of(files_of(root, domain), protocol, PACS.index(domain))
+    assert [each.digest() for each in three(splits)] == [part.digest() for part in parts]
+    assert {each.groups for each in splits.sets.values()} == {None}
+    for name in set(PACS) - {domain}:
+        assert splits.shifts[name].digest() == files_of(root, name).digest()
+    # by which old runs are found again
+    usual = {"root": str(root), "counts": "any"}
+    usual |= {} if protocol == "stratified" else {"protocol": protocol}
+    own = {} if domain == "photo" else {"train_domain": domain}
+    assert identity(source) == {"name": "pacs", "options": {**usual, **own}}
+    said = "" if protocol == "stratified" else f", protocol={protocol!r}"
+    assert str(source) == f"pacs(train_domain={domain!r}{said})"
+    assert spec_of(source)["init_args"]["train_domain"] == domain
+
+
 @pytest.mark.parametrize("domain", PACS)
 def test_every_domain_in_turn_is_trained_on_and_the_others_are_shifts(domain, root):
     splits = load(pacs(root, train_domain=domain))
@@ -46,6 +97,136 @@ def test_every_domain_in_turn_is_trained_on_and_the_others_are_shifts(domain, ro
         assert {(colour[0] == label, colour[1]) for colour, label in found} == {
             (True, PACS.index(name))
         }
+
+
+def domains_in(images):
+    """The domain of each image by its colour, and the one that its group names."""
+    pairs = zip(images, images.groups.tolist(), strict=True)
+    return [(PACS[colour_of(p)[1]], images.group_names[group]) for (p, _), group in pairs]
+
+
+def digests(splits):
+    return {name: images.digest() for name, images in splits.sets.items()}
+
+
+SEVERAL = [
+    ({"train_domains": ("photo", "cartoon")}, ["cartoon", "photo"]),
+    ({"train_domains": ("sketch", "art_painting", "photo")}, ["art_painting", "photo", "sketch"]),
+    *(({"test_domain": domain}, [d for d in PACS if d != domain]) for domain in PACS),
+]
+
+
+@pytest.mark.parametrize("protocol", ["stratified", "domainbed"])
+@pytest.mark.parametrize(("options", "trained"), SEVERAL)
+def test_each_of_several_domains_is_split_by_itself(options, trained, protocol, root):
+    splits = load(pacs(root, protocol=protocol, trial_seed=3, **options))
+    assert set(splits.shifts) == set(PACS) - set(trained)
+    for n, images in enumerate(three(splits)):
+        alone = [
+            parts_of(files_of(root, domain), protocol, PACS.index(domain), trial_seed=3)[n]
+            for domain in trained
+        ]
+        assert pictures(images) == [each for part in alone for each in pictures(part)]
+        # both of the halves of validation and test are of every domain
+        assert {first for first, _ in domains_in(images)} == set(trained)
+        assert {first == second for first, second in domains_in(images)} == {True}
+        assert images.group_names == tuple(trained)
+    whole = [each for images in splits.sets.values() for each in pictures(images)]
+    assert len(set(whole)) == len(whole) == 120
+    assert f"trained and validated on each of: {', '.join(trained)}" in splits.notes
+
+
+def test_one_training_has_one_name(root):
+    one = pacs(root, train_domain="cartoon")
+    assert pacs(root, train_domains=("cartoon",)) == one
+    assert pacs(root, train_domains=["photo"]) == pacs(root)
+    several = pacs(root, train_domains=("photo", "cartoon"))
+    assert pacs(root, train_domains=("cartoon", "photo", "photo")) == several
+    assert str(several) == "pacs(train_domains=('cartoon', 'photo'))"
+    left = pacs(root, test_domain="sketch")
+    assert str(left) == "pacs(test_domain='sketch')"
+    for source in (one, several, left):
+        assert from_spec(spec_of(source), Source) == source
+    assert len({digests(load(source))["train"] for source in (one, several, left)}) == 3
+
+
+def test_a_domain_that_is_left_out_or_trained_on_has_to_be_there(root):
+    remove(root / "sketch")
+    for options in ({"test_domain": "sketch"}, {"train_domains": ("sketch", "photo")}):
+        with pytest.raises(DataError, match=r"=sketch is not there; .*: art_painting, cartoon, ph"):
+            pacs(root, **options).check()
+    # the others may be missing, which is said
+    splits = load(pacs(root, test_domain="photo"))
+    assert splits.train.group_names == ("art_painting", "cartoon")
+    assert splits.notes == (
+        "there is no domain sketch: left out",
+        "trained and validated on each of: art_painting, cartoon",
+    )
+    with pytest.raises(DataError, match="art_painting, cartoon, photo are the only domains"):
+        pacs(root, train_domains=("art_painting", "cartoon", "photo")).check()
+    remove(root / "art_painting")
+    splits = load(pacs(root, test_domain="photo"))
+    assert digests(splits)["train"] == digests(load(pacs(root, train_domain="cartoon")))["train"]
+    remove(root / "cartoon")
+    with pytest.raises(DataError, match=r"photo is the only domain in .*: none to train on"):
+        pacs(root, test_domain="photo").check()
+
+
+def test_a_domain_too_small_for_validation_is_named(root):
+    for name in CLASSES:
+        for path in sorted((root / "cartoon" / name).iterdir())[2:]:
+            path.unlink()
+    with pytest.raises(DataError, match="id_val has no image of the domain cartoon"):
+        pacs(root, test_domain="photo").check()
+
+
+def test_another_folder_is_tested_on_where_nothing_trained_is_in_it(root, tmp_path):
+    other = trees.domains(tmp_path / "other", ["sketch"], CLASSES)
+    for options in ({"test_domain": "sketch"}, {"train_domains": ("photo", "cartoon")}):
+        tests = pacs(other, **options).load_tests()
+        assert {name: len(images) for name, images in tests.shifts.items()} == {"sketch": 30}
+    tests = pacs(root, test_domain="sketch").load_tests()
+    assert {name: len(images) for name, images in tests.tests.items()} == {
+        "id_val": 18, "id_test": 18, "sketch": 30,
+    }  # fmt: skip
+    for options in ({"test_domain": "photo"}, {"train_domains": ("photo", "sketch")}):
+        with pytest.raises(DataError, match="photo is not there"):
+            pacs(other, **options).load_tests()
+
+
+def test_broken_images_of_several_domains_are_left_out_and_named(root):
+    broken = [root / domain / "dog" / "dog_3.jpg" for domain in ("photo", "cartoon", "sketch")]
+    for path in broken:
+        path.write_bytes(b"no image")
+    splits = pacs(root, test_domain="sketch", on_broken="skip").load()
+    assert sorted(splits.broken) == sorted(map(str, broken))
+    assert sum(len(images) for images in splits.sets.values()) == 117
+    for images in three(splits):
+        assert {first == second for first, second in domains_in(images)} == {True}
+
+
+@pytest.mark.parametrize(
+    ("options", "trained"),
+    [
+        ({"train_domains": ("sketch", "painting")}, ["painting", "sketch"]),
+        ({"test_domain": "real"}, ["painting", "sketch"]),
+        ({"test_domain": "sketch", "shift_domains": ("real",)}, ["painting", "real"]),
+    ],
+)
+def test_domainnets_lists_of_several_domains(options, trained, lists):
+    def domainnet(**own):
+        return load(SOURCES["domainnet"](lists, counts="any", **own))
+
+    splits = domainnet(**options)
+    alone = [domainnet(train_domain=domain) for domain in trained]
+    for n, images in enumerate(three(splits)):
+        parts = [three(each)[n] for each in alone]
+        assert pictures(images) == [each for part in parts for each in pictures(part)]
+        assert images.group_names == tuple(trained)
+        assert images.groups.bincount().tolist() == [len(part) for part in parts]
+    assert set(splits.shifts) == {"painting", "real", "sketch"} - set(trained)
+    for name, images in splits.shifts.items():
+        assert pictures(images) == pictures(alone[0].shifts[name])
 
 
 def test_the_trained_domain_is_split_in_proportion(root):
@@ -173,7 +354,7 @@ def empty_class(root):
 BREAKS = {
     "the trained domain": (
         lambda root: remove(root / "photo"),
-        "no folder of train_domain=photo .* there is: art_painting, cartoon, sketch",
+        "train_domain=photo is not there; the domains in .* are: art_painting, cartoon, sketch",
     ),
     "every other domain": (
         lambda root: [remove(root / name) for name in PACS if name != "photo"],
@@ -265,11 +446,11 @@ def test_without_the_trained_domain_test_lists_stay_the_test_sets(lists):
     remove(lists / "domainnet/sketch")
     tests = domainnet(lists).load_tests()
     assert tests.classes == whole.classes == ("zebra", "t-shirt", "apple")
-    assert {name: len(images) for name, images in tests.sets.items()} == {"painting": 6, "real": 6}
-    for name, images in tests.sets.items():
+    assert {name: len(images) for name, images in tests.shifts.items()} == {"painting": 6, "real": 6}
+    for name, images in tests.shifts.items():
         assert [images.path(n) for n in range(6)] == [whole.sets[name].path(n) for n in range(6)]
     by_folders = domainnet(lists, protocol="stratified").load_tests()
-    assert {name: len(images) for name, images in by_folders.sets.items()} == {
+    assert {name: len(images) for name, images in by_folders.shifts.items()} == {
         "painting": 30,
         "real": 30,
     }
@@ -409,7 +590,7 @@ def test_without_train_what_is_there_is_tested_on(folders):
     remove(folders / "shift_fog" / "cat")
     tests = imagefolder(folders).load_tests()
     assert tests.classes == ("dog",)
-    assert {name: len(images) for name, images in tests.sets.items()} == {"fog": 4}
+    assert {name: len(images) for name, images in tests.shifts.items()} == {"fog": 4}
     remove(folders / "shift_fog")
     with pytest.raises(DataError, match=r"there is no val/, test/ or shift_<name>/"):
         imagefolder(folders).load_tests()

@@ -82,6 +82,7 @@ READERS = {
     "iwildcam": (
         trees.iwildcam, {}, ["iwildcam_v2.0/metadata.csv", "iwildcam_v2.0/categories.csv"],
     ),
+    "csv": (trees.csv_table, {}, [""]),
     "imagenet": (named_imagenet, {"val_share": 0.3}, [*MAPPINGS, "imagenet/classnames.txt"]),
     "cifar10": (cifar, {}, [*CIFAR_FILES, "CIFAR-10-C/labels.npy", "CIFAR-10-C/fog.npy"]),
     "cifar10 as parquet": (parquet_files, {"shifts": ()}, ["train.parquet", "test.parquet"]),
@@ -109,6 +110,10 @@ BYTES = [
     b"split,filename,y,location_remapped\n" + b"a" * 200_000, b"y,name\n1," + b"a" * 200_000,
     b"split,filename,y,location_remapped\ntrain,a.jpg,99999999999999999999,1",
     b"split,filename,y,location_remapped\ntrain,a.jpg,1,99999999999999999999",
+    b"path,label\n" + b"a" * 200_000 + b",b", b"path,label\n" + b"a.jpg,b\n" * 20_000,
+    b"path,label\na.jpg,\"b" + b"\na.jpg,c" * 10_000, b"path,label,label\na.jpg,b,c",
+    b"path,label\n" + b"/".join([b"a"] * 60_000) + b",b", b"path,label\na.jpg,b,c,d",
+    b"path,label,split\na.jpg,b,train" + b"\nb.jpg,b,train\x00", b"path,label\n\x00,\x00",
     b"split,filename,y,location_remapped\ntrain,a.jpg,\xd9\xa1,\xc2\xb2\n",
 ]  # fmt: skip
 
@@ -188,7 +193,7 @@ def test_only_regular_files_are_opened(kind, tmp_path):
         root = READERS[name][0](tmp_path / str(number))
         (root / file).unlink()
         IRREGULAR[kind](root / file)
-        with pytest.raises(DataError, match=Path(file).name):
+        with pytest.raises(DataError, match=(root / file).name):
             look(name, root)
 
 

@@ -10,8 +10,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from gmixout.data import images
+from gmixout.data.common_corruptions import corrupted
 from gmixout.data.images import ImageArray, ImageBytes, ImageFiles, LabelSpace
 from gmixout.data.sampling import stratified
+from gmixout.data.several import joined
 from gmixout.errors import DataError
 
 
@@ -25,7 +27,7 @@ def files(tmp_path):
     for number in range(6):
         paint(tmp_path / "a" / f"{number}.jpg", (number, 7, 7))
     paths = [f"a/{number}.jpg" for number in range(6)]
-    return ImageFiles(tmp_path, paths, range(6), groups=[5, 4, 3, 2, 1, 0])
+    return ImageFiles(tmp_path, paths, range(6), groups=[5, 4, 3, 2, 1, 0], group_names="abcdef")
 
 
 def test_a_file_is_decoded_with_its_label_and_group(files):
@@ -42,7 +44,19 @@ def test_a_subset_keeps_images_labels_and_groups_together(files):
     part = files.subset([5, 1, 3]).subset([2, 0])
     assert [colour_of(picture)[0] for picture, _ in part] == part.labels.tolist() == [3, 5]
     assert part.groups.tolist() == [2, 0]
+    assert part.group_names == tuple("abcdef")
     assert len(files) == 6
+
+
+@pytest.mark.parametrize("groups", [[0, 1, 2, 3, 4, 6], [0, -1, 2, 3, 4, 5], [10**9] * 6])
+def test_every_group_has_a_name(groups, files):
+    wrong = next(group for group in groups if group not in range(6))
+    with pytest.raises(DataError, match=f"group {wrong} has no name.*which has 6"):
+        files.grouped(torch.tensor(groups), "abcdef")
+    with pytest.raises(DataError, match=f"group {wrong} has no name.*which has 6"):
+        ImageFiles(files.root, [""] * 6, range(6), groups=groups, group_names="abcdef")
+    regrouped = files.grouped(torch.zeros(6, dtype=torch.int64), ["all"])
+    assert (regrouped.groups.tolist(), regrouped.group_names) == ([0] * 6, ("all",))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA", "I;16"])
@@ -131,6 +145,86 @@ def test_bytes_and_arrays_give_what_files_give(files):
     broken = ImageBytes([encoded[0], b""], names[:2], [0, 0])
     with pytest.raises(DataError, match="file 1 cannot be read"):
         broken[1]
+
+
+@pytest.fixture
+def several(files):
+    """Six images as files, in three sets of three kinds of store, in an order of their own."""
+    encoded = [files.path(number).read_bytes() for number in (0, 5)]
+    pixels = np.stack([np.array(files.picture(number)) for number in (4, 2)])
+    return {
+        "files": files.subset([3, 1]),
+        "bytes": ImageBytes(encoded, ["file 0", "file 5"], [0, 5]),
+        "array": ImageArray(pixels, [4, 2], "array"),
+    }
+
+
+ORDER = [3, 1, 0, 5, 4, 2]
+
+
+def test_joined_sets_are_one_set_with_their_names_as_groups(several):
+    whole = joined(several)
+    assert [(colour_of(picture)[0], label) for picture, label in whole] == [(n, n) for n in ORDER]
+    assert whole.group_names == ("files", "bytes", "array")
+    assert whole.groups.tolist() == [0, 0, 1, 1, 2, 2]
+    part = pickle.loads(pickle.dumps(whole.subset([5, 0, 2, 0]).transformed(to_tensor).kept()))
+    assert [int(item[0, 0, 0]) for item, _ in part] == part.labels.tolist() == [2, 3, 0, 3]
+    assert part[1][0] is part[1][0]
+    assert (part.groups.tolist(), part.group_names) == ([2, 0, 1, 0], whole.group_names)
+    assert joined({"files": several["files"]}) is several["files"]
+
+
+def test_joined_sets_can_be_joined_corrupted_and_grouped_again(several):
+    whole = joined(several)
+    again = joined({"a": whole.subset([4, 1]), "b": several["bytes"]})
+    assert [colour_of(picture)[0] for picture, _ in again] == again.labels.tolist() == [4, 1, 0, 5]
+    assert again.groups.tolist() == [0, 0, 1, 1]
+    spoilt = corrupted(whole.subset([5, 0]), "brightness", 1)
+    assert (spoilt.groups.tolist(), spoilt.group_names) == ([2, 0], whole.group_names)
+    assert [colour_of(picture)[0] > n for n, (picture, _) in zip((2, 3), spoilt, strict=True)]
+    assert (whole.grouped(None).groups, whole.grouped(None).group_names) == (None, ())
+
+
+def test_a_broken_image_of_joined_sets_is_named_and_left_out(several, files):
+    empty(files.path(1))
+    whole = joined(several)
+    with pytest.raises(DataError, match=r"1\.jpg cannot be read"):
+        whole[1]
+    good = whole.without_broken()
+    assert [name[-5:] for name in good.broken] == ["1.jpg"]
+    assert good.groups.tolist() == [0, 1, 1, 2, 2]
+    assert good.labels.tolist() == [3, 0, 5, 4, 2]
+    assert joined({"a": good, "b": several["bytes"]}).broken == good.broken
+
+
+def test_a_joined_sets_digest_is_that_of_its_images_their_order_and_domains(files):
+    def digest(one, other, names=("a", "b"), order=None):
+        whole = joined(dict(zip(names, (files.subset(one), files.subset(other)), strict=True)))
+        return (whole if order is None else whole.subset(order)).digest()
+
+    files.labels[:] = 0  # which are a part of any digest
+    base = digest([0, 1], [2, 3])
+    assert base == digest([0, 1], [2, 3])
+    assert base == digest([0, 1, 5], [2, 3, 4], order=[0, 1, 3, 4])
+    others = [
+        digest([0, 1], [2, 4]),
+        digest([0, 2], [1, 3]),
+        digest([0], [1, 2, 3]),
+        digest([1, 0], [2, 3]),
+        digest([0, 1], [2, 3], names=("a", "c")),
+        digest([2, 3], [0, 1], names=("b", "a")),
+        digest([0, 1], [2, 3], order=[0, 2, 1, 3]),
+        files.subset([0, 1, 2, 3]).digest(),
+    ]
+    assert len({base, *others}) == 1 + len(others)
+
+
+def test_sets_of_other_classes_or_transforms_are_not_joined(files):
+    space = LabelSpace(("x",), ((0, 1),))
+    other = ImageFiles(files.root, ["a/0.jpg"], [0], space=space)
+    for second in (other, files.transformed(to_tensor)):
+        with pytest.raises(DataError, match="one, two cannot be one set: join sets before"):
+            joined({"one": files, "two": second})
 
 
 def test_a_set_without_a_label_space_leaves_logits_alone(files):

@@ -27,7 +27,10 @@ def test_the_tables_splits_are_the_splits(root):
     for number, name in enumerate(order):
         found = [(colour_of(picture), label) for picture, label in splits.sets[name]]
         assert found == [((label, number, 0), label) for label in (0, 1, 3)]
-        assert splits.sets[name].groups.tolist() == [50 + number + label for label in (0, 1, 3)]
+        images = splits.sets[name]
+        places = [images.group_names[group] for group in images.groups.tolist()]
+        assert places == [f"location {50 + number + label}" for label in (0, 1, 3)]
+        assert images.group_names == splits.train.group_names
     assert (splits.metric, splits.also) == ("macro_f1", ("accuracy", "macro_recall"))
 
 

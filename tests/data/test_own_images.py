@@ -240,3 +240,126 @@ def test_nor_where_there_is_no_train(tmp_path):
     (root / "shift_fog").rename(root / "shift_val")
     with pytest.raises(DataError, match="a shift is called train or val or test: rename"):
         SOURCES["imagefolder"](root).load_tests()
+
+
+def domain_level(root, parts=("train", "val"), domains=("day", "night", "rain"), images=4):
+    for number, part in enumerate(parts):
+        for code, domain in enumerate(domains):
+            for label, name in enumerate(("cat", "dog")):
+                for index in range(images):
+                    path = root / part / domain / name / f"{index}.jpg"
+                    trees.paint(path, (label, code, 10 * number + index))
+    trees.class_folders(root / "shift_fog", ["cat", "dog"], 4, 9)
+    return root
+
+
+def own_domains(root, **options):
+    return SOURCES["imagefolder"](root, layout="domains", **options)
+
+
+def seen(images):
+    return [(trees.colour_of(picture), label) for picture, label in images]
+
+
+@pytest.mark.parametrize(
+    ("options", "trained"),
+    [
+        ({}, ["day", "night", "rain"]),
+        ({"train_domains": ("rain", "day")}, ["day", "rain"]),
+        ({"train_domains": ("night",)}, ["night"]),
+        ({"test_domain": "day"}, ["night", "rain"]),
+    ],
+)
+@pytest.mark.parametrize("parts", [("train", "val"), ("Train", "valid", "test")])
+def test_folders_of_domains_are_trained_on_or_shifts(options, trained, parts, tmp_path):
+    splits = own_domains(domain_level(tmp_path, parts), **options).load()
+    assert splits.classes == ("cat", "dog")
+    assert set(splits.shifts) == {"fog", "day", "night", "rain"} - {*trained}
+    sets = {name: seen(images) for name, images in splits.sets.items()}
+    for name in ("train", "id_val", "id_test"):
+        images = splits.sets[name]
+        codes = {["day", "night", "rain"][colour[1]] for colour, _ in sets[name]}
+        assert codes == {*trained}
+        assert images.group_names == (tuple(trained) if len(trained) > 1 else ())
+        if images.groups is not None:
+            assert [trained[group] for group in images.groups.tolist()] == [
+                ["day", "night", "rain"][colour[1]] for colour, _ in sets[name]
+            ]
+    for name in {*splits.shifts} - {"fog"}:
+        assert splits.shifts[name].groups is None
+        assert len(sets[name]) == 8 * len(parts)
+    whole = [each for own in sets.values() for each in own]
+    assert len({*whole}) == len(whole) == 24 * len(parts) + 8
+    assert {colour[0] == label for colour, label in whole} == {True}
+
+
+def test_a_domain_level_is_asked_for_and_a_layout_that_may_have_one_is_noted(tmp_path):
+    def hints(root):
+        notes = SOURCES["imagefolder"](root).check().notes
+        return [note for note in notes if "--layout domains" in note]
+
+    root = domain_level(tmp_path / "a")
+    trees.remove(root / "shift_fog")
+    (hint,) = hints(root)
+    assert hint.startswith("each folder of train/ holds folders cat, dog and no image")
+    assert SOURCES["imagefolder"](root).load().classes == ("day", "night", "rain")
+    trees.paint(root / "train" / "rain" / "x.jpg", (0, 0, 0))
+    assert not hints(root)
+    root = trees.imagefolder(tmp_path / "b")
+    assert not hints(root)
+    for name in ("train/cat", "train/dog"):
+        (root / name).rename(root / "batch")
+        (root / "batch").rename(root / "x")
+        (root / name).mkdir()
+        (root / "x").rename(root / name / f"batch of {name[6:]}")
+    assert not hints(root)
+
+
+LEVELS = {
+    "a domain that val lacks": (
+        lambda root: trees.remove(root / "val/night"), {}, r"no .*val/night, and night is tra"
+    ),
+    "a domain that val alone has": (
+        lambda root: trees.remove(root / "train/night"), {}, r"val/night is a domain that .* lacks"
+    ),
+    "a domain that is not there": (
+        lambda root: None, {"test_domain": "snow"}, r"test_domain=snow is not .*day, night, rain"
+    ),
+    "a shift with the name of a domain": (
+        lambda root: (root / "shift_fog").rename(root / "shift_day"),
+        {"test_domain": "day"},
+        "shift_day has the name of a domain: rename it",
+    ),
+    "no domains": (
+        lambda root: trees.class_folders(root / "train", ["cat"], 4, 0),
+        {},
+        r"train/cat holds 4 images and no folders",
+    ),
+    "too few images": (
+        lambda root: [trees.remove(root / "val/day" / each / f"{n}.jpg")
+                      for each in ("cat", "dog") for n in (1, 2, 3)],
+        {},
+        r"val/day has too few images of each class",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+def test_wrong_folders_of_domains_are_refused(kind, tmp_path):
+    do, options, said = LEVELS[kind]
+    do(domain_level(tmp_path))
+    with pytest.raises(DataError, match=said):
+        own_domains(tmp_path, **options).check()
+
+
+def test_a_domain_that_is_not_trained_on_needs_no_validation(tmp_path):
+    trees.remove(domain_level(tmp_path) / "val/night")
+    splits = own_domains(tmp_path, test_domain="night").load()
+    assert len(splits.shifts["night"]) == 8
+
+
+def test_folders_of_domains_without_train_are_tests(tmp_path):
+    trees.remove(domain_level(tmp_path) / "train")
+    tests = own_domains(tmp_path, test_domain="snow").load_tests()
+    assert {name: len(images) for name, images in tests.shifts.items()} == {"val": 24, "fog": 8}
+    assert tests.classes == ("cat", "dog")

@@ -5,6 +5,7 @@ import itertools
 import pickle
 import re
 from dataclasses import FrozenInstanceError, replace
+from types import NoneType
 
 import numpy as np
 import official_trees as trees
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from gmixout.data import SOURCES
 from gmixout.data.common_corruptions.constants import KINDS
-from gmixout.data.source import Problems, Source, Splits
+from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.errors import ConfigError, DataError
 
 PACS = ["art_painting", "cartoon", "photo", "sketch"]
@@ -35,6 +36,7 @@ TREES = {
     "officehome": lambda root: trees.domains(root, OFFICE, ["Alarm_Clock", "Bed"]),
     "terra_incognita": lambda root: trees.domains(root, PLACES, ["bird", "empty"]),
     "imagefolder": trees.imagefolder,
+    "csv": trees.csv_table,
 }
 OPTIONS = {"imagenet": {"val_share": 0.2}, "imagenet_c": {"val_share": 0.2}}
 """Where the usual share of so few images would be none."""
@@ -77,7 +79,7 @@ def test_a_source_says_what_it_is(name):
     text = inspect.getdoc(SOURCES[name])
     for said in ("Input", "Labels", "Splits", "Metric", "Files"):
         assert said in text, said
-    if name not in ("imagefolder", "huggingface"):
+    if name not in ("imagefolder", "csv", "huggingface"):
         assert "Licence: " in text
         assert "Source: " in text
         assert re.search(r"[\d,]+\s+(MB|GB|images)", text), "size"
@@ -103,6 +105,8 @@ def test_every_item_is_a_tensor_and_a_label_in_range(source):
             assert tensor.shape == (3,)
             assert 0 <= label < len(classes)
         assert images.groups is None or len(images.groups) == len(images)
+        if images.groups is not None:
+            assert all(images.group_names[group] for group in images.groups.tolist())
 
 
 def test_an_image_is_in_one_set_alone(name, source):
@@ -132,7 +136,7 @@ def test_workers_read_a_source(root_of):
 
 
 def test_published_counts_are_asked_for_by_default(name, root_of):
-    if name == "imagefolder":
+    if name in ("imagefolder", "csv"):
         return
     with pytest.raises(DataError, match=r"the published data has .*\(counts=any takes it"):
         SOURCES[name](root_of(name)).check()
@@ -179,7 +183,9 @@ def test_an_empty_root_is_refused(name, tmp_path):
 
 def test_options_are_plain_values_and_make_the_source_again(source):
     assert source.options["root"] == str(source.root)
-    assert all(type(value) in (str, int, float, bool, list) for value in source.options.values())
+    assert all(
+        type(value) in (str, int, float, bool, list, NoneType) for value in source.options.values()
+    )
     with pytest.raises(FrozenInstanceError):
         source.counts = "official"
 
@@ -190,6 +196,21 @@ def test_options_are_plain_values_and_make_the_source_again(source):
         ("pacs", {"counts": "some"}, r"counts='some'\) must be one of: official, any"),
         ("pacs", {"on_broken": "ignore"}, "must be one of: raise, skip"),
         ("pacs", {"train_domain": "foto"}, "'foto'.*art_painting, cartoon, photo, sketch"),
+        ("pacs", {"train_domains": ("foto", "photo")}, "train_domains='foto'.*one of: art_pai"),
+        ("pacs", {"train_domains": "photo"}, "must be a list, each entry text"),
+        ("pacs", {"train_domains": PACS}, "leaves no domain to test on"),
+        ("pacs", {"test_domain": "foto"}, "test_domain='foto'.*one of: art_painting"),
+        ("pacs", {"test_domain": "photo", "train_domain": "sketch"}, "says twice what to finetune"),
+        ("pacs", {"train_domains": PACS[:2], "train_domain": "sketch"}, "says twice what to fine"),
+        (
+            "pacs",
+            {"train_domains": PACS[:2], "test_domain": "photo"},
+            "says twice what to finetune",
+        ),
+        ("imagefolder", {"train_domains": ("a",)}, "train_domains=a.* goes with layout=domains"),
+        ("imagefolder", {"test_domain": "a"}, "test_domain=a.* goes with layout=domains"),
+        ("csv", {"train_domains": ("a",), "test_domain": "b"}, "says twice what to finetune on"),
+        ("csv", {"id_val_share": 0.6, "id_test_share": 0.4}, "below 1 together with id_val_share"),
         ("pacs", {"id_val_share": 0.0}, "above 0 and below 1"),
         ("pacs", {"id_val_share": 0.5, "id_test_share": 0.5}, "nothing to train on"),
         ("domainnet", {"protocol": "list"}, "must be one of: lists, stratified, domainbed"),
@@ -209,7 +230,7 @@ class made_up(Source):
     """Splits given by hand."""
 
     where = "nowhere"
-    splits: Splits
+    splits: ImageBenchmark
 
     def read(self, problems):
         return self.splits
@@ -246,7 +267,7 @@ def test_a_class_without_training_images_is_noted(tmp_path, root_of):
     cats = splits.train.subset((splits.train.labels == 0).nonzero().flatten())
     source = made(tmp_path, root_of, train=cats)
     assert source.check().notes[-1] == "train has no image of 1 of 2 classes: dog"
-    assert source.load(to_tensor).class_counts.tolist() == [4, 0]
+    assert source.load(to_tensor).train.labels.bincount(minlength=2).tolist() == [4, 0]
 
 
 def test_all_problems_are_in_one_message_up_to_a_limit(tmp_path):

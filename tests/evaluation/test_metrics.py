@@ -1,12 +1,12 @@
 import math
 import resource
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from gmixout.data import Benchmark
 from gmixout.data.common_corruptions.constants import KINDS
 from gmixout.errors import ConfigError, DataError, TrainingError
 from gmixout.evaluation.metrics import (
@@ -36,8 +36,8 @@ def dataset(logits, labels, groups=None):
 def benchmark_of(**changes):
     right = dataset(torch.eye(3), [0, 1, 2])
     sets = {"id_val": right, "id_test": right, "shifts": {"fonts": right}}
-    measured = {"metric": "accuracy", "also": (), "summary": None}
-    return SimpleNamespace(**(sets | measured | changes))
+    named = {"name": "by hand", "classes": tuple("abc"), "train": right}
+    return Benchmark(**(named | sets | changes))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from toy_benchmark import toy_pretrained
 
 from gmixout.methods import METHODS, Finetuning, Method, get_method
 
@@ -72,7 +73,7 @@ class Run:
     ) -> None:
         method = ALL[method] if isinstance(method, str) else method
         self.model = model.train()
-        self.finetuning: Finetuning = method.start(self.model, seed)
+        self.finetuning: Finetuning = method.start(toy_pretrained(self.model), seed)
         groups = self.finetuning.param_groups(lr=lr, head_lr=lr / 2)
         self.trainable = sum(p.numel() for group in groups for p in group["params"])
         self.optimizer = self.finetuning.bind(torch.optim.AdamW(groups, **options))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from small_models import CLASSES, Run, cnn, copied, difference, vit
 from torch import nn
+from toy_benchmark import toy_pretrained
 
 from gmixout.errors import ConfigError
 from gmixout.methods import get_method
@@ -115,7 +116,7 @@ def test_layers_inside_of_attention_are_left_alone(name):
     changes = change(get_method(name, rank=2), attention)
     moved = {key for key, value in changes.items() if value.any()}
     assert moved == {"inner.weight", "head.weight", "head.bias"}
-    model = get_method(name, rank=2).start(attention(), 0).model
+    model = get_method(name, rank=2).start(toy_pretrained(attention()), 0).model
     trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
     assert not any(key.startswith("attention.") for key in trained)
 
@@ -187,7 +188,7 @@ def test_adapters_do_not_depend_on_the_global_generator(name):
 def test_where_it_cannot_apply_it_says_so_before_training(name, model, says):
     before = [name for name, _ in model.named_modules()]
     with pytest.raises(ConfigError, match=says):
-        get_method(name).start(model, 0)
+        get_method(name).start(toy_pretrained(model, head=()), 0)
     assert [name for name, _ in model.named_modules()] == before
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -196,7 +197,7 @@ def test_without_peft_the_error_names_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     model = vit()
     with pytest.raises(ConfigError, match=r"method lora needs peft.*'gmixout\[lora\]'"):
-        get_method("lora").start(model, 0)
+        get_method("lora").start(toy_pretrained(model), 0)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -212,4 +213,4 @@ def test_bitfit_moves_biases_and_the_head():
     unbiased.add_module("body", nn.Linear(4, 4, bias=False))
     unbiased.add_module("head", nn.Linear(4, 2))
     with pytest.raises(ConfigError, match="bitfit trains biases, and outside of its head"):
-        get_method("bitfit").start(unbiased, 0)
+        get_method("bitfit").start(toy_pretrained(unbiased), 0)

@@ -1,8 +1,9 @@
 import torch
 from small_models import ALL, Run, cnn, copied, difference, vit
+from toy_benchmark import toy_pretrained
 
 from gmixout.methods import get_method
-from gmixout.methods.averaged import Averaged
+from gmixout.methods.average import Averaged
 
 DECAY = 0.75
 
@@ -11,8 +12,8 @@ def averaged(name, model):
     """A run of a method and the average beside it."""
 
     class Wrapped:
-        def start(self, model, seed):
-            return Averaged(ALL[name].start(model, seed), DECAY)
+        def start(self, pretrained, seed):
+            return Averaged(ALL[name].start(pretrained, seed), DECAY)
 
     return Run(Wrapped(), model)
 
@@ -45,7 +46,7 @@ def test_running_statistics_are_averaged_and_counters_are_not():
 def test_half_precision_weights_are_averaged_in_float32():
     start = vit().bfloat16().state_dict()
     model = vit().bfloat16()
-    average = Averaged(get_method("full").start(model, 0), 0.99)
+    average = Averaged(get_method("full").start(toy_pretrained(model), 0), 0.99)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(parameter.abs() * 0.01)

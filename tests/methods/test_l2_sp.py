@@ -1,6 +1,7 @@
 import torch
 from small_models import Run, batch, cnn, difference, vit
 from torch.nn import functional
+from toy_benchmark import toy_pretrained
 
 from gmixout.methods import get_method
 
@@ -12,7 +13,9 @@ def test_a_step_is_that_of_the_loss_with_the_penalty():
     models = [vit().double().eval() for _ in range(2)]
     start = {name: p.detach().clone() for name, p in models[0].named_parameters()}
     for model in models:  # somewhere else than at the pretrained weights, where nothing pulls
-        finetuning = get_method("l2_sp", pull=PULL, head_decay=HEAD_DECAY).start(model, 0)
+        finetuning = get_method("l2_sp", pull=PULL, head_decay=HEAD_DECAY).start(
+            toy_pretrained(model), 0
+        )
         groups = finetuning.param_groups(lr=0.1)
         optimizer = torch.optim.SGD(groups)
         if model is models[0]:

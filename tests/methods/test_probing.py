@@ -2,6 +2,7 @@ import pytest
 import torch
 from small_models import Run, cnn, copied, difference, vit
 from torch import nn
+from toy_benchmark import toy_pretrained
 
 from gmixout.errors import ConfigError
 from gmixout.methods import get_method
@@ -17,7 +18,11 @@ def test_a_linear_probe_moves_the_head_alone():
 
 
 def test_the_rate_of_a_linear_probe_is_lr():
-    (group,) = get_method("linear_probe").start(vit(), 0).param_groups(lr=0.5, head_lr=0.25)
+    (group,) = (
+        get_method("linear_probe")
+        .start(toy_pretrained(vit()), 0)
+        .param_groups(lr=0.5, head_lr=0.25)
+    )
     assert group["lr"] == 0.5
 
 
@@ -57,10 +62,10 @@ def test_what_was_frozen_stays_frozen():
 @pytest.mark.parametrize("name", ["linear_probe", "lp_ft"])
 def test_a_model_without_a_head_is_refused(name):
     headless = nn.Sequential(nn.Conv2d(4, 4, 3))
-    with pytest.raises(ConfigError, match=f"{name} trains the classifier head.*has none"):
-        get_method(name).start(headless, 0)
+    with pytest.raises(ConfigError, match=rf"{name} trains the classifier.*has none.*head=\(\)"):
+        get_method(name).start(toy_pretrained(headless, head=()), 0)
     frozen = cnn()
     frozen.head.requires_grad_(False)
     with pytest.raises(ConfigError, match="unfreeze"):
-        get_method(name).start(frozen, 0)
+        get_method(name).start(toy_pretrained(frozen), 0)
     assert all(p.requires_grad for p in headless.parameters())

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 import gmixout
 from gmixout.errors import ConfigError, DataError
-from gmixout.models import load_foundation
+from gmixout.models import load_pretrained
 from gmixout.models.clip import ClipClassifier, zero_shot_weight
 
 TEMPLATES = ["a photo of a {}.", "a bad photo of the {}.", "{} in the wild."]
@@ -38,7 +38,7 @@ IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 def test_one_prompt_gives_the_logits_of_clip(tiny, library):
     model, tokenizer = library
     theirs, _ = model.get_logits(IMAGES, tokenizer([f"a photo of a {text}." for text in TEXTS]))
-    ours = load_foundation(NAME, CLASSES, weights=tiny).model(IMAGES)
+    ours = load_pretrained(NAME, CLASSES, weights=tiny).model(IMAGES)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
@@ -49,9 +49,9 @@ def test_many_prompts_give_open_clips_own_zero_shot_classifier(tiny, library):
     model, tokenizer = library
     weight = build_zero_shot_classifier(model, tokenizer, TEXTS, TEMPLATES)
     theirs = model.logit_scale.exp() * model.encode_image(IMAGES, normalize=True) @ weight
-    ours = load_foundation(NAME, CLASSES, templates=TEMPLATES, weights=tiny)
+    ours = load_pretrained(NAME, CLASSES, templates=TEMPLATES, weights=tiny)
     torch.testing.assert_close(ours.model(IMAGES), theirs, atol=1e-5, rtol=1e-5)
-    assert ours.head == "zero_shot"
+    assert ours.head_from == "zero_shot"
     assert "3 prompts" in ours.description
 
 
@@ -66,7 +66,7 @@ def test_models_of_transformers_give_their_own_logits(tmp_path, kind):
     padding = {"padding": "max_length", "max_length": 12} if kind == "Siglip" else {"padding": True}
     tokens = tokenizer([f"a photo of a {t}." for t in TEXTS], return_tensors="pt", **padding)
     theirs = model(pixel_values=IMAGES, **tokens).logits_per_image
-    ours = load_foundation(f"hf:{folder}", CLASSES).model(IMAGES)
+    ours = load_pretrained(f"hf:{folder}", CLASSES).model(IMAGES)
     if kind == "Siglip":
         theirs = theirs - model.logit_bias
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -74,8 +74,8 @@ def test_models_of_transformers_give_their_own_logits(tmp_path, kind):
 
 def test_logits_follow_the_order_of_the_classes(tiny):
     order = [2, 0, 1]
-    model = load_foundation(NAME, CLASSES, weights=tiny).model
-    other = load_foundation(NAME, [CLASSES[i] for i in order], weights=tiny).model
+    model = load_pretrained(NAME, CLASSES, weights=tiny).model
+    other = load_pretrained(NAME, [CLASSES[i] for i in order], weights=tiny).model
     torch.testing.assert_close(other(IMAGES), model(IMAGES)[:, order])
 
 
@@ -99,7 +99,7 @@ def test_many_classes_are_encoded_in_portions():
 
 def test_the_text_tower_is_not_kept(tiny, library):
     """What is left is the image tower, under its own names, and the head."""
-    state = load_foundation(NAME, CLASSES, weights=tiny).model.state_dict()
+    state = load_pretrained(NAME, CLASSES, weights=tiny).model.state_dict()
     visual = {f"visual.{name}": value for name, value in library[0].visual.state_dict().items()}
     assert set(state) == {*visual, "head.weight"}
     for name, value in visual.items():
@@ -107,7 +107,7 @@ def test_the_text_tower_is_not_kept(tiny, library):
 
 
 def test_packed_attention_projections_are_masked(tiny):
-    model = load_foundation(NAME, CLASSES, weights=tiny).model
+    model = load_pretrained(NAME, CLASSES, weights=tiny).model
     masked = gmixout.attach(model, gmixout.GMixout(mask_rate=0.5))
     names = {weight.name for weight in masked.summary().weights}
     assert "visual.transformer.resblocks.0.attn.in_proj_weight" in names
@@ -115,8 +115,8 @@ def test_packed_attention_projections_are_masked(tiny):
 
 
 def test_wise_ft_starts_at_the_zero_shot_classifier(tiny):
-    zero_shot = load_foundation(NAME, CLASSES, weights=tiny).model
-    tuned = load_foundation(NAME, CLASSES, weights=tiny).model
+    zero_shot = load_pretrained(NAME, CLASSES, weights=tiny).model
+    tuned = load_pretrained(NAME, CLASSES, weights=tiny).model
     with torch.no_grad():
         for parameter in tuned.parameters():
             parameter.add_(0.1)
@@ -138,13 +138,13 @@ def test_logits_do_not_change_with_the_length_of_features():
 def test_classes_with_one_text_are_refused(tiny):
     twice = ["t_shirt", "t shirt", "dog"]
     with pytest.raises(ConfigError, match="two classes are called 't shirt'"):
-        load_foundation(NAME, twice, weights=tiny)
-    load_foundation(NAME, twice, "random", weights=tiny)
+        load_pretrained(NAME, twice, weights=tiny)
+    load_pretrained(NAME, twice, "random", weights=tiny)
 
 
 def test_templates_without_a_place_for_the_class_are_refused(tiny):
     with pytest.raises(ConfigError, match="'a photo' must have"):
-        load_foundation(NAME, CLASSES, templates=["{}", "a photo"], weights=tiny)
+        load_pretrained(NAME, CLASSES, templates=["{}", "a photo"], weights=tiny)
 
 
 @pytest.mark.parametrize("kind", ["open_clip", "hf clip"])
@@ -152,8 +152,8 @@ def test_prompts_are_encoded_on_the_device_that_is_asked_for(tmp_path, kind):
     """On the meta device, which holds no numbers: it is the encoding that fails there."""
     folder = str(FOLDERS[kind](tmp_path))
     with pytest.raises(DataError, match="meta"):
-        load_foundation(folder, CLASSES, device="meta")
-    load_foundation(folder, CLASSES, "random", device="meta")
+        load_pretrained(folder, CLASSES, device="meta")
+    load_pretrained(folder, CLASSES, "random", device="meta")
 
 
 @pytest.mark.gpu
@@ -161,6 +161,6 @@ def test_prompts_are_encoded_on_the_device_that_is_asked_for(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["open_clip", "hf clip"])
 def test_a_gpu_makes_the_same_head(tmp_path, kind):
     folder = str(FOLDERS[kind](tmp_path))
-    cpu, gpu = (load_foundation(folder, CLASSES, device=d).model for d in ("cpu", "cuda"))
+    cpu, gpu = (load_pretrained(folder, CLASSES, device=d).model for d in ("cpu", "cuda"))
     assert {parameter.device.type for parameter in gpu.parameters()} == {"cpu"}
     torch.testing.assert_close(gpu.head.weight, cpu.head.weight, atol=1e-3, rtol=1e-3)

@@ -23,7 +23,7 @@ from tiny_foundations import (
 )
 
 from gmixout.errors import DataError
-from gmixout.models import load_foundation
+from gmixout.models import load_pretrained
 from gmixout.models.hub import loading
 
 pytest.importorskip("timm")
@@ -154,7 +154,7 @@ def test_weights_that_are_more_than_weights_are_refused(kind, place, tmp_path, m
     (tmp_path / "model").mkdir()
     name = PLACES[place](tmp_path / "model", FILES[kind](mark))
     with pytest.raises(DataError) as error:
-        load_foundation(name, CLASSES)
+        load_pretrained(name, CLASSES)
     assert not mark.exists()
     if kind == "TorchScript" and "file" in place:
         assert "torch.save(torch.jit.load(" in str(error.value)
@@ -178,11 +178,11 @@ def test_weights_alone_in_pickles_are_loaded(place, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     make[place](folder)
-    first = load_foundation(str(folder), CLASSES).model.state_dict()
+    first = load_pretrained(str(folder), CLASSES).model.state_dict()
     for file in folder.glob("*.safetensors"):
         torch.save(load_file(file), folder / PICKLES[place])
         file.unlink()
-    second = load_foundation(str(folder), CLASSES).model.state_dict()
+    second = load_pretrained(str(folder), CLASSES).model.state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert [file.name for file in folder.glob("*.bin")] == [PICKLES[place]]
 
@@ -234,7 +234,7 @@ def test_code_in_a_folder_of_transformers_neither_runs_nor_asks(kind, model, tmp
     else:  # transformers itself knows this type of model, and perhaps what goes with it
         expected = suppress(*([] if kind == "known" else [DataError]))
     with expected:
-        load_foundation(f"hf:{folder}", CLASSES)
+        load_pretrained(f"hf:{folder}", CLASSES)
     assert not (tmp_path / "mark").exists()
     assert asked == []
 
@@ -262,6 +262,6 @@ def test_a_folder_of_open_clip_cannot_bring_code(text, tmp_path, asked):
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Evil"}')
     with_code(folder, tmp_path / "mark")
     with pytest.raises(DataError):
-        load_foundation(f"open_clip:{folder}", CLASSES)
+        load_pretrained(f"open_clip:{folder}", CLASSES)
     assert not (tmp_path / "mark").exists()
     assert asked == []

@@ -6,7 +6,7 @@ import pytest
 from tiny_foundations import CLASSES, hf_dinov2
 
 from gmixout.errors import ConfigError, DataError
-from gmixout.models import hub, load_foundation
+from gmixout.models import hub, load_pretrained
 
 NAMES = {
     "timm:test_vit.r160_in1k": r"timm:test_vit.r160_in1k@.*model.safetensors",
@@ -22,7 +22,7 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_offline_it_says_how_to_provide_the_model(name, rng_untouched):
     with rng_untouched(), pytest.raises(DataError, match=NAMES[name]) as raised:
-        load_foundation(name, CLASSES)
+        load_pretrained(name, CLASSES)
     assert name in str(raised.value)
     assert "cannot be reached" in str(raised.value)
 
@@ -80,7 +80,7 @@ def test_online_it_says_what_the_hub_says(answering, monkeypatch, name, respond,
     monkeypatch.setattr(http.time, "sleep", lambda _: None)
     answering(respond)
     with pytest.raises(error, match=message) as raised:
-        load_foundation(name, CLASSES)
+        load_pretrained(name, CLASSES)
     assert name in str(raised.value)
 
 
@@ -88,7 +88,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
     folder = hf_dinov2(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"pip install 'gmixout\[hub\]'"):
-        load_foundation(f"hf:{folder}", CLASSES)
+        load_pretrained(f"hf:{folder}", CLASSES)
 
 
 class ConnectTimeout(Exception):

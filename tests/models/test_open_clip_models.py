@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_foundations import CLASSES, add_tiny_clip, clip_file, clip_folder
 
 from gmixout.errors import ConfigError, DataError
-from gmixout.models import load_foundation
+from gmixout.models import load_pretrained
 
 GREY = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "interpolation": "bilinear"}
 
@@ -34,30 +34,30 @@ def activations(model):
 @pytest.mark.parametrize("form", ["{model}/openai", "{model}/openai@{file}"])
 def test_a_tag_brings_its_activation_and_preprocessing(tagged, form):
     name = form.format(model="open_clip:tiny-clip", file=tagged)
-    foundation = load_foundation(name, CLASSES)
-    assert all(activations(foundation.model))
-    assert foundation.mean == GREY["mean"]
-    assert foundation.std == GREY["std"]
-    assert foundation.interpolation == "bilinear"
+    pretrained = load_pretrained(name, CLASSES)
+    assert all(activations(pretrained.model))
+    assert pretrained.mean == GREY["mean"]
+    assert pretrained.std == GREY["std"]
+    assert pretrained.interpolation == "bilinear"
     # squashed, not cropped: the white half of a wide picture is still there
     picture = Image.new("RGB", (128, 32), "white")
     picture.paste("black", (0, 0, 32, 32))
-    assert foundation.transform(picture)[:, :, 0].max() < 0 < foundation.transform(picture).max()
+    assert pretrained.transform(picture)[:, :, 0].max() < 0 < pretrained.transform(picture).max()
 
 
 def test_a_file_without_a_tag_has_the_models_own_activation(tagged, monkeypatch):
     from open_clip import pretrained
 
     monkeypatch.delitem(pretrained._PRETRAINED, "tiny-clip")
-    foundation = load_foundation(f"open_clip:tiny-clip@{tagged}", CLASSES)
-    assert not any(activations(foundation.model))
-    assert f"weights: {tagged}" in foundation.description
-    assert foundation.interpolation == "bicubic"
+    pretrained = load_pretrained(f"open_clip:tiny-clip@{tagged}", CLASSES)
+    assert not any(activations(pretrained.model))
+    assert f"weights: {tagged}" in pretrained.description
+    assert pretrained.interpolation == "bicubic"
 
 
 def test_a_file_without_a_tag_is_refused_where_tags_differ_in_their_activation(tagged):
     with pytest.raises(ConfigError, match=r"QuickGELU.*tiny-clip/TAG@FILE \(there are: openai\)"):
-        load_foundation(f"open_clip:tiny-clip@{tagged}", CLASSES)
+        load_pretrained(f"open_clip:tiny-clip@{tagged}", CLASSES)
 
 
 def test_transform_is_the_librarys(tmp_path):
@@ -66,21 +66,21 @@ def test_transform_is_the_librarys(tmp_path):
     theirs = open_clip.create_model_from_pretrained(f"local-dir:{folder}")[1]
     pixels = torch.randint(0, 256, (50, 70, 3), dtype=torch.uint8).numpy()
     picture = Image.fromarray(pixels)
-    ours = load_foundation(f"open_clip:{folder}", CLASSES).transform
+    ours = load_pretrained(f"open_clip:{folder}", CLASSES).transform
     assert torch.equal(ours(picture), theirs(picture))
 
 
 def test_weights_of_another_model_are_refused(tagged, tmp_path):
     file = clip_file(tmp_path, embed_dim=8)
     with pytest.raises(DataError, match="cannot be loaded"):
-        load_foundation(f"open_clip:tiny-clip/openai@{file}", CLASSES)
+        load_pretrained(f"open_clip:tiny-clip/openai@{file}", CLASSES)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
     folder = clip_folder(tmp_path)
     (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(DataError, match=str(folder)):
-        load_foundation(str(folder), CLASSES)
+        load_pretrained(str(folder), CLASSES)
 
 
 def test_a_captioning_model_gives_logits(tmp_path, monkeypatch):
@@ -100,7 +100,7 @@ def test_a_captioning_model_gives_logits(tmp_path, monkeypatch):
     add_tiny_clip(tmp_path, monkeypatch, custom_text=True, **changes)
     file = tmp_path / "coca.safetensors"
     save_file(coca.CoCa(embed_dim=16, **changes).state_dict(), file)
-    model = load_foundation(f"open_clip:tiny-clip@{file}", CLASSES).model
+    model = load_pretrained(f"open_clip:tiny-clip@{file}", CLASSES).model
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 3)
 
 
@@ -114,14 +114,14 @@ def test_a_captioning_model_gives_logits(tmp_path, monkeypatch):
 )
 def test_wrong_names_are_refused(name, message):
     with pytest.raises(ConfigError, match=message):
-        load_foundation(name, CLASSES)
+        load_pretrained(name, CLASSES)
 
 
 def test_a_folder_given_as_a_file_is_refused(tmp_path):
     clip_folder(tmp_path)
     for name in (f"open_clip:ViT-B-16@{tmp_path}", f"open_clip:{tmp_path}"):
         with pytest.raises(ConfigError, match=r"load it by itself|brings its own"):
-            load_foundation(name, CLASSES, weights=None if "@" in name else clip_file(tmp_path))
+            load_pretrained(name, CLASSES, weights=None if "@" in name else clip_file(tmp_path))
 
 
 def test_config_of_a_saved_model_is_respected(tmp_path):
@@ -129,4 +129,4 @@ def test_config_of_a_saved_model_is_respected(tmp_path):
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["model_cfg"]["quick_gelu"] = True
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-    assert all(activations(load_foundation(str(folder), CLASSES).model))
+    assert all(activations(load_pretrained(str(folder), CLASSES).model))

@@ -9,7 +9,8 @@ import shutil
 import pytest
 from report_records import all_methods, make_records, make_sweep, on_the_way, poisoned
 
-from gmixout.reports.page import save_page
+from gmixout.reports.page import page
+from gmixout.results import Study
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 wait = pytest.importorskip("selenium.webdriver.support.wait")
@@ -61,14 +62,15 @@ def folder(tmp_path_factory):
 
 
 def written(folder, records, **options):
-    save_page(records, {"runs/one": "benchmark: digits\n"}, folder / "report.html", **options)
+    text = page(Study(records), {"runs/one": "benchmark: digits\n"}, **options)
+    (folder / "report.html").write_text(text)
     return folder
 
 
 def opened(browser, folder, width=1280, **media):
     """The page, freshly opened, with nothing kept from an earlier visit."""
     if browser.current_url.startswith("file:"):
-        browser.execute_script("sessionStorage.significant()")
+        browser.execute_script("sessionStorage.clear()")
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     emulate(browser, **media)
@@ -124,7 +126,7 @@ def names(browser, table="#settings"):
     """The methods of the rows that are seen."""
     return browser.execute_script(
         "return [...document.querySelectorAll(arguments[0] + ' tbody tr[data-group]')]"
-        ".filter(row => row.checkVisibility()).map(row => row.settings[0].innerText.trim())",
+        ".filter(row => row.checkVisibility()).map(row => row.cells[0].innerText.trim())",
         table,
     )
 
@@ -225,7 +227,7 @@ def test_headings_sort(browser, folder):
     )
     values = (
         "return [...document.querySelectorAll('#settings tbody tr')]"
-        ".map(row => row.settings[arguments[0]].dataset.value)"
+        ".map(row => row.cells[arguments[0]].dataset.value)"
     )
     heading = f"#settings th:nth-child({column + 1}) button"
     click(browser, heading)

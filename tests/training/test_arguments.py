@@ -1,10 +1,12 @@
 import itertools
 import math
+from dataclasses import fields
 
 import pytest
 
 from gmixout.errors import ConfigError
 from gmixout.training import TrainingArguments
+from gmixout.training.arguments import Augmentation, Conduct, Objective, Optimization
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,26 @@ from gmixout.training import TrainingArguments
 def test_values_out_of_range_are_named(name, value):
     with pytest.raises(ConfigError, match=rf"TrainingArguments\({name}={value!r}\) must be "):
         TrainingArguments(**{name: value})
+
+
+PARTS = (Optimization, Objective, Augmentation, Conduct)
+
+
+def test_every_setting_belongs_to_one_part_and_is_checked_there_alone_too():
+    names = [field.name for part in PARTS for field in fields(part)]
+    whole = {field.name for field in fields(TrainingArguments)}
+    assert len(names) == len({*names})
+    assert whole - {*names} == {
+        *("seed", "steps", "batch_size", "batches", "mixed_precision", "freeze_batch_norm")
+    }
+    for part in PARTS:
+        made = part()
+        for field in fields(part):
+            assert getattr(made, field.name) == getattr(TrainingArguments(), field.name)
+    for part, wrong in zip(PARTS, ("lr", "mixup", "crop_scale", "num_workers"), strict=True):
+        with pytest.raises(ConfigError, match=rf"{part.__name__}\({wrong}=-1\.?0?\) must be "):
+            part(**{wrong: -1})
+    assert TrainingArguments().conduct() == tuple(field.name for field in fields(Conduct))
 
 
 def test_the_schedule_rises_and_falls():

@@ -5,6 +5,7 @@ import timm
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
+from toy_benchmark import toy_pretrained
 
 from gmixout.errors import ConfigError
 from gmixout.methods import METHODS, get_method
@@ -27,7 +28,9 @@ def rates(name: str, decay: float) -> tuple[dict[str, float], dict[str, float]]:
     model = vit()
     layers = LayerDecay(model, decay)
     options = {"rank": 2} if name == "shira" else {}
-    groups = get_method(name, **options).start(model, 0).param_groups(lr=LR, head_lr=LR)
+    groups = (
+        get_method(name, **options).start(toy_pretrained(model), 0).param_groups(lr=LR, head_lr=LR)
+    )
     names = {id(parameter): key for key, parameter in model.named_parameters()}
 
     def by_name(groups):
@@ -71,7 +74,7 @@ def test_training_moves_the_bottom_less(name):
         before = model.patch_embed.proj.weight.detach().clone()
         arguments = TrainingArguments(steps=2, batch_size=3, layer_decay=decay)
         start = partial(get_method(name).start, seed=0)
-        moved = train(model, start, images, arguments).model.patch_embed.proj.weight
+        moved = train(toy_pretrained(model), start, images, arguments).model.patch_embed.proj.weight
         return float((moved - before).detach().norm())
 
     assert change(0.01) < 1e-3 * change(1.0)
@@ -87,8 +90,9 @@ def test_groups_keep_what_they_are():
 
 
 def test_a_model_that_does_not_say_its_layers_is_refused_before_training():
-    arguments = TrainingArguments(layer_decay=0.7)
-    check_settings(vit(), arguments)
+    images = TensorDataset(torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))
+    arguments = TrainingArguments(layer_decay=0.7, batch_size=4)
+    check_settings(vit(), images, arguments)
     with pytest.raises(ConfigError, match=r"layer_decay=0\.7.*group_matcher.*Linear does not"):
-        check_settings(nn.Linear(2, 2), arguments)
-    check_settings(nn.Linear(2, 2), TrainingArguments())
+        check_settings(nn.Linear(2, 2), images, arguments)
+    check_settings(nn.Linear(2, 2), images, TrainingArguments(batch_size=4))

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from toy_benchmark import Toy, foundation, toy
+from toy_benchmark import Toy, net, toy, toy_pretrained
 
 from gmixout.errors import ConfigError, DataError, StateError, TrainingError
 from gmixout.methods import METHODS, get_method
@@ -44,7 +44,7 @@ def run(
     )
     start = partial(get_method(name, **OPTIONS.get(name, {})).start, seed=arguments.seed)
     return train(
-        foundation(),
+        toy_pretrained(),
         start,
         toy().train,
         arguments,
@@ -74,7 +74,7 @@ def test_training_learns_and_leaves_the_random_state_alone(rng_untouched):
         result = run(steps=60, lr=0.03, head_lr=0.03)
     assert len(result.losses) == 60
     assert sum(result.losses[-10:]) < 0.5 * sum(result.losses[:10])
-    assert result.trainable == sum(p.numel() for p in foundation().parameters())
+    assert result.trainable == sum(p.numel() for p in net().parameters())
     assert not any(module.training for module in result.model.modules())
     assert 0 < result.step_seconds < result.seconds
 
@@ -233,7 +233,7 @@ def test_processes_that_load_images_may_end_with_the_same_signal(tmp_path):
     start = partial(get_method("full").start, seed=0)
     file = tmp_path / "c.pt"
     with pytest.raises(TrainingInterrupted, match="after step 2 of 12"):
-        train(foundation(), start, Ended(24, 0.3, seed=1), arguments, file, "run")
+        train(toy_pretrained(), start, Ended(24, 0.3, seed=1), arguments, file, "run")
     assert load_checkpoint(file, "run")["progress"]["step"] == 2  # one batch is fetched ahead
 
 
@@ -285,7 +285,7 @@ def test_one_image_a_batch_under_a_batch_norm_is_explained():
     arguments = TrainingArguments(steps=2, batch_size=1, freeze_batch_norm=False)
     start = partial(get_method("full").start, seed=0)
     with pytest.raises(ConfigError, match=r"batch_size of 2 or more, or freeze_batch_norm"):
-        train(model, start, toy().train, arguments)
+        train(toy_pretrained(model, "2"), start, toy().train, arguments)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_one_image_a_batch_under_a_batch_norm_is_explained():
     ],
 )  # fmt: skip
 def test_what_the_machine_lacks_is_explained(error, advice, monkeypatch):
-    def fail(self, images, labels):
+    def fail(self, batch):
         raise error
 
     monkeypatch.setattr(loop._Trainer, "_step", fail)
@@ -319,7 +319,7 @@ def test_an_image_that_cannot_be_read_is_named_by_itself_whoever_loads_it(worker
     arguments = TrainingArguments(steps=2, batch_size=7, num_workers=workers)
     start = partial(get_method("full").start, seed=0)
     with pytest.raises(DataError) as error:
-        train(foundation(), start, Unreadable(24, 0.3, seed=1), arguments)
+        train(toy_pretrained(), start, Unreadable(24, 0.3, seed=1), arguments)
     assert re.fullmatch(r"image \d+\.png cannot be read: it is truncated", str(error.value))
 
 
@@ -340,7 +340,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_p
     file = tmp_path / "c.pt"
     start = partial(get_method("full").start, seed=0)
     with pytest.raises(TrainingError, match=r"step 9 of 12 \(lr=0\.125.*smaller"):
-        train(foundation(), start, Spoilt(24, 0.3, seed=1), arguments, file, "run")
+        train(toy_pretrained(), start, Spoilt(24, 0.3, seed=1), arguments, file, "run")
     assert torch.load(file, weights_only=True)["progress"]["step"] == 8
 
 
@@ -354,14 +354,14 @@ def test_a_batch_larger_than_the_data():
 
 
 def test_batches_walk_through_whole_permutations():
-    batches = list(Batches(examples=10, batch_size=4, steps=10, seed=0, start=0))
+    batches = list(Batches(range(10), batch_size=4, steps=10, seed=0))
     stream = [index for batch in batches for _, index in batch]
     assert [position for batch in batches for position, _ in batch] == list(range(40))
     assert all(len(batch) == 4 for batch in batches)
     assert all(sorted(stream[i : i + 10]) == list(range(10)) for i in range(0, 40, 10))
     assert stream[:10] != stream[10:20]
-    assert list(Batches(10, 4, 10, seed=0, start=6)) == batches[6:]
-    assert list(Batches(10, 4, 10, seed=1, start=0)) != batches
+    assert list(Batches(range(10), 4, 10, seed=0, start=6)) == batches[6:]
+    assert list(Batches(range(10), 4, 10, seed=1)) != batches
 
 
 def test_observations_come_before_the_checkpoint_and_change_nothing(tmp_path):

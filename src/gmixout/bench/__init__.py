@@ -1,23 +1,29 @@
-"""The jobs behind the commands, a file each: plain typed functions over run folders."""
+"""The jobs behind the commands, over run folders; the commands are functions of this package."""
 
-from gmixout.bench.compare import compare, sweep
-from gmixout.bench.data import check
-from gmixout.bench.derive import interpolate, soup
-from gmixout.bench.diagnose import diagnose
-from gmixout.bench.doctor import doctor
-from gmixout.bench.evaluate import evaluate
-from gmixout.bench.finetune import finetune
-from gmixout.bench.report import report
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "check",
-    "compare",
-    "diagnose",
-    "doctor",
-    "evaluate",
-    "finetune",
-    "interpolate",
-    "report",
-    "soup",
-    "sweep",
-]
+COMMANDS: dict[str, str] = {
+    "finetune": "finetune",
+    "compare": "compare",
+    "sweep": "compare",
+    "evaluate": "evaluate",
+    "interpolate": "derive",
+    "soup": "derive",
+    "diagnose": "diagnose",
+    "report": "report",
+    "data check": "data",
+    "doctor": "doctor",
+}
+"""The file in `commands` of what is typed; the function has the name of the last word."""
+
+_FILES = {typed.rpartition(" ")[2]: file for typed, file in COMMANDS.items()}
+
+__all__ = sorted(_FILES)
+
+
+def __getattr__(name: str) -> Any:
+    """Return a command, whose libraries are imported now."""
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f"{__name__}.commands.{_FILES[name]}"), name)

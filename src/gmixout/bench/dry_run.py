@@ -21,8 +21,10 @@ from torch.utils.data import Dataset
 from gmixout.bench.costs import Costs, Kind
 from gmixout.bench.grid import Grid, Run
 from gmixout.bench.progress import tell
+from gmixout.bench.task import LoadedTask
 from gmixout.bench.threads import few_threads
-from gmixout.data import Benchmark, LabelledImages
+from gmixout.data import LabelledImages
+from gmixout.data.batch import collate
 from gmixout.errors import ConfigError
 from gmixout.evaluation.metrics import predict
 from gmixout.loading import loading_processes, make_loader
@@ -32,6 +34,7 @@ from gmixout.training.augmentation import Augmented
 from gmixout.training.batches import Batches
 from gmixout.training.loop import train
 from gmixout.training.memory import PeakMemory
+from gmixout.training.steps import asks_of
 
 STEPS = 5
 """Steps that a method's time is the median of: the first are slow, on a GPU above all."""
@@ -57,9 +60,9 @@ def dry_run(grid: Grid, methods: Sequence[Method]) -> None:
         say(f"{method} cannot go with this model: {reason}")
     if not grid.runs:
         raise ConfigError("none of the methods can go with this model: there is nothing to run")
-    tell(grid.benchmark)
+    tell(grid.loaded)
     costs = measure(grid, methods)
-    for line in (*_about(grid.benchmark, costs), "", _table(costs), *_warnings(costs, grid)):
+    for line in (*_about(grid.loaded, costs), "", _table(costs), *_warnings(costs, grid)):
         say(line)
     say(
         f"\nin all: runs {costs.runs} ({costs.workers} at a time), soups {costs.soups}, about "
@@ -70,8 +73,8 @@ def dry_run(grid: Grid, methods: Sequence[Method]) -> None:
 
 def measure(grid: Grid, methods: Sequence[Method]) -> Costs:
     """Measures what `Costs` holds; arguments and errors are those of `dry_run`."""
-    benchmark, settings = grid.benchmark, grid.runs[0].job.arguments
-    model = benchmark.foundation()
+    train, settings = grid.loaded.benchmark.train, grid.runs[0].job.arguments
+    model = grid.loaded.pretrained.copy().model
     count, threads = grid.at_a_time()
     groups: dict[Method | None, list[Run]] = {}
     for run in grid.runs:
@@ -79,17 +82,17 @@ def measure(grid: Grid, methods: Sequence[Method]) -> Costs:
     with few_threads(model):
         if count > 1:
             torch.set_num_threads(threads)
-        batch, loading = _load(benchmark.train, settings)
+        batch, loading = _load(train, settings)
         forward, peak = _evaluate(model, batch)
         kinds = tuple(_train(runs, batch) for runs in groups.values())
     return Costs(
         kinds=kinds,
-        soups=sum(m.pools for m in methods) * len({r.job.arguments.seed for r in grid.runs}),
-        images=sum(_tests(benchmark).values()),
+        soups=sum(m.several_runs for m in methods) * len({r.job.arguments.seed for r in grid.runs}),
+        images=sum(_tests(grid.loaded).values()),
         batch_size=len(batch),
         loading=loading / len(batch),
         forward=forward / len(batch),
-        processes=_processes(benchmark.train, settings),
+        processes=_processes(train, settings),
         workers=count,
         devices=max(1, torch.cuda.device_count()),
         model_bytes=sum(value.nbytes for value in model.state_dict().values()),
@@ -101,14 +104,17 @@ def _load(images: Dataset[Any], settings: TrainingArguments) -> tuple[LabelledIm
     """A batch of training images, and the seconds in which one comes when loading is under way."""
     processes = _processes(images, settings)
     count = 2 * max(1, processes) + 1  # each process brings two; the first is waited for
-    size: int = len(images)  # type: ignore[arg-type]
-    batches = Batches(size, settings.batch_size, count, settings.seed, start=0)
+    batches = Batches(images, settings.batch_size, count, settings.seed, order=settings.batches)
     device = PartialState().device
-    loader = make_loader(Augmented(images, settings), device, processes, batch_sampler=batches)
+    by_domain = getattr(images, "groups", None) is not None
+    seen = Augmented(images, settings, asks={"domains"} if by_domain else ())
+    loader = make_loader(seen, device, processes, batch_sampler=batches, collate_fn=collate)
     if not processes:
         list(loader)  # small data sets stay in memory from then on
     loaded = iter(loader)
-    batch = LabelledImages(*next(loaded))
+    first = next(loaded)
+    names = getattr(images, "group_names", ())
+    batch = LabelledImages(first.images, first.labels, first.domains, names)
     begun = time.perf_counter()
     others = sum(1 for _ in loaded)
     return batch, (time.perf_counter() - begun) / others
@@ -136,17 +142,20 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
     """Takes a few steps as one of the runs would, on a batch that is loaded already."""
     job, builders = runs[0].job, runs[0].builders
     settings, start = job.arguments, job.pretrained()
-    models = sum(1 for builder in builders for _ in builder.variants(start, start))
+    models = sum(1 for builder in builders for _ in builder.models(start, job.runs(start)))
     kind = Kind(", ".join(map(str, builders)), len(runs), models)
     if job.method is None:
         return kind
     if every := settings.evaluate_every_steps:
         kind = replace(kind, models=models + len(range(every, settings.steps, every)))
     few = replace(settings, steps=STEPS, warmup_steps=0, log_every_steps=1, num_workers=0)
-    few = replace(few, augment="none", crop_scale=1.0, flip=False)  # the batch is as it should be
+    few = replace(few, augment="none", crop_scale=1.0, batches="shuffled")
+    acting = (*few.beside, *job.method.regularizers)
+    few = replace(few, flip="views" in asks_of(acting))  # else the batch is as it should be
     begin = partial(job.method.costliest().start, seed=settings.seed)
     try:
-        result = train(job.benchmark.foundation(), begin, batch, few)
+        own, pretrained = job.method.regularizers, job.loaded.pretrained.copy()
+        result = train(pretrained, begin, batch, few, regularizers=own)
     except torch.OutOfMemoryError:
         result = None
     if result is None:
@@ -161,18 +170,18 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
     )
 
 
-def _about(benchmark: Benchmark, costs: Costs) -> Iterator[str]:
+def _about(task: LoadedTask, costs: Costs) -> Iterator[str]:
     """Lines about the data, the model, the machine, and what is slow on it."""
-    device, train = PartialState().device, benchmark.train
+    device, benchmark = PartialState().device, task.benchmark
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU, without GPU"
     sets: Counter[str] = Counter()
-    for test, count in _tests(benchmark).items():
+    for test, count in _tests(task).items():
         sets[test.partition("/")[0]] += count  # a corruption with all its severities
     counted = ", ".join(f"{test} {count:,}" for test, count in sets.items())
-    parameters = sum(parameter.numel() for parameter in benchmark.foundation().parameters())
+    parameters = sum(parameter.numel() for parameter in task.pretrained.model.parameters())
     slower = "loading" if costs.loading > costs.forward else "computing"
-    yield benchmark.name
-    yield f"data: {len(benchmark.classes)} classes; train {len(train):,}, {counted}"  # type: ignore[arg-type]
+    yield task.name
+    yield f"data: {len(benchmark.classes)} classes; train {len(benchmark.train):,}, {counted}"  # type: ignore[arg-type]
     yield f"model: {parameters:,} parameters, images {list(benchmark.id_val[0][0].shape)}"
     yield f"device: {name}, {_gib(_memory(device))}: all times are its"
     yield f"loading: {costs.loading * 1e3:.2f} ms an image, {costs.processes} processes a run"
@@ -212,10 +221,9 @@ def _warnings(costs: Costs, grid: Grid) -> Iterator[str]:
         yield f"warning: models take {_gib(costs.disk_bytes)}, and {folder} has {_gib(free)} left"
 
 
-def _tests(benchmark: Benchmark) -> dict[str, int]:
+def _tests(task: LoadedTask) -> dict[str, int]:
     """Number of images of each set that a model is evaluated on."""
-    sets = {"id_val": benchmark.id_val, "id_test": benchmark.id_test, **benchmark.shifts}
-    return {name: len(images) for name, images in sets.items()}  # type: ignore[arg-type]
+    return {name: len(images) for name, images in task.benchmark.tests.items()}  # type: ignore[arg-type]
 
 
 def _memory(device: torch.device) -> int:

@@ -22,12 +22,15 @@ from gmixout.bench.task import Task
 from gmixout.bench.yaml_text import load_yaml
 from gmixout.errors import ConfigError, StateError
 from gmixout.files import write_atomically, write_text
+from gmixout.losses import Loss
 from gmixout.methods import Method
 from gmixout.named import completed, defaults_of, plain
 from gmixout.plain import bounded, checked, printable, read_json
+from gmixout.regularizers import Regularizer
 from gmixout.results import RunFolder
 from gmixout.training import TrainingArguments, refuse_several_processes
 from gmixout.training import checkpoint as checkpoints
+from gmixout.training.optimizers import Optimizer
 from gmixout.weightspace import fingerprint
 
 _MARK = "# A gmixout run: what was run, with every setting.\n"
@@ -284,7 +287,12 @@ def _check_same_run(
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """All settings: what a file does not have yet is at its default."""
     values = {**plain(defaults_of(TrainingArguments)), **config}
-    return values | {"method": completed(config.get("method"), Method)}
+    return values | {
+        "method": completed(config.get("method"), Method),
+        "regularizers": completed(values["regularizers"], Regularizer),
+        "loss": completed(values["loss"], Loss),
+        "optimizer": completed(values["optimizer"], Optimizer),
+    }
 
 
 def _this_version() -> dict[str, str | None]:

@@ -5,8 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
 from statistics import median
@@ -20,7 +19,6 @@ from gmixout.bench.job import (
     about_model,
     check_training,
     hash_of,
-    id_validation_figure,
     identity_of,
     identity_of_training,
     make_record,
@@ -29,15 +27,13 @@ from gmixout.bench.progress import RunBar, bars, say
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads, is_small
 from gmixout.bench.workers import carry_out, workers_for
-from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, GmixoutError, TrainingError
 from gmixout.files import write_text
-from gmixout.methods import METHODS, Method, get_method
+from gmixout.methods import METHODS, Derived, Method
 from gmixout.reports import write_report
 from gmixout.results import MethodFacts, Record, RecordLog, RunFolder, Training
 from gmixout.training import TrainingArguments, TrainingInterrupted
 from gmixout.training.faults import explained
-from gmixout.weightspace import uniform_soup
 
 _LIVE_SECONDS = 20.0
 """Least time between two refreshes of the page while runs are under way."""
@@ -115,7 +111,7 @@ class Grid:
         if not (methods and lrs and seeds and all(own.values())):
             raise ConfigError("a comparison needs at least one method, one lr and one seed")
         trained = {method: method.trained.name if method.trained else "" for method in methods}
-        trainable = {name for name in METHODS if get_method(name).trained == get_method(name)}
+        trainable = {name for name, kind in METHODS.items() if not issubclass(kind, Derived)}
         if unknown := sorted(own.keys() - {*trained.values(), *trainable}):
             raise ConfigError(
                 f"lrs_of names {', '.join(unknown)}: no method that is trained itself; "
@@ -126,7 +122,7 @@ class Grid:
         self.task, self.out = task, out
         self._settings, self._workers = settings, workers
         self._lrs, self._seeds = list(dict.fromkeys(lrs)), list(dict.fromkeys(seeds))
-        self._pooling = [method for method in methods if method.pools]
+        self._of_several = [method for method in methods if method.several_runs]
         runs: dict[str, Run] = {}
         rates = dict.fromkeys((*self._lrs, *chain.from_iterable(own.values())))
         for seed, lr, method in product(self._seeds, rates, methods):
@@ -135,13 +131,13 @@ class Grid:
             run = Run(Job(task, method.trained, replace(settings, lr=lr, seed=seed)), (), out)
             run = runs.get(run.job.run, run)
             # of a soup's ingredients each is a model of its own, and recorded as such
-            builder = method.trained if method.pools and method.trained else method
+            builder = method.trained if method.several_runs and method.trained else method
             builders = dict.fromkeys((*run.builders, builder))
             runs[run.job.run] = replace(run, builders=tuple(builders))
         self.runs = list(runs.values())
-        self.benchmark: Benchmark = task.load()
+        self.loaded = task.load()
         if any(run.job.method for run in self.runs):
-            check_training(self.benchmark, settings)  # what concerns all runs leaves none out
+            check_training(self.loaded, settings)  # what concerns all runs leaves none out
         self.left_out: dict[Method | None, ConfigError] = {}
         for run in {run.job.method: run for run in self.runs}.values():
             try:
@@ -154,7 +150,7 @@ class Grid:
 
     def settings(self) -> dict[str, Any]:
         """Plain values by name, as the command line spells them."""
-        training = {k: v for k, v in asdict(self._settings).items() if k not in ("lr", "seed")}
+        training = {k: v for k, v in self._settings.plain().items() if k not in ("lr", "seed")}
         return {"lrs": self._lrs, "seeds": self._seeds, **training}
 
     def may_change(self) -> tuple[str, ...]:
@@ -163,7 +159,7 @@ class Grid:
 
     def at_a_time(self) -> tuple[int, int]:
         """How many runs go at a time, and the CPU threads of each."""
-        return workers_for(is_small(self.benchmark.foundation()), self._workers)
+        return workers_for(is_small(self.loaded.pretrained.model), self._workers)
 
     def carry_out(self) -> None:
         """Trains what is missing, then makes the models of several runs.
@@ -176,7 +172,7 @@ class Grid:
         log = RunFolder(self.out).log
         finished, failed = 0, []
         live = _LivePage(self.out)
-        here = few_threads(self.benchmark.foundation()) if count == 1 else nullcontext()
+        here = few_threads(self.loaded.pretrained.model) if count == 1 else nullcontext()
         with bars() as progress, here:
             total = progress.add_task("all runs", total=len(self.runs))
             under_way = _Bars(progress, self.runs)
@@ -193,7 +189,7 @@ class Grid:
                     f"stopped with {finished} of {len(self.runs)} runs finished",
                     getattr(stop, "number", signal.SIGINT),
                 ) from None
-        with few_threads(self.benchmark.foundation()):
+        with few_threads(self.loaded.pretrained.model):
             self._pool(log)
         self._tell_below_start(log)
         if failed:
@@ -213,7 +209,7 @@ class Grid:
     def _pool(self, log: RecordLog) -> None:
         """Makes, evaluates and records the models that methods make of all runs of a seed."""
         for seed in self._seeds:
-            for method in self._pooling:
+            for method in self._of_several:
                 parts = [
                     run
                     for run in self.runs
@@ -229,18 +225,15 @@ class Grid:
         names = [part.job.run for part in parts]
         what = identity_of_training(method, parts[0].job.arguments)
         what["training"].pop("lr", None)  # whatever the rates: with more of them it is made anew
-        run = hash_of({**identity_of(self.benchmark), **what})
+        run = hash_of({**identity_of(self.loaded), **what})
         if any(record.pool == names for record in log.read(run)[-1:]):
             return
-        states = [load_model(part.folder)[0] for part in parts]
-        workers = self._settings.num_workers
-        score = partial(id_validation_figure, self.benchmark, num_workers=workers)
-        members = method.pool(states, score)
-        mean = uniform_soup([states[member] for member in members])
+        job, workers = parts[0].job, self._settings.num_workers
+        runs = job.runs(*(load_model(part.folder)[0] for part in parts))
         training = _training_of_several([part.job.known(log)[0] for part in parts])
-        ((options, state),) = method.variants(parts[0].job.pretrained(), mean)
+        ((options, state, members),) = method.models(job.pretrained(), runs)
         facts = MethodFacts.of(method.name, options)
-        record = make_record(self.task, run, facts, state, training, workers)
+        record = make_record(self.loaded, run, facts, state, training, workers)
         record = replace(record, pool=names, members=[names[member] for member in members])
         model = RunFolder(self.out).run(run).model
         save_model(model, state, about_model(record) | self.task.about())

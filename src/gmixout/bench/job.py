@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,14 @@ from torch import nn
 
 from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.folder import is_trained, load_model, save_model
-from gmixout.bench.task import SCHEMA, Task
-from gmixout.data import Benchmark
+from gmixout.bench.task import SCHEMA, LoadedTask, Task
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
-from gmixout.methods import Finetuning, Method
+from gmixout.losses.cross_entropy import class_counts
+from gmixout.methods import Finetuning, Method, Runs
 from gmixout.methods.zero_shot import zero_shot
 from gmixout.named import NotAllowedError, changed, defaults_of, from_spec, identity, plain
+from gmixout.regularizers import Regularizer
 from gmixout.results import (
     BenchmarkFacts,
     Machine,
@@ -32,10 +33,8 @@ from gmixout.results import (
     Training,
 )
 from gmixout.training.arguments import TrainingArguments
-from gmixout.training.batches import Batches
 from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_settings, train
-from gmixout.training.losses import class_counts
 from gmixout.weightspace import State
 
 _OWN_FIELDS = ("lr", "head_lr", "seed", "steps", "batch_size")
@@ -71,18 +70,18 @@ def identity_of_training(method: Method, arguments: TrainingArguments) -> dict[s
     What has its default value is left out, so that a run stays itself when options are added.
     """
     own = arguments.identity()
-    settings = {name: value for name, value in changed(arguments).items() if name in own}
+    settings = {k: plain(v, identity) for k, v in changed(arguments).items() if k in own}
     return {"method": identity(method), "training": settings}
 
 
-def identity_of(benchmark: Benchmark) -> dict[str, Any]:
-    """Returns what tells a benchmark from others in the hash of a run."""
-    return {"benchmark": benchmark.name, **benchmark.identity}
+def identity_of(task: LoadedTask) -> dict[str, Any]:
+    """Returns what tells a task from others in the hash of a run."""
+    return {"benchmark": task.name, **task.identity}
 
 
-def digests_of(benchmark: Benchmark) -> dict[str, str]:
-    """Returns what tells data and start of a benchmark from others of its name, where known."""
-    identity, found = benchmark.identity, {}
+def digests_of(task: LoadedTask) -> dict[str, str]:
+    """Returns what tells data and start of a task from others of its name, where known."""
+    identity, found = task.identity, {}
     if "images" in identity:
         found["data"] = hash_of({name: identity.get(name) for name in ("images", "classes")})
     if "pretrained" in identity:
@@ -90,13 +89,13 @@ def digests_of(benchmark: Benchmark) -> dict[str, str]:
     return found
 
 
-def load_weights(benchmark: Benchmark, state: State) -> nn.Module:
-    """Returns the benchmark's model with these weights, on the device.
+def load_weights(task: LoadedTask, state: State) -> nn.Module:
+    """Returns the task's model with these weights, on the device.
 
     Raises:
         StateError: The weights are of another model.
     """
-    return fitted(benchmark.foundation(), state, f"benchmark {benchmark.name}")
+    return fitted(task.pretrained.copy().model, state, f"benchmark {task.name}")
 
 
 def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
@@ -117,11 +116,10 @@ def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
     return model.to(PartialState().device)
 
 
-def id_validation_figure(
-    benchmark: Benchmark, state: State, num_workers: int | None = None
-) -> float:
+def id_validation_figure(task: LoadedTask, state: State, num_workers: int | None = None) -> float:
     """What soups are chosen by: the official metric of weights on in-domain validation data."""
-    model = load_weights(benchmark, state)
+    benchmark = task.benchmark
+    model = load_weights(task, state)
     return figure(model, benchmark.id_val, benchmark.metric, num_workers=num_workers)
 
 
@@ -135,7 +133,7 @@ def _about(benchmark: str, run: str, method: str, options: dict[str, Any]) -> di
 
 
 def make_record(
-    task: Task,
+    task: LoadedTask,
     run: str,
     method: MethodFacts,
     state: State,
@@ -152,24 +150,23 @@ def make_record(
         training: What is known of its training; None without one.
         num_workers: Processes that decode images; by default see `loading_processes`.
     """
-    benchmark = task.load()
-    model = load_weights(benchmark, state)
+    model, benchmark = load_weights(task, state), task.benchmark
     device = PartialState().device
     scores = evaluate(model, benchmark, num_workers=num_workers)
     summary, notes = summarise_shifts(benchmark.summary, scores)
     return Record(
         run=run,
         benchmark=BenchmarkFacts(
-            name=benchmark.name,
-            parts=task.parts(),
+            name=task.name,
+            parts=dict(task.parts),
             metric=benchmark.metric,
-            digests=digests_of(benchmark),
+            digests=digests_of(task),
         ),
         method=method,
         training=training,
         scores=scores,
         summary=summary,
-        notes=[*benchmark.notes, *notes],
+        notes=[*task.notes, *notes],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         machine=Machine(
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -180,23 +177,30 @@ def make_record(
     )
 
 
-def check_training(benchmark: Benchmark, arguments: TrainingArguments) -> None:
-    """Finds out before training whether settings go with a benchmark, whatever the method.
+def check_training(
+    task: LoadedTask, arguments: TrainingArguments, regularizers: Sequence[Regularizer] = ()
+) -> None:
+    """Finds out before training whether settings go with a task, whatever the method.
+
+    Args:
+        task: What is trained on, and from where.
+        arguments: The settings.
+        regularizers: What acts beside the method.
 
     Raises:
         ConfigError: They do not.
         DataError: There is nothing to train on.
     """
-    train = benchmark.train
-    Batches.check(len(train), arguments.batch_size)  # type: ignore[arg-type]
-    check_settings(benchmark.foundation(), arguments)
+    benchmark, train = task.benchmark, task.benchmark.train
+    check_settings(task.pretrained.model, train, arguments, regularizers)
     if arguments.logit_adjustment:
         counts = class_counts(train, len(benchmark.classes))
-        if counts.min() == 0 and (arguments.label_smoothing or arguments.mixup or arguments.cutmix):
+        acting: tuple[Any, ...] = (arguments.criterion, *arguments.beside, *regularizers)
+        if counts.min() == 0 and (soft := [each.name for each in acting if each.soft]):
             empty = benchmark.classes[int(counts.argmin())]
             raise ConfigError(
                 f"logit_adjustment: class {empty} has no training image, and its loss would be "
-                "infinite with label_smoothing, mixup or cutmix: leave those out"
+                f"infinite with the soft targets of {', '.join(soft)}: leave that out"
             )
 
 
@@ -209,14 +213,14 @@ class Job:
     arguments: TrainingArguments
 
     @property
-    def benchmark(self) -> Benchmark:
+    def loaded(self) -> LoadedTask:
         """Data and model."""
         return self.task.load()
 
     @property
     def run(self) -> str:
         """Hash of what decides the outcome."""
-        what = identity_of(self.benchmark)
+        what = identity_of(self.loaded)
         if self.method is not None:
             what |= identity_of_training(self.method, self.arguments)
         return hash_of(what)
@@ -234,11 +238,11 @@ class Job:
         Raises:
             GmixoutError: The data or the model do not allow this run.
         """
-        check_metrics(self.benchmark)
+        check_metrics(self.loaded.benchmark)
         if self.method is not None:
-            check_training(self.benchmark, self.arguments)
+            check_training(self.loaded, self.arguments, self.method.regularizers)
             self.method.check_steps(self.arguments.steps)
-            self.method.start(self.benchmark.foundation(), self.arguments.seed)
+            self.method.start(self.loaded.pretrained.copy(), self.arguments.seed)
 
     def known(self, log: RecordLog) -> list[Record]:
         """The records of finished models that were built on this run."""
@@ -269,7 +273,7 @@ class Job:
         else:
             state, training = self._train(own.checkpoint, log, on_progress)
         method = self.method or zero_shot()
-        about = _about(self.benchmark.name, self.run, method.name, method.options)
+        about = _about(self.loaded.name, self.run, method.name, method.options)
         save_model(own.model, state, about | self.task.about())
         return state, training
 
@@ -285,7 +289,7 @@ class Job:
         own = (record for record in self.known(log) if record.method.name == method.name)
         done = {_text(record.method.spelled, usual): record for record in own}
         records, start = [], None
-        for options, variant in method.variants(self.pretrained(), state):
+        for options, variant, _ in method.models(self.pretrained(), self.runs(state)):
             record = done.get(_text(options, usual))
             if record is None:
                 record = self._record(method, options, variant, training)
@@ -300,16 +304,16 @@ class Job:
         """ID validation of the pretrained model: recorded already, or measured."""
         name = zero_shot().name
         for record in log.read():
-            if (record.method.name, record.benchmark.name) == (name, self.benchmark.name):
+            if (record.method.name, record.benchmark.name) == (name, self.loaded.name):
                 return record.id_val
         workers = self.arguments.num_workers
-        return id_validation_figure(self.benchmark, self.pretrained(), workers)
+        return id_validation_figure(self.loaded, self.pretrained(), workers)
 
     def _record(
         self, method: Method, options: dict[str, Any], state: State, training: Training | None
     ) -> Record:
         facts, workers = MethodFacts.of(method.name, options), self.arguments.num_workers
-        return make_record(self.task, self.run, facts, state, training, num_workers=workers)
+        return make_record(self.loaded, self.run, facts, state, training, num_workers=workers)
 
     def finish(self, folder: Path) -> None:
         """Notes that everything is recorded: the checkpoint goes."""
@@ -317,7 +321,17 @@ class Job:
 
     def pretrained(self) -> State:
         """The weights that training starts from."""
-        return self.benchmark.foundation().state_dict()
+        return self.loaded.pretrained.copy().model.state_dict()
+
+    def runs(self, *finetuned: State) -> Runs:
+        """Return finished runs as methods make models of them.
+
+        Args:
+            *finetuned: The weights that each ended with.
+        """
+        workers = self.arguments.num_workers
+        score = partial(id_validation_figure, self.loaded, num_workers=workers)
+        return Runs(finetuned, score)
 
     def _train(
         self, checkpoint: Path, log: RecordLog, on_progress: Callable[[int, float], None]
@@ -338,15 +352,16 @@ class Job:
             log.append(self._record(method, method.options, finetuning.snapshot(), training))
 
         result = train(
-            self.benchmark.foundation(),
+            self.loaded.pretrained.copy(),
             partial(method.start, seed=arguments.seed),
-            self.benchmark.train,
+            self.loaded.benchmark.train,
             arguments,
             checkpoint,
             self.run,
             on_progress,
             evaluate_on_the_way,
             range(every, arguments.steps, every) if every else (),
+            method.regularizers,
         )
         costs = {name: getattr(result, name) for name in _COSTS}
         loss = fmean(result.losses[-_LAST_LOSSES:])

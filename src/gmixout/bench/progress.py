@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gmixout.data import Benchmark
+from gmixout.bench.task import LoadedTask
 from gmixout.plain import printable
 
 SECONDS_A_LINE = 30.0
@@ -18,10 +18,10 @@ def say(text: str) -> None:
     console.print(printable(text), soft_wrap=True)
 
 
-def tell(benchmark: Benchmark) -> None:
-    """Says what a reader of a benchmark's results has to know."""
-    for note in benchmark.notes:
-        say(f"{benchmark.name}: {note}")
+def tell(task: LoadedTask) -> None:
+    """Says what a reader of a task's results has to know."""
+    for note in task.notes:
+        say(f"{task.name}: {note}")
 
 
 def bars() -> Progress:

@@ -1,6 +1,5 @@
 """What is finetuned: the data of a benchmark and the model to start from, by their names."""
 
-import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,14 +9,14 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from accelerate import PartialState
 
-from gmixout.data import SOURCES, Benchmark, Source, check_benchmark_name, load_benchmark
+from gmixout.bench.benchmarks import check_benchmark_name, load_benchmark
+from gmixout.data import SOURCES, Benchmark, Source
 from gmixout.data.common_corruptions import NOTES, corruption_shifts
 from gmixout.data.images import ImageSet
 from gmixout.data.sampling import SPLIT_SEED, stratified
-from gmixout.data.source import Splits
+from gmixout.data.source import ImageBenchmark, broken_in
 from gmixout.errors import ConfigError, StateError
-from gmixout.models import Foundation, linear_probe_head, load_foundation
-from gmixout.models.prompts import templates_for
+from gmixout.models import Pretrained, linear_probe_head, load_pretrained
 from gmixout.named import changed, defaults_of, from_spec, plain, spec_of
 from gmixout.weightspace import fingerprint
 
@@ -37,9 +36,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gmixout"
 
 
-HOME_MADE = ("pacs", "cifar10")
-"""Benchmarks that `benchmarks/pacs/pretrain.py` makes a model for, of their first halves; it is
-taken, with the second halves, if no other is named."""
+@dataclass(frozen=True)
+class LoadedTask:
+    """A benchmark, and the model that is finetuned on it."""
+
+    name: str
+    """What records call it."""
+    parts: Mapping[str, Any]
+    """What the name says, as plain values; empty where it is a name alone."""
+    benchmark: Benchmark
+    """Its images are such as the model takes."""
+    pretrained: Pretrained
+    """The model, on the CPU; whoever changes it takes a copy."""
+    identity: Mapping[str, Any]
+    """Plain values that tell it from others of its name (options, sizes, the model), for the hash
+    of a run."""
+    notes: tuple[str, ...]
+    """What a reader of the results has to know."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ class Task:
     Args:
         benchmark: A name in `BENCHMARKS` or `module:function`, which bring their model; or a source
             of data, to which any model goes.
-        model: Name of a pretrained model, see `load_foundation`.
+        model: Name of a pretrained model, see `load_pretrained`.
         head: Classifier to start from, `zero_shot`, `random` or `linear_probe`; None: the best that
             the model has.
         corruptions: Corrupt the in-domain test images, too, by the fifteen kinds that the published
@@ -100,7 +113,7 @@ class Task:
     def _source(self, source: Source) -> Source:
         """The data, found from any folder; never what the home-made model was pretrained on."""
         source = source.placed()
-        if self.model is None and source.name in HOME_MADE:
+        if self.model is None and source.pretraining_half:
             if source.options["half"] == "first":
                 raise ConfigError(
                     f"half=first: that half of {source.name} is what its home-made model was "
@@ -164,19 +177,6 @@ class Task:
             "corruption_share": self.corruption_share,
         }
 
-    def parts(self) -> dict[str, Any]:
-        """Return what the benchmark's name says, as values; nothing where it is a name alone."""
-        source, usual = self.benchmark, defaults_of(Task)
-        if not isinstance(source, Source):
-            return {}
-        others = {n: getattr(self, n) for n in ("head", "corruptions", "corruption_share")}
-        return {
-            "data": source.name,
-            **{name: plain(value) for name, value in source.shown.items()},
-            "model": _label(self.model or home_made(source)),
-            **{name: value for name, value in others.items() if value != usual[name]},
-        }
-
     def identity(self) -> dict[str, Any]:
         """What tells it from other tasks, wherever its files lie, as plain values.
 
@@ -187,7 +187,7 @@ class Task:
         own = {} if isinstance(self.benchmark, Source) else {"benchmark": self.benchmark}
         return {"schema": SCHEMA, "name": loaded.name, **own, **loaded.identity}
 
-    def load(self) -> Benchmark:
+    def load(self) -> LoadedTask:
         """Loads data and model; once, where a process works on few tasks.
 
         Raises:
@@ -197,14 +197,14 @@ class Task:
 
     def about(self) -> dict[str, Any]:
         """What a model file says of where the model came from."""
-        benchmark = self.load()
+        loaded = self.load()
         return {
             "task": self.plain(),
-            "classes": list(benchmark.classes),
-            "pretrained": fingerprint(benchmark.foundation().state_dict()),
+            "classes": list(loaded.benchmark.classes),
+            "pretrained": fingerprint(loaded.pretrained.model.state_dict()),
         }
 
-    def foundation(self, classes: tuple[str, ...]) -> Foundation:
+    def load_model(self, classes: tuple[str, ...]) -> Pretrained:
         """Loads the model for some classes.
 
         Raises:
@@ -213,11 +213,11 @@ class Task:
         assert isinstance(self.benchmark, Source)
         head = None if self.head == "linear_probe" else self.head
         with_text = self.head == "zero_shot" or self.head is None
-        return load_foundation(
+        return load_pretrained(
             self.model or home_made(self.benchmark),
             classes,
             head=head,
-            templates=templates_for(self.benchmark.name) if with_text else None,
+            templates=self.benchmark.prompts if with_text else None,
             device=PartialState().device,
         )
 
@@ -241,10 +241,10 @@ def home_made(source: Source) -> str:
         ConfigError: There is none.
     """
     folder = cache_folder() / "pacs-foundation" / "cnn"
-    if source.name in HOME_MADE and (folder / "config.json").is_file():
+    if source.pretraining_half and (folder / "config.json").is_file():
         return f"timm:{folder}"
     text = f"benchmark {source.name} needs a model: --model open_clip:ViT-B-16/openai, say"
-    if source.name in HOME_MADE:
+    if source.pretraining_half:
         text += (
             f"; or make the small one that is taken when none is named, {folder}: "
             "`python benchmarks/pacs/pretrain.py cnn --data DIR` in gmixout's repository"
@@ -253,79 +253,76 @@ def home_made(source: Source) -> str:
 
 
 @lru_cache(maxsize=2)
-def _load(task: Task) -> Benchmark:
+def _load(task: Task) -> LoadedTask:
     if not isinstance(task.benchmark, Source):
-        return load_benchmark(task.benchmark)
-    source, splits = task.benchmark, task.benchmark.load()
+        own, start = load_benchmark(task.benchmark)
+        return LoadedTask(own.name, {}, own, start, own.identity, own.notes)
+    source, benchmark = task.benchmark, task.benchmark.load()
     if task.corruptions != "none":
         summary = source.corruption_summary if task.corruptions != "extra" else None
-        splits = with_corruptions(splits, task.corruptions, task.corruption_share, summary)
-    found = task.foundation(splits.classes)
-    left = IN_MEMORY_BYTES // (12 * found.size[0] * found.size[1])  # images: 3 x float32
+        benchmark = with_corruptions(benchmark, task.corruptions, task.corruption_share, summary)
+    pretrained = task.load_model(benchmark.classes)
+    assert pretrained.size is not None  # of a model that was loaded by its name
+    height, width = pretrained.size
+    left = IN_MEMORY_BYTES // (12 * height * width)  # images: 3 x float32
 
     def seen(images: ImageSet) -> ImageSet:
         nonlocal left
-        images = images.transformed(found.transform)
+        images = images.transformed(pretrained.transform)
         if len(images) > left:
             return images
         left -= len(images)
         return images.kept()
 
-    splits = splits.map(seen)
-    essential = changed(source).keys() - {*source.silent}
+    benchmark = benchmark.map(seen)
     if task.head == "linear_probe":
-        found = linear_probe_head(
-            found, splits.train, workers=task.num_workers, device=PartialState().device
+        pretrained = linear_probe_head(
+            pretrained, benchmark.train, workers=task.num_workers, device=PartialState().device
         )
-    return Benchmark(
-        name=f"{source} with {_label(found.name)}" + _differences(task),
-        classes=splits.classes,
-        train=splits.train,
-        id_val=splits.id_val,
-        id_test=splits.id_test,
-        shifts=splits.shifts,
-        dev_shifts=splits.dev_shifts,
-        foundation=lambda: copy.deepcopy(found.model),
-        metric=splits.metric,
-        also=splits.also,
-        summary=splits.summary,
-        notes=(*splits.notes, *_broken(splits.broken), f"the head to start from is {found.head}"),
+    essential = changed(source).keys() - {*source.silent}
+    head = f"the head to start from is {pretrained.head_from}"
+    return LoadedTask(
+        name=f"{source} with {_label(pretrained.name)}" + _differences(task),
+        parts=_parts(task, source, _label(pretrained.name)),
+        benchmark=benchmark,
+        pretrained=pretrained,
         identity={
             "benchmark": source.name,
             "options": {n: v for n, v in source.options.items() if n in essential},
-            "classes": list(splits.classes),
-            "images": {name: images.digest() for name, images in splits.sets.items()},
-            "transform": repr(found.transform),
-            "pretrained": fingerprint(found.model.state_dict()),
+            "classes": list(benchmark.classes),
+            "images": {name: images.digest() for name, images in benchmark.sets.items()},
+            "transform": repr(pretrained.transform),
+            "pretrained": fingerprint(pretrained.model.state_dict()),
         },
+        notes=(*benchmark.notes, *_broken(broken_in(benchmark)), head),
     )
 
 
 def with_corruptions(
-    splits: Splits,
+    benchmark: ImageBenchmark,
     kinds: Literal["common", "extra", "all"],
     share: float = 1.0,
     summary: str | None = None,
-) -> Splits:
-    """Splits with the in-domain test images corrupted, as shifts.
+) -> ImageBenchmark:
+    """Return the benchmark with the in-domain test images corrupted, as shifts.
 
-    Beside shifts of the benchmark's own they are one group, `corrupted`, which the mean OOD figure
-    counts once; else they are named as in ImageNet-C, and `summary` is the figure over them.
+    Beside its own shifts they are one group, `corrupted`, which the mean OOD figure counts once;
+    else they are named as in ImageNet-C, and `summary` is the figure over them.
     """
-    images = splits.id_test
+    images, whole = benchmark.id_test, len(benchmark.id_test)
     notes: tuple[str, ...] = NOTES
     if share < 1:
         images = images.subset(stratified(images.labels, (share,), SPLIT_SEED)[0])
         if not len(images):
-            raise ConfigError(f"corruption_share={share} leaves no image of {len(splits.id_test)}")
-        notes = (*NOTES, f"corrupted are {len(images)} of {len(splits.id_test)} test images")
+            raise ConfigError(f"corruption_share={share} leaves no image of {whole}")
+        notes = (*NOTES, f"corrupted are {len(images)} of {whole} test images")
     shifts = corruption_shifts(images, kinds)
-    if splits.shifts:
+    if benchmark.shifts:
         named = {f"corrupted/{name.replace('/', '-')}": each for name, each in shifts.items()}
-        splits = replace(splits, shifts={**splits.shifts, **named})
+        benchmark = replace(benchmark, shifts={**benchmark.shifts, **named})
     else:
-        splits = replace(splits, shifts=shifts, summary=splits.summary or summary)
-    return replace(splits, notes=(*splits.notes, *notes))
+        benchmark = replace(benchmark, shifts=shifts, summary=benchmark.summary or summary)
+    return replace(benchmark, notes=(*benchmark.notes, *notes))
 
 
 def _label(model: str) -> str:
@@ -337,6 +334,14 @@ def _label(model: str) -> str:
     if Path(architecture).expanduser().is_dir():
         architecture = Path(architecture).expanduser().name
     return f"{family}:{architecture}{at}{Path(file).name if at else ''}"
+
+
+def _parts(task: Task, source: Source, model: str) -> dict[str, Any]:
+    """What the name says, as values."""
+    options = {name: plain(value) for name, value in source.shown.items()}
+    usual, others = defaults_of(Task), ("head", "corruptions", "corruption_share")
+    differing = {n: getattr(task, n) for n in others if getattr(task, n) != usual[n]}
+    return {"data": source.name, **options, "model": model, **differing}
 
 
 def _differences(task: Task) -> str:

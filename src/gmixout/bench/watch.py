@@ -4,13 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torch import nn
-
 from gmixout.bench.job import Job
-from gmixout.core.attach import Masked
+from gmixout.core.handle import Masked
 from gmixout.evaluation import ensemble
 from gmixout.methods import Finetuning, Method
-from gmixout.methods.averaged import Averaged
+from gmixout.methods.average import Averaged
+from gmixout.models import Pretrained
 from gmixout.weightspace import State
 
 GROUPS = ("snapshots", "subnetworks")
@@ -41,9 +40,11 @@ def plan(job: Job, members: int) -> Plan:
     last step is done, the anchor takes up its share and the rest is lost.
     """
     assert job.method is not None
-    steps, model = job.arguments.steps, job.benchmark.foundation()
-    parameters = frozenset(n for n, p in model.named_parameters() if p.is_floating_point())
-    process = process_of(job.method.start(model, job.arguments.seed))
+    steps, pretrained = job.arguments.steps, job.loaded.pretrained.copy()
+    parameters = frozenset(
+        n for n, p in pretrained.model.named_parameters() if p.is_floating_point()
+    )
+    process = process_of(job.method.start(pretrained, job.arguments.seed))
     every, before, drift_of = None, 0, "weights"
     what = "weights after a step"
     no_subnetworks = f"{job.method.name} draws no masks"
@@ -94,9 +95,9 @@ class Watch:
     """By layer, one for each of the plan's steps."""
     start: State = field(default_factory=dict)
 
-    def begin(self, method: Method, model: nn.Module, seed: int) -> Finetuning:
+    def begin(self, method: Method, pretrained: Pretrained, seed: int) -> Finetuning:
         """Puts the method on the model."""
-        finetuning = method.start(model, seed)
+        finetuning = method.start(pretrained, seed)
         self.start = _copy(self._followed(finetuning))
         return finetuning
 

@@ -1,30 +1,18 @@
-"""Puts a masking process on a model, runs it behind an optimizer, and takes it off again."""
+"""Puts a masking process on a model."""
 
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
-from typing import Any, TypeVar
+from collections.abc import Iterable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gmixout.core.binding import Binding
 from gmixout.core.config import GMixout
-from gmixout.core.depth import Depth, count_layers_below
-from gmixout.core.layers import child_name, expose, is_lean, mask_module, unmask_module
+from gmixout.core.handle import Masked
 from gmixout.core.process import MaskedWeight
-from gmixout.core.saved import STATE_VERSION, check_state
-from gmixout.core.selection import Select, choose, dense_groups, find_head, with_decay
-from gmixout.core.summary import Summary, summarize
-from gmixout.core.values import Phi, watch_optimizers
+from gmixout.core.schedule import Schedule
+from gmixout.core.selection import Select, choose, find_head
 from gmixout.errors import AttachError, ConfigError
-
-OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
 
 PARALLEL = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
 """Classes of torch that spread a model over devices."""
-_IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
-"""An attribute of a model by which DistributedDataParallel is told names to leave alone."""
 
 
 def attach(
@@ -34,7 +22,8 @@ def attach(
     select: Select | None = None,
     head: str | Iterable[str] | None = None,
     higher_order: bool = False,
-) -> "Masked":
+    schedule: Schedule | None = None,
+) -> Masked:
     """Puts a masking process on a model, in place; do it before the optimizer is made.
 
     Args:
@@ -50,12 +39,15 @@ def attach(
             its own; `()` where there is none. By default it is looked for, see `find_head`.
         higher_order: Let gradients be differentiated again (`create_graph=True`), at the price of
             dense weight gradients; without it such a backward pass raises an error.
+        schedule: Says which layers each period trains, see `Schedule`. By default it is the
+            `RandomStart` of `config.mean_start_depth`, or all layers where that is 0.
 
     Returns:
         The handle: `param_groups`, `bind`, `state_dict`, `load_state_dict`, `summary`, `detach`.
 
     Raises:
-        ConfigError: `config` is no `GMixout`, or `head` names no module of the model.
+        ConfigError: `config` is not a `GMixout`, `head` names no module of the model, or `schedule`
+            has no method `active` or contradicts `config.mean_start_depth`.
         AttachError: No classifier was found, and neither `head` nor `select` is given; nothing was
             selected; or a process is on the model already.
 
@@ -72,6 +64,16 @@ def attach(
         raise ConfigError(
             f"attach(config={config!r}) must be a gmixout.GMixout, or one of the presets, "
             "gmixout.mixout() for example."
+        )
+    if schedule is not None and not callable(getattr(schedule, "active", None)):
+        raise ConfigError(
+            f"attach(schedule={schedule!r:.200}) must be an object with a method "
+            "active(period, layers, seed) that returns the names of the layers to train."
+        )
+    if schedule is not None and config.mean_start_depth > 0:
+        raise ConfigError(
+            f"attach() takes either a schedule or GMixout(mean_start_depth="
+            f"{config.mean_start_depth!r}), which is a schedule of its own. Set mean_start_depth=0."
         )
     if not isinstance(model, nn.Module):
         raise AttachError(f"attach() takes a torch.nn.Module, not {model!r}.")
@@ -95,411 +97,4 @@ def attach(
             f"was selected by {rule} (head: {', '.join(heads) or 'none'}). Pass "
             "select=lambda name, parameter: ..., or set requires_grad=True on what to train."
         )
-    return Masked(model, config, chosen, heads, higher_order)
-
-
-class Masked:
-    """The handle of a masking process on a model; `attach` makes it."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        config: GMixout,
-        chosen: dict[str, list[tuple[nn.Module, str]]],
-        heads: tuple[str, ...],
-        higher_order: bool,
-    ) -> None:
-        self._model: nn.Module | None = model
-        self.config = config
-        self.heads = heads
-        self.steps = 0
-        """Optimizer steps so far."""
-        self._weights: dict[str, MaskedWeight] = {}
-        self._bound: Binding | None = None
-        self._calls = 0  # of the bound optimizer's step, skipped ones too
-        self._lean: dict[str, bool] = {}
-        by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
-        below = count_layers_below(model, chosen, heads)
-        trained = {
-            parameter: below[name]
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and name not in chosen
-        }
-        for name, places in chosen.items():
-            owner, attribute = places[0]
-            self._weights[name] = MaskedWeight(name, owner, attribute, config)
-            trained[self._weights[name].values] = below[name]
-            for module, attribute in places:
-                by_module.setdefault(module, {})[attribute] = self._weights[name]
-                # A gradient left over would let weight decay move what is held.
-                module._parameters[attribute].grad = None  # type: ignore[union-attr]
-                module._parameters[attribute].requires_grad_(False)  # type: ignore[union-attr]
-            lean = (is_lean(module, attribute) for module, attribute in places)
-            self._lean[name] = not higher_order and all(lean)
-        self._modules = list(by_module)
-        self._depth = Depth(config, len({n.rpartition(".")[0] for n in chosen}), trained)
-        for module, weights in by_module.items():
-            mask_module(module, weights, lean=not higher_order)
-        self._watch()
-        # Every process draws its own, the same as the others: DDP is to leave them alone.
-        ours = {id(b) for masked in self._weights.values() for b in masked.buffers()}
-        self._ignored: list[str] = getattr(model, _IGNORED_BY_DDP, [])
-        buffers = [name for name, buffer in model.named_buffers() if id(buffer) in ours]
-        # of the model itself: a compiled one would hand an attribute on to what it wraps
-        vars(model)[_IGNORED_BY_DDP] = [*self._ignored, *buffers]
-
-    def _watch(self) -> None:
-        """Notice values that are trained by others, or that a compiled model did not see."""
-        watch_optimizers()
-        for masked in self._weights.values():
-            masked.values.process = self._count_calls
-            if isinstance(parameter := masked.parameter, Phi):
-                parameter.process = self._count_calls
-            masked.values.register_post_accumulate_grad_hook(_check_seen(weakref.ref(masked)))
-
-    def _count_calls(self) -> int | None:
-        """The bound optimizer's steps; None where none is needed, as the mask never changes."""
-        return None if self.config.resample_every is None else self._calls
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy, or one from a pickle, follows no optimizer: bind one to it."""
-        return {**vars(self), "_bound": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if self._model is not None:
-            self._watch()
-
-    @property
-    def model(self) -> nn.Module:
-        """The model that the process is on.
-
-        Raises:
-            AttachError: The process has been taken off.
-        """
-        if self._model is None:
-            raise AttachError(
-                "This masking process was taken off its model by detach(). Call attach() again "
-                "for a new one."
-            )
-        return self._model
-
-    @property
-    def period(self) -> int:
-        """Index of the masking period in force, from 0."""
-        every = self.config.resample_every
-        return 0 if every is None else self.steps // every
-
-    def parameters(self) -> list[nn.Parameter]:
-        """The masked weights' trainable values, float32 or wider, one tensor a weight."""
-        self.model  # noqa: B018 - raises after detach()
-        return [masked.values for masked in self._weights.values()]
-
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the model's parameters by their own names, masked weights as Phi with its graph.
-
-        For what is computed from weights, in the place of `named_parameters()`: the gradient of a
-        penalty on them reaches the masked values.
-        """
-        weights = {masked.parameter: masked for masked in self._weights.values()}
-        ours = {id(masked.values) for masked in self._weights.values()}
-        for name, parameter in self.model.named_parameters():
-            if parameter in weights:
-                weights[parameter].settle()
-                yield name, expose(weights[parameter])
-            elif id(parameter) not in ours:
-                yield name, parameter
-
-    def param_groups(
-        self,
-        lr: float,
-        head_lr: float | None = None,
-        weight_decay: float | None = None,
-        no_decay: bool = True,
-    ) -> list[dict[str, Any]]:
-        """Return parameter groups for any `torch.optim` optimizer: "masked", "dense" and "head".
-
-        With `residual="persist"`, weights too small to hold anything back are a group "whole".
-
-        Args:
-            lr: The learning rate that is right for full finetuning. The masked values get it times
-                `config.rate_scale`, which makes up for what the process takes away; all else that
-                is trained (biases, norms, embeddings) gets it as it is.
-            head_lr: The head's learning rate; None: `lr`.
-            weight_decay: Decay of every group; None: the optimizer's own.
-            no_decay: With a `weight_decay`, leave vectors (biases, norms) out of it: they are
-                groups of their own, "dense_no_decay" and "head_no_decay".
-
-        Raises:
-            ConfigError: A rate or the decay is negative or no number.
-        """
-        self._depth.end()  # what a period does not train is trained all the same
-        rest = dense_groups(self.model, self.heads, lr, head_lr, leave_out=self.parameters())
-        if self._bound is not None:
-            self._depth.begin(self.period)
-        # Apart, as fused SGD wants momentum of all of a group's parameters or of none.
-        parts = {
-            "masked": [m.values for m in self._weights.values() if m.redraws],
-            "whole": [m.values for m in self._weights.values() if not m.redraws],
-        }
-        rate = lr * self.config.rate_scale
-        groups = [{"params": p, "lr": rate, "name": n} for n, p in parts.items() if p] + rest
-        return groups if weight_decay is None else with_decay(groups, weight_decay, no_decay)
-
-    def bind(self, optimizer: OptimizerT) -> OptimizerT:
-        """Let the masks advance by themselves after each `optimizer.step()`.
-
-        Steps that a `GradScaler` skips do not count. Bind a fresh optimizer; load saved states
-        afterwards: the optimizer's state dict holds the process's from now on, so whatever saves
-        and loads model and optimizer resumes exactly. An optimizer that is built around another
-        (SAM, Lookahead) is bound with it. Another optimizer takes the place of the one before;
-        the process goes on where it is, its moments start anew. (LBFGS keeps one curvature history
-        over all its parameters: give it the masked values alone if that is to start anew with
-        every mask.)
-
-        Returns:
-            The optimizer itself.
-
-        Raises:
-            AttachError: The optimizer lacks masked values, has stepped already, or keeps copies of
-                its parameters that a redraw does not reach.
-        """
-        self.model  # noqa: B018 - raises after detach()
-        if self._bound is not None and self._bound.optimizer is optimizer:
-            return optimizer
-        bound = Binding(
-            self.config,
-            self._weights,
-            optimizer,
-            before=self._before_step,
-            after=self._after_step,
-            write=self._write,
-            state=self.state_dict,
-            load=self._load,
-            check=self._check_state,
-        )
-        self.unbind()
-        self._bound = bound
-        self._depth.begin(self.period)
-        return optimizer
-
-    def unbind(self) -> None:
-        """Let go of the optimizer: its steps are no longer followed, and another can be bound."""
-        if self._bound is not None:
-            self._bound.release()
-            self._bound = None
-            self._depth.end()
-
-    def reset(self) -> None:
-        """Start anew from the weights that the model would be left with now, as `attach` does.
-
-        They are the pretrained weights from then on; steps and periods count from 0, and the
-        optimizer is unbound (make a fresh one and bind it).
-        """
-        self.model  # noqa: B018 - raises after detach()
-        self.unbind()
-        self.steps = 0
-        for masked in self._weights.values():
-            masked.restart()
-        self._depth.begin(self.period)
-
-    @torch.no_grad()
-    def write(self) -> None:
-        """Write values that were moved outside of `optimizer.step()` into the layers.
-
-        The model does so by itself where it is looked at: in a forward pass, `train()` and
-        `eval()`, `state_dict()`. A compiled model cannot, and raises in backward if this was
-        forgotten.
-        """
-        self.model  # noqa: B018 - raises after detach()
-        for masked in self._weights.values():
-            masked.look()
-
-    def _before_step(
-        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Makes a closure, which an optimizer calls after moving the values, see what it moved."""
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            return None
-
-        def reevaluate() -> Any:
-            self._write()
-            return closure()
-
-        return args[:1], {**kwargs, "closure": reevaluate}
-
-    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._calls += 1
-        # A fused optimizer is called in a skipped step too, and told so by its GradScaler. Asking
-        # waits for the device, as GradScaler itself does for an optimizer that is not fused.
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and float(found_inf) > 0:
-            return
-        self._write()
-        self.steps += 1
-        every = self.config.resample_every
-        if every is not None and self.steps % every == 0:
-            self._resample()
-
-    def _write(self) -> None:
-        for masked in self._weights.values():
-            if masked.values.requires_grad:  # else it lies below the period's start
-                masked.write_()
-
-    def _resample(self) -> None:
-        assert self._bound is not None  # whose step it is
-        for masked in self._weights.values():
-            if masked.redraws:
-                self._bound.moments.before(masked)
-                masked.end(self.period - 1)
-                masked.begin(self.period)
-                self._bound.moments.after(masked, self.steps)
-        self._depth.begin(self.period)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The process's state: with the model's and the optimizer's own, an exact resume.
-
-        The state dict of a bound optimizer holds it, too, under the key "gmixout". Tensors are
-        shared with the process, as in a module's state dict. Masks are not in it: they follow from
-        the config and the count of steps.
-        """
-        self.model  # noqa: B018 - raises after detach()
-        return {
-            "version": STATE_VERSION,
-            "config": asdict(self.config),
-            "steps": self.steps,
-            "weights": {name: masked.export_state() for name, masked in self._weights.items()},
-            "moments": {} if self._bound is None else self._bound.moments.state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state; before or after the model's and the optimizer's own.
-
-        Raises:
-            StateError: The state is of another model, config or version, or damaged; nothing was
-                changed.
-        """
-        self._check_state(state)
-        self._load(state)
-
-    def _check_state(self, state: Any) -> None:
-        self.model  # noqa: B018 - raises after detach()
-        moments = None if self._bound is None else self._bound.moments
-        check_state(state, self.config, self._weights, moments)
-
-    def _load(self, state: dict[str, Any]) -> None:
-        self.steps = state["steps"]
-        for name, masked in self._weights.items():
-            masked.import_state(state["weights"][name], self.period if masked.redraws else 0)
-        if self._bound is not None:
-            self._bound.moments.load_state(state["moments"])
-            self._bound.loaded = True
-            self._depth.begin(self.period)
-
-    def snapshot(self) -> dict[str, Tensor]:
-        """The final model's weights as of now: what `detach()` would leave, without ending it.
-
-        Phi for residual="reset"; for "persist" the mean of Phi over masks: A + D when rescaling,
-        A + (1-p) * D when not. Everything outside the masked weights is as it is.
-
-        Returns:
-            A state under the model's own keys. Tensors may be the model's own: copy what is to
-            outlast the next step.
-        """
-        if self.config.residual == "reset":
-            return self._state({})  # the model holds just that
-        return self._state(self._each(MaskedWeight.plain))
-
-    def anchor(self) -> dict[str, Tensor]:
-        """The weights that masked entries are held at: A in place of every masked weight's Phi.
-
-        Returns:
-            A state under the model's own keys; what is not masked may share memory with the model.
-        """
-        return self._state(self._each(MaskedWeight.anchor))
-
-    def subnetwork(self, period: int) -> dict[str, Tensor]:
-        """A member of the implicit ensemble: A + c * M' * D with the mask M' of another period.
-
-        The anchor A and the residual D are the present ones; M' is the mask that `period` draws, so
-        the present `period` gives Phi. With residual="reset" D lives on the mask M in force alone,
-        and the member is A + c * (M' and M) * D; at the start of a period it is A, whatever M'.
-
-        Args:
-            period: Index of a masking period, from 0; it may lie beyond the end of training.
-
-        Returns:
-            A state under the model's own keys; what is not masked may share memory with the model.
-        """
-        return self._state(self._each(lambda masked: masked.subnetwork(period)))
-
-    def _each(self, form: Callable[[MaskedWeight], Tensor]) -> dict[nn.Parameter, Tensor]:
-        """One tensor for each masked parameter."""
-        self.model  # noqa: B018 - raises after detach()
-        for masked in self._weights.values():
-            masked.settle()
-        return {masked.parameter: form(masked) for masked in self._weights.values()}
-
-    def _state(self, weights: dict[nn.Parameter, Tensor]) -> dict[str, Tensor]:
-        """The model's state with other values in place of some parameters, tied ones too."""
-        state = dict(self.model.state_dict())
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            if parameter in weights and name in state:
-                state[name] = weights[parameter]
-        return state
-
-    def summary(self) -> Summary:
-        """What is masked, how, and the memory of each kind of state."""
-        values = self.parameters()
-        taken = {id(v) for v in values}
-        state = self._bound.innermost.state if self._bound is not None else {}
-        return summarize(
-            self._weights,
-            self._lean,
-            heads=self.heads,
-            dense=[p for p in self._depth.parameters if id(p) not in taken],
-            optimizer=[t for v in values for t in state.get(v, {}).values() if torch.is_tensor(t)],
-            carried={} if self._bound is None else self._bound.moments.state(),
-        )
-
-    @torch.no_grad()
-    def detach(self) -> nn.Module:
-        """Takes the process off and leaves the plain model, with its final weights.
-
-        Returns:
-            The model itself: original classes and state-dict keys, nothing of ours left behind.
-
-        Raises:
-            AttachError: The process was taken off before.
-        """
-        model = self.model
-        self.unbind()
-        self._depth.end()
-        for masked in self._weights.values():
-            masked.look()
-            masked.weight.copy_(masked.plain())
-            masked.release()
-        for module in self._modules:
-            for attribute in list(module._parameters):
-                if child_name(attribute) in module._modules:
-                    module._parameters[attribute].requires_grad_(True)  # type: ignore[union-attr]
-            unmask_module(module)
-        del vars(model)[_IGNORED_BY_DDP]
-        if self._ignored:
-            vars(model)[_IGNORED_BY_DDP] = self._ignored
-        self._model = None
-        self._weights.clear()
-        self._modules.clear()
-        return model
-
-
-def _check_seen(masked: "weakref.ref[MaskedWeight]") -> Callable[[Tensor], None]:
-    """A hook that torch holds beyond the reach of Python's garbage collector."""
-
-    def check(values: Tensor) -> None:
-        del values
-        if (found := masked()) is not None:
-            found.check_seen()
-
-    return check
+    return Masked(model, config, chosen, heads, higher_order, schedule)

@@ -29,9 +29,8 @@ class Binding:
         config: The process.
         weights: Its weights.
         optimizer: The optimizer, fresh.
-        before: Called before each step, as torch's step pre-hooks are.
-        after: Called after each step, as torch's step post-hooks are.
         write: Writes the values into the layers.
+        after: Called after each step that the optimizer made.
         state: Returns the process's state.
         load: Takes a state that `check` has accepted.
         check: Raises a StateError where a state cannot be loaded.
@@ -47,9 +46,8 @@ class Binding:
         weights: Mapping[str, MaskedWeight],
         optimizer: torch.optim.Optimizer,
         *,
-        before: Callable[..., Any],
-        after: Callable[..., Any],
         write: Callable[[], None],
+        after: Callable[[], None],
         state: Callable[[], dict[str, Any]],
         load: Callable[[dict[str, Any]], None],
         check: Callable[[Any], None],
@@ -65,13 +63,15 @@ class Binding:
                 _check_copies(each, redrawn)
         _warn_of_rates(config, self.innermost, redrawn)
         self.moments = make_policy(config, weights, self._chain)
-        self._load, self._check = load, check
+        self._write, self._after, self._load, self._check = write, after, load, check
         self._incoming: dict[str, Any] | None = None
         self.loaded = False
         """Whether the process has taken up a saved state since it was bound."""
+        self.calls = 0
+        """Calls of the optimizer's step, those that it skipped too."""
         self._hooks = [
-            self.innermost.register_step_pre_hook(before),
-            self.innermost.register_step_post_hook(after),
+            self.innermost.register_step_pre_hook(self._before_step),
+            self.innermost.register_step_post_hook(self._after_step),
         ]
         for each in self._chain:
             # Some wrappers are optimizers by their class alone, without hooks, and hand on the
@@ -94,6 +94,29 @@ class Binding:
             hook.remove()
         for each in self._chain:
             BOUND.discard(each)
+
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Makes a closure, which an optimizer calls after moving the values, see what it moved."""
+        del optimizer
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            return None
+
+        def reevaluate() -> Any:
+            self._write()
+            return closure()
+
+        return args[:1], {**kwargs, "closure": reevaluate}
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.calls += 1
+        # A fused optimizer is called in a skipped step too, and told so by its GradScaler. Asking
+        # waits for the device, as GradScaler itself does for an optimizer that is not fused.
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is None or not float(found_inf) > 0:
+            self._after()
 
     def _before_load(self, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
         state = saved.get(STATE_KEY)

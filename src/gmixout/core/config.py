@@ -37,13 +37,15 @@ class GMixout:
     seed: int = 0
     """With the parameter's name and the period, all that the masks depend on."""
     rescale: bool = False
-    """Multiply the residual by c = 1/(1-p), so that the mean of Phi over masks is A + D."""
+    """Multiply the residual of each weight by c, its units over those that are trained (1/(1-p),
+    where their count is not rounded), so that the mean of Phi over masks is A + D."""
     residual: Literal["reset", "persist"] = "reset"
     """At a period's end: start from D = 0 (lean), or keep a dense residual of every entry."""
     anchor: Literal["pretrained", "zero"] = "pretrained"
     """What masked entries are held at in the beginning; zero turns Mixout into DropConnect."""
     moments: Literal["reset", "carry"] = "reset"
-    """The optimizer's moments at a period's end: start anew, or stay with their entry (dense)."""
+    """The optimizer's moments at a period's end: start anew, or stay with their entry (dense; free
+    at p = 0, where every entry stays)."""
     block_size: int = 16
     """Side of a tile of structure="block"."""
     mean_start_depth: float = 0.0
@@ -101,10 +103,11 @@ class GMixout:
                     "GMixout(anchor='zero', residual='reset') would start from an empty network; "
                     "use residual='persist'."
                 )
-            if self.moments == "carry":
+            if self.moments == "carry" and self.mask_rate > 0:
                 raise ConfigError(
-                    "GMixout(moments='carry', residual='reset') keeps moments of residuals that "
-                    "are gone; use residual='persist', or moments='reset'."
+                    f"GMixout(moments='carry', residual='reset', mask_rate={self.mask_rate!r}) "
+                    "keeps moments of residuals that are gone; use residual='persist', "
+                    "moments='reset', or mask_rate=0, where every entry stays."
                 )
             if self.anchor_decay == 1 and self.resample_every is not None:
                 raise ConfigError(
@@ -121,15 +124,6 @@ class GMixout:
     def density(self) -> float:
         """1 - p, the share of each masked weight that is trained in a period."""
         return 1 - self.mask_rate
-
-    @property
-    def scale(self) -> float:
-        """c, the factor of the residual in Phi: 1/(1-p) by definition.
-
-        The mean of Phi over masks is A + D where density times a weight's units is a whole number;
-        a count that was rounded (one of three input channels at p = 0.9, say) shifts it.
-        """
-        return 1 / (1 - self.mask_rate) if self.rescale else 1.0
 
     @property
     def rate_scale(self) -> float:
@@ -162,7 +156,7 @@ class GMixout:
             kept = 1.0
         else:
             survives = 1.0 if self.resample_every is None else 1 - self.anchor_decay
-            kept = max(survives, 1 / MOST_MADE_UP) * self.scale
+            kept = max(survives, 1 / MOST_MADE_UP) / (self.density if self.rescale else 1)
         return 1 / (kept * math.sqrt(self.density))
 
 
@@ -198,6 +192,23 @@ def random_mask(mask_rate: float = 0.9, **overrides: Any) -> GMixout:
 def dropconnect(mask_rate: float = 0.5, **overrides: Any) -> GMixout:
     """DropConnect (Wan et al., ICML 2013): Mixout whose anchor is zero."""
     return replace(mixout(mask_rate, anchor="zero"), **overrides)
+
+
+def lookahead(k: int = 6, alpha: float = 0.5, **overrides: Any) -> GMixout:
+    """Lookahead (Zhang et al., NeurIPS 2019): each k steps, go a share alpha of the way they went.
+
+    The process that holds nothing back. With one batch of each of k domains in a period it is Fish
+    (Shi et al., ICLR 2022) with `alpha` as its meta learning rate; `moments="reset"` begins each
+    period with a fresh optimizer. Biases, norms and the head are trained as they are, unless
+    `attach(select=lambda name, parameter: True)` takes them in.
+    """
+    share = _plain_number(alpha, whole=False)
+    if share is None or not 0 < share <= 1:
+        raise ConfigError(f"lookahead(alpha={alpha!r}) must be in (0, 1]: 1 is plain finetuning.")
+    return replace(
+        GMixout(mask_rate=0.0, anchor_decay=1 - share, resample_every=k, moments="carry"),
+        **overrides,
+    )
 
 
 _RANGES: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (

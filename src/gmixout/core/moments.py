@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
-from gmixout.core.process import MaskedWeight, check_numbers
+from gmixout.core.process import MaskedWeight
+from gmixout.core.saved import check_numbers
 from gmixout.errors import AttachError, StateError
 
 Optimizer = torch.optim.Optimizer
@@ -84,8 +85,8 @@ class Carry:
     """Moments stay with their entry: dense, the size of the weight, one for each moment.
 
     torch's optimizers keep one step count a tensor. Entries are trained in a random share of the
-    steps, so the count that corrects the moments' bias is set to the mean over entries, density
-    times all steps.
+    steps, so the count that corrects the moments' bias is set to the mean over entries, that share
+    times all steps. Of a weight that is trained whole no entry changes, and nothing moves.
 
     Raises:
         AttachError: The optimizer keeps something of a parameter that is no moment: it does not
@@ -96,11 +97,14 @@ class Carry:
         self._weights = weights
         self._optimizer = optimizers[-1]  # the innermost makes the steps
         self._dense: dict[str, dict[str, Tensor]] = {name: {} for name in weights}
-        self._kept = _moments_of(self._optimizer, next(iter(weights.values())).values)
+        part = [masked for masked in weights.values() if not masked.whole]
+        self._kept = _moments_of(self._optimizer, part[0].values) if part else set()
 
     @torch.no_grad()
     def before(self, masked: MaskedWeight) -> None:
         """See `MomentPolicy.before`."""
+        if masked.whole:
+            return
         dense, state = self._dense[masked.name], self._optimizer.state.get(masked.values, {})
         for key in self._kept & state.keys():
             if key not in dense:
@@ -110,13 +114,15 @@ class Carry:
     @torch.no_grad()
     def after(self, masked: MaskedWeight, updates: int) -> None:
         """See `MomentPolicy.after`."""
+        if masked.whole:
+            return
         state = self._optimizer.state.get(masked.values, {})
         for key in [k for k, v in state.items() if k not in self._kept and _is_moment(v)]:
             del state[key]  # of an optimizer around this one, and of other entries
         for key, dense in self._dense[masked.name].items():
             state[key].copy_(masked.structure.gather(dense, masked.index))
         if isinstance(state.get("step"), Tensor):
-            state["step"].fill_(updates * masked.config.density)
+            state["step"].fill_(updates * masked.share)
 
     def state(self) -> dict[str, Any]:
         """See `MomentPolicy.state`: the dense moments."""

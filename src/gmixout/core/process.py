@@ -5,33 +5,58 @@ In a period the weight of a layer is
     Phi = A + c * M * D
 
 with the anchor A, the mask M (1 where an entry is being trained), the residual D (what training
-has added to the anchor) and c = 1/(1-p) when rescaling, else 1. The layer's own weight tensor
-holds Phi, so the forward pass is the dense one. The trainable leaf holds the masked entries of
-W = A + D:
+has added to the anchor) and c, which is the weight's units over its trained units when rescaling,
+else 1. The layer's own weight tensor holds Phi, so the forward pass is the dense one. The trainable
+leaf holds the masked entries of W = A + D:
 
     values = A[M] + D[M],        d loss / d values = c * (d loss / d Phi)[M]
 
 and everything outside M is bit-unchanged by an optimizer step. After every k optimizer steps the
 period ends: the anchor takes up the share 1-lambda of what was learned, may be pulled back by a
-share rho towards the pretrained weights (ours; no paper has it), and a new mask is drawn.
+share rho towards the pretrained weights (ours; no paper has it), and a new mask is drawn. What
+becomes of D then is up to a `Residual` (residuals.py has both).
 
 Values that anybody else moves (half a step of SAM, averages swapped in for validation, a hand) are
 written into the weight where it is looked at next: `settle`.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
-from gmixout.core.masks import STRUCTURES, count_units, draw, uniform
+from gmixout.core.masks import STRUCTURES, count_units, draw
 from gmixout.core.values import Phi, Values
-from gmixout.errors import AttachError, StateError
-from gmixout.kernels.reference import round_randomly
+from gmixout.errors import AttachError
 
 State = dict[str, Any]
+
+
+class Residual(Protocol):
+    """The residual D of one weight outside the mask in force, and what a period's end makes of it.
+
+    Attributes:
+        dense: Its copies of the weight's size by name; they are part of the process's state.
+    """
+
+    dense: dict[str, Tensor]
+
+    def start(self, masked: "MaskedWeight") -> None:
+        """Take the weight as it is for the pretrained one."""
+
+    def begin(self, masked: "MaskedWeight") -> Tensor:
+        """Return the values that a period begins with: W = A + D of the mask's entries."""
+
+    def end(self, masked: "MaskedWeight", period: int) -> None:
+        """End a period: move the anchor. The weight holds A everywhere afterwards."""
+
+    def plain(self, masked: "MaskedWeight") -> Tensor:
+        """Return the weight of the final model; it may be the layer's own."""
+
+    def outside(self, masked: "MaskedWeight") -> Tensor:
+        """Return D outside the mask in force, in the values' dtype: a copy."""
 
 
 class MaskedWeight(nn.Module):
@@ -45,17 +70,20 @@ class MaskedWeight(nn.Module):
         values: The trainable leaf W[M], float32 or wider, in the structure's layout.
         held: The anchor's masked entries A[M], same shape and dtype.
         index: The units of the mask, int64 `[K]`.
-        scale: c, the factor of D in Phi.
-        residual: The dense D of residual="persist" between its uses, else None. Entries of the
-            mask in force are stale: `values` has them.
-        pretrained: A copy of the pretrained weight where the anchor is pulled towards it.
+        period: The period whose mask is in force.
+        share: The share of its units that is trained: 1-p, but for the rounding of their count.
+        scale: c, the factor of D in Phi: 1 / share when rescaling, so that the mean of Phi over
+            masks is A + D whatever the rounding; else 1.
+        residual: What has D of the entries outside the mask.
     """
 
     values: Values
     held: Tensor
     index: Tensor
 
-    def __init__(self, name: str, owner: nn.Module, attribute: str, config: GMixout) -> None:
+    def __init__(
+        self, name: str, owner: nn.Module, attribute: str, config: GMixout, residual: Residual
+    ) -> None:
         super().__init__()
         self.name = name
         self.config = config
@@ -64,27 +92,24 @@ class MaskedWeight(nn.Module):
         self._home = (owner, attribute)
         weight = self.weight
         self.count = count_units(self.structure, weight.shape, config.mask_rate)
+        units = self.structure.units(weight.shape)
         # Too small a weight to hold anything back: for it p is 0.
-        self.whole = self.count == self.structure.units(weight.shape)
-        self.scale = 1.0 if self.whole else config.scale
-        self.residual: Tensor | None = None
-        if config.residual == "persist":
-            dtype = getattr(torch, config.residual_dtype or "", None) or self._wide(weight).dtype
-            self.residual = self._dense_copy(weight, dtype).zero_()
-        self.pretrained: Tensor | None = None
-        if config.anchor_pull > 0:
-            self.pretrained = self._dense_copy(weight, weight.dtype)
-        index = self._draw(period=0)
+        self.whole = self.count == units
+        self.share = self.count / units
+        self.scale = units / self.count if config.rescale else 1.0
+        self.residual = residual
+        self.period = 0
+        index = self._draw()
         held = self._wide(self.structure.gather(weight, index))
         self.values = Values(held.clone())
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("held", held, persistent=False)
         self._fresh = True  # nothing was trained since the weight was taken for the pretrained one
         self._seen: tuple[Values, nn.Parameter, int, int] | None = None
+        self._start()
         self._plain_class: type[nn.Parameter] = type(self.parameter)
         if self._plain_class is nn.Parameter:  # one of the user's own keeps what it can do
             self.parameter.__class__ = Phi
-        self._start()
 
     def forward(self, input: Any) -> Any:
         """The identity: a container that owns a masked weight may run all its children."""
@@ -111,40 +136,33 @@ class MaskedWeight(nn.Module):
     @property
     def redraws(self) -> bool:
         """False where a new mask changes nothing: all is trained, and D outlives the period."""
-        return not (self.whole and self.residual is not None)
+        return not (self.whole and self.config.residual == "persist")
 
     @torch.no_grad()
     def begin(self, period: int) -> None:
         """Draws the period's mask and starts from A and, when it persists, D of its entries."""
         # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
-        self.index.copy_(self._draw(period))
+        self.period = period
+        self.index.copy_(self._draw())
         self._take_up_entries()
 
     @torch.no_grad()
     def _start(self) -> None:
         """Takes the weight as it is for the pretrained one, with the mask in force."""
-        if self.pretrained is not None:
-            self.pretrained.copy_(self.weight)
-        if self.residual is not None:
-            self.residual.zero_()
-            if self.config.anchor == "zero":
-                self.residual.copy_(self.weight)
-                self.weight.zero_()
+        self.residual.start(self)
         self._take_up_entries()
         self._fresh = True
 
     def _take_up_entries(self) -> None:
         self.values.grad = None  # of other entries
-        self.held.copy_(self.structure.gather(self.weight, self.index))
-        self.values.copy_(self.held)
-        if self.residual is not None:
-            self.values.add_(self._gather_from(self.residual))
+        self.held.copy_(self.gather(self.weight))
+        self.values.copy_(self.residual.begin(self))
         self.write_()
 
     @torch.no_grad()
     def write_(self) -> None:
         """Phi[M] = A + c * D: makes the values effective in the layer."""
-        self.structure.scatter_(self.weight, self.index, self._phi())
+        self.put_(self._phi())
         self._fresh = False
         self._note()
 
@@ -197,7 +215,7 @@ class MaskedWeight(nn.Module):
             if not moved:
                 self.write_()
             else:
-                phi = self._wide(self.structure.gather(self.weight, self.index))
+                phi = self.gather(self.weight)
                 if values.moved or values._version != seen[2]:
                     values.copy_(torch.lerp(self.held, phi, 1 / self.scale))
                 else:  # a change of the weight is one of A, and D stays what it was
@@ -205,6 +223,20 @@ class MaskedWeight(nn.Module):
                     self.held.add_(change)
                     values.add_(change)
         self._note()
+
+    def put(self) -> None:
+        """`look`, where the values are what was moved unless the weight's version says otherwise.
+
+        A weight that was handed out may have been changed by its `.data`; that it was not is what
+        a caller says who asks for the values to be written.
+        """
+        values, weight, version, weight_version = self._seen or (None, None, -1, -1)
+        unmoved = self.parameter is weight and weight._version == weight_version
+        if self.values is values and unmoved and values._version != version:
+            self.write_()
+            self._note()
+        else:
+            self.look()
 
     def check_seen(self) -> None:
         """Check, in backward, that the layer held these very values in the forward pass.
@@ -234,16 +266,13 @@ class MaskedWeight(nn.Module):
 
     def _begin_again(self) -> None:
         """Take up a weight that others changed before training: DDP, which hands on rank 0's."""
-        if self.config.anchor == "pretrained":
-            entries = self._wide(self.structure.gather(self.weight, self.index))
-            if torch.equal(entries, self.values):
-                self.held.copy_(entries)  # no more: their gradients may be there already
-                if self.pretrained is not None:
-                    self.pretrained.copy_(self.weight)
-                return
-        elif self.is_written() and torch.equal(
-            self.held + self._gather_from(self.residual), self.values
-        ):
+        entries = self.gather(self.weight)
+        if self.config.anchor == "pretrained" and torch.equal(entries, self.values):
+            self.held.copy_(entries)  # no more: their gradients may be there already
+            self.residual.start(self)
+            return
+        untouched = self.config.anchor == "zero" and self.is_written()
+        if untouched and torch.equal(self.residual.begin(self), self.values):
             return
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             raise AttachError(
@@ -253,63 +282,24 @@ class MaskedWeight(nn.Module):
             )
         self._start()
 
-    @torch.no_grad()
     def end(self, period: int) -> None:
-        """Ends a period: moves the anchor. The weight holds A everywhere afterwards.
-
-        residual="reset":   A <- A + (1-lambda) * c * M * D, which touches the masked entries alone,
-                            as the pull does: A <- A + rho * M * (A_0 - A).
-        residual="persist": A <- A + (1-lambda) * D, and D such that W = A + D stays what it was.
-        """
-        weight, decay = self.weight, self.config.anchor_decay
-        if self.residual is None:
-            anchor = torch.lerp(self.held, self.values, (1 - decay) * self.scale)
-            if self.pretrained is not None:
-                start = self._gather_from(self.pretrained)
-                anchor = torch.lerp(anchor, start, self.config.anchor_pull)
-            if weight.dtype != anchor.dtype:
-                # A period's change is often below half a step of the narrower dtype: rounded to the
-                # nearest, it would be lost every time.
-                chance = uniform(
-                    anchor.shape,
-                    seed=self.config.seed,
-                    name=self.name,
-                    period=period,
-                    device=weight.device,
-                )
-                anchor = round_randomly(anchor, weight.dtype, chance)
-            self.structure.scatter_(weight, self.index, anchor)
-            return
-        self._store_residual()
-        self.structure.scatter_(weight, self.index, self.held)
-        if decay < 1:
-            anchor = self._wide(weight)
-            whole = anchor + self.residual.to(anchor)
-            weight.copy_(torch.lerp(whole, anchor, decay))
-            self.residual.copy_(whole - weight)
+        """End a period: move the anchor. The weight holds A everywhere afterwards."""
+        self.residual.end(self, period)
 
     @torch.no_grad()
     def plain(self) -> Tensor:
-        """The weight of the final model, in the layer's shape and dtype; the process goes on.
+        """Return the final model's weight, perhaps the layer's own; the process goes on.
 
         Phi for residual="reset"; for "persist" the mean of Phi over masks: A + D when rescaling,
-        A + (1-p) * D when not.
+        A + share * D when not.
         """
-        weight = self.weight.clone()
-        if self.residual is None:
-            return weight
-        share = 1.0 if self.config.rescale or self.whole else self.config.density
-        # Outside the mask Phi is A. On it the stored residual is stale: those entries come last.
-        wide = self._wide(weight)
-        weight.copy_(wide + share * self.residual.to(wide))
-        self.structure.scatter_(weight, self.index, torch.lerp(self.held, self.values, share))
-        return weight
+        return self.residual.plain(self)
 
     @torch.no_grad()
     def anchor(self) -> Tensor:
         """A, in the layer's shape and dtype: a copy."""
         weight = self.weight.clone()
-        self.structure.scatter_(weight, self.index, self.held)
+        self.put_(self.held, weight)
         return weight
 
     @torch.no_grad()
@@ -319,10 +309,8 @@ class MaskedWeight(nn.Module):
         For residual="reset" there is no D outside the mask M in force: A + c * (M' and M) * D.
         """
         weight = self.anchor()
-        residual = self._wide(torch.zeros_like(weight))
-        if self.residual is not None:
-            residual.copy_(self.residual)
-        self.structure.scatter_(residual, self.index, self.values - self.held)
+        residual = self.residual.outside(self)
+        self.put_(self.values - self.held, residual)
         index = self._draw(period)
         anchor = self._wide(self.structure.gather(weight, index))
         entries = anchor + self.scale * self.structure.gather(residual, index)
@@ -331,41 +319,17 @@ class MaskedWeight(nn.Module):
 
     def export_state(self) -> State:
         """All that the model's own state dict does not hold; tensors are shared, not copied."""
-        state: State = {"values": self.values.detach(), "held": self.held}
-        if self.residual is not None:
-            state["residual"] = self.residual
-        if self.pretrained is not None:
-            state["pretrained"] = self.pretrained
-        return state
-
-    def check_state(self, state: Any) -> None:
-        """Check that a state is one of this weight and config.
-
-        Raises:
-            StateError: It is not: other tensors, shapes or kinds of numbers, or not finite.
-        """
-        expected = {key: tuple(value.shape) for key, value in self.export_state().items()}
-        given = state
-        if isinstance(state, Mapping):
-            given = {k: tuple(v.shape) if torch.is_tensor(v) else v for k, v in state.items()}
-        if not isinstance(given, Mapping) or repr(given) != repr(expected):
-            raise StateError(
-                f"The saved state of {self.name!r} holds {given!s:.200}, but this model and config "
-                f"need {expected}. Load it into the model and config that it was saved from."
-            )
-        for key, value in state.items():
-            check_numbers(value, f"The saved state of {self.name!r}, {key},")
+        tensors = {"values": self.values.detach(), "held": self.held, **self.residual.dense}
+        return {**tensors, "period": self.period}
 
     @torch.no_grad()
-    def import_state(self, state: State, period: int) -> None:
-        """Takes up a checked state; the weight itself comes with the model's own state dict."""
-        self.index.copy_(self._draw(period))
-        self.values.copy_(state["values"])
-        self.held.copy_(state["held"])
-        if self.residual is not None:
-            self.residual.copy_(state["residual"])
-        if self.pretrained is not None:
-            self.pretrained.copy_(state["pretrained"])
+    def import_state(self, state: State) -> None:
+        """Take up a checked state; the weight itself comes with the model's own state dict."""
+        self.period = state["period"]
+        self.index.copy_(self._draw())
+        for key, tensor in self.export_state().items():
+            if key != "period":
+                tensor.copy_(state[key])
         self.write_()
 
     def train(self, mode: bool = True) -> "MaskedWeight":
@@ -400,9 +364,9 @@ class MaskedWeight(nn.Module):
     def restart(self) -> None:
         """Take the weight as it is for the pretrained one, with the first period's mask."""
         self.look()
-        weight = self.plain()
-        self.weight.copy_(weight)
-        self.index.copy_(self._draw(0))
+        self.weight.copy_(self.plain())
+        self.period = 0
+        self.index.copy_(self._draw())
         self._start()
 
     @torch.no_grad()
@@ -413,14 +377,24 @@ class MaskedWeight(nn.Module):
         entries = self.structure.gather(self.weight, self.index)
         return torch.equal(entries, self._phi().to(entries.dtype))
 
-    def _draw(self, period: int) -> Tensor:
+    def gather(self, dense: Tensor) -> Tensor:
+        """Return the mask's entries of the weight or a copy of it, as the values are kept."""
+        return self.structure.gather(dense, self.index.to(dense.device)).to(self.held)
+
+    def put_(self, entries: Tensor, dense: Tensor | None = None) -> None:
+        """Write entries of the mask into a copy of the weight, by default into the weight."""
+        dense = self.weight if dense is None else dense
+        self.structure.scatter_(dense, self.index.to(dense.device), entries.to(dense.device))
+
+    def _draw(self, period: int | None = None) -> Tensor:
+        """The mask of a period, by default of the one in force."""
         return draw(
             self.structure,
             self.weight.shape,
             self.count,
             seed=self.config.seed,
             name=self.name,
-            period=period,
+            period=self.period if period is None else period,
             device=self.weight.device,
         )
 
@@ -432,49 +406,12 @@ class MaskedWeight(nn.Module):
         """Follows the model to another device, but never to a narrower dtype."""
         device = fn(self.values.new_empty(0)).device
         if self.config.residual_device is None:
-            if self.residual is not None:
-                self.residual = self.residual.to(device)
-            if self.pretrained is not None:
-                self.pretrained = self.pretrained.to(device)
+            self.residual.dense = {k: copy.to(device) for k, copy in self.residual.dense.items()}
         super()._apply(lambda tensor: tensor.to(device), recurse)
         self._seen = None  # the weight may become another object
         return self
-
-    def _gather_from(self, dense: Tensor | None) -> Tensor:
-        """The masked entries of a dense copy, which may live on another device."""
-        assert dense is not None
-        return self.structure.gather(dense, self.index.to(dense.device)).to(self.values)
-
-    def _store_residual(self) -> None:
-        assert self.residual is not None
-        device = self.residual.device
-        residual = (self.values - self.held).to(device)
-        self.structure.scatter_(self.residual, self.index.to(device), residual)
-
-    def _dense_copy(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """A copy of the weight where `residual_device` says."""
-        device = self.config.residual_device or weight.device
-        try:
-            return weight.to(device, dtype, copy=True)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise AttachError(
-                f"A dense copy of {self.name!r} cannot be made on residual_device={device!s}: "
-                f"{error}"
-            ) from error
 
     @staticmethod
     def _wide(tensor: Tensor) -> Tensor:
         """At least float32: what is trained, and all arithmetic, is never in half precision."""
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def check_numbers(value: Tensor, what: str) -> None:
-    """Check that a tensor from a file holds finite floating-point numbers.
-
-    Raises:
-        StateError: It does not; `what` names it.
-    """
-    if not value.is_floating_point():
-        raise StateError(f"{what} must be floating-point numbers, and is {value.dtype}.")
-    if not value.is_meta and not bool(torch.isfinite(value).all()):
-        raise StateError(f"{what} is not finite: the run had diverged when it was saved.")

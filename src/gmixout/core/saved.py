@@ -1,22 +1,25 @@
 """The form of a process's saved state."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gmixout.core.config import GMixout
-from gmixout.core.moments import MomentPolicy
 from gmixout.core.process import MaskedWeight
 from gmixout.errors import ConfigError, StateError
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 def check_state(
     state: Any,
     config: GMixout,
     weights: Mapping[str, MaskedWeight],
-    moments: MomentPolicy | None,
+    layers_of: Callable[[int], Sequence[str] | None],
+    check_moments: Callable[[Any], None],
 ) -> None:
     """Check all of a state before any of it is loaded; it may come from a file of anybody.
 
@@ -24,12 +27,13 @@ def check_state(
         state: Should be what `Masked.state_dict` returned.
         config: Of the process that is to take it up.
         weights: Its weights by name.
-        moments: Its policy; None: no optimizer is bound.
+        layers_of: Returns the layers that the process trains after so many steps; None: all.
+        check_moments: Raises a StateError where the moments cannot be taken up.
 
     Raises:
         StateError: It is of another version, config or model, or damaged.
     """
-    keys = {"version", "config", "steps", "weights", "moments"}
+    keys = {"version", "config", "steps", "layers", "weights", "moments"}
     if (
         not isinstance(state, Mapping)
         or set(state) != keys
@@ -55,6 +59,7 @@ def check_state(
             + ", ".join(f"{k}={theirs[k]!r} (here {ours[k]!r})" for k in differing)
             + ". Attach with the saved config, GMixout(**state['config'])."
         )
+    _check_layers(state["layers"], layers_of(steps))
     names = set(saved) if isinstance(saved, Mapping) else set()
     if names != set(weights):
         odd = sorted(map(str, names ^ set(weights)))
@@ -63,8 +68,48 @@ def check_state(
             f"({len(odd)} such). Load it into the model it was saved from, with its select=."
         )
     for name, masked in weights.items():
-        masked.check_state(saved[name])
-    if moments is not None:
-        moments.check_state(state["moments"])
-    elif state["moments"] != {}:
-        raise StateError("Bind the optimizer before loading a state that carries moments.")
+        _check_weight(masked, saved[name])
+    check_moments(state["moments"])
+
+
+def _check_layers(saved: Any, ours: Sequence[str] | None) -> None:
+    """Raise unless both schedules train the same layers in the period of the saved state."""
+    if saved != (None if ours is None else list(ours)):
+        raise StateError(
+            f"The saved process was training the layers {saved!s:.200}, and this one would train "
+            f"{ours!s:.200}. Attach with the schedule that it was saved with."
+        )
+
+
+def _check_weight(masked: MaskedWeight, state: Any) -> None:
+    """Raise unless a state is one of this weight and config."""
+    expected = _form(masked.export_state())
+    given = _form(state) if isinstance(state, Mapping) else state
+    if not isinstance(given, Mapping) or repr(given) != repr(expected):
+        raise StateError(
+            f"The saved state of {masked.name!r} holds {given!s:.200}, but this model and config "
+            f"need {expected}. Load it into the model and config that it was saved from."
+        )
+    for key in expected.keys() - {"period"}:
+        check_numbers(state[key], f"The saved state of {masked.name!r}, {key},")
+    if not 0 <= state["period"] < 2**63:
+        raise StateError(
+            f"The saved period of {masked.name!r}, {state['period']!s:.40}, must be a number >= 0."
+        )
+
+
+def _form(state: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Shapes of a state's tensors, types of all else."""
+    return {k: tuple(v.shape) if torch.is_tensor(v) else type(v).__name__ for k, v in state.items()}
+
+
+def check_numbers(value: Tensor, what: str) -> None:
+    """Check that a tensor from a file holds finite floating-point numbers.
+
+    Raises:
+        StateError: It does not; `what` names it.
+    """
+    if not value.is_floating_point():
+        raise StateError(f"{what} must be floating-point numbers, and is {value.dtype}.")
+    if not value.is_meta and not bool(torch.isfinite(value).all()):
+        raise StateError(f"{what} is not finite: the run had diverged when it was saved.")

@@ -1,5 +1,6 @@
 """What a masking process does to a model, in numbers."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,6 +84,9 @@ def summarize(
         carried: The moments that are kept for entries outside the mask.
     """
     masks = weights.values()
+    copies: Counter[str] = Counter()
+    for masked in masks:
+        copies.update({kind: dense.nbytes for kind, dense in masked.residual.dense.items()})
     return Summary(
         weights=tuple(
             WeightSummary(
@@ -103,8 +107,8 @@ def summarize(
             "optimizer": sum(tensor.nbytes for tensor in optimizer),
             "anchor": sum(m.held.nbytes for m in masks),
             "index": sum(m.index.nbytes for m in masks),
-            "residual": sum(m.residual.nbytes for m in masks if m.residual is not None),
-            "pretrained": sum(m.pretrained.nbytes for m in masks if m.pretrained is not None),
+            "residual": copies["residual"],
+            "pretrained": copies["pretrained"],
             "carried moments": sum(t.nbytes for each in carried.values() for t in each.values()),
         },
     )

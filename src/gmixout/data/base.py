@@ -1,11 +1,12 @@
-"""What a benchmark is: data sets of one task, in and out of domain, and the model to start from."""
+"""The one type of a benchmark: data sets of one task, in and out of domain."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
+from typing_extensions import TypeVar
 
 Examples: TypeAlias = Dataset[tuple[Tensor, int]]
 """Items are `(image [C, H, W], label)`."""
@@ -17,13 +18,23 @@ class LabelledImages(Examples):
     Args:
         images: `[N, C, H, W]`, float32.
         labels: `[N]`, int64.
+        groups: `[N]`, int64: the domain of each; None: they are of one.
+        group_names: Names of the domains.
     """
 
     in_memory = True
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        groups: Tensor | None = None,
+        group_names: tuple[str, ...] = (),
+    ) -> None:
         self.images = images
         self.labels = labels
+        self.groups = groups
+        self.group_names = group_names
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -32,39 +43,81 @@ class LabelledImages(Examples):
         return self.images[index], int(self.labels[index])
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """A finetuning task with the domain shifts it is judged on.
+Set = TypeVar("Set", bound=Examples, covariant=True, default=Examples)
+Other = TypeVar("Other", bound=Examples)
 
-    Items of every data set are `(image [C, H, W], label)`. Shifts are named `group` or
-    `group/part`; mean OOD accuracy is the mean over groups of the mean over a group's parts.
+DEV = "dev/"
+"""Prefix of the names of `Benchmark.dev_tests`."""
+
+
+@dataclass(frozen=True)
+class Benchmark(Generic[Set]):
+    """A classification task with the domain shifts that it is judged on.
+
+    Items of every data set are `(image, label)`; the image is `[C, H, W]`, or a picture until the
+    sets get a transform (`map`). A set may say the group of each of its images (`groups`, `[N]`
+    int64), the names of these groups (`group_names`), and may have classes of its own (`project`
+    turns logits of the benchmark's classes into those of the set's).
+
+    Shifts are named `group` or `group/part`; mean OOD accuracy is the mean over groups of the mean
+    over a group's parts.
     """
 
     name: str
-    """The key in `BENCHMARKS`."""
+    """What records call it."""
     classes: tuple[str, ...]
-    """Class names; a label is a position in this tuple."""
-    train: Examples
+    """Class names; a label is a position in this tuple, in sets without classes of their own."""
+    train: Set
     """What is finetuned on."""
-    id_val: Examples
+    id_val: Set
     """In-domain validation: every choice (rate, alpha, soup) is made on it."""
-    id_test: Examples
+    id_test: Set
     """In-domain test, reported."""
-    shifts: Mapping[str, Examples]
+    shifts: Mapping[str, Set]
     """Test sets of other domains, reported; no choice is made on them."""
-    dev_shifts: Mapping[str, Examples]
-    """Other domains, of other kinds, for choosing the library's defaults; never reported."""
-    foundation: Callable[[], nn.Module]
-    """Gives the pretrained model with its zero-shot head: eval mode, float32, on the CPU."""
+    dev_shifts: Mapping[str, Set] = field(default_factory=dict)
+    """Other domains, of other kinds, for choosing defaults; never reported."""
     metric: str = "accuracy"
-    """The official metric, a name in `gmixout.evaluation.official.METRICS`: what choices are made
-    on and what is compared."""
+    """The official metric, a name in `gmixout.evaluation.official.METRICS`: choices are made on it,
+    and methods compared by it."""
     also: tuple[str, ...] = ()
     """Metrics that are reported beside it."""
     summary: str | None = None
     """The official figure over all shifts, a name in `gmixout.evaluation.official.SUMMARIES`."""
     notes: tuple[str, ...] = ()
-    """What a reader of the results has to know: what is not there, what is not as usual."""
+    """What a reader of the results has to know, for example which parts are missing."""
     identity: Mapping[str, Any] = field(default_factory=dict)
-    """Plain values that tell this benchmark from others of its name (options, sizes, the model),
-    for the hash of a run."""
+    """Plain values that tell this benchmark from others of its name, for the hash of a run."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The official metric and those beside it."""
+        return (self.metric, *self.also)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the training domains, where the training set says them; else empty."""
+        return tuple(getattr(self.train, "group_names", None) or ())
+
+    @property
+    def tests(self) -> dict[str, Set]:
+        """The reported sets by name: `id_val`, `id_test` and the shifts."""
+        return {"id_val": self.id_val, "id_test": self.id_test, **self.shifts}
+
+    @property
+    def dev_tests(self) -> dict[str, Set]:
+        """The development shifts, with `DEV` before their names."""
+        return {f"{DEV}{name}": images for name, images in self.dev_shifts.items()}
+
+    @property
+    def sets(self) -> dict[str, Set]:
+        """All sets by name."""
+        return {"train": self.train, **self.tests, **self.dev_shifts}
+
+    def map(self, function: Callable[[Set], Other]) -> "Benchmark[Other]":
+        """Return the same benchmark with a function applied to every set."""
+        sets: Any = {n: function(getattr(self, n)) for n in ("train", "id_val", "id_test")}
+        for name in ("shifts", "dev_shifts"):
+            sets[name] = {n: function(images) for n, images in getattr(self, name).items()}
+        changed: Benchmark[Any] = replace(self, **sets)
+        return changed

@@ -9,17 +9,42 @@ from typing import Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
 
+from gmixout.data.base import Benchmark
 from gmixout.data.common_corruptions.constants import EXTRA_KINDS, KINDS, SEVERITIES
 from gmixout.data.folders import find
 from gmixout.data.images import ImageArray, ImageSet
 from gmixout.data.parquet import read_parquet
 from gmixout.data.reading import array_of, reading, regular
-from gmixout.data.sampling import SPLIT_SEED, in_half, long_tailed, shot_groups, stratified
-from gmixout.data.source import Problems, Source, Splits
+from gmixout.data.sampling import (
+    SHOT_NAMES,
+    SPLIT_SEED,
+    in_half,
+    long_tailed,
+    shot_groups,
+    stratified,
+)
+from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.errors import ConfigError, DataError
 from gmixout.settings import require, shown
 
 Array = np.ndarray[Any, Any]
+
+PROMPTS = tuple(
+    template
+    for article in ("a", "the")
+    for template in (
+        f"a photo of {article} {{}}.",
+        f"a blurry photo of {article} {{}}.",
+        f"a black and white photo of {article} {{}}.",
+        f"a low contrast photo of {article} {{}}.",
+        f"a high contrast photo of {article} {{}}.",
+        f"a bad photo of {article} {{}}.",
+        f"a good photo of {article} {{}}.",
+        f"a photo of {article} small {{}}.",
+        f"a photo of {article} big {{}}.",
+    )
+)
+"""OpenAI's for CIFAR-10 and CIFAR-100 (data/prompts.md of CLIP's repository)."""
 
 MOST_CLASSES = 2**31
 """Above any class number, and below what no tensor can hold."""
@@ -54,6 +79,7 @@ class Cifar(Source):
     imbalance: float = 1.0
     extra: bool = False
 
+    prompts = PROMPTS
     known_shifts: ClassVar[tuple[str, ...]] = ("c",)
     train_files: ClassVar[tuple[str, ...]]
     test_file: ClassVar[str]
@@ -81,7 +107,7 @@ class Cifar(Source):
     def folder(self) -> str:
         """The archive's folder."""
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the archive's files and at the shifts."""
         train, test, classes = self._in_domain(problems)
         self._count(problems, "classes", len(classes), "number of classes")
@@ -103,10 +129,11 @@ class Cifar(Source):
         if self.imbalance > 1:
             train = train.subset(long_tailed(train.labels, self.imbalance, SPLIT_SEED))
             counts = train.labels.bincount(minlength=len(classes))
-            test = test.grouped(shot_groups(counts, "oltr")[test.labels])
+            test = test.grouped(shot_groups(counts, "oltr")[test.labels], SHOT_NAMES)
             also = ("many_shot", "medium_shot", "few_shot")
             notes.append(f"long tail: {counts.max()} to {counts.min()} training images a class")
-        return Splits(
+        return Benchmark(
+            name=str(self),
             classes=classes,
             train=train,
             id_val=val,
@@ -241,6 +268,7 @@ class cifar10(Cifar):
 
     shifts: tuple[str, ...] = ("c", "10.1")
 
+    pretraining_half = True
     known_shifts = ("c", "10.1")
     folder = "cifar-10-batches-py"
     train_files = tuple(f"data_batch_{number}" for number in range(1, 6))

@@ -1,7 +1,8 @@
-"""The digits benchmark: a foundation model's story in miniature, with nothing to download.
+"""The digits benchmark: robust finetuning in miniature, with nothing to download.
 
-A tiny vision transformer, pretrained on digits drawn from fonts, is finetuned on real handwriting.
-How much of fonts it never saw, and of spoilt handwriting, can it still read afterwards?
+A tiny vision transformer, pretrained on digits drawn from fonts (`gmixout.models.digits_vit`), is
+finetuned on real handwriting. How much of fonts it never saw, and of spoilt handwriting, can it
+still read afterwards?
 
 - Input: grey images `[1, 28, 28]`, float32 in [0, 1], mostly light ink on dark paper.
 - Labels: 0 to 9, the digit. Metric: accuracy. Chance: 0.1.
@@ -12,8 +13,6 @@ How much of fonts it never saw, and of spoilt handwriting, can it still read aft
   `glyphs.HELD_OUT_FONTS`, varied as in pretraining).
 - Shifts to develop on, never reported: `dev_corrupted/1` to `/3` (id_val,
   `digits_corruptions.DEV`) and `dev_fonts` (`glyphs.DEV_FONTS`).
-- Foundation: 0.45 M parameters, pretrained by `benchmarks/pretrain_digits.py` on
-  `glyphs.PRETRAINING_FONTS`; its log is `benchmarks/results/pretrain_digits.log`.
 
 Licence: the handwritten digits are CC BY 4.0 and come with scikit-learn; the fonts come with
 matplotlib under their own free licences, and no glyph of theirs is shipped here.
@@ -22,19 +21,15 @@ Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", 
 Learning Repository, 1998, https://doi.org/10.24432/C50P49 (its test part).
 """
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmixout.data.base import Benchmark, LabelledImages
 from gmixout.data.digits_corruptions import DEV, REPORTED, SEVERITIES, corrupt
 from gmixout.data.glyphs import DEV_FONTS, HELD_OUT_FONTS, IMAGE_SIZE, render
 from gmixout.errors import needs
 
-WEIGHTS = Path(__file__).with_name("digits_vit.safetensors")
 TRAIN_COUNT, VAL_COUNT = 300, 400
 FONT_IMAGES_PER_DIGIT = 100
 # Every part of the data has a seed of its own; none is the seed of a training run.
@@ -45,7 +40,7 @@ def digits() -> Benchmark:
     """Load the digits benchmark (see the module's docstring); takes a few seconds.
 
     Raises:
-        ConfigError: scikit-learn, matplotlib or timm is not installed.
+        ConfigError: scikit-learn or matplotlib is not installed.
         DataError: A font is missing.
     """
     train, id_val, id_test = _handwriting()
@@ -59,32 +54,7 @@ def digits() -> Benchmark:
         id_test=id_test,
         shifts=shifts | {"fonts": render(HELD_OUT_FONTS, FONT_IMAGES_PER_DIGIT, FONTS_SEED)},
         dev_shifts=dev | {"dev_fonts": render(DEV_FONTS, FONT_IMAGES_PER_DIGIT, DEV_FONTS_SEED)},
-        foundation=foundation,
     )
-
-
-def architecture() -> nn.Module:
-    """The vision transformer with new weights, drawn from torch's global generator."""
-    with needs("timm", "vision"):
-        from timm.models import VisionTransformer
-    return VisionTransformer(
-        img_size=IMAGE_SIZE,
-        patch_size=7,
-        in_chans=1,
-        num_classes=10,
-        embed_dim=96,
-        depth=4,
-        num_heads=4,
-    )
-
-
-def foundation() -> nn.Module:
-    """The pretrained model: float32, eval mode, its `head` the zero-shot classifier."""
-    # The new weights are overwritten at once: the draws for them must not move anybody's generator.
-    with torch.random.fork_rng(devices=[]):
-        model = architecture()
-    model.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
-    return model.eval()
 
 
 def _handwriting() -> tuple[LabelledImages, LabelledImages, LabelledImages]:

@@ -1,16 +1,18 @@
 """DomainNet, by its lists or as DomainBed has it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from gmixout.data.base import Benchmark
 from gmixout.data.domains import DomainFolders
 from gmixout.data.folders import Listing, classes_of_lists, read_list
 from gmixout.data.images import ImageSet
 from gmixout.data.reading import lines_of
 from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
-from gmixout.data.source import Problems, Splits
+from gmixout.data.several import joined_parts, training_note
+from gmixout.data.source import ImageBenchmark, Problems
 from gmixout.errors import ConfigError
 
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
@@ -29,7 +31,7 @@ class domainnet(DomainFolders):
       numbers, which are also those of the folders less DomainBed's duplicates.
     - Files: `domainnet/<domain>/<class>/*` (or `domain_net/`, or the root itself) and, for `lists`,
       `<domain>_{train,test}.txt` there or in `splits/`: lines `<domain>/<class>/<file> <label>`.
-    - Splits, `lists`: id_test is the trained domain's test list, id_val a fixed stratified share of
+    - Splits, `lists`: id_test is a trained domain's test list, id_val a fixed stratified share of
       its train list, and each other domain's test list is a shift. The lists lack a class here and
       there (painting's train list has no t-shirt).
     - Splits, `stratified` and `domainbed`: see `DomainFolders`; whole domains are shifts. Images in
@@ -38,11 +40,13 @@ class domainnet(DomainFolders):
     - Metric: accuracy. Licence: fair use, for research (its page).
 
     Args:
-        train_domain: The domain that is finetuned on.
+        train_domain: The domain that is finetuned on, if the next two are not given.
+        train_domains: The domains that are finetuned on, `sketch,real` for example.
+        test_domain: Leave this domain out: finetune on all others that are there, and test on it.
         protocol: See above.
         id_val_share: Share held out from the train list (`lists`) or domain for in-domain
             validation.
-        shift_domains: Domains to test on; the trained one is passed over.
+        shift_domains: Domains to test on; trained ones are passed over.
 
     Source: Peng, Bai, Xia, Huang, Saenko and Wang, "Moment Matching for Multi-Source Domain
         Adaptation", ICCV 2019.
@@ -95,23 +99,30 @@ class domainnet(DomainFolders):
     @property
     def used_domains(self) -> tuple[str, ...]:
         """The domains that are looked for: the others may lack their lists."""
-        return tuple(d for d in self.domains if d in (self.train_domain, *self.shift_domains))
+        wanted = {*self.shift_domains, self.test_domain}
+        return tuple(d for d in self.domains if d in wanted or self.trains_on(d))
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the lists and whether their images are there, or at the folders."""
         if self.protocol != "lists":
             return super().read(problems)
         present = self.domain_folders(problems)
-        images, classes = self._read_lists(present, problems)
-        train = images[self.train_domain, "train"]
-        held, rest = stratified(train.labels, (self.id_val_share,), SPLIT_SEED)
-        return Splits(
+        trained = self.trained_of(tuple(present), problems)
+        images, classes = self._read_lists(present, trained, problems)
+        parts = {}
+        for domain in trained:
+            own = images[domain, "train"]
+            held, rest = stratified(own.labels, (self.id_val_share,), SPLIT_SEED)
+            parts[domain] = own.subset(rest), own.subset(held), images[domain, "test"]
+        train, id_val, id_test = joined_parts(parts, problems)
+        return Benchmark(
+            name=str(self),
             classes=classes,
-            train=train.subset(rest),
-            id_val=train.subset(held),
-            id_test=images[self.train_domain, "test"],
-            shifts={d: images[d, "test"] for d in present if d != self.train_domain},
-            notes=tuple(self.left_out(present)),
+            train=train,
+            id_val=id_val,
+            id_test=id_test,
+            shifts={d: images[d, "test"] for d in present if d not in trained},
+            notes=(*self.left_out(present), *training_note(trained)),
         )
 
     def whole_domains(
@@ -120,18 +131,18 @@ class domainnet(DomainFolders):
         """What there is to test on of each domain: its test list, where lists are the protocol."""
         if self.protocol != "lists":
             return super().whole_domains(present, problems)
-        images, classes = self._read_lists(present, problems)
+        images, classes = self._read_lists(present, (), problems)
         return {domain: each for (domain, _), each in images.items()}, classes
 
     def _read_lists(
-        self, present: Mapping[str, Path], problems: Problems
+        self, present: Mapping[str, Path], trained: Sequence[str], problems: Problems
     ) -> tuple[dict[tuple[str, str], ImageSet], tuple[str, ...]]:
         """The images of each (domain, part) that the protocol has, and the class names."""
         root = next(iter(present.values())).parent
         lists = {
             (domain, part): self._list(root, domain, part)
             for domain in present
-            for part in (("train", "test") if domain == self.train_domain else ("test",))
+            for part in (("train", "test") if domain in trained else ("test",))
         }
         for (domain, part), file in lists.items():
             if not file.is_file():

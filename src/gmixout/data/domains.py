@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gmixout.data.base import Benchmark
 from gmixout.data.folders import Listing, find, plain, read_class, subfolders
 from gmixout.data.images import ImageSet
 from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
-from gmixout.data.source import Problems, Source, Splits, Tests
+from gmixout.data.several import Parts, SeveralDomains, joined_parts, training_note
+from gmixout.data.source import ImageBenchmark, Problems
 from gmixout.errors import ConfigError
+from gmixout.named import changed
 
 HOLDOUT = 0.2
 """DomainBed's share of each domain that is held out."""
@@ -44,20 +47,25 @@ def domainbed_holdout(examples: int, trial_seed: int, environment: int) -> tuple
 
 
 @dataclass(frozen=True, kw_only=True)
-class DomainFolders(Source):
+class DomainFolders(SeveralDomains):
     """A benchmark whose domains are folders of class folders.
 
-    Any domain may be missing: the others but the trained one are the shifts, each with all its
-    images. Names of domains and classes are matched without regard to case and separators.
+    Any domain may be missing: the others but the trained ones are the shifts, each with all its
+    images. Names of domains and classes are matched without regard to case and separators. With
+    several training domains, each is split by itself; training, validation and test are those of
+    all, with the domains as groups.
 
     Args:
-        train_domain: The domain that is finetuned on.
-        protocol: How its images are split: `stratified` (a fixed seed, every class in proportion,
+        train_domain: The domain that is finetuned on, if the next two are not given.
+        train_domains: The domains that are finetuned on, `photo,cartoon` for example.
+        test_domain: Leave this domain out: finetune on all others that are there, and test on it
+            (leave-one-domain-out; validation is on the training domains).
+        protocol: How each is split: `stratified` (a fixed seed, every class in proportion,
             `id_val_share` and `id_test_share` held out) or `domainbed` (the 20 % that DomainBed
             holds out for `trial_seed`; one half of them, stratified, is id_val and the other
             id_test, which DomainBed does not tell apart).
-        id_val_share: Share of the trained domain for in-domain validation (`stratified`).
-        id_test_share: Share of the trained domain for in-domain test (`stratified`).
+        id_val_share: Share of a training domain for in-domain validation (`stratified`).
+        id_test_share: Share of a training domain for in-domain test (`stratified`).
         trial_seed: DomainBed's seed of the split (`domainbed`).
         half: Use `both` halves of every domain's images, or only the `first` or `second`: fixed
             and stratified, for a model that was pretrained on the other half.
@@ -70,7 +78,6 @@ class DomainFolders(Source):
     trial_seed: int = 0
     half: Literal["both", "first", "second"] = "both"
 
-    spoken: ClassVar[tuple[str, ...]] = ("train_domain",)
     spellings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Other names of domains' folders."""
     folders: ClassVar[tuple[str, ...]]
@@ -79,11 +86,18 @@ class DomainFolders(Source):
     def __post_init__(self) -> None:
         """Checks the options."""
         super().__post_init__()
-        if self.train_domain not in self.domains:
-            raise ConfigError(
-                f"{self.name}(train_domain={self.train_domain!r}) must be one of: "
-                f"{', '.join(self.domains)}"
-            )
+        option, named = self.choice
+        if option != "train_domain" and "train_domain" in changed(self):
+            self._refuse_both("train_domain", option)
+        for name in named:
+            if name not in self.domains:
+                allowed = f"one of: {', '.join(self.domains)}"
+                raise ConfigError(f"{self.name}({option}={name!r}) must be {allowed}")
+        if set(named) == set(self.domains):
+            raise ConfigError(f"{self.name}({option}={named}) leaves no domain to test on")
+        if len(self.train_domains) == 1:  # one run has one spelling
+            object.__setattr__(self, "train_domain", named[0])
+            object.__setattr__(self, "train_domains", ())
         if self.id_val_share + self.id_test_share >= 1:
             raise ConfigError(
                 f"{self.name}(id_val_share={self.id_val_share}, id_test_share="
@@ -96,17 +110,46 @@ class DomainFolders(Source):
         """All domains in DomainBed's order."""
 
     @property
+    def choice(self) -> tuple[str, tuple[str, ...]]:
+        """The option that says what is finetuned on, and the domains that it names."""
+        option, named = super().choice
+        return (option, named) if named else ("train_domain", (self.train_domain,))
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """Return the option that says what is finetuned on, which tells results apart."""
+        return (self.choice[0],)
+
+    @property
     def used_domains(self) -> tuple[str, ...]:
         """The domains that are looked for."""
         return self.domains
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the domain folders."""
-        sets, classes, notes = self._read_domains(self.domain_folders(problems), problems)
-        return self._splits(sets, classes, notes)
+        present = self.domain_folders(problems)
+        sets, classes, notes = self._read_domains(present, problems)
+        trained = self.trained_of(tuple(present), problems)
+        train, id_val, id_test = joined_parts(
+            {domain: self._parts(domain, sets[domain]) for domain in trained}, problems
+        )
+        if self.protocol == "domainbed" and self.half != "both":
+            notes += (
+                f"half={self.half}: protocol=domainbed holds out 20 % of that half, which are "
+                "other images than those that DomainBed holds out",
+            )
+        return Benchmark(
+            name=str(self),
+            classes=classes,
+            train=train,
+            id_val=id_val,
+            id_test=id_test,
+            shifts={domain: images for domain, images in sets.items() if domain not in trained},
+            notes=notes + training_note(trained),
+        )
 
-    def load_tests(self) -> Tests:
-        """Gives what there is to test on: whole domains, where the trained one is not there.
+    def load_tests(self) -> ImageBenchmark:
+        """Gives what there is to test on: whole domains, where no trained one is there.
 
         Raises:
             DataError: As `check`, or there is no domain at all.
@@ -114,13 +157,13 @@ class DomainFolders(Source):
         problems = Problems()
         self._check_root(problems)
         present = self._found()
-        if self.train_domain in present:
+        if any(map(self.trains_on, present)):
             return super().load_tests()
         if not present:
             problems.fail(self, f"there is none of {', '.join(self.used_domains)} in {self.root}")
         sets, classes = self.whole_domains(present, problems)
         problems.settle(self)
-        return Tests(classes, sets)
+        return self.tests_alone(classes, sets)
 
     def whole_domains(
         self, present: Mapping[str, Path], problems: Problems
@@ -152,19 +195,13 @@ class DomainFolders(Source):
         """The folders of the domains that are there, in the root or in a folder in it.
 
         Raises:
-            DataError: The trained domain is not there, or no other.
+            DataError: A domain that an option names is not there, or none to train or to test on.
         """
         present = self._found()
-        if self.train_domain not in present:
-            problems.fail(
-                self,
-                f"there is no folder of train_domain={self.train_domain} in {self.root}; of "
-                f"{', '.join(self.used_domains)} there is: {', '.join(present) or 'none'}",
-            )
-        if len(present) == 1:
-            problems.fail(
-                self, f"{self.train_domain} is the only domain in {self.root}: no shift to test on"
-            )
+        trained = self.trained_of(tuple(present), problems)
+        if len(trained) == len(present):
+            whole = "is the only domain" if len(present) == 1 else "are the only domains"
+            problems.fail(self, f"{', '.join(trained)} {whole} in {self.root}: no shift to test on")
         return present
 
     def left_out(self, present: Iterable[str]) -> list[str]:
@@ -194,30 +231,17 @@ class DomainFolders(Source):
             read_class(listing, name, labels[plain(name)], problems)
         return listing, [name for name in labels if name not in found]
 
-    def _splits(
-        self, sets: Mapping[str, ImageSet], classes: tuple[str, ...], notes: tuple[str, ...]
-    ) -> Splits:
-        own = sets[self.train_domain]
+    def _parts(self, domain: str, images: ImageSet) -> Parts:
+        """The training, validation and test images of one domain."""
         if self.protocol == "domainbed":
-            if self.half != "both":
-                notes += (
-                    f"half={self.half}: protocol=domainbed holds out 20 % of that half, which are "
-                    "other images than those that DomainBed holds out",
-                )
-            environment = self.domains.index(self.train_domain)
-            train, held = domainbed_holdout(len(own), self.trial_seed, environment)
-            val, test = (held[half] for half in stratified(own.labels[held], (0.5,), SPLIT_SEED))
+            environment = self.domains.index(domain)
+            train, held = domainbed_holdout(len(images), self.trial_seed, environment)
+            halves = stratified(images.labels[held], (0.5,), SPLIT_SEED)
+            val, test = (held[half] for half in halves)
         else:
             shares = (self.id_val_share, self.id_test_share)
-            val, test, train = stratified(own.labels, shares, SPLIT_SEED)
-        return Splits(
-            classes=classes,
-            train=own.subset(train),
-            id_val=own.subset(val),
-            id_test=own.subset(test),
-            shifts={domain: images for domain, images in sets.items() if images is not own},
-            notes=notes,
-        )
+            val, test, train = stratified(images.labels, shares, SPLIT_SEED)
+        return images.subset(train), images.subset(val), images.subset(test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +260,7 @@ class pacs(DomainFolders):
 
     train_domain: str = "photo"
 
+    pretraining_half = True
     domains = ("art_painting", "cartoon", "photo", "sketch")
     folders = ("PACS", "kfold", "images")
     where = (

@@ -33,14 +33,12 @@ class Listing:
         return len(self.paths)
 
     def images(
-        self,
-        groups: list[int] | None = None,
-        space: LabelSpace | None = None,
-        border: int = 0,
-        upright: bool = False,
+        self, space: LabelSpace | None = None, border: int = 0, upright: bool = False
     ) -> ImageFiles:
         """The set."""
-        return ImageFiles(self.root, self.paths, self.labels, groups, space, border, upright)
+        return ImageFiles(
+            self.root, self.paths, self.labels, space=space, border=border, upright=upright
+        )
 
 
 def plain(name: str) -> str:
@@ -211,7 +209,7 @@ def report_absent(listing: Listing, said: str, problems: Problems) -> None:
         said: What listed them ("train.txt lists"), to begin the problem with.
         problems: Takes the problem.
     """
-    absent, outside = _absent(listing.root, listing.paths)
+    absent, outside = absent_files(listing.root, listing.paths)
     if absent:
         problems.add(
             f"{said} {len(absent):,} images that are not in {listing.root}, "
@@ -224,8 +222,8 @@ def report_absent(listing: Listing, said: str, problems: Problems) -> None:
         )
 
 
-def _absent(root: Path, paths: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The paths under a root that lead to no file, and those that links lead to a file elsewhere.
+def absent_files(root: Path, paths: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the paths that lead to no file, and those that links lead out of the root.
 
     Found with one look into each folder.
     """

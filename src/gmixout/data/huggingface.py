@@ -5,10 +5,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gmixout.data.base import Benchmark
 from gmixout.data.images import ImageSet, decoded
 from gmixout.data.reading import irregular_file, reading
 from gmixout.data.sampling import SPLIT_SEED, stratified
-from gmixout.data.source import Problems, Source, Splits
+from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.errors import DataError, needs
 from gmixout.settings import shown
 
@@ -81,7 +82,7 @@ class huggingface(Source):
         "`datasets.load_dataset(NAME).save_to_disk(DIR)`, then give DIR as the root"
     )
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the splits and their columns."""
         found = self._open(problems)
         own = [name for name in (self.train, self.val, self.test) if name]
@@ -111,7 +112,8 @@ class huggingface(Source):
         else:
             id_val, id_test = (val.subset(p) for p in stratified(val.labels, (0.5,), SPLIT_SEED))
             notes.append(f"one half of {self.val} is id_val, the other id_test")
-        return Splits(
+        return Benchmark(
+            name=str(self),
             classes=tuple(map(str, classes)),
             train=sets[self.train],
             id_val=id_val,

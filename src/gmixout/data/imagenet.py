@@ -1,10 +1,11 @@
 """ImageNet, and the test sets that ask how far it carries: V2, R, A, Sketch, ObjectNet."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from gmixout.data.base import Benchmark
 from gmixout.data.folders import (
     Listing,
     find,
@@ -16,8 +17,8 @@ from gmixout.data.folders import (
 from gmixout.data.images import ImageFiles, LabelSpace
 from gmixout.data.reading import json_of, lines_of, whole_number
 from gmixout.data.sampling import SPLIT_SEED, stratified
-from gmixout.data.source import Problems, Source, Splits
-from gmixout.errors import ConfigError, DataError
+from gmixout.data.source import ImageBenchmark, Problems, Source
+from gmixout.errors import ConfigError, DataError, needs
 from gmixout.settings import shown
 
 NAMES = ("LOC_synset_mapping.txt", "classnames.txt", "words.txt")
@@ -44,6 +45,17 @@ class ImageNet(Source):
     corruption_summary: ClassVar[str] = "mce_alexnet"
     official: ClassVar[Mapping[str, int]] = {"classes": 1000, "train": 1_281_167, "val": 50_000}
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """OpenAI's 80, as open_clip has them.
+
+        Raises:
+            ConfigError: open_clip is not installed.
+        """
+        with needs("open_clip_torch", "vision"):
+            from open_clip import OPENAI_IMAGENET_TEMPLATES
+        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+
     def imagenet_root(self, problems: Problems) -> Path:
         """The folder with `train/` in it: the root, or `imagenet` or `ILSVRC2012` in the root."""
         for folder in (self.root, find(self.root, "imagenet", "ILSVRC2012", "imagenet-1k")):
@@ -51,8 +63,10 @@ class ImageNet(Source):
                 return folder
         problems.fail(self, f"there is no train/ in {self.root} or in {self.root / 'imagenet'}")
 
-    def in_domain(self, val_share: float, problems: Problems) -> tuple[dict[str, int], Splits]:
-        """ImageNet itself: the label of each wnid, and the splits without shifts.
+    def in_domain(
+        self, val_share: float, problems: Problems
+    ) -> tuple[dict[str, int], ImageBenchmark]:
+        """ImageNet itself: the label of each wnid, and the benchmark without shifts.
 
         Args:
             val_share: Share of the training images, stratified by a fixed seed, that is held out
@@ -79,7 +93,8 @@ class ImageNet(Source):
         names = class_names(root)
         images = train.images()
         held, rest = stratified(images.labels, (val_share,), SPLIT_SEED)
-        return labels, Splits(
+        return labels, Benchmark(
+            name=str(self),
             classes=tuple(names.get(wnid, wnid) for wnid in wnids),
             train=images.subset(rest),
             id_val=images.subset(held),
@@ -172,9 +187,9 @@ class imagenet(ImageNet):
                 f"{', '.join(known)}"
             )
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at ImageNet and the shifts."""
-        labels, splits = self.in_domain(self.val_share, problems)
+        labels, benchmark = self.in_domain(self.val_share, problems)
         readers: dict[str, Callable[[Path, dict[str, int], Problems], ImageFiles]] = {
             "v2": self._v2,
             "r": lambda *args: self._part_of_the_classes("r", *args),
@@ -195,14 +210,7 @@ class imagenet(ImageNet):
                 continue
             found[name] = readers[name](folder, labels, problems)
             self._count(problems, name, len(found[name]), f"number of images in {folder}")
-        return Splits(
-            classes=splits.classes,
-            train=splits.train,
-            id_val=splits.id_val,
-            id_test=splits.id_test,
-            shifts=found,
-            notes=tuple(notes),
-        )
+        return replace(benchmark, shifts=found, notes=tuple(notes))
 
     def _folders(self, shift: str) -> tuple[str, ...]:
         if shift == "v2":

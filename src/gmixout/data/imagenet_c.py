@@ -9,7 +9,7 @@ from gmixout.data.common_corruptions.constants import EXTRA_KINDS, KINDS, SEVERI
 from gmixout.data.folders import Listing, find, subfolders
 from gmixout.data.imagenet import ImageNet
 from gmixout.data.images import ImageFiles
-from gmixout.data.source import Problems, Splits
+from gmixout.data.source import ImageBenchmark, Problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class imagenet_c(ImageNet):
     where = "https://zenodo.org/record/2235448 (ImageNet-C), and ImageNet: https://image-net.org"
     official: ClassVar[Mapping[str, int]] = {**ImageNet.official, "corrupted": 50_000}
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at ImageNet and its corrupted copies."""
-        labels, splits = self.in_domain(self.val_share, problems)
+        labels, benchmark = self.in_domain(self.val_share, problems)
         root = find(self.root, "ImageNet-C")
         if root is None:
             problems.fail(self, f"there is no folder {self.root / 'ImageNet-C'}")
@@ -57,7 +57,7 @@ class imagenet_c(ImageNet):
                 sets[f"{kind}/{severity}"] = self._one(folder / str(severity), labels, problems)
         problems.settle(self)
         return replace(
-            splits,
+            benchmark,
             shifts=_of_kinds(KINDS, sets),
             dev_shifts=_of_kinds(EXTRA_KINDS, sets),
             summary="mce_alexnet",

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from gmixout.data.base import Benchmark
 from gmixout.data.folders import classes_of_lists, find, read_list
 from gmixout.data.imagenet import ImageNet, class_names
-from gmixout.data.sampling import shot_groups
-from gmixout.data.source import Problems, Splits
+from gmixout.data.sampling import SHOT_NAMES, shot_groups
+from gmixout.data.source import ImageBenchmark, Problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class imagenet_lt(ImageNet):
         "test": 50_000,
     }
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the lists, and whether their images are there."""
         root = self.imagenet_root(problems)
         parts = {}
@@ -67,11 +68,12 @@ class imagenet_lt(ImageNet):
         counts = train.labels.bincount(minlength=len(classes))
         groups = shot_groups(counts, self.shots)[parts["test"].labels]
         names = class_names(root)
-        return Splits(
+        return Benchmark(
+            name=str(self),
             classes=tuple(names.get(wnid, wnid) for wnid in classes),
             train=train,
             id_val=parts["val"].images(),
-            id_test=parts["test"].images(groups=groups.tolist()),
+            id_test=parts["test"].images().grouped(groups, SHOT_NAMES),
             shifts={},
             also=("many_shot", "medium_shot", "few_shot"),
             notes=(f"many, medium and few shot by the limits of {self.shots}",),

@@ -65,9 +65,14 @@ class ImageSet(Examples, ABC):
 
     Args:
         labels: `[N]`, one for each image of the store.
-        groups: `[N]`, the group of each image (a place, a range of class sizes), for metrics that
-            ask for it.
+        groups: `[N]`, the group of each image (a domain, a place, a range of class sizes), for
+            training and metrics that ask for it: positions in `group_names`.
         space: The set's own classes, where they are not the model's.
+        group_names: Name of each group, which need not have an image here; empty: they are numbers
+            without names.
+
+    Raises:
+        DataError: A group has no name.
     """
 
     def __init__(
@@ -75,9 +80,12 @@ class ImageSet(Examples, ABC):
         labels: Sequence[int] | Tensor,
         groups: Sequence[int] | Tensor | None = None,
         space: LabelSpace | None = None,
+        group_names: Sequence[str] = (),
     ) -> None:
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.groups = None if groups is None else torch.as_tensor(groups, dtype=torch.int64)
+        self.groups: Tensor | None = None
+        self.group_names: tuple[str, ...] = ()
+        self._set_groups(groups, group_names)
         self.space = space
         self.transform: Callable[[Image], Any] = _as_is
         self.broken: tuple[str, ...] = ()
@@ -86,6 +94,18 @@ class ImageSet(Examples, ABC):
         """Number of images of one colour all over that `without_broken` saw."""
         self._positions = np.arange(len(self.labels))
         self._kept: dict[int, Tensor] | None = None
+
+    def _set_groups(self, groups: Sequence[int] | Tensor | None, names: Sequence[str] = ()) -> None:
+        if groups is None:
+            self.groups, self.group_names = None, ()
+            return
+        self.groups, self.group_names = torch.as_tensor(groups, dtype=torch.int64), tuple(names)
+        nameless = self.groups[(self.groups < 0) | (self.groups >= len(names))]
+        if len(names) and len(nameless):
+            raise DataError(
+                f"group {int(nameless[0])} has no name: groups are positions in group_names, "
+                f"which has {len(names)}"
+            )
 
     @abstractmethod
     def _decode(self, position: int) -> "Image":
@@ -135,9 +155,12 @@ class ImageSet(Examples, ABC):
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that stand for the labels and, of files, their names."""
-        return hashlib.sha256(self.labels.numpy().tobytes() + self._identity()).hexdigest()[:12]
+        return hashlib.sha256(
+            self.labels.numpy().tobytes() + self._identity(self._positions)
+        ).hexdigest()[:12]
 
-    def _identity(self) -> bytes:
+    def _identity(self, positions: "np.ndarray[Any, Any]") -> bytes:
+        """What tells the images at some positions of the store from others."""
         return b""
 
     def subset(self: Set, indices: Sequence[int] | Tensor) -> Set:
@@ -156,10 +179,14 @@ class ImageSet(Examples, ABC):
         part.transform, part._kept = transform, None
         return part
 
-    def grouped(self: Set, groups: Tensor) -> Set:
-        """The same examples with other groups, `[N]`."""
+    def grouped(self: Set, groups: Tensor | None, names: Sequence[str] = ()) -> Set:
+        """Return the same examples with other groups, `[N]`, which are positions in their names.
+
+        Raises:
+            DataError: A group has no name.
+        """
         part = copy.copy(self)
-        part.groups = groups
+        part._set_groups(groups, names)
         return part
 
     def kept(self: Set) -> Set:
@@ -230,6 +257,7 @@ class ImageFiles(ImageSet):
         space: See `ImageSet`.
         border: Pixels to cut from each edge before the transform (ObjectNet's red frame has 2).
         upright: Turn pictures as their EXIF data says; published benchmarks are read without.
+        group_names: See `ImageSet`.
     """
 
     def __init__(
@@ -241,15 +269,16 @@ class ImageFiles(ImageSet):
         space: LabelSpace | None = None,
         border: int = 0,
         upright: bool = False,
+        group_names: Sequence[str] = (),
     ) -> None:
-        super().__init__(labels, groups, space)
+        super().__init__(labels, groups, space, group_names)
         self.root, self.border, self.upright = root, border, upright
         # A million strings would be copied into every worker as their reference counts change;
         # one array of bytes stays shared.
         self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
 
-    def _identity(self) -> bytes:
-        return bytes(self._paths[self._positions].tobytes())
+    def _identity(self, positions: "np.ndarray[Any, Any]") -> bytes:
+        return bytes(self._paths[positions].tobytes())
 
     def path(self, index: int) -> Path:
         """The file of an example."""

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+
+from gmixout.data.base import Benchmark
 from gmixout.data.folders import Listing, find, report_absent
 from gmixout.data.images import ImageFiles
 from gmixout.data.reading import rows_of, stays_inside, whole_number
-from gmixout.data.source import Problems, Source, Splits
+from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.settings import shown
 
 UNUSED = 99_999
@@ -27,7 +30,7 @@ class iwildcam(Source):
 
     - Input: RGB, of many sizes. Labels: species of animals, or "empty"; how many is read from the
       files (182: WILDS' own text says 186). Groups: the place of the camera
-      (`location_remapped`).
+      (`location_remapped`), in every set, so that training can tell its 243 places apart.
     - Files: `<root>/iwildcam_v2.0/{metadata.csv,train/*}` or the same in the root itself, with all
       images in `train/`; class names are read from `categories.csv`, if it is there.
     - Splits: the file's own. train 129,809 images, id_val 7,314 and id_test 8,154 of the same
@@ -40,6 +43,8 @@ class iwildcam(Source):
         al., "WILDS", ICML 2021.
     """
 
+    # WiSE-FT's (src/templates/iwildcam_template.py)
+    prompts = ("a photo of {}.", "{} in the wild.")
     where = (
         "https://wilds.stanford.edu/get_started (iwildcam v2.0), unpacked to "
         "iwildcam_v2.0/{metadata.csv,categories.csv,train/}"
@@ -52,7 +57,7 @@ class iwildcam(Source):
         "id_test": 8_154,
     }
 
-    def read(self, problems: Problems) -> Splits:
+    def read(self, problems: Problems) -> ImageBenchmark:
         """Looks at the table, and whether its images are there."""
         folder = find(self.root, "iwildcam_v2.0") or self.root
         for path in (folder / "metadata.csv", folder / "train"):
@@ -85,10 +90,18 @@ class iwildcam(Source):
         names = _class_names(folder / "categories.csv")
         labels = {label for listing in listings.values() for label in listing.labels}
         count = max(labels | set(names), default=-1) + 1
-        sets: dict[str, ImageFiles] = {
-            name: listing.images(groups=places[name]) for name, listing in listings.items()
+        numbers = {
+            place: number for number, place in enumerate(sorted(set().union(*places.values())))
         }
-        return Splits(
+        sets: dict[str, ImageFiles] = {
+            name: listing.images().grouped(
+                torch.tensor([numbers[place] for place in places[name]], dtype=torch.int64),
+                [f"location {place}" for place in numbers],
+            )
+            for name, listing in listings.items()
+        }
+        return Benchmark(
+            name=str(self),
             classes=tuple(names.get(label, f"class {label}") for label in range(count)),
             train=sets["train"],
             id_val=sets["id_val"],

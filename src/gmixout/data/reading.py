@@ -100,14 +100,25 @@ def rows_of(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str,
         columns: Those it has to have; a row that is too short has empty text in them.
 
     Raises:
-        DataError: As `text_of`; it is no such table, or lacks a column.
+        DataError: As `text_of`; it is no such table, lacks a column or has one twice, or a row has
+            more values than there are columns.
     """
-    reader = csv.DictReader(io.StringIO(text_of(file), newline=""), restval="")
+    text = io.StringIO(text_of(file), newline="")
+    # strict: a quote that is never closed is an error, and not a value of all lines after it
+    reader = csv.DictReader(text, restval="", strict=True)
     with reading(file, "a table", lambda: f", line {reader.reader.line_num}"):
-        absent = [name for name in columns if name not in (reader.fieldnames or ())]
-        if absent:
-            raise DataError(f"{file} has no column {', '.join(absent)}")
+        names = list(reader.fieldnames or ())
+        if absent := [name for name in columns if name not in names]:
+            raise DataError(f"{file} has no column {', '.join(absent)}; it has: {shown(names)}")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{file} has more than one column {shown(twice)}")
         for row in reader:
+            if reader.restkey in row:
+                raise DataError(
+                    f"{file}, line {reader.reader.line_num} has more values than the table has "
+                    "columns: a value that holds a comma needs quotes around it"
+                )
             yield reader.line_num, row
 
 

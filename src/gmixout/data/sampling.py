@@ -17,6 +17,8 @@ SPLIT_SEED = 2510
 MANY, MEDIUM, FEW = 0, 1, 2
 """Groups of the test images by the training images of their class; the metrics `many_shot`,
 `medium_shot` and `few_shot` know them by these numbers."""
+SHOT_NAMES = ("many", "medium", "few")
+"""Their names, by these numbers."""
 
 SHOTS: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "oltr": lambda counts: (counts >= 100, counts <= 20),

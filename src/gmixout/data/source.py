@@ -1,102 +1,21 @@
-"""What a benchmark in its official files is: where they lie, what must be there, its splits."""
+"""A benchmark in its official files: where they lie, what must be there, how they are read."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn
-
-from torch import Tensor
+from typing import ClassVar, Literal, NoReturn, TypeAlias
 
 from gmixout.data.base import Benchmark
-from gmixout.data.images import ImageSet, Transform
+from gmixout.data.images import ImageFiles, ImageSet, Transform
+from gmixout.data.prompts import PLAIN
 from gmixout.errors import DataError, needs
 from gmixout.named import Named
 from gmixout.settings import check_settings, require, shown
 
-
-@dataclass(frozen=True)
-class Splits:
-    """The sets of a benchmark, and how its authors measure.
-
-    A set may have classes of its own (`ImageSet.project` makes its logits of the model's) and
-    groups (`ImageSet.groups`).
-    """
-
-    classes: tuple[str, ...]
-    """Class names; a label is a position in this tuple, in sets without a `space` of their own."""
-    train: ImageSet
-    """What is finetuned on."""
-    id_val: ImageSet
-    """In-domain validation: every choice is made on it."""
-    id_test: ImageSet
-    """In-domain test, reported."""
-    shifts: Mapping[str, ImageSet]
-    """Test sets of other domains by name, `group` or `group/part`; no choice is made on them."""
-    dev_shifts: Mapping[str, ImageSet] = field(default_factory=dict)
-    """Other domains that the benchmark's authors give for making choices; never reported."""
-    metric: str = "accuracy"
-    """The official metric, a name in `gmixout.evaluation.official.METRICS`."""
-    also: tuple[str, ...] = ()
-    """Metrics that are reported beside it."""
-    summary: str | None = None
-    """The official figure over all shifts, a name in `gmixout.evaluation.official.SUMMARIES`."""
-    notes: tuple[str, ...] = ()
-    """What a reader of the results has to know: what is not there, what is not as usual."""
-
-    @property
-    def sets(self) -> dict[str, ImageSet]:
-        """All sets by name."""
-        own = {"train": self.train, "id_val": self.id_val, "id_test": self.id_test}
-        return {**own, **self.shifts, **self.dev_shifts}
-
-    @property
-    def class_counts(self) -> Tensor:
-        """`[classes]`: training images of each class, which long-tail losses ask for."""
-        return self.train.labels.bincount(minlength=len(self.classes))
-
-    @property
-    def broken(self) -> tuple[str, ...]:
-        """Names of the images that were skipped."""
-        return tuple(name for images in self.sets.values() for name in images.broken)
-
-    def map(self, function: Callable[[ImageSet], ImageSet]) -> "Splits":
-        """The same benchmark with a function applied to every set."""
-        return replace(
-            self,
-            train=function(self.train),
-            id_val=function(self.id_val),
-            id_test=function(self.id_test),
-            shifts={name: function(images) for name, images in self.shifts.items()},
-            dev_shifts={name: function(images) for name, images in self.dev_shifts.items()},
-        )
-
-
-@dataclass(frozen=True)
-class Tests:
-    """Test sets without anything to train on."""
-
-    classes: tuple[str, ...]
-    """Class names; a label is a position in this tuple."""
-    sets: Mapping[str, Any]
-    """Data sets by name: image sets, where they are of a source."""
-    metrics: tuple[str, ...] = ()
-    """The official metrics, names in `gmixout.evaluation.official.METRICS`."""
-    summary: str | None = None
-    """The official figure over the shifts, a name in `gmixout.evaluation.official.SUMMARIES`."""
-
-
-DEV = "dev/"
-"""Before the names of sets that a benchmark's authors give for making choices."""
-
-
-def tests_of(benchmark: Splits | Benchmark) -> Tests:
-    """All that a benchmark has to test on."""
-    own = {"id_val": benchmark.id_val, "id_test": benchmark.id_test}
-    dev = {f"{DEV}{name}": images for name, images in benchmark.dev_shifts.items()}
-    metrics = (benchmark.metric, *benchmark.also)
-    return Tests(benchmark.classes, {**own, **benchmark.shifts, **dev}, metrics, benchmark.summary)
+ImageBenchmark: TypeAlias = Benchmark[ImageSet]
+"""A benchmark whose images are decoded when they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +112,7 @@ class Source(Named, ABC):
             any will do (`any`: a subset, a copy that was cleaned).
         on_broken: What to do about images that cannot be decoded: stop at the first (`raise`), or
             look at every image before the start and leave out the broken (`skip`), which takes as
-            long as reading everything once. The skipped are in `Splits.broken`.
+            long as reading everything once. `broken_in` names them.
 
     Example:
         >>> from gmixout.data.domains import pacs
@@ -211,6 +130,9 @@ class Source(Named, ABC):
     """Where to get the data, for errors."""
     corruption_summary: ClassVar[str] = "mean_corruption_error_unnormalised"
     """The figure over the fifteen kinds of corruption where these are made of its images."""
+    pretraining_half: ClassVar[bool] = False
+    """The first half of its images is what `benchmarks/pacs/pretrain.py` pretrains on; only the
+    second is left for whoever starts from there (option `half`)."""
     official: ClassVar[Mapping[str, int]] = {}
     """Published numbers by name, as `_count` asks for them."""
 
@@ -222,16 +144,24 @@ class Source(Named, ABC):
                 allowed = "above 0 and below 1: it is a share of the images"
                 require(self, name, 0 < value < 1, allowed)
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of a zero-shot head, `{}` for the class: the published ones, or the plain one.
+
+        They name no domain, as the head is to serve domains that training does not see.
+        """
+        return PLAIN
+
     def placed(self) -> "Source":
         """The same source, found from any working directory."""
         return replace(self, root=self.root.expanduser().absolute())
 
     @abstractmethod
-    def read(self, problems: Problems) -> Splits:
-        """Looks at the folder, decodes nothing, and gives the splits without a transform.
+    def read(self, problems: Problems) -> ImageBenchmark:
+        """Looks at the folder, decodes nothing, and gives the benchmark without a transform.
 
         Args:
-            problems: Takes what is wrong. The splits matter only if nothing was.
+            problems: Takes what is wrong. The benchmark matters only if nothing was.
 
         Raises:
             DataError: Something is wrong without which the rest cannot be looked at.
@@ -247,14 +177,14 @@ class Source(Named, ABC):
             DataError: Something is missing or wrong; the message lists all of it and says where to
                 get the data.
         """
-        splits = self._verified()
-        notes = splits.notes
+        benchmark = self._verified()
+        notes = benchmark.notes
         if decode:
-            splits = splits.map(ImageSet.without_broken)
-            flat = sum(images.flat for images in splits.sets.values())
+            benchmark = benchmark.map(ImageSet.without_broken)
+            flat = sum(images.flat for images in benchmark.sets.values())
             if flat:
                 notes = (*notes, f"{flat:,} images are of one colour all over")
-            broken = [f"{name} cannot be read as an image" for name in splits.broken]
+            broken = [f"{name} cannot be read as an image" for name in broken_in(benchmark)]
             problems = Problems()
             for each in broken:
                 problems.add(each)
@@ -264,57 +194,64 @@ class Source(Named, ABC):
         return Inventory(
             source=self.name,
             root=self.root,
-            classes=len(splits.classes),
-            images={name: len(images) for name, images in splits.sets.items()},
-            metric=splits.metric,
+            classes=len(benchmark.classes),
+            images={name: len(images) for name, images in benchmark.sets.items()},
+            metric=benchmark.metric,
             notes=notes,
         )
 
-    def load(self, transform: Transform | None = None) -> Splits:
-        """Gives the splits, ready to be read.
+    def load(self, transform: Transform | None = None) -> ImageBenchmark:
+        """Gives the benchmark, ready to be read.
 
         Args:
             transform: Makes the model's input `[C, H, W]` of an RGB picture. None: items are
-                pictures until the sets get one (`Splits.map`, `ImageSet.transformed`).
+                pictures until the sets get one (`Benchmark.map`, `ImageSet.transformed`).
 
         Raises:
             DataError: As `check`.
         """
-        splits = self._verified()
+        benchmark = self._verified()
         if self.on_broken == "skip":
-            splits = splits.map(ImageSet.without_broken)
+            benchmark = benchmark.map(ImageSet.without_broken)
             problems = Problems()
-            _check_sets(splits, problems)
+            _check_sets(benchmark, problems)
             problems.settle(self)
         if transform is None:
-            return splits
-        return splits.map(lambda images: images.transformed(transform))
+            return benchmark
+        return benchmark.map(lambda images: images.transformed(transform))
 
-    def load_tests(self) -> "Tests":
+    def load_tests(self) -> ImageBenchmark:
         """Gives what there is to test on, for a model that was trained elsewhere.
 
-        Domain folders and image folders may lack what training needs; others are loaded whole.
+        Domain folders and image folders may lack what training needs: see `tests_alone`. Others
+        are loaded whole.
 
         Raises:
             DataError: As `check`.
         """
-        splits = self.load()
-        return tests_of(splits)
+        return self.load()
 
-    def _verified(self) -> Splits:
+    def tests_alone(self, classes: tuple[str, ...], sets: Mapping[str, ImageSet]) -> ImageBenchmark:
+        """Return a benchmark of shifts alone: its training and in-domain sets are empty."""
+        empty: ImageSet = ImageFiles(self.root, (), ())
+        return Benchmark(
+            name=str(self), classes=classes, train=empty, id_val=empty, id_test=empty, shifts=sets
+        )
+
+    def _verified(self) -> ImageBenchmark:
         with needs("pillow", "vision"):
             import PIL.Image  # noqa: F401 - a missing Pillow is no broken image
         problems = Problems()
         self._check_root(problems)
-        splits = self.read(problems)
+        benchmark = self.read(problems)
         problems.settle(self)
-        _check_sets(splits, problems)
-        for name in {"train", "id_val", "id_test"} & {*splits.shifts, *splits.dev_shifts}:
+        _check_sets(benchmark, problems)
+        for name in {"train", "id_val", "id_test"} & {*benchmark.shifts, *benchmark.dev_shifts}:
             problems.add(f"a shift is called {name}, which is the name of another set: rename it")
-        if len(splits.classes) < 2:
-            problems.add(f"{', '.join(splits.classes)} is the only class: there must be two")
+        if len(benchmark.classes) < 2:
+            problems.add(f"{', '.join(benchmark.classes)} is the only class: there must be two")
         problems.settle(self)
-        return replace(splits, notes=(*splits.notes, *_gaps(splits), *problems.notes))
+        return replace(benchmark, notes=(*benchmark.notes, *_gaps(benchmark), *problems.notes))
 
     def _check_root(self, problems: Problems) -> None:
         if not self.root.is_dir():
@@ -330,12 +267,17 @@ class Source(Named, ABC):
             )
 
 
-def _check_sets(splits: Splits, problems: Problems) -> None:
-    for name, images in splits.sets.items():
+def broken_in(benchmark: ImageBenchmark) -> tuple[str, ...]:
+    """Return the names of the images that were skipped."""
+    return tuple(name for images in benchmark.sets.values() for name in images.broken)
+
+
+def _check_sets(benchmark: ImageBenchmark, problems: Problems) -> None:
+    for name, images in benchmark.sets.items():
         if len(images) == 0:
             problems.add(f"{name} holds no image")
             continue
-        classes = len(splits.classes if images.space is None else images.space.classes)
+        classes = len(benchmark.classes if images.space is None else images.space.classes)
         wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
         if len(wrong):
             problems.add(
@@ -344,11 +286,13 @@ def _check_sets(splits: Splits, problems: Problems) -> None:
             )
 
 
-def _gaps(splits: Splits) -> list[str]:
+def _gaps(benchmark: ImageBenchmark) -> list[str]:
     """Classes that training never sees, which results on them depend on."""
-    absent = (splits.class_counts == 0).nonzero().flatten().tolist()
+    classes = benchmark.classes
+    counts = benchmark.train.labels.bincount(minlength=len(classes))
+    absent = (counts == 0).nonzero().flatten().tolist()
     if not absent:
         return []
-    names = ", ".join(splits.classes[label] for label in absent[:5])
+    names = ", ".join(classes[label] for label in absent[:5])
     more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-    return [f"train has no image of {len(absent)} of {len(splits.classes)} classes: {names}{more}"]
+    return [f"train has no image of {len(absent)} of {len(classes)} classes: {names}{more}"]

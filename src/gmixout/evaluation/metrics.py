@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from annotated_types import Ge, Interval
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
+from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, DataError, TrainingError
 from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.loading import make_loader
@@ -25,34 +26,6 @@ activations in a ViT-B/16 take about 1 GB."""
 Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 Amount: TypeAlias = Annotated[float, Interval(ge=0, le=1e100)]
 Count: TypeAlias = Annotated[int, Ge(0)]
-
-
-class Splits(Protocol):
-    """What `evaluate` needs to know of a benchmark."""
-
-    @property
-    def id_val(self) -> Dataset[Any]:
-        """In-domain validation set."""
-
-    @property
-    def id_test(self) -> Dataset[Any]:
-        """In-domain test set."""
-
-    @property
-    def shifts(self) -> Mapping[str, Dataset[Any]]:
-        """Shifted test sets by name."""
-
-    @property
-    def metric(self) -> str:
-        """The official metric, a name in `METRICS`."""
-
-    @property
-    def also(self) -> Sequence[str]:
-        """Metrics that are reported beside it."""
-
-    @property
-    def summary(self) -> str | None:
-        """The official figure over all shifts, a name in `SUMMARIES`."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +52,7 @@ class Scores:
 
 def evaluate(
     model: nn.Module,
-    benchmark: Splits,
+    benchmark: Benchmark,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     num_workers: int | None = None,
@@ -101,8 +74,7 @@ def evaluate(
         TrainingError: See `predict`; the message names the set.
     """
     check_metrics(benchmark)
-    metrics = (benchmark.metric, *benchmark.also)
-    return evaluate_sets(model, _sets(benchmark), metrics, batch_size, device, num_workers)
+    return evaluate_sets(model, benchmark.tests, benchmark.metrics, batch_size, device, num_workers)
 
 
 def evaluate_sets(
@@ -134,7 +106,7 @@ def evaluate_sets(
     return results
 
 
-def check_metrics(benchmark: Splits) -> None:
+def check_metrics(benchmark: Benchmark) -> None:
     """Finds out before a training whether the benchmark's metrics can be had from its sets.
 
     Raises:
@@ -149,14 +121,14 @@ def check_metrics(benchmark: Splits) -> None:
                 raise ConfigError(f"{field_name}={name!r} must be one of: {', '.join(METRICS)}")
     if benchmark.summary is not None and benchmark.summary not in SUMMARIES:
         raise ConfigError(f"summary={benchmark.summary!r} must be one of: {', '.join(SUMMARIES)}")
-    without = [name for name, each in _sets(benchmark).items() if _groups(each) is None]
+    without = [name for name, each in benchmark.tests.items() if _groups(each) is None]
     if METRICS[benchmark.metric].needs_groups and without:
         raise DataError(
             f"metric={benchmark.metric!r} needs groups, and these sets have none: "
             f"{', '.join(without)}. Give each a tensor `groups`, or make it one of `also`."
         )
     for name in benchmark.also:
-        if METRICS[name].needs_groups and len(without) == len(_sets(benchmark)):
+        if METRICS[name].needs_groups and len(without) == len(benchmark.tests):
             raise DataError(f"also={name!r} needs groups, and no set has any (a tensor `groups`)")
 
 
@@ -180,10 +152,6 @@ def summarise_shifts(
         return {name: SUMMARIES[name](accuracies)}, []
     except DataError as error:
         return {}, [f"without its {SUMMARIES[name].title}: {error}"]
-
-
-def _sets(benchmark: Splits) -> dict[str, Dataset[Any]]:
-    return {"id_val": benchmark.id_val, "id_test": benchmark.id_test, **benchmark.shifts}
 
 
 def _groups(dataset: Dataset[Any]) -> Tensor | None:

@@ -1,24 +1,35 @@
 """Finetuning methods: a file each, and one table of them."""
 
 import inspect
+from collections import ChainMap
 from typing import Any
 
 from gmixout.errors import ConfigError
 from gmixout.methods import (
     adapters,
+    average,
+    beside,
     bitfit,
-    ema,
     full,
     l2_sp,
     masking,
     probing,
     soups,
-    swa,
     wise_ft,
     zero_shot,
 )
-from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.methods.base import (
+    DenseFinetuning,
+    Derived,
+    Finetuning,
+    Method,
+    Runs,
+    Variant,
+    preset,
+)
 from gmixout.methods.style import Style
+from gmixout.named import from_spec, specs_of
+from gmixout.regularizers import Regularizer
 
 __all__ = [
     "BASELINES",
@@ -26,10 +37,14 @@ __all__ = [
     "METHODS",
     "REFERENCE",
     "DenseFinetuning",
+    "Derived",
     "Finetuning",
     "Method",
+    "Runs",
     "Style",
+    "Variant",
     "get_method",
+    "preset",
 ]
 
 METHODS: dict[str, type[Method]] = {
@@ -39,8 +54,8 @@ METHODS: dict[str, type[Method]] = {
         probing.linear_probe,
         probing.lp_ft,
         full.full,
-        ema.ema,
-        swa.swa,
+        average.ema,
+        average.swa,
         l2_sp.l2_sp,
         wise_ft.wise_ft,
         soups.uniform_soup,
@@ -58,7 +73,8 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
-Method._table = METHODS
+# reached by `a+b`, not by its own name
+Method._table = ChainMap(METHODS, {beside.beside.__name__: beside.beside})
 
 REFERENCE = full.full.__name__
 """What reports compare the others with when nobody says."""
@@ -69,10 +85,11 @@ DEFAULT_METHOD = masking.gmixout.__name__
 
 
 def get_method(name: str, **options: Any) -> Method:
-    """Returns a method of the table.
+    """Returns a method of the table, or one with regularizers beside it.
 
     Args:
-        name: Its key in `METHODS`.
+        name: Its key in `METHODS`, as it is or with what acts beside it, `gmixout+regmixup+sam`.
+            Options may follow each name in parentheses: what `str` writes of a method is read.
         **options: Its options; the others keep their defaults.
 
     Raises:
@@ -81,7 +98,14 @@ def get_method(name: str, **options: Any) -> Method:
     Example:
         >>> get_method("wise_ft", alphas=(0.5,))
         wise_ft(of=full(), alphas=(0.5,))
+        >>> print(get_method("gmixout(mask_rate=0.8)+sam(rho=0.1)"))
+        gmixout(mask_rate=0.8)+sam(rho=0.1)
     """
+    if name not in METHODS and any(mark in name for mark in "+("):
+        first, *others = specs_of(name)
+        first["init_args"].update(options)
+        method = from_spec(first, Method)  # type: ignore[type-abstract]
+        return beside.with_beside(method, tuple(from_spec(each, Regularizer) for each in others))
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}; known methods: {', '.join(METHODS)}")
     known = list(inspect.signature(METHODS[name]).parameters)

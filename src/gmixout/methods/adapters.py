@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from gmixout.core.selection import find_head, within
+from gmixout.core.selection import within
 from gmixout.errors import ConfigError, needs
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
 from gmixout.methods.style import PINK, Style
+from gmixout.models.pretrained import Pretrained
 from gmixout.settings import refuse, require
 from gmixout.weightspace import State
 
@@ -80,13 +81,13 @@ class _Adapter(Method):
         super().__post_init__()
         require(self, "rank", self.rank >= 1, "1 or more")
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Puts adapters on the model.
 
         Raises:
             ConfigError: The model has nothing that can be adapted, or peft is not installed.
         """
-        heads = find_head(model)
+        model, heads = pretrained.model, pretrained.heads
         targets = dict(self._targets(model, heads))
         if not targets:
             raise ConfigError(

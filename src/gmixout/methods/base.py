@@ -1,19 +1,50 @@
-"""What a finetuning method is to the rest of the package: a small object without a loop."""
+"""What a finetuning method is to the rest of the package: a small object without a loop.
 
+There are two kinds: a `Method` is trained, a `Derived` one makes its models of finished runs.
+"""
+
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
 
-from gmixout.core.selection import dense_groups, find_head
+from gmixout.core.selection import dense_groups
 from gmixout.errors import ConfigError
 from gmixout.methods.style import Style
-from gmixout.named import Named
-from gmixout.settings import check_settings
+from gmixout.models.pretrained import Pretrained
+from gmixout.named import Named, changed
+from gmixout.regularizers import Regularizer
+from gmixout.settings import check_settings, require
 from gmixout.weightspace import State
+
+MethodT = TypeVar("MethodT", bound="Method")
+
+TRAINED = "a method that is trained itself, for example full, lora or gmixout"
+"""What a method may be built on, for errors."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Finished runs of one method from one pretrained start."""
+
+    states: Sequence[State]
+    """The weights that each ended with; one or more."""
+    score: Callable[[State], float]
+    """Returns the official metric of weights on in-domain validation data; higher is better."""
+
+
+class Variant(NamedTuple):
+    """A model that a method makes."""
+
+    options: dict[str, Any]
+    """Tell it from the method's other models in the records."""
+    state: State
+    members: tuple[int, ...]
+    """Positions of the runs that its weights are made of."""
 
 
 class Finetuning(Protocol):
@@ -24,6 +55,9 @@ class Finetuning(Protocol):
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
         """Lets the method follow the optimizer's steps."""
+
+    def write(self) -> None:
+        """Lets the model see values that were moved outside of the optimizer's steps."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what, beside the model's and the optimizer's state, is needed to go on."""
@@ -46,17 +80,16 @@ class DenseFinetuning:
     """Trains parameters as they are, the classifier head at a learning rate of its own.
 
     Args:
-        model: The model; its parameters with `requires_grad` are trained.
+        pretrained: Names the head; the model's parameters with `requires_grad` are trained.
         select: `select(name)` says which of them; the others are frozen until `detach`. By default
             all are trained.
     """
 
-    def __init__(self, model: nn.Module, select: Callable[[str], bool] | None = None) -> None:
-        self.model = model
-        self.heads = find_head(model, needed=False)  # all is trained, the head perhaps faster
+    def __init__(self, pretrained: Pretrained, select: Callable[[str], bool] | None = None) -> None:
+        self.model, self.heads = pretrained.model, pretrained.heads
         self.frozen = [
             parameter
-            for name, parameter in model.named_parameters()
+            for name, parameter in self.model.named_parameters()
             if parameter.requires_grad and not (select is None or select(name))
         ]
         for parameter in self.frozen:
@@ -69,6 +102,9 @@ class DenseFinetuning:
     def bind(self, optimizer: Optimizer) -> Optimizer:
         """Returns the optimizer as it is."""
         return optimizer
+
+    def write(self) -> None:
+        """Does nothing: the model's own parameters are what is trained."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns nothing: the model's own state is all there is."""
@@ -105,17 +141,17 @@ class Method(Named, ABC):
         ... class norms_only(Method):
         ...     bias: bool = True
         ...
-        ...     def start(self, model, seed):
+        ...     def start(self, pretrained, seed):
         ...         kinds = ("norm.weight", "norm.bias") if self.bias else ("norm.weight",)
-        ...         return DenseFinetuning(model, select=lambda name: name.endswith(kinds))
+        ...         return DenseFinetuning(pretrained, lambda name: name.endswith(kinds))
         >>> print(norms_only(bias=False))
         norms_only(bias=False)
     """
 
     style: ClassVar[Style | None] = None
     """How reports name and draw it; subclasses do not inherit it, and need none."""
-    pools: ClassVar[bool] = False
-    """Whether the method makes one model of several finished runs; see `pool`."""
+    several_runs: ClassVar[bool] = False
+    """Whether its models are made of all runs of a seed together, and not of each run."""
 
     def __post_init__(self) -> None:
         """Check the options against their annotations; subclasses add their ranges."""
@@ -129,16 +165,22 @@ class Method(Named, ABC):
             raise ConfigError(f"method {cls.__name__}: an option cannot be called alpha")
 
     @property
+    def regularizers(self) -> tuple[Regularizer, ...]:
+        """What acts beside the method in its training runs."""
+        return ()
+
+    @property
     def trained(self) -> "Method | None":
         """The method whose training run this one builds on: itself, another, or none."""
         return self
 
     @abstractmethod
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
-        """Puts the method on a pretrained model.
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
+        """Put the method on a pretrained model.
 
         Args:
-            model: The model on its training device; changed in place.
+            pretrained: Its `model` is on the training device, and is changed in place; its `heads`
+                are the names of the layers that score the classes.
             seed: Seed of whatever the method draws.
         """
 
@@ -160,25 +202,102 @@ class Method(Named, ABC):
         parts = {n: part.costliest() for n, part in vars(self).items() if isinstance(part, Method)}
         return replace(self, **parts)  # type: ignore[type-var]
 
-    def variants(
-        self, pretrained: State, finetuned: State
-    ) -> Iterator[tuple[dict[str, Any], State]]:
-        """Yields the models to evaluate, each with the options that tell it from the others."""
-        del pretrained
-        yield self.options, finetuned
-
-    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> list[int]:
-        """Chooses of the finished runs of `trained` those whose mean is this method's model.
+    def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
+        """Yield the models to evaluate, one by one: of a method that is trained, its run.
 
         Args:
-            states: The final weights of one or more runs that share their pretrained start.
-            score: Accuracy on in-domain validation data.
+            pretrained: The weights that the runs started from.
+            runs: Runs of `trained`: one, or all of a seed if the method takes `several_runs`.
+        """
+        del pretrained
+        yield Variant(self.options, runs.states[0], (0,))
 
-        Returns:
-            Positions in `states`.
+
+class Derived(Method):
+    """A method that trains nothing: it makes models of finished runs of another one, its `of`.
+
+    The runs are shared with that method: they are trained once.
+
+    Example:
+        >>> from dataclasses import dataclass, field
+        >>> from gmixout.methods import Derived, Method, Variant, get_method
+        >>> @dataclass(frozen=True)
+        ... class halfway(Derived):
+        ...     of: Method = field(default_factory=lambda: get_method("full"))
+        ...
+        ...     def models(self, pretrained, runs):
+        ...         (run,) = runs.states
+        ...         state = {key: (pretrained[key] + run[key]) / 2 for key in run}
+        ...         yield Variant(self.of_option, state, members=(0,))
+    """
+
+    def __post_init__(self) -> None:
+        """Check the options; what has no runs of its own cannot be built on."""
+        super().__post_init__()
+        require(self, "of", not isinstance(self.trained, Derived), TRAINED)
+
+    @property
+    def trained(self) -> Method | None:
+        """The method whose runs are used."""
+        of: Method = vars(self)["of"]
+        return of
+
+    @property
+    def of_option(self) -> dict[str, str]:
+        """Return what records say of the method underneath: nothing if it is the usual one."""
+        return {"of": str(self.trained)} if "of" in changed(self) else {}
+
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
+        """Refuse: there is nothing to train.
 
         Raises:
-            ConfigError: The method does not pool.
+            ConfigError: Always.
         """
-        del states, score
-        raise ConfigError(f"method {self.name} makes no model of several runs; soups do")
+        del pretrained, seed
+        raise ConfigError(
+            f"method {self.name} trains nothing itself; evaluate the models that it makes of "
+            f"{f'runs of {self.trained}' if self.trained else 'the pretrained weights'}"
+        )
+
+    @abstractmethod
+    def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
+        """See `Method.models`."""
+
+
+def preset(
+    kind: type[MethodT], name: str, summary: str, style: Style | None = None, **defaults: Any
+) -> type[MethodT]:
+    """Return a method that is another one with other defaults, and has no code of its own.
+
+    It is a class, since runs and records know a method by its class's name and the options that
+    are not at their defaults.
+
+    Args:
+        kind: The method.
+        name: The name of the preset, which is to be bound in the module of `kind`.
+        summary: What it is, for the help.
+        style: How reports name and draw it.
+        **defaults: Its defaults; the other options keep theirs.
+    """
+
+    def option(name: str, value: Any) -> Any:
+        # a method is made anew for each, as the command line shows the others with their values
+        return field(default_factory=lambda: value) if isinstance(value, Named) else value
+
+    texts = inspect.getdoc(kind) or ""
+    options = [
+        (each.name, each.type, option(each.name, defaults[each.name]))
+        for each in fields(kind)  # type: ignore[arg-type]
+        if each.name in defaults
+    ]
+    return make_dataclass(
+        name,
+        options,
+        bases=(kind,),
+        frozen=True,
+        namespace={
+            "__doc__": f"{summary}\n\n{texts[texts.index('Args:') :]}",
+            "__module__": kind.__module__,
+            "style": style,
+        },
+    )

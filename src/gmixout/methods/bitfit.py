@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from torch import nn
-
-from gmixout.core.selection import find_head, within
+from gmixout.core.selection import within
 from gmixout.errors import ConfigError
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
 from gmixout.methods.style import PINK, Style
+from gmixout.models.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -19,21 +18,23 @@ class bitfit(Method):
 
     style = Style("BitFit", PINK, ">", "dashdot")
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Freezes all but biases and head.
 
         Raises:
             ConfigError: The model has no biases outside of its head.
         """
         del seed
-        heads = find_head(model)
+        model, heads = pretrained.model, pretrained.heads
         trainable = [name for name, p in model.named_parameters() if p.requires_grad]
         if not any(_is_bias(name) and not within(name, heads) for name in trainable):
             raise ConfigError(
                 "method bitfit trains biases, and outside of its head this model has none that can "
                 "be trained; choose another method, linear_probe say"
             )
-        return DenseFinetuning(model, select=lambda name: _is_bias(name) or within(name, heads))
+        return DenseFinetuning(
+            pretrained, select=lambda name: _is_bias(name) or within(name, heads)
+        )
 
 
 def _is_bias(name: str) -> bool:

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
 from gmixout.methods.style import BLUE, Style
+from gmixout.models.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -14,7 +13,7 @@ class full(Method):
 
     style = Style("full finetuning", BLUE, "o", main=True)
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Trains the model as it is."""
         del seed
-        return DenseFinetuning(model)
+        return DenseFinetuning(pretrained)

@@ -10,16 +10,17 @@ from torch.optim import Optimizer
 from gmixout.core.selection import within
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
 from gmixout.methods.style import BLUE, Style
+from gmixout.models.pretrained import Pretrained
 from gmixout.settings import require
 
 
 class _Pulled(DenseFinetuning):
-    def __init__(self, model: nn.Module, method: "l2_sp") -> None:
-        super().__init__(model)
+    def __init__(self, pretrained: Pretrained, method: "l2_sp") -> None:
+        super().__init__(pretrained)
         self._hook: Any = None
         self._head: list[Tensor] = []
         self._body: list[Tensor] = []
-        for name, parameter in model.named_parameters():
+        for name, parameter in self.model.named_parameters():
             (self._head if within(name, self.heads) else self._body).append(parameter)
         self._pull, self._decay = method.pull, method.head_decay
         self._start = [parameter.detach().clone() for parameter in self._body]
@@ -71,7 +72,7 @@ class l2_sp(Method):
         for name, value in vars(self).items():
             require(self, name, value >= 0, "0 or more")
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Remembers the pretrained weights."""
         del seed
-        return _Pulled(model, self)
+        return _Pulled(pretrained, self)

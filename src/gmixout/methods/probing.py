@@ -6,10 +6,11 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from gmixout.core.selection import dense_groups, find_head, within
+from gmixout.core.selection import dense_groups, within
 from gmixout.errors import ConfigError
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
 from gmixout.methods.style import BLUE, GREY, Style
+from gmixout.models.pretrained import Pretrained
 from gmixout.settings import require
 
 
@@ -20,16 +21,16 @@ class _Probing(DenseFinetuning):
     statistics of normalisation layers stay. The mode it was found in comes back at the end.
     """
 
-    def __init__(self, model: nn.Module, method: Method) -> None:
-        heads = find_head(model, needed=False)
+    def __init__(self, pretrained: Pretrained, method: Method) -> None:
+        model, heads = pretrained.model, pretrained.heads
         head = [p for name, p in model.named_parameters() if within(name, heads)]
         if not any(parameter.requires_grad for parameter in head):
             raise ConfigError(
-                f"method {method.name} trains the classifier head, and this model has none that "
-                "can be trained: no get_classifier() and no module called head, fc or classifier "
-                "with trainable weights. Rename it, unfreeze it, or choose another method"
+                f"method {method.name} trains the classifier head, and model {pretrained.name} has "
+                f"none that can be trained (head={pretrained.head!r}): name it, unfreeze it, or "
+                "choose another method"
             )
-        super().__init__(model, select=lambda name: within(name, heads))
+        super().__init__(pretrained, select=lambda name: within(name, heads))
         self._modes = {module: module.training for module in model.modules()}
         model.eval()
 
@@ -62,21 +63,21 @@ class linear_probe(Method):
 
     style = Style("linear probe", GREY, "X", "dot")
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Freezes all but the head.
 
         Raises:
             ConfigError: The model has no head that can be trained.
         """
         del seed
-        return _LinearProbing(model, self)
+        return _LinearProbing(pretrained, self)
 
 
 class _ProbingFirst(_Probing):
     """Probes for a number of steps, then trains everything."""
 
-    def __init__(self, model: nn.Module, method: "lp_ft") -> None:
-        super().__init__(model, method)
+    def __init__(self, pretrained: Pretrained, method: "lp_ft") -> None:
+        super().__init__(pretrained, method)
         self._probe_steps = method.probe_steps
         self._steps = 0
         self._hook: Any = None
@@ -156,11 +157,11 @@ class lp_ft(Method):
         """Full finetuning from the first step on."""
         return replace(self, probe_steps=0)
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Freezes all but the head for a while.
 
         Raises:
             ConfigError: The model has no head that can be trained.
         """
         del seed
-        return _ProbingFirst(model, self)
+        return _ProbingFirst(pretrained, self)

@@ -1,29 +1,33 @@
 """Model soups: the mean, in weight space, of several finetuned models."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from gmixout.methods.built import Built
+from gmixout.methods.base import Derived, Method, Runs, Variant
+from gmixout.methods.full import full
 from gmixout.methods.style import VIOLET, Style
 from gmixout.weightspace import State, greedy_members
+from gmixout.weightspace import uniform_soup as mean
 
 
 @dataclass(frozen=True)
-class _Soup(Built):
-    pools: ClassVar[bool] = True
+class _Soup(Derived):
+    of: Method = field(default_factory=full)
 
-    def variants(
-        self, pretrained: State, finetuned: State
-    ) -> Iterator[tuple[dict[str, Any], State]]:
-        """Yields the mean of what `pool` chose."""
+    several_runs: ClassVar[bool] = True
+
+    def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
+        """Yields the mean of the chosen runs."""
         del pretrained
-        yield self.told, finetuned
+        members = self.choose(runs)
+        state = mean([runs.states[member] for member in members])
+        yield Variant(self.of_option, state, tuple(members))
 
     @abstractmethod
-    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> list[int]:
-        """Chooses the runs."""
+    def choose(self, runs: Runs) -> list[int]:
+        """Returns the positions of the runs that are averaged."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,9 @@ class uniform_soup(_Soup):
 
     style = Style("uniform soup", VIOLET, "h", main=True)
 
-    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> list[int]:
+    def choose(self, runs: Runs) -> list[int]:
         """Chooses all runs."""
-        del score
-        return list(range(len(states)))
+        return list(range(len(runs.states)))
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,6 @@ class greedy_soup(_Soup):
 
     style = Style("greedy soup", VIOLET, "p", main=True)
 
-    def pool(self, states: Sequence[State], score: Callable[[State], float]) -> list[int]:
+    def choose(self, runs: Runs) -> list[int]:
         """Chooses the runs that do not lower the score of the mean."""
-        return greedy_members(states, score)
+        return greedy_members(runs.states, runs.score)

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from gmixout.methods.base import Method
-from gmixout.methods.built import Built
+from gmixout.methods.base import Derived, Method, Runs, Variant, preset
+from gmixout.methods.full import full
 from gmixout.methods.masking import gmixout
 from gmixout.methods.style import SALMON, SKY, Style
 from gmixout.settings import require
@@ -13,7 +12,7 @@ from gmixout.weightspace import State, interpolate
 
 
 @dataclass(frozen=True)
-class wise_ft(Built):
+class wise_ft(Derived):
     """WiSE-FT (arXiv 2109.01903): interpolates from the zero-shot to the finetuned model.
 
     Finetuning starts from the zero-shot head, which stays in the path: the pretrained end of the
@@ -26,6 +25,7 @@ class wise_ft(Built):
 
     style = Style("WiSE-FT", SKY, "o", "dash", main=True)
 
+    of: Method = field(default_factory=full)
     alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
 
     def __post_init__(self) -> None:
@@ -34,23 +34,18 @@ class wise_ft(Built):
         inside = all(0 <= alpha <= 1 for alpha in self.alphas)
         require(self, "alphas", bool(self.alphas) and inside, "one or more numbers from 0 to 1")
 
-    def variants(
-        self, pretrained: State, finetuned: State
-    ) -> Iterator[tuple[dict[str, Any], State]]:
+    def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
         """Yields one model for each alpha."""
+        (finetuned,) = runs.states
         for alpha in self.alphas:
-            yield {"alpha": alpha, **self.told}, interpolate(pretrained, finetuned, alpha)
+            options = {"alpha": alpha, **self.of_option}
+            yield Variant(options, interpolate(pretrained, finetuned, alpha), (0,))
 
 
-@dataclass(frozen=True)
-class gmixout_wise_ft(wise_ft):
-    """WiSE-FT of GMixout: interpolates from the zero-shot model to the one GMixout made.
-
-    Args:
-        of: The method that finetunes; its runs are shared with it.
-        alphas: Shares of the finetuned weights, one model for each; 0 is zero-shot, 1 finetuned.
-    """
-
-    style = Style("GMixout + WiSE-FT", SALMON, "d", "dash", main=True)
-
-    of: Method = field(default_factory=gmixout)
+gmixout_wise_ft = preset(
+    wise_ft,
+    "gmixout_wise_ft",
+    "WiSE-FT of GMixout: interpolates from the zero-shot model to the one GMixout made.",
+    Style("GMixout + WiSE-FT", SALMON, "d", "dash", main=True),
+    of=gmixout(),
+)

@@ -2,18 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from torch import nn
-
-from gmixout.errors import ConfigError
-from gmixout.methods.base import Finetuning, Method
+from gmixout.methods.base import Derived, Runs, Variant
 from gmixout.methods.style import GREY, Style
 from gmixout.weightspace import State
 
 
 @dataclass(frozen=True)
-class zero_shot(Method):
+class zero_shot(Derived):
     """The pretrained model with its zero-shot head, not trained at all."""
 
     style = Style("zero-shot", GREY, "*", main=True)
@@ -23,14 +19,7 @@ class zero_shot(Method):
         """There is nothing to train."""
         return None
 
-    def start(self, model: nn.Module, seed: int) -> Finetuning:
-        """Refuses: there is nothing to train."""
-        del model, seed
-        raise ConfigError("method zero_shot trains nothing; evaluate the pretrained model instead")
-
-    def variants(
-        self, pretrained: State, finetuned: State
-    ) -> Iterator[tuple[dict[str, Any], State]]:
+    def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
         """Yields the pretrained model."""
-        del finetuned
-        yield self.options, pretrained
+        del runs
+        yield Variant(self.options, pretrained, ())

@@ -1,4 +1,4 @@
-"""Foundation models by name: timm's, open_clip's and transformers', from the hub or a local file.
+"""Pretrained models by name: timm's, open_clip's and transformers', from the hub or a local file.
 
 A file a library; its name here is the prefix of a model's name.
 """
@@ -13,12 +13,13 @@ import torch
 
 from gmixout.errors import ConfigError, DataError
 from gmixout.models import huggingface, open_clip_models, timm_models
-from gmixout.models.foundation import Foundation, Request, seeded
+from gmixout.models.digits_vit import digits_vit
+from gmixout.models.pretrained import Pretrained, Request, seeded
 from gmixout.models.probe import linear_probe_head
 
-__all__ = ["FAMILIES", "Foundation", "linear_probe_head", "load_foundation"]
+__all__ = ["FAMILIES", "Pretrained", "digits_vit", "linear_probe_head", "load_pretrained"]
 
-FAMILIES: dict[str, Callable[[Request], Foundation]] = {
+FAMILIES: dict[str, Callable[[Request], Pretrained]] = {
     "timm": timm_models.load,
     "open_clip": open_clip_models.load,
     "hf": huggingface.load,
@@ -31,7 +32,7 @@ FORMS = (
 )
 
 
-def load_foundation(
+def load_pretrained(
     name: str,
     classes: Sequence[str],
     head: Literal["zero_shot", "random"] | None = None,
@@ -39,7 +40,7 @@ def load_foundation(
     weights: Path | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> Foundation:
+) -> Pretrained:
     """Loads a pretrained model, ready to be finetuned on some classes.
 
     Args:
@@ -50,8 +51,8 @@ def load_foundation(
         head: `zero_shot` (of a text tower, see `clip.zero_shot_weight`), `random`, or None: the
             best that the model has (zero-shot; a pretrained classifier of exactly these classes;
             else random).
-        templates: Prompts of the zero-shot head, `{}` stands for the class (`prompts.templates_for`
-            has those of the benchmarks). None: "a photo of a {}."
+        templates: Prompts of the zero-shot head, `{}` stands for the class (data sets
+            have theirs, see `Source.prompts`). None: "a photo of a {}."
         weights: Local weights instead of the hub's: a file; for `hf:` a folder.
         seed: Seeds the draw of a random head.
         device: Where the prompts of a zero-shot head are encoded: ImageNet's 80,000 take a GPU a
@@ -66,7 +67,7 @@ def load_foundation(
         DataError: The weights cannot be had or do not fit; the message says how to provide them.
 
     Example:
-        >>> load_foundation("timm:vit_smal_patch16_224", ["cat", "dog"])
+        >>> load_pretrained("timm:vit_smal_patch16_224", ["cat", "dog"])
         Traceback (most recent call last):
         gmixout.errors.ConfigError: timm has no model 'vit_smal_patch16_224'; ...
     """

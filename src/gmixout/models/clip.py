@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gmixout.data.prompts import PLAIN, class_texts
 from gmixout.errors import ConfigError
-from gmixout.models.foundation import Request, draw_head
-from gmixout.models.prompts import PLAIN, class_texts
+from gmixout.models.pretrained import Request, draw_head
 
 TEXTS_AT_ONCE = 256
 

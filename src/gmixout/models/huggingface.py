@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from gmixout.core.selection import find_head
+from gmixout.data.prompts import is_imagenet
 from gmixout.errors import ConfigError, DataError, needs
 from gmixout.models.clip import ClipClassifier, head_weight
-from gmixout.models.foundation import Foundation, Head, Request, draw_head
 from gmixout.models.hub import loading
-from gmixout.models.prompts import is_imagenet
+from gmixout.models.pretrained import HeadFrom, Pretrained, Request, draw_head
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +20,7 @@ DUAL = ("clip", "metaclip_2", "siglip")
 """Model types with an image tower, a text tower and a logit scale, as CLIP has them."""
 
 
-def load(request: Request) -> Foundation:
+def load(request: Request) -> Pretrained:
     """Loads an image model of transformers, or the image tower of its CLIP.
 
     Other models than CLIP get the classifier that transformers puts on this kind of model, on the
@@ -56,9 +57,11 @@ def load(request: Request) -> Foundation:
             model, head, made = _classifier(request, source, config)
         else:
             model, head, made = _backbone(request, source, transform.size)
-    return Foundation(
+    return Pretrained(
         model=model.eval().requires_grad_(),
-        head=head,
+        head=find_head(model),
+        classes=request.classes,
+        head_from=head,
         transform=transform,
         size=transform.size,
         mean=transform.mean,
@@ -186,7 +189,7 @@ class Tower(nn.Module):
         _checkpoint(self.vision_model, enable)
 
 
-Built: TypeAlias = tuple[nn.Module, Head, str]
+Built: TypeAlias = tuple[nn.Module, HeadFrom, str]
 """A model with its head, where the head comes from, and what to say of it."""
 
 

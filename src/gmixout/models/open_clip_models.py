@@ -9,11 +9,11 @@ from torch import Tensor
 
 from gmixout.errors import ConfigError, needs
 from gmixout.models.clip import ClipClassifier, head_weight
-from gmixout.models.foundation import Foundation, Request
 from gmixout.models.hub import loading
+from gmixout.models.pretrained import Pretrained, Request
 
 
-def load(request: Request) -> Foundation:
+def load(request: Request) -> Pretrained:
     """Loads the image tower of a CLIP model of open_clip, with a head made by its text tower.
 
     The activation is the one that the weights of a tag were trained with (OpenAI's: QuickGELU),
@@ -51,9 +51,11 @@ def load(request: Request) -> Foundation:
         weight, made = head_weight(request, model, encode, model.logit_scale)
     config = PreprocessCfg(**get_model_preprocess_cfg(model))
     _, height, width = config.input_size
-    return Foundation(
+    return Pretrained(
         model=ClipClassifier(model.visual, weight).eval(),
-        head="random" if request.head == "random" else "zero_shot",
+        head="head",
+        classes=request.classes,
+        head_from="random" if request.head == "random" else "zero_shot",
         transform=image_transform_v2(config, is_train=False),
         size=(height, width),
         mean=tuple(config.mean),

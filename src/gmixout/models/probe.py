@@ -9,25 +9,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from gmixout.core.selection import find_head
 from gmixout.errors import ConfigError
 from gmixout.loading import make_loader
-from gmixout.models.foundation import Foundation
+from gmixout.models.pretrained import Pretrained
 
 ROWS = 2**14
 """Images whose logits are in memory at a time."""
 
 
 def linear_probe_head(
-    foundation: Foundation,
+    pretrained: Pretrained,
     dataset: Dataset[tuple[Tensor, int]],
     penalty: float = 1e-4,
     steps: int = 200,
     batch_size: int = 64,
     workers: int | None = None,
     device: torch.device | str = "cpu",
-) -> Foundation:
-    """A foundation whose head is fitted to a data set, on the features of the frozen body.
+) -> Pretrained:
+    """Return a copy whose head is fitted to a data set, on the features of the frozen backbone.
 
     Multinomial logistic regression by L-BFGS from zero: convex, so that the result is the same
     whatever the head was. As the start of finetuning it is the first half of LP-FT.
@@ -35,8 +34,8 @@ def linear_probe_head(
     Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022.
 
     Args:
-        foundation: Stays as it is; its model is copied.
-        dataset: `(image [3, H, W], label)`, images as `foundation.transform` makes them.
+        pretrained: Stays as it is; its model is copied.
+        dataset: `(image [3, H, W], label)`, images as `pretrained.transform` makes them.
         penalty: Half of it times the squared norm of the weight is added to the mean cross entropy.
         steps: Iterations of L-BFGS at most.
         batch_size: Images that are encoded at once.
@@ -48,21 +47,23 @@ def linear_probe_head(
     """
     if penalty < 0:
         raise ConfigError(f"linear_probe_head(penalty={penalty}) must be 0 or more")
-    heads = find_head(foundation.model)
-    model = copy.deepcopy(foundation.model)
+    model, heads = copy.deepcopy(pretrained.model), pretrained.heads
     head = model.get_submodule(heads[0]) if len(heads) == 1 else None
     if not isinstance(head, nn.Linear):
-        raise ConfigError(f"{foundation.name} has not one linear head, but {heads or 'none'}")
+        raise ConfigError(f"{pretrained.name} has not one linear head, but {heads or 'none'}")
     features, labels = _features(model.to(device), head, dataset, batch_size, workers)
     weight, bias = _fit(features, labels, head, penalty, steps)
     with torch.no_grad():
         head.weight.copy_(weight)
         if head.bias is not None:
             head.bias.copy_(bias)
-    description = foundation.description.rpartition("; ")[0]
+    description = pretrained.description.rpartition("; ")[0]
     made = f"linear probe on {len(labels):,} images (penalty {penalty:g})"
     return replace(
-        foundation, model=model.cpu(), head="linear_probe", description=f"{description}; {made}"
+        pretrained,
+        model=model.cpu(),
+        head_from="linear_probe",
+        description=f"{description}; {made}",
     )
 
 

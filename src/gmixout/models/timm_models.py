@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from gmixout.core.selection import find_head
+from gmixout.data.prompts import is_imagenet
 from gmixout.errors import ConfigError, needs
-from gmixout.models.foundation import Foundation, Head, Request, draw_head
 from gmixout.models.hub import loading
-from gmixout.models.prompts import is_imagenet
+from gmixout.models.pretrained import HeadFrom, Pretrained, Request, draw_head
 
 
-def load(request: Request) -> Foundation:
+def load(request: Request) -> Pretrained:
     """Loads a model of timm.
 
     Its classifier is kept, as far as it is one of the classes that are asked for (ImageNet's, or
@@ -40,7 +41,7 @@ def load(request: Request) -> Foundation:
         # with as many classes as the checkpoint has: timm loads that strictly, and a checkpoint
         # that does not fit cannot leave some layers at random values
         model: Any = timm.create_model(name, pretrained=True, **options).eval()
-    head: Head = "random" if request.head == "random" else "pretrained"
+    head: HeadFrom = "random" if request.head == "random" else "pretrained"
     rows = None if head == "random" else _rows(model, request.classes)
     if rows is None:
         head = "random"
@@ -50,9 +51,11 @@ def load(request: Request) -> Foundation:
     elif rows != list(range(model.num_classes)):
         _keep_rows(model, rows)
     data: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
-    return Foundation(
+    return Pretrained(
         model=model.float().requires_grad_(),
-        head=head,
+        head=find_head(model),
+        classes=request.classes,
+        head_from=head,
         transform=create_transform(**data, is_training=False),
         size=tuple(data["input_size"][1:]),
         mean=tuple(data["mean"]),
@@ -141,7 +144,7 @@ def _keep_rows(model: Any, rows: list[int]) -> None:
                 layer.bias.copy_(old.bias[rows])
 
 
-def _description(config: dict[str, Any], request: Request, head: Head) -> str:
+def _description(config: dict[str, Any], request: Request, head: HeadFrom) -> str:
     place = request.weights or request.folder or config.get("hf_hub_id") or config.get("url")
     licence = f" ({config['license']})" if config.get("license") else ""
     tag = f".{config['tag']}" if config.get("tag") else ""

@@ -67,7 +67,7 @@ def write_report(
         study.benchmark: str(place.page.relative_to(to.path))
         for study, place in zip(every, places, strict=True)
     }
-    written = [write_text(to.table("md"), across_as_markdown(every, reference, pages))]
+    written = [write_text(to.markdown, across_as_markdown(every, reference, pages))]
     for study, place in zip(every, places, strict=True):
         own = [p for p in paths if any(r.benchmark.name == study.benchmark for r in held[p])]
         written += _write_one(study, own, place, reference)
@@ -100,9 +100,9 @@ def _write_one(
         pictures["sweep"] = sweep_figure
     return [
         html,
-        write_text(out.table("csv"), as_csv(study, reference)),
-        write_text(out.table("md"), as_markdown(study, reference)),
-        write_text(out.table("tex"), as_latex(study, reference)),
+        write_text(out.csv, as_csv(study, reference)),
+        write_text(out.markdown, as_markdown(study, reference)),
+        write_text(out.latex, as_latex(study, reference)),
         *(
             save_figure(partial(draw, study), out.picture(name, kind))
             for name, draw in pictures.items()

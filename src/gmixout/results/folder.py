@@ -61,9 +61,20 @@ class RunFolder:
         """The report as a page."""
         return self.path / "report.html"
 
-    def table(self, kind: str) -> Path:
-        """The report as a table: csv, md or tex."""
-        return self.path / f"report.{kind}"
+    @property
+    def csv(self) -> Path:
+        """The report as a table of every setting."""
+        return self.path / "report.csv"
+
+    @property
+    def markdown(self) -> Path:
+        """The report as a table of one row a method."""
+        return self.path / "report.md"
+
+    @property
+    def latex(self) -> Path:
+        """The same for a paper."""
+        return self.path / "report.tex"
 
     def picture(self, name: str, kind: str) -> Path:
         """A picture of the report: id_ood, cost or sweep, as png or svg."""
@@ -73,7 +84,7 @@ class RunFolder:
     def report(self) -> list[Path]:
         """All files of a report; the last two where a method's options were varied."""
         pictures = [self.picture(n, k) for n in ("id_ood", "cost", "sweep") for k in ("png", "svg")]
-        return [self.page, *map(self.table, ("csv", "md", "tex")), *pictures]
+        return [self.page, self.csv, self.markdown, self.latex, *pictures]
 
     @property
     def runs(self) -> "list[RunFolder]":

@@ -1,47 +1,87 @@
 """The settings of a training run, checked when they are made."""
 
-import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, TypeAlias
 
+from gmixout.losses import Loss, cross_entropy
+from gmixout.named import changed, plain
+from gmixout.regularizers import Regularizer
+from gmixout.regularizers.mixing import mixing
 from gmixout.settings import check_settings, require
+from gmixout.training.optimizers import OPTIMIZERS, Optimizer
 
-# Settings that say how a run is carried out, not what it is: a resumed run may change them
-_CONDUCT = {"conduct": True}
+Ranges: TypeAlias = tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
+"""Settings by what they may be; None, where it is allowed, is off."""
+
+
+class _Settings:
+    """What the parts of `TrainingArguments` share: their values are checked when they are made."""
+
+    _ranges: ClassVar[Ranges] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values of another kind or out of range."""
+        check_settings(self)
+        for part in type(self).__mro__:
+            for names, fine, allowed in vars(part).get("_ranges", ()):
+                for name in names:
+                    value = getattr(self, name)
+                    require(self, name, value is None or fine(value), allowed)
 
 
 @dataclass(frozen=True)
-class TrainingArguments:
-    """Settings of one training run. Numbers of steps are optimizer steps."""
+class Optimization(_Settings):
+    """How weights follow from gradients."""
 
     lr: float = 1e-3
     """Peak learning rate; methods that hold weights back scale it to the same effect."""
-    seed: int = 0
-    """Seed of the data order, of the masks and of dropout."""
-    steps: int = 300
-    """Number of optimizer steps of the whole run."""
-    batch_size: int = 32
-    """Images a step."""
     head_lr: float | None = 1e-3
     """Peak learning rate of the classifier head; null: `lr`, as befits a zero-shot head."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the optimizer."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises from zero to its peak."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up: down to zero along a cosine, or constant."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW, or SGD with momentum 0.9."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from zero to its peak."""
+    optimizer: Literal["adamw", "sgd"] | Optimizer = "adamw"
+    """AdamW, SGD with momentum 0.9, or a class: torch.optim.NAdam, my_module:MyOptimizer. Its
+    options follow as `--optimizer.betas 0.9,0.95`."""
     max_grad_norm: float | None = None
     """Longest gradient (L2 norm over everything trained); longer ones are cut to it."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Type of the forward pass; fp16 is for GPUs, with a scaled loss."""
-    label_smoothing: float = 0.0
-    """Share of each target that is spread over all classes."""
-    logit_adjustment: float = 0.0
-    """Tau of the logit adjusted loss for rare classes (arXiv 2007.07314); 1: balanced softmax."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate for each layer further below the head; 1 is off."""
+    ema_decay: float | None = None
+    """End in the moving average of the weights: the share that a step keeps of it; null is off."""
+
+    _ranges: ClassVar[Ranges] = (
+        (("lr", "head_lr", "weight_decay"), lambda x: x >= 0, "0 or more"),
+        (("warmup_steps",), lambda x: x >= 0, "0 or more"),
+        (("max_grad_norm",), lambda x: x > 0, "above 0, or none at all"),
+        (("layer_decay",), lambda x: 0 < x <= 1, "in (0, 1]; 1 is off"),
+        (("ema_decay",), lambda x: 0 <= x < 1, "in [0, 1), or None"),
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values of another kind or out of range; an optimizer without options is a name."""
+        super().__post_init__()
+        for name, kind in OPTIMIZERS.items():
+            if type(self.optimizer) is kind and not changed(self.optimizer):
+                object.__setattr__(self, "optimizer", name)
+
+    @property
+    def rule(self) -> Optimizer:
+        """The optimizer with its options."""
+        if isinstance(self.optimizer, Optimizer):
+            return self.optimizer
+        return OPTIMIZERS[self.optimizer]()
+
+
+@dataclass(frozen=True)
+class Augmentation(_Settings):
+    """How single images are changed before the model sees them."""
+
     augment: Literal["none", "randaugment"] = "none"
     """RandAugment (arXiv 1909.13719) of every image, or none."""
     randaugment_ops: int = 2
@@ -52,44 +92,126 @@ class TrainingArguments:
     """Least share of an image's area that a random crop keeps; 1 is off."""
     flip: bool = False
     """Mirror images at random."""
-    mixup: float = 0.0
-    """Alpha of Mixup; 0 is off. With CutMix on, too, a batch gets one of them at random."""
-    cutmix: float = 0.0
-    """Alpha of CutMix; 0 is off."""
-    layer_decay: float = 1.0
-    """Factor of the learning rate for each layer further below the head; 1 is off."""
-    freeze_batch_norm: bool = True
-    """Keep the statistics of batch norms at their pretrained values; their affine part trains."""
-    ema_decay: float | None = None
-    """End in the moving average of the weights: the share that a step keeps of it; null is off."""
-    log_every_steps: int = field(default=10, metadata=_CONDUCT)
+
+    _ranges: ClassVar[Ranges] = (
+        (("crop_scale",), lambda x: 0 < x <= 1, "in (0, 1]; 1 is off"),
+        (("randaugment_ops",), lambda x: 1 <= x <= 100, "from 1 to 100"),
+        (("randaugment_magnitude",), lambda x: 0 <= x <= 30, "in [0, 30]"),
+    )
+
+
+@dataclass(frozen=True)
+class Conduct(_Settings):
+    """How a run is carried out, not what it is: a resumed run may change these."""
+
+    log_every_steps: int = 10
     """Steps between two looks at the loss: progress, and whether it is still finite."""
-    checkpoint_every_steps: int = field(default=100, metadata=_CONDUCT)
+    checkpoint_every_steps: int = 100
     """Steps between two checkpoints: the most a killed run can lose."""
-    evaluate_every_steps: int | None = field(default=None, metadata=_CONDUCT)
+    evaluate_every_steps: int | None = None
     """Steps between two evaluations on the way, for learning curves; None: at the end alone."""
-    num_workers: int | None = field(default=None, metadata=_CONDUCT)
+    num_workers: int | None = None
     """Processes that load images beside the training process; by default none on a CPU or for
     images in memory, else one a CPU thread, eight at most."""
 
+    _ranges: ClassVar[Ranges] = (
+        (("log_every_steps", "checkpoint_every_steps"), lambda x: x >= 1, "at least 1"),
+        (("evaluate_every_steps",), lambda x: x >= 1, "at least 1, or None"),
+        (("num_workers",), lambda x: 0 <= x <= 1024, "from 0 to 1,024, or None"),
+    )
+
+
+@dataclass(frozen=True)
+class Objective(_Settings):
+    """What is minimised, and what acts beside every method."""
+
+    loss: Loss | None = None
+    """The loss of an example; null: cross-entropy with the two settings after this one."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all classes."""
+    logit_adjustment: float = 0.0
+    """Tau of the logit adjusted loss for rare classes (arXiv 2007.07314); 1: balanced softmax."""
+    regularizers: tuple[Regularizer, ...] = ()
+    """What acts beside every method; what is to act beside one alone is written gmixout+sam."""
+    mixup: float = 0.0
+    """Alpha of Mixup beside every method; 0 is off. With CutMix, a batch gets either at random."""
+    cutmix: float = 0.0
+    """Alpha of CutMix beside every method; 0 is off."""
+
+    _ranges: ClassVar[Ranges] = (
+        (("logit_adjustment",), lambda x: x >= 0, "0 or more"),
+        (("label_smoothing",), lambda x: 0 <= x < 1, "in [0, 1)"),
+        # the distribution they are parameters of is drawn from in float32
+        (("mixup", "cutmix"), lambda x: x == 0 or 1e-6 <= x <= 1e6, "0, or from 1e-6 to 1e6"),
+    )
+
     def __post_init__(self) -> None:
-        """Refuse values of another kind or out of range."""
-        check_settings(self)
-        for names, fine, allowed in _RANGES:
-            for name in names:
-                value = getattr(self, name)
-                require(self, name, value is None or fine(value), allowed)
+        """Refuse values of another kind or out of range, and options of a loss that is not used."""
+        super().__post_init__()
+        if self.loss is not None:
+            for name in ("label_smoothing", "logit_adjustment"):
+                allowed = f"0 beside loss={self.loss.name}: it is an option of cross-entropy"
+                require(self, name, getattr(self, name) == 0, allowed)
+
+    @property
+    def criterion(self) -> Loss:
+        """The loss of an example."""
+        return self.loss or cross_entropy(self.label_smoothing, self.logit_adjustment)
+
+    @property
+    def beside(self) -> tuple[Regularizer, ...]:
+        """All regularizers that act beside every method."""
+        short = (mixing(self.mixup, self.cutmix),) if self.mixup or self.cutmix else ()
+        return (*short, *self.regularizers)
+
+
+@dataclass(frozen=True)
+class TrainingArguments(Optimization, Objective, Augmentation, Conduct):
+    """Settings of one training run. Numbers of steps are optimizer steps.
+
+    Composed of parts, each a small dataclass for what needs no more than that. Names are unique
+    over all of them: a setting is written without its part.
+    """
+
+    seed: int = 0
+    """Seed of the data order, of the masks and of dropout."""
+    steps: int = 300
+    """Number of optimizer steps of the whole run."""
+    batch_size: int = 32
+    """Images a step."""
+    batches: Literal["shuffled", "even_domains", "even_classes", "one_domain", "weighted"] = (
+        "shuffled"
+    )
+    """Make-up of batches: any images, equally many of each domain or class, of one domain each, or
+    drawn by the data set's weights."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Type of the forward pass; fp16 is for GPUs, with a scaled loss."""
+    freeze_batch_norm: bool = True
+    """Keep the statistics of batch norms at their pretrained values; their affine part trains."""
+
+    _ranges: ClassVar[Ranges] = (
+        (("steps", "batch_size"), lambda x: x >= 1, "at least 1"),
+        (("seed",), lambda x: x >= 0, "0 or more"),
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values of another kind, out of range, or that do not go together."""
+        super().__post_init__()
         require(
             self, "warmup_steps", self.warmup_steps < self.steps, f"fewer than steps={self.steps}"
         )
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings that decide the outcome, by name."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in self.conduct()}
+        return {k: v for k, v in self.plain().items() if k not in self.conduct()}
+
+    def plain(self) -> dict[str, Any]:
+        """Returns all settings as plain values, by name, the way a YAML file spells them."""
+        return {name: plain(value) for name, value in vars(self).items()}
 
     def conduct(self) -> tuple[str, ...]:
         """Returns the names of the settings that do not decide the outcome."""
-        return tuple(f.name for f in dataclasses.fields(self) if f.metadata.get("conduct"))
+        return tuple(each.name for each in fields(Conduct))
 
     def lr_factor(self, step: int) -> float:
         """Returns the share of the peak learning rate at a step, counted from 0."""
@@ -99,25 +221,3 @@ class TrainingArguments:
             return 1.0
         done = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
         return 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-_RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
-    (
-        ("steps", "batch_size", "log_every_steps", "checkpoint_every_steps"),
-        lambda x: x >= 1,
-        "at least 1",
-    ),
-    (("evaluate_every_steps",), lambda x: x >= 1, "at least 1, or None"),
-    (("seed", "warmup_steps"), lambda x: x >= 0, "0 or more"),
-    (("num_workers",), lambda x: 0 <= x <= 1024, "from 0 to 1,024, or None"),
-    (("lr", "head_lr", "weight_decay", "logit_adjustment"), lambda x: x >= 0, "0 or more"),
-    (("max_grad_norm",), lambda x: x > 0, "above 0, or none at all"),
-    (("label_smoothing",), lambda x: 0 <= x < 1, "in [0, 1)"),
-    (("crop_scale", "layer_decay"), lambda x: 0 < x <= 1, "in (0, 1]; 1 is off"),
-    (("randaugment_ops",), lambda x: 1 <= x <= 100, "from 1 to 100"),
-    (("randaugment_magnitude",), lambda x: 0 <= x <= 30, "in [0, 30]"),
-    # the distribution they are parameters of is drawn from in float32
-    (("mixup", "cutmix"), lambda x: x == 0 or 1e-6 <= x <= 1e6, "0, or from 1e-6 to 1e6"),
-    (("ema_decay",), lambda x: 0 <= x < 1, "in [0, 1), or None"),
-)
-"""Settings by what they may be; None, where it is allowed, is off."""

@@ -4,9 +4,9 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from gmixout.data.batch import Batch, collate
 from gmixout.errors import ConfigError, StateError, TrainingError
 from gmixout.loading import make_loader
-from gmixout.methods.averaged import Averaged
+from gmixout.methods.average import Averaged
 from gmixout.methods.base import Finetuning
+from gmixout.models.pretrained import Pretrained
+from gmixout.regularizers import Regularizer
 from gmixout.training.arguments import TrainingArguments
-from gmixout.training.augmentation import Augmented, Mixing, mixed_cross_entropy
+from gmixout.training.augmentation import Augmented
 from gmixout.training.batches import Batches
 from gmixout.training.checkpoint import (
     check_form,
@@ -38,15 +41,9 @@ from gmixout.training.checkpoint import (
 from gmixout.training.faults import foreseen
 from gmixout.training.interrupts import StopFlag, Stopped, interrupt_flag
 from gmixout.training.layer_decay import LayerDecay
-from gmixout.training.losses import adjusted, class_counts
 from gmixout.training.memory import PeakMemory
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "sgd": partial(torch.optim.SGD, momentum=0.9),
-}
-"""Made with `fused`: a parameter in one pass, several times as fast as the default on CPUs, too."""
-
+from gmixout.training.optimizers import OPTIMIZERS
+from gmixout.training.steps import Passes, asks_of, check_regularizers
 
 Observe = Callable[[int, Finetuning, float], None]
 """Gets the number of steps done, the run, and its mean loss since the observation before."""
@@ -74,25 +71,34 @@ class TrainingResult:
     """Peak memory of training above the loaded model (see `PeakMemory`)."""
 
 
-def check_settings(model: nn.Module, arguments: TrainingArguments) -> None:
-    """Finds out before training whether settings go with a model and what is installed.
+def check_settings(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    arguments: TrainingArguments,
+    regularizers: Sequence[Regularizer] = (),
+) -> None:
+    """Finds out before training whether settings go with model, data and what is installed.
 
     Args:
         model: The plain model, before a method is put on it.
+        dataset: What is to be trained on.
         arguments: The settings.
+        regularizers: What acts beside the method, see `train`.
 
     Raises:
         ConfigError: They do not.
+        DataError: There is nothing to train on.
     """
-    Augmented([], arguments)  # type: ignore[arg-type]
-    Mixing(arguments)
+    Batches.check(dataset, arguments.batch_size, arguments.batches)
+    check_regularizers((*arguments.beside, *regularizers), dataset, arguments)
+    arguments.rule.make([nn.Parameter(torch.zeros(1))], arguments.lr, arguments.weight_decay)
     if arguments.layer_decay != 1:
         LayerDecay(model, arguments.layer_decay)
 
 
 def train(
-    model: nn.Module,
-    start: Callable[[nn.Module], Finetuning],
+    pretrained: Pretrained,
+    start: Callable[[Pretrained], Finetuning],
     dataset: Dataset[Any],
     arguments: TrainingArguments,
     checkpoint: Path | None = None,
@@ -100,8 +106,9 @@ def train(
     on_progress: Callable[[int, float], None] = lambda step, loss: None,
     observe: Observe | None = None,
     observe_at: Collection[int] = (),
+    regularizers: Sequence[Regularizer] = (),
 ) -> TrainingResult:
-    """Finetunes a model in place, with cross-entropy (of soft targets, where images are mixed).
+    """Finetunes a model in place.
 
     The outcome is a function of model, method, data and `arguments.identity()`: on one machine the
     same to the last bit, however often the run was stopped and resumed; on a GPU as far as its
@@ -111,7 +118,8 @@ def train(
     Args:
         model: The pretrained model.
         start: Puts a method on the model, which is on its training device by then.
-        dataset: Items are (image `[C, H, W]`, label).
+        dataset: Items are (image `[C, H, W]`, label). Its `labels`, `groups` (domains) and
+            `weights`, `[N]` each, are asked for by some settings.
         arguments: The settings.
         checkpoint: File that keeps the state; if it is there, training goes on from it.
         run: What the run is; a checkpoint of another one is refused.
@@ -121,6 +129,7 @@ def train(
             lacks one. Its time and memory count for nothing in the result; what it does to the
             modes of the model's modules and to torch's random state is undone.
         observe_at: Numbers of steps, counted from 1.
+        regularizers: What acts beside this method, after `arguments.beside`.
 
     Raises:
         ConfigError: The settings do not fit the machine or the data.
@@ -133,9 +142,10 @@ def train(
     with foreseen(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         _load_libraries(device)
         torch.manual_seed(arguments.seed)  # dropout; ends with the fork
-        _train_mode(model.to(device), arguments.freeze_batch_norm)
+        _train_mode(pretrained.model.to(device), arguments.freeze_batch_norm)
         with PeakMemory(device) as memory:
-            trainer = _Trainer(accelerator, model, start, dataset, arguments, memory)
+            acting = (*arguments.beside, *regularizers)
+            trainer = _Trainer(accelerator, pretrained, start, dataset, arguments, acting, memory)
             trainer.keep_state_in(checkpoint, run)
             trainer.run(on_progress, observe, observe_at)
         return trainer.finish()
@@ -155,7 +165,7 @@ def _load_libraries(device: torch.device) -> None:
     """Takes a step in miniature: what libraries load on first use is no memory of a run."""
     model = nn.Sequential(nn.Linear(1, 2), nn.LayerNorm(2), nn.GELU()).to(device)
     for make in OPTIMIZERS.values():
-        optimizer = make(model.parameters(), lr=0.0, fused=True)
+        optimizer = make().make(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
         LambdaLR(optimizer, float)
         data = TensorDataset(torch.ones(1, 1), torch.zeros(1, dtype=torch.long))
         loader: DataLoader[Any] = DataLoader(data, generator=torch.Generator())
@@ -206,29 +216,37 @@ class _Trainer:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: nn.Module,
-        start: Callable[[nn.Module], Finetuning],
+        pretrained: Pretrained,
+        start: Callable[[Pretrained], Finetuning],
         dataset: Dataset[Any],
         arguments: TrainingArguments,
+        regularizers: Sequence[Regularizer],
         memory: PeakMemory,
     ) -> None:
+        check_regularizers(regularizers, dataset, arguments)
+        model = pretrained.model
         self.accelerator, self.arguments, self.memory = accelerator, arguments, memory
-        self.dataset, self.plain_model = Augmented(dataset, arguments), model
-        self.mixing = Mixing(arguments)
-        self.counts: Tensor | None = None  # training images of each class
+        self.dataset = Augmented(dataset, arguments, asks_of(regularizers))
+        self.plain_model = model
+        heads = pretrained.heads
+        self.passes = Passes(accelerator, model, heads, dataset, regularizers, arguments)
         layers = None if arguments.layer_decay == 1 else LayerDecay(model, arguments.layer_decay)
-        self.finetuning = start(model)
+        self.finetuning = start(pretrained)
         if arguments.ema_decay is not None:
             self.finetuning = Averaged(self.finetuning, arguments.ema_decay)
         groups = self.finetuning.param_groups(lr=arguments.lr, head_lr=arguments.head_lr)
         if layers is not None:
             groups = layers.apply(groups, model)
-        self.parameters = [parameter for group in groups for parameter in group["params"]]
-        make = OPTIMIZERS[arguments.optimizer]
-        optimizer = make(
+        if own := self.passes.parameters:
+            head_lr = arguments.lr if arguments.head_lr is None else arguments.head_lr
+            groups.append({"params": own, "lr": head_lr, "name": "regularizers"})
+        self.parameters: list[nn.Parameter] = [
+            parameter for group in groups for parameter in group["params"]
+        ]
+        optimizer = arguments.rule.make(
             groups,
-            lr=arguments.lr,
-            weight_decay=arguments.weight_decay,
+            arguments.lr,
+            arguments.weight_decay,
             # accelerate tells a step that fp16 made the scaler skip by the call that it lacks; a
             # fused optimizer is called all the same
             fused=None if arguments.mixed_precision == "fp16" else True,
@@ -238,11 +256,16 @@ class _Trainer:
         self.model, self.optimizer, self.scheduler = accelerator.prepare(
             model, optimizer, scheduler
         )
+        self.passes.ready(self.model, self)
         self.progress = _Progress()
         self.checkpoint: Path | None = None
         self.run_name = ""
         self._losses: list[Tensor] = []  # of the steps since the last look
         self._since = 0.0
+
+    def write(self) -> None:
+        """Let the model see values that were moved by hand."""
+        self.finetuning.write()
 
     def keep_state_in(self, checkpoint: Path | None, run: str) -> None:
         """Names the checkpoint file and takes up the state it holds."""
@@ -257,7 +280,7 @@ class _Trainer:
         """Goes on from a state; all that can be is checked before anything is changed."""
         progress = _Progress.of(state["progress"], self.arguments.steps)
         own = self._state()
-        for name in ("model", "scheduler", "scaler", "rng"):
+        for name in ("model", "scheduler", "scaler", "rng", "regularizers"):
             check_form(state[name], own[name], name)
         saved, groups = state["optimizer"], own["optimizer"]["param_groups"]
         check_form(saved["param_groups"], groups, "optimizer.param_groups")
@@ -266,6 +289,7 @@ class _Trainer:
         self.finetuning.load_state_dict(state["method"])
         self.optimizer.load_state_dict(saved)
         self.scheduler.load_state_dict(state["scheduler"])
+        self.passes.load_state_dict(state["regularizers"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress = progress
@@ -287,6 +311,7 @@ class _Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": {} if scaler is None else scaler.state_dict(),
+            "regularizers": self.passes.state_dict(),
             "progress": asdict(self.progress),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -302,8 +327,8 @@ class _Trainer:
         settings, progress = self.arguments, self.progress
         with interrupt_flag() as stop:
             self._since = time.perf_counter()
-            for images, labels in self._batches(stop):
-                self._step(images, labels)
+            for batch in self._batches(stop):
+                self._step(batch)
                 done = progress.step == settings.steps
                 stopping = stop.is_set()
                 save = done or stopping or progress.step % settings.checkpoint_every_steps == 0
@@ -353,6 +378,7 @@ class _Trainer:
 
     def finish(self) -> TrainingResult:
         """Takes the method off the model and sums up the run."""
+        self.passes.close()
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
         progress = self.progress
@@ -368,36 +394,28 @@ class _Trainer:
     def _loader(self) -> Any:
         settings = self.arguments
         batches = Batches(
-            len(self.dataset),
+            self.dataset,
             settings.batch_size,
             settings.steps,
             settings.seed,
             start=self.progress.step,
+            order=settings.batches,
         )
         device, workers = self.accelerator.device, settings.num_workers
-        loader = make_loader(self.dataset, device, workers, batch_sampler=batches)
+        loader = make_loader(
+            self.dataset, device, workers, batch_sampler=batches, collate_fn=collate
+        )
         return self.accelerator.prepare(loader)
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
-        images, shares = self.mixing(images, self.progress.step)
-        smoothing = self.arguments.label_smoothing
-        logits = self.model(images)
-        if self.arguments.logit_adjustment:
-            logits = self._adjusted(logits)
-        loss = mixed_cross_entropy(logits, labels, shares, smoothing)
-        self.accelerator.backward(loss)
+    def _step(self, batch: Batch) -> None:
+        loss = self.passes.take(batch, self.progress.step)
         if self.arguments.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.parameters, self.arguments.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
-        self._losses.append(loss.detach())
+        self._losses.append(loss)
         self.progress.step += 1
-
-    def _adjusted(self, logits: Tensor) -> Tensor:
-        if self.counts is None:
-            self.counts = class_counts(self.dataset, logits.shape[1]).to(logits.device)
-        return adjusted(logits, self.counts, self.arguments.logit_adjustment)
 
     def _look(self) -> None:
         """Fetches the losses since the last look, so that a GPU is waited for here alone."""

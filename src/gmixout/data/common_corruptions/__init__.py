@@ -171,7 +171,7 @@ class CorruptedImages(ImageSet):
     def __init__(
         self, images: ImageSet, kind: str, severity: int, seed: int, size: int | None
     ) -> None:
-        super().__init__(images.labels, images.groups, images.space)
+        super().__init__(images.labels, images.groups, images.space, images.group_names)
         self.transform, self.broken = images.transform, images.broken
         self.kind, self.severity, self.seed, self.size = kind, severity, seed, size
         self._clean, self._positions = images, images._positions

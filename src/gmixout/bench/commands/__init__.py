@@ -1,0 +1,1 @@
+"""The commands, a file each: plain typed functions, from whose signatures come their options."""

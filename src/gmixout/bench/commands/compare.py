@@ -1,0 +1,187 @@
+"""`gmixout compare` and `gmixout sweep`: methods, or settings of one, under one protocol."""
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from gmixout.bench.commands.report import present
+from gmixout.bench.dry_run import dry_run as estimate
+from gmixout.bench.folder import run_folder
+from gmixout.bench.grid import Grid
+from gmixout.bench.options import Fields
+from gmixout.bench.progress import say, tell
+from gmixout.bench.task import Corruptions, Head, Task
+from gmixout.data import Source
+from gmixout.errors import ConfigError
+from gmixout.methods import DEFAULT_METHOD, METHODS, Method, get_method
+from gmixout.named import spec_of
+from gmixout.results import Record, RunFolder
+from gmixout.training import TrainingArguments
+
+COMPARED = ("zero_shot", "full", "wise_ft", "random_mask", "mixout", "gmixout")
+EachRun: TypeAlias = Annotated[Any, Fields(TrainingArguments, without=("lr", "seed"))]
+"""Settings of the runs of a grid, each of which gets a learning rate and a seed."""
+LEVERS: dict[str, list[Any]] = {
+    "mask_rate": [0.8, 0.9, 0.95],
+    "anchor_decay": [0.5, 0.9, 0.97],
+    "resample_every": [3, 10, 30],
+}
+"""The three levers of the GMixout paper (arXiv 2510.06982, abstract): sparsity, anchor, frequency.
+"""
+
+
+def compare(
+    benchmark: Source | str = "digits",
+    model: str | None = None,
+    head: Head | None = None,
+    corruptions: Corruptions = "none",
+    corruption_share: float = 1.0,
+    methods: list[Method] | Literal["all"] | None = None,
+    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
+    lrs_of: dict[str, list[float]] | None = None,
+    seeds: tuple[int, ...] = (0,),
+    out: Path = Path("runs/compare"),
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    **training: EachRun,
+) -> list[Record]:
+    """Compares finetuning methods under one protocol, each over several learning rates.
+
+    A training run is recognised by what it is: methods that build on the same run (wise_ft on full
+    finetuning) share it, and a resumed comparison trains only what is missing. So methods, learning
+    rates and seeds can be added to a folder with `--resume`. The page in the folder, report.html,
+    is refreshed meanwhile.
+
+    Args:
+        benchmark: digits, `module:function` of your own, or a data set, whose options follow as
+            `--data-root DIR --train-domain photo`.
+        model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
+        head: Classifier to start from; by default the best that the model has.
+        corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
+            severities (common).
+        corruption_share: Share of the test images that is corrupted; evaluating all of them takes
+            75 times as long as the test set does.
+        methods: The methods, `full,gmixout` say, or `all` (that this model allows); by default
+            zero_shot, full, wise_ft, random_mask, mixout and gmixout. `module:Class` is a method of
+            your own.
+        lrs: Learning rates each method is run with: a method is a curve over them, not a point.
+        lrs_of: Other learning rates for some methods, `--lrs-of.lora 3e-4,1e-3` say, for those that
+            have their best elsewhere. What is built on runs (wise_ft) has the rates of the runs.
+        seeds: Each method is run with each of them.
+        out: Folder for config.yaml, records.jsonl, the report and a folder a run.
+        workers: Runs at a time; by default one for each GPU, or, for models too small for several
+            threads, one for each core.
+        resume: Go on with the comparison in the folder.
+        overwrite: Delete the comparison in the folder first.
+        dry_run: Try each method for a few steps, say what time and memory all runs would take,
+            and write nothing.
+        **training: Fields of `TrainingArguments`.
+
+    Raises:
+        GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
+            finished all the same).
+    """
+    every = methods == "all"
+    if methods is None or methods == "all":
+        methods = [get_method(name) for name in (METHODS if every else COMPARED)]
+    settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
+    task = Task(benchmark, model, head, corruptions, corruption_share, settings.num_workers)
+    grid = Grid(task, methods, lrs, seeds, settings, out, workers, every or dry_run, lrs_of)
+    if dry_run:
+        estimate(grid, methods)
+        return []
+    for method, reason in grid.left_out.items():
+        say(f"{method} is left out: {reason}")
+    what = {"methods": [spec_of(method) for method in methods], "lrs_of": lrs_of}
+    return _carry_out(grid, what, resume, overwrite)
+
+
+def sweep(
+    benchmark: Source | str = "digits",
+    model: str | None = None,
+    head: Head | None = None,
+    corruptions: Corruptions = "none",
+    corruption_share: float = 1.0,
+    method: Method | None = None,
+    over: dict[str, list[Any]] | None = None,
+    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
+    seeds: tuple[int, ...] = (0,),
+    out: Path = Path("runs/sweep"),
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    **training: EachRun,
+) -> list[Record]:
+    """Runs one method with every combination of some options, each over several learning rates.
+
+    Without `over` these are the three levers of the GMixout paper: mask_rate, anchor_decay and
+    resample_every.
+
+    Args:
+        benchmark: digits, `module:function` of your own, or a data set, whose options follow as
+            `--data-root DIR --train-domain photo`.
+        model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
+        head: Classifier to start from; by default the best that the model has.
+        corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
+            severities (common).
+        corruption_share: Share of the test images that is corrupted; evaluating all of them takes
+            75 times as long as the test set does.
+        method: The method, by default gmixout; options that are not swept follow as
+            `--method.NAME VALUE`.
+        over: Values by option: `--over.mask_rate 0.8,0.9 --over.structure row,column`.
+        lrs: Learning rates each combination is run with: it is a curve over them, not a point.
+        seeds: Each combination is run with each of them.
+        out: Folder for config.yaml, records.jsonl, the report and a folder a run.
+        workers: Runs at a time, see compare.
+        resume: Go on with the sweep in the folder.
+        overwrite: Delete the sweep in the folder first.
+        dry_run: Try each method for a few steps, say what time and memory all runs would take,
+            and write nothing.
+        **training: Fields of `TrainingArguments`.
+
+    Raises:
+        GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
+            finished all the same).
+    """
+    method = method or get_method(DEFAULT_METHOD)
+    over = LEVERS if over is None else over
+    if unknown := sorted(over.keys() - method.options.keys()):
+        raise ConfigError(
+            f"sweep: method {method.name} has no option {', '.join(unknown)}; "
+            f"its options: {', '.join(method.options) or 'none'}"
+        )
+    if empty := sorted(name for name, values in over.items() if not values):
+        raise ConfigError(f"sweep: no values to try for {', '.join(empty)}")
+    for name, values in over.items():
+        if isinstance(getattr(method, name), tuple):
+            if not all(isinstance(value, (list, tuple)) for value in values):
+                raise ConfigError(f"sweep: {name} takes lists of values, [[0.5],[0.9]] say")
+            over = over | {name: [tuple(value) for value in values]}
+    combinations = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
+    methods = [replace(method, **options) for options in combinations]  # type: ignore[type-var]
+    settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
+    task = Task(benchmark, model, head, corruptions, corruption_share, settings.num_workers)
+    grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=dry_run)
+    if dry_run:
+        estimate(grid, methods)
+        return []
+    what = {"method": spec_of(method), "over": over}
+    return _carry_out(grid, what, resume, overwrite)
+
+
+def _carry_out(grid: Grid, what: dict[str, Any], resume: bool, overwrite: bool) -> list[Record]:
+    config = {**grid.task.plain(), **what, **grid.settings()}
+    tell(grid.loaded)
+    may_change = (*what, *grid.may_change())
+    with run_folder(grid.out, config, resume, overwrite, may_change, grid.task):
+        try:
+            grid.carry_out()
+        except Exception:  # not when it is stopped: then it ends as soon as it can
+            if RunFolder(grid.out).log.read():
+                present(grid.out)
+            raise
+        return present(grid.out)

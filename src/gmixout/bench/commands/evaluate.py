@@ -1,0 +1,167 @@
+"""`gmixout evaluate`: a saved model once more, against its record or on other data."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from gmixout.bench.folder import load_model
+from gmixout.bench.job import about_model, fitted, load_weights
+from gmixout.bench.progress import say
+from gmixout.bench.task import Task, task_of
+from gmixout.bench.threads import few_threads
+from gmixout.data import Benchmark, Source
+from gmixout.data.base import DEV
+from gmixout.data.source import ImageBenchmark
+from gmixout.errors import DataError
+from gmixout.evaluation.metrics import Scores, evaluate_sets, summarise_shifts
+from gmixout.evaluation.official import METRICS, SUMMARIES
+from gmixout.plain import printable
+from gmixout.results import Record, RunFolder
+from gmixout.results.record import by_group
+
+
+def evaluate(
+    model: Path,
+    benchmark: Source | None = None,
+    data_root: Path | None = None,
+    num_workers: int | None = None,
+) -> dict[str, float]:
+    """Evaluates a saved model again and says whether the recorded figures come out.
+
+    With other data, all that is there is a test set: a PACS folder with a domain that training
+    never saw, say. Its classes may be some of the model's.
+
+    Args:
+        model: `gmixout evaluate RUN`: folder of a run, or a model.safetensors.
+        benchmark: Another data set than that of the run, with its options.
+        data_root: Where the data is now, or another folder of the same kind; of domains and of
+            image folders it may lack what the model was trained on.
+        num_workers: Processes that load images; by default none on a CPU or for images in memory,
+            else one a CPU thread, eight at most.
+
+    Returns:
+        Accuracy by data set; those that are set aside for choices are `dev/NAME`.
+
+    Raises:
+        StateError: There is no model, or it is not of its benchmark.
+        DataError: The data cannot be had, or has classes that the model does not know.
+    """
+    state, about = load_model(model)
+    task = replace(task_of(about), num_workers=num_workers)
+    asked = task.with_data(benchmark, data_root).benchmark
+    elsewhere = asked if isinstance(asked, Source) and asked is not task.benchmark else None
+    if elsewhere is not None and benchmark is None and _is_whole(elsewhere):
+        task, elsewhere = replace(task, benchmark=elsewhere), None  # the data moved
+    tests: Benchmark
+    if elsewhere is None:
+        network, tests = load_weights(task.load(), state), task.load().benchmark
+    else:
+        network, tests = _on_other_data(task, elsewhere, tuple(about["classes"]))
+        network = fitted(network, state, f"the model of {elsewhere}")
+        if isinstance(task.benchmark, Source) and task.benchmark.root == elsewhere.root.absolute():
+            tell_once = "these sets hold images that the model was trained on"
+            say(f"{elsewhere}: {tell_once}")
+    with few_threads(network):
+        sets = {**tests.tests, **tests.dev_tests}
+        if elsewhere is not None:  # where the sets of training may be absent
+            sets = {name: images for name, images in sets.items() if len(images)}  # type: ignore[arg-type]
+        scores = evaluate_sets(network, sets, tests.metrics, num_workers=num_workers)
+    console = Console(highlight=False, markup=False)
+    told = about["benchmark"] if elsewhere is None else f"{elsewhere} at {elsewhere.root}"
+    console.print(printable(f"{about['method']} {about['options']} on {told}"), soft_wrap=True)
+    console.print(_table(scores))
+    for line in _over_all(tests, scores):
+        console.print(line, soft_wrap=True)
+    accuracy = {name: each.accuracy for name, each in scores.items()}
+    if elsewhere is None:
+        _compare_with_record(model, about, accuracy, console)
+    return accuracy
+
+
+def _is_whole(source: Source) -> bool:
+    """Whether all is there that a training needs."""
+    try:
+        source.load()
+    except DataError:
+        return False
+    return True
+
+
+def _on_other_data(
+    task: Task, source: Source, classes: tuple[str, ...]
+) -> tuple[nn.Module, ImageBenchmark]:
+    """The model's architecture, and test sets as it sees them, with labels of its own classes."""
+    tests, pretrained = source.load_tests(), task.load_model(classes)
+    there = tests.classes
+    tests = tests.map(lambda images: images.transformed(pretrained.transform))
+    if there == classes:
+        return pretrained.model, tests
+    positions = {name: label for label, name in enumerate(classes)}
+    if unknown := [name for name in there if name not in positions]:
+        raise DataError(
+            f"{source.root} has classes that the model does not know: {', '.join(unknown[:5])}; "
+            f"it knows: {', '.join(classes[:20])}"
+        )
+    if owners := [name for name, images in tests.sets.items() if images.space is not None]:
+        raise DataError(f"{', '.join(owners)} of {source.root}: classes in another order")
+    labels = [positions[name] for name in there]
+    tests = tests.map(lambda images: images.relabelled(labels))
+    return pretrained.model, replace(tests, classes=classes)
+
+
+def _table(scores: Mapping[str, Scores]) -> Table:
+    table = Table("set", box=None, pad_edge=False)
+    figures = list(dict.fromkeys(name for each in scores.values() for name in each.figures))
+    titles = [METRICS[name].title for name in figures]
+    for name in ("images", "accuracy", *titles, "NLL", "ECE"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, each in scores.items():
+        own = (str(each.examples), repr(each.accuracy))
+        others = (f"{each.figures[n]:.4f}" if n in each.figures else "" for n in figures)
+        table.add_row(printable(name), *own, *others, f"{each.nll:.4f}", f"{each.ece:.4f}")
+    return table
+
+
+def _over_all(tests: Benchmark, scores: Mapping[str, Scores]) -> list[str]:
+    """The mean over groups of shifts, and the benchmark's own figure over them."""
+    shifts = {name: each for name, each in scores.items() if not name.startswith(DEV)}
+    official = tests.metric
+    groups = by_group({n: each.figures.get(official, each.accuracy) for n, each in shifts.items()})
+    lines = []
+    if len(groups) > 1:
+        mean = fmean(groups.values())
+        lines.append(f"Mean over {len(groups)} shifts: {METRICS[official].title} {mean:.4f}")
+    figures, notes = summarise_shifts(tests.summary, shifts)
+    for name, value in figures.items():
+        lines.append(f"{SUMMARIES[name].title} {100 * value:.2f}: {SUMMARIES[name].note}")
+    return lines + notes
+
+
+def _compare_with_record(
+    model: Path, about: dict[str, Any], accuracy: dict[str, float], console: Console
+) -> None:
+    recorded = _find_record(model, about)
+    if recorded is None:
+        console.print("No record of this model was found beside it.")
+    elif recorded.of("accuracy").items() <= accuracy.items():
+        console.print("Equal to the recorded figures, to the last digit.")
+    else:
+        console.print(
+            f"Not equal to the recorded figures: {recorded.of('accuracy')}", soft_wrap=True
+        )
+
+
+def _find_record(model: Path, about: dict[str, Any]) -> Record | None:
+    """The latest record of a model file, from its own folder or that of its comparison."""
+    folder = RunFolder(model if model.is_dir() else model.parent)
+    for place in (folder, folder.comparison):
+        for record in reversed(place.log.read()):
+            if record.final and about_model(record).items() <= about.items():
+                return record
+    return None

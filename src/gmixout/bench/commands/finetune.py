@@ -1,0 +1,96 @@
+"""`gmixout finetune`: one run."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from gmixout.bench.commands.report import present
+from gmixout.bench.dry_run import dry_run as estimate
+from gmixout.bench.folder import run_folder, save_model
+from gmixout.bench.grid import Grid
+from gmixout.bench.job import Job, about_model
+from gmixout.bench.options import Fields
+from gmixout.bench.progress import RunBar, bars, say, tell
+from gmixout.bench.task import Corruptions, Head, Task
+from gmixout.bench.threads import few_threads
+from gmixout.data import Source
+from gmixout.errors import ConfigError
+from gmixout.methods import DEFAULT_METHOD, Method, get_method
+from gmixout.named import spec_of
+from gmixout.results import Record, RunFolder
+from gmixout.results.selection import id_validation
+from gmixout.training import TrainingArguments
+
+
+def finetune(
+    benchmark: Source | str = "digits",
+    model: str | None = None,
+    head: Head | None = None,
+    corruptions: Corruptions = "none",
+    corruption_share: float = 1.0,
+    method: Method | None = None,
+    out: Path = Path("runs/finetune"),
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    **training: Annotated[Any, Fields(TrainingArguments)],
+) -> list[Record]:
+    """Finetunes a foundation model with one method and evaluates it in and out of domain.
+
+    Of a method that gives several models (wise_ft: one for each alpha) the one with the best
+    in-domain validation accuracy is saved; all are recorded.
+
+    Args:
+        benchmark: digits, `module:function` of your own, or a data set, whose options follow as
+            `--data-root DIR --train-domain photo`.
+        model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
+        head: Classifier to start from; by default the best that the model has.
+        corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
+            severities (common).
+        corruption_share: Share of the test images that is corrupted; evaluating all of them takes
+            75 times as long as the test set does.
+        method: The finetuning method, by default gmixout, or `module:Class` of your own; its
+            options follow as `--method.NAME VALUE`.
+        out: Folder for config.yaml, records.jsonl, model.safetensors and report.html.
+        resume: Go on with the run in the folder, from its last checkpoint.
+        overwrite: Delete the run in the folder first.
+        dry_run: Train for a few steps, say what time and memory the run would take, and write
+            nothing.
+        **training: Fields of `TrainingArguments`.
+
+    Raises:
+        GmixoutError: A setting, the folder or the data is wrong, or the loss is not finite.
+    """
+    # None, not gmixout itself: the parser would give its options to whatever method is chosen
+    method = method or get_method(DEFAULT_METHOD)
+    if method.several_runs:
+        raise ConfigError(
+            f"method {method.name} makes one model of several runs, and finetune trains one: use "
+            f"`gmixout compare --methods {method.name}`, or `gmixout soup` on runs that you have"
+        )
+    arguments = TrainingArguments(**training)
+    task = Task(benchmark, model, head, corruptions, corruption_share, arguments.num_workers)
+    loaded = task.load()
+    config = {**task.plain(), "method": spec_of(method), **arguments.plain()}
+    job = Job(task, method.trained, arguments)
+    job.check()
+    if dry_run:
+        grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out, workers=1)
+        estimate(grid, [method])
+        return []
+    tell(loaded)
+    with run_folder(out, config, resume, overwrite, arguments.conduct(), task):
+        log = RunFolder(out).log
+        if job.is_finished(out, log):
+            say(f"The run in {out} is finished; nothing was trained.")
+            return present(out)
+        with bars() as progress, few_threads(loaded.pretrained.model):
+            bar = RunBar(progress, job.title, arguments.steps)
+            finetuned, run = job.obtain(out, log, bar.advance)
+            chosen = id_validation.choose(job.record(method, finetuned, run, log))
+        for options, state, _ in method.models(job.pretrained(), job.runs(finetuned)):
+            if options == chosen.method.spelled:
+                save_model(RunFolder(out).model, state, about_model(chosen) | task.about())
+        job.finish(out)
+        if chosen.below_start:
+            say(f"{job.title} {chosen.below_start}")
+        return present(out)

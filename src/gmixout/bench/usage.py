@@ -1,0 +1,116 @@
+"""What `--help` prints, from typed signatures and docstrings."""
+
+import argparse
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+from gmixout.bench.options import REQUIRED, Option, options_of, subject_of, texts_of
+from gmixout.bench.words import known, spelled
+from gmixout.named import Named, plain
+
+COMMON = {
+    "--config FILE": "Settings in YAML, or the name of a config of ours; words win over it.",
+    "--print-config": "Print all settings as YAML and exit.",
+    "--allow MODULE": "Code of your own that files may name: my_module, or my_module:Name.",
+    "--debug": "Show the traceback of an error.",
+    "-h, --help": "Print this and exit.",
+}
+"""Options of every command."""
+
+
+def help_of(title: str, owner: Callable[..., Any], prefix: str = "--") -> str:
+    """Return the help of a command, a method or a data set.
+
+    Args:
+        title: What is typed: `gmixout compare`, `--method gmixout`.
+        owner: The function or class.
+        prefix: What stands before the name of each option.
+    """
+    first = subject_of(options_of(owner))
+    subject = f"{first.upper()} " if first and prefix == "--" else ""
+    parser = argparse.ArgumentParser(
+        prog=title,
+        usage=f"{title} {subject}[--OPTION VALUE ...]",
+        description=_summary(owner),
+        add_help=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
+    )
+    texts, groups = texts_of(owner), {}
+    for option in options_of(owner).values():
+        if option.section not in groups:
+            groups[option.section] = parser.add_argument_group(option.section or "options")
+        text = texts.get(option.name, "")
+        _add(groups[option.section], _spelled(option, prefix), f"{text} {_about(option)}")
+    if not isinstance(owner, type):
+        common = parser.add_argument_group("of every command")
+        for words, text in COMMON.items():
+            _add(common, words, text)
+    return parser.format_help()
+
+
+def _add(group: Any, words: str, text: str) -> None:
+    """Adds a line to the help, whose words are never parsed."""
+    *flags, last = words.split(", ")
+    flag, _, metavar = last.partition(" ")
+    value = {"metavar": metavar} if metavar else {"action": "store_true"}
+    group.add_argument(*flags, flag, help=text.replace("%", "%%").strip(), **value)
+
+
+def _summary(owner: Any) -> str:
+    """The docstring without its sections."""
+    text = inspect.getdoc(owner) or ""
+    return " ".join(text.partition("\nArgs:")[0].partition("\nRaises:")[0].split())
+
+
+def _spelled(option: Option, prefix: str) -> str:
+    """An option as it is typed."""
+    name = spelled(option.name) if prefix == "--" else option.name
+    if option.is_switch:
+        return f"{prefix}{name}, {prefix}no-{name}" if prefix == "--" else f"{prefix}{name} BOOL"
+    if option.is_dict:
+        return f"{prefix}{name}.NAME {_metavar(option.at('NAME'))}"
+    return f"{prefix}{name} {_metavar(option)}"
+
+
+def _metavar(option: Option) -> str:
+    """What stands for the value."""
+    if option.named:
+        kind = "NAME"
+    else:
+        kinds = [entry for entry in option.entries if entry is not NoneType]
+        kind = "|".join(dict.fromkeys(map(_kind, kinds)))
+    return f"{kind},..." if option.is_list else kind
+
+
+def _kind(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    return {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(kind, "VALUE")
+
+
+def _about(option: Option) -> str:
+    """The default, and the names that there are."""
+    about = []
+    if option.default is REQUIRED:
+        about.append("required")
+    elif option.default is not None:
+        value = plain(option.default)
+        if isinstance(option.default, Named):
+            value = str(option.default)
+        if isinstance(value, list):
+            value = ",".join(map(str, value))
+        about.append(f"default: {str(value).lower() if option.is_switch else value}")
+    if option.named:
+        about.append(f"there are: {', '.join(known(option.named))}")
+    return f"({'; '.join(about)})" if about else ""
+
+
+def config_of(options: Mapping[str, Option], values: Mapping[str, Any]) -> str:
+    """Return all settings of a command as YAML that `--config` takes."""
+    every = {name: values.get(name, option.default) for name, option in options.items()}
+    return yaml.safe_dump(plain(every), sort_keys=False)

@@ -1,0 +1,486 @@
+"""The words of a command line, and config files, as the values of a command's options."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import chain
+from pathlib import Path
+from typing import Any, get_origin
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from gmixout.bench.configs import read_config, read_yaml, yaml_value
+from gmixout.bench.options import REQUIRED, Option, matching, options_of
+from gmixout.bench.benchmarks import check_benchmark_name
+from gmixout.data import SOURCES, Source
+from gmixout.errors import ConfigError
+from gmixout.methods import DEFAULT_METHOD, METHODS, Method, get_method
+from gmixout.methods.beside import beside
+from gmixout.named import (
+    Named,
+    allowing,
+    changed,
+    check_class,
+    class_named,
+    from_spec,
+    is_import_path,
+    own_name,
+    own_object,
+    specs_of,
+)
+from gmixout.settings import described, shown
+
+Given = Sequence[tuple[str, Sequence[str]]]
+"""Options as typed, with `_` for `-`, and the words that follow each."""
+
+# Values are parsed by jsonargparse, which could import what they name: classes are ours to find
+set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
+
+
+@dataclass
+class Spec:
+    """A method, data set or the like that is not made yet."""
+
+    kind: type[Named]
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def called(base: type[Named]) -> str:
+    """Return the word for the objects of a base class: `method`, `data set`."""
+    return "data set" if base is Source else base.__name__.lower()
+
+
+def known(base: type[Named]) -> list[str]:
+    """Return the names of all that a base class has in its table."""
+    return [*(METHODS if base is Method else base._table)]
+
+
+def split(words: Iterable[str], subject: str = "") -> list[tuple[str, list[str]]]:
+    """Return each option's name and the words that follow it.
+
+    Args:
+        words: The words after a command's name.
+        subject: The option that the words before all others stand for.
+
+    Example:
+        >>> split(["a", "b", "--batch-size=8", "--seeds", "0", "1"], "folders")
+        [('folders', ['a', 'b']), ('batch_size', ['8']), ('seeds', ['0', '1'])]
+    """
+    found: list[tuple[str, list[str]]] = [(subject, [])]
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            found.append((name.replace("-", "_"), [value] if equals else []))
+        elif word == "-h":
+            found.append(("help", []))
+        else:
+            found[-1][1].append(word)
+    return found if found[0][1] else found[1:]
+
+
+def without_allow(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take `--allow` out of a command's words; return the others, and what is allowed.
+
+    Example:
+        >>> without_allow(["evaluate", "runs/one", "--allow", "mine,lib.sub:Method"])
+        (['evaluate', 'runs/one'], ['mine', 'lib.sub:Method'])
+    """
+    others, allowed, left = [], [], iter(words)
+    for word in left:
+        if word != "--allow" and not word.startswith("--allow="):
+            others.append(word)
+            continue
+        names = word.partition("=")[2] or next(left, "")
+        allowed += [name.strip() for name in names.split(",")]
+    if not all(allowed):
+        raise ConfigError("--allow takes modules of your own: --allow my_module,other:Name")
+    return others, allowed
+
+
+class Reading:
+    """Reads what was typed after a command, and the config files that it names.
+
+    - Words stand over config files, whose values stand over defaults.
+    - Where a list is expected, `0,1,2`, `0 1 2` and `[0,1,2]` are the same.
+    - A list's name may stand in the singular: `--train-domain photo`, `--seed 0`.
+    - A method, data set or the like is a name in our tables, with what stands beside it
+      (`gmixout+sam`), `module:Class` of the user's own, or a mapping of `class_path` and
+      `init_args`; its options follow as `--method.mask_rate 0.5`.
+    - The options of a data set need no prefix, and `--data-root` is its `root`.
+
+    Args:
+        options: Those of the command.
+        trust: Takes the modules of classes that were typed, which files may name from then on.
+    """
+
+    def __init__(self, options: Mapping[str, Option], trust: ExitStack) -> None:
+        self.options = options
+        self.trust = trust
+        self.values: dict[str, Any] = {}
+
+    def read(self, given: Given) -> dict[str, Any]:
+        """Return the values of the options that were given, of their types.
+
+        Raises:
+            ConfigError: An option is unknown, missing, or has a value that it does not take.
+        """
+        for name, texts in given:
+            for text in (texts or [""]) if name == "config" else ():
+                self._take_up(text)
+        self._check_root(given)
+        given = [(name, texts) for name, texts in given if name != "config"]
+        # what something is stands before its options: `--method.of mixout --method.of.mask_rate 1`
+        given = sorted(given, key=lambda each: (not self._names(each[0]), each[0].count(".")))
+        for name, texts in given:
+            self._place(name, texts)
+        return made(self.options, self.values)
+
+    def kind(self, name: str, texts: Sequence[str]) -> type[Named]:
+        """Return the class that `--method.help NAME` asks about."""
+        option = matching(self.options, name)
+        if option is None or option.named is None:
+            raise self._unknown(f"{name}.help", texts)
+        found = self._spec(option, texts[0] if texts else option.default, by_hand=bool(texts))
+        if isinstance(found, Spec):
+            return found.kind
+        if isinstance(found, Named):
+            return type(found)
+        raise ConfigError(f"--{name}.help takes a name: {', '.join(known(option.named))}")
+
+    def _names(self, name: str) -> bool:
+        option = matching(self.options, name)
+        return option is not None and option.named is not None
+
+    def _take_up(self, config: str) -> None:
+        """Takes the values of a config file, which may stand below the names of their parts."""
+        held = read_config(config)
+        for part in {option.section for option in self.options.values()} & held.keys():
+            inside = held.pop(part)
+            if not isinstance(inside, dict) or inside.keys() & held.keys():
+                raise ConfigError(f"{config}: {part} must hold settings that stand there alone")
+            for name in inside:
+                if getattr(self.options.get(name), "section", None) != part:
+                    raise ConfigError(f"{config}: {name} is not a setting of {part}")
+            held |= inside
+        for name, value in held.items():
+            if name not in self.options:
+                raise ConfigError(f"{config}: {self._unknown(name, ())}")
+            self.values[name] = self._value(self.options[name], value)
+
+    @property
+    def _data(self) -> Spec | None:
+        """The data set, whose options need no prefix."""
+        specs = (each for each in self.values.values() if isinstance(each, Spec))
+        return next((each for each in specs if issubclass(each.kind, Source)), None)
+
+    def _place(self, name: str, texts: Sequence[str]) -> None:
+        """Takes one option with its words."""
+        typed, data, own = f"--{name}", self._data, "root" if name == "data_root" else name
+        head, _, rest = name.partition(".")
+        if not name:
+            raise ConfigError(f"{' '.join(texts)!r:.80}: options start with --")
+        if data is not None and matching(options_of(data.kind), own):
+            self._put(data, own, texts, typed)
+        elif option := matching(self.options, name):
+            self.values[option.name] = self._worded(option, texts, typed)
+        elif (option := self.options.get(name.removeprefix("no_"))) and option.is_switch:
+            self.values[option.name] = False
+        elif rest and (option := matching(self.options, head)) and option.is_dict:
+            value = self._worded(option.at(rest), texts, typed)
+            self.values[option.name] = {**(self.values.get(option.name) or {}), rest: value}
+        elif rest and option and option.named and not option.is_list:
+            self.values[option.name] = self._begun(option, self.values.get(option.name))
+            self._put(self.values[option.name], rest, texts, typed)
+        else:
+            raise self._unknown(name, texts)
+
+    def _put(self, spec: Spec, name: str, texts: Sequence[str], typed: str) -> None:
+        """Sets an option of a method or the like, or of one among its options."""
+        first, _, rest = name.partition(".")
+        if issubclass(spec.kind, beside) and first not in options_of(spec.kind):
+            first, rest = "of", name  # of `gmixout+sam` they are gmixout's
+        option = matching(options_of(spec.kind), first)
+        if option is None or (rest and (option.is_list or not option.named)):
+            raise ConfigError(f"{typed}: {_no_option(spec, name)}")
+        if rest:
+            spec.values[option.name] = self._begun(option, spec.values.get(option.name))
+            self._put(spec.values[option.name], rest, texts, typed)
+        else:
+            spec.values[option.name] = self._worded(option, texts, typed)
+
+    def _begun(self, option: Option, held: Any) -> Spec:
+        """What options are added to: what stands there, or the default."""
+        if isinstance(held, Spec):
+            return held
+        usual = option.default if held is None else held
+        if usual is None and option.named is Method:
+            usual = get_method(DEFAULT_METHOD)
+        assert option.named is not None
+        if isinstance(usual, str):
+            usual = self._called(option, usual, by_hand=False)
+        if isinstance(usual, Spec):
+            return usual
+        if isinstance(usual, Named):
+            return Spec(type(usual), dict(changed(usual)))
+        raise ConfigError(
+            f"--{option.name}.NAME is an option of a {called(option.named)}: name that, too, with "
+            f"--{option.name} {'|'.join(known(option.named))}"
+        )
+
+    def _worded(self, option: Option, texts: Sequence[str], typed: str) -> Any:
+        """The value that words stand for, not yet of its type."""
+        if option.is_switch and not texts:
+            return True
+        if not any(texts):
+            raise ConfigError(f"{typed} needs a value")
+        if len(texts) > 1 and not option.is_list:
+            raise ConfigError(f"{typed} takes one value: {' '.join(texts)!r:.80} are {len(texts)}")
+        value: Any = texts[0]
+        if option.is_list and not (len(texts) == 1 and value in option.words):
+            value = _entries(texts, typed)
+        elif option.is_dict and value not in option.words:
+            value = yaml_value(value, typed)
+        return self._value(option, value, by_hand=True)
+
+    def _value(self, option: Option, value: Any, by_hand: bool = False) -> Any:
+        """A value with methods and the like in it as a `Spec`."""
+        if isinstance(value, str) and value in option.words:
+            return value
+        if option.is_list and isinstance(value, str):
+            value = _entries([value], option.name)
+        if option.named is None:
+            return value
+        if option.is_list and isinstance(value, list):
+            return [self._spec(option, each, by_hand) for each in value]
+        return self._spec(option, value, by_hand)
+
+    def _spec(self, option: Option, value: Any, by_hand: bool) -> Any:
+        """What a value names; None, and functions of the user's own, stay as they are.
+
+        Args:
+            option: The option that it is a value of.
+            value: A name, or a mapping of `class_path` and `init_args`.
+            by_hand: Whether the user typed it, so that it may be code of their own.
+        """
+        if isinstance(value, str) and value[:1] in ("{", "["):
+            value = yaml_value(value, f"--{option.name}")
+        elif isinstance(value, str) and os.path.isfile(value):
+            return self._spec(option, read_yaml(value), by_hand=False)
+        if value is None or isinstance(value, Named):
+            return value
+        if isinstance(value, str):
+            return self._called(option, value, by_hand)
+        path = value.get("class_path") if isinstance(value, Mapping) else None
+        options = (value.get("init_args") or {}) if isinstance(value, Mapping) else None
+        if not (isinstance(path, str) and isinstance(options, Mapping)) or (
+            value.keys() - {"class_path", "init_args"}
+        ):
+            what = called(option.named) if option.named else "value"
+            raise ConfigError(
+                f"{option.name}: {shown(value)} does not name a {what} and its options"
+            )
+        spec = self._called(option, path, by_hand)
+        if not options or not isinstance(spec, (Spec, Named)):
+            return spec
+        if isinstance(spec, Named):
+            spec = Spec(type(spec), dict(changed(spec)))
+        for name, each in options.items():
+            own = matching(options_of(spec.kind), name)
+            if own is None:
+                raise ConfigError(_no_option(spec, name))
+            spec.values[own.name] = self._value(own, each, by_hand)
+        return spec
+
+    def _called(self, option: Option, name: str, by_hand: bool) -> Any:
+        """What a name stands for, as a `Spec`; of a benchmark's own function the name."""
+        base = option.named
+        assert base is not None
+        if kind := base._table.get(own_name(name, base._table)):
+            return Spec(kind)
+        if any(mark in name for mark in "+("):
+            return self._composed(base, name, by_hand)
+        may_be_function = str in option.parts
+        if not is_import_path(name) or name.startswith("gmixout."):
+            if may_be_function:
+                check_benchmark_name(name)
+                return name
+            close = get_close_matches(name, known(base), 1)
+            raise ConfigError(
+                f"unknown {called(base)} {name!r:.80}; "
+                f"{f'did you mean {close[0]}? ' if close else ''}known {called(base)}s: "
+                f"{', '.join(known(base))}; or module:Class of your own"
+            )
+        if not by_hand:
+            if may_be_function and ":" in name:
+                check_benchmark_name(name)
+                return name
+            return Spec(class_named(name, base))
+        path, found = self._trusted(name), own_object(name)
+        if not may_be_function or isinstance(found, type):
+            return Spec(check_class(name, found, base))
+        if not callable(found):
+            raise ConfigError(f"{option.name} {name} is {found!r:.80}, not a function")
+        return path
+
+    def _composed(self, base: type[Named], name: str, by_hand: bool) -> Named:
+        """What `gmixout(mask_rate=0.5)+sam` names."""
+        specs = specs_of(name)
+        for spec in specs if by_hand else ():
+            if is_import_path(spec["class_path"]):
+                self._trusted(spec["class_path"])
+        if base is Method:
+            return get_method(name)
+        if len(specs) > 1:
+            raise ConfigError(f"{name!r:.80} is not a {called(base)}: + goes with methods")
+        return from_spec(specs[0], base)
+
+    def _trusted(self, name: str) -> str:
+        """Lets files name what was typed, and returns it as `module:Name`."""
+        module, colon, title = name.partition(":")
+        if not colon:
+            module, _, title = name.rpartition(".")
+        self.trust.enter_context(allowing([f"{module}:{title}"]))
+        return f"{module}:{title}"
+
+    def _check_root(self, given: Given) -> None:
+        """Says that a folder goes with a data set.
+
+        Raises:
+            ConfigError: A folder is given and no data set.
+        """
+        typed = dict(given)
+        if "data_root" not in typed or "data_root" in self.options or "config" in typed:
+            return
+        name = next(iter(typed.get("benchmark", typed.get("source", ()))), "")
+        if name not in SOURCES and not set(name) & set(".:{"):
+            said = f"{name!r:.80} is none" if name else "--benchmark names none"
+            raise ConfigError(
+                f"--data-root goes with a data set, and {said} of: {', '.join(SOURCES)}"
+            )
+
+    def _unknown(self, name: str, texts: Sequence[str]) -> ConfigError:
+        """An error that says what may have been meant by an option."""
+        said = " ".join([f"unknown option --{spelled(name)}", *texts])
+        last = name.rpartition(".")[2]
+        if any(option.named is Source for option in self.options.values()):
+            have = [n for n, kind in SOURCES.items() if matching(options_of(kind), last)]
+            if have and (data := self._data):
+                who = data.kind.__name__
+                return ConfigError(f"{said}; {who} has none of that name; {', '.join(have)} do")
+            if have:
+                return ConfigError(
+                    f"{said}; options of a data set go with its name, --benchmark NAME"
+                )
+        if "method" in self.options:
+            have = [n for n, kind in METHODS.items() if matching(options_of(kind), last)]
+            if have:
+                return ConfigError(
+                    f"{said}; options of a method are written --method.{last} ({', '.join(have)})"
+                )
+        every = {*chain(self.options, *map(options_of, SOURCES.values())), "config", "help"}
+        close = get_close_matches(name, {*every, "print_config", "allow", "debug"}, 3)
+        meant = " or ".join(f"--{spelled(each)}" for each in close)
+        return ConfigError(f"{said}; did you mean {meant}?" if close else said)
+
+
+def _no_option(spec: Spec, name: str) -> str:
+    options = ", ".join(options_of(spec.kind)) or "none"
+    return f"{spec.kind.__name__} has no option {name}; its options: {options}"
+
+
+def spelled(name: str) -> str:
+    """Return an option as people type it; the names of a class's own options are Python's."""
+    return name if "." in name else name.replace("_", "-")
+
+
+def _entries(texts: Sequence[str], typed: str) -> list[Any]:
+    """The entries of a list: `0,1,2`, `0 1 2` or `[0,1,2]`; names of files keep their commas."""
+    joined = ",".join(text.rstrip(",") for text in texts)
+    if joined.startswith("["):
+        held = yaml_value(joined, typed)
+        return held if isinstance(held, list) else [held]
+    if joined.startswith("{"):
+        return [yaml_value(joined, typed)]
+    pieces = chain.from_iterable([t] if os.path.exists(t) else _pieces(t) for t in texts)
+    if entries := [piece.strip() for piece in pieces if piece.strip()]:
+        return entries
+    raise ConfigError(f"{typed} {texts[0]!r:.80} names nothing")
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """What stands between commas, except those between parentheses."""
+    piece = ""
+    for part in text.split(","):
+        piece += part
+        if piece.count("(") > piece.count(")"):
+            piece += ","
+        else:
+            yield piece
+            piece = ""
+    yield piece
+
+
+def made(
+    options: Mapping[str, Option], values: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
+    """Return values of their types, and objects in place of each `Spec`.
+
+    Raises:
+        ConfigError: An option is missing, or a value is not of its type.
+    """
+    found = {}
+    for name, option in options.items():
+        if name in values:
+            found[name] = _fit(option, values[name], prefix)
+        elif option.default is REQUIRED:
+            raise _missing(option, prefix)
+    return found
+
+
+def _missing(option: Option, prefix: str) -> ConfigError:
+    if option.named:
+        what = called(option.named)
+        return ConfigError(f"name a {what}; known {what}s: {', '.join(known(option.named))}")
+    if option.name == "root":
+        return ConfigError("a data set needs its folder: --data-root DIR")
+    return ConfigError(f"--{spelled(prefix + option.name)} is required")
+
+
+def _fit(option: Option, value: Any, prefix: str) -> Any:
+    """A value of an option's type."""
+    if isinstance(value, list) and option.named:
+        entries = [_fit(option, each, prefix) for each in value]
+        return entries if any(get_origin(p) is list for p in option.parts) else tuple(entries)
+    if isinstance(value, Spec):
+        options = made(options_of(value.kind), value.values, f"{prefix}{option.name}.")
+        try:
+            return value.kind(**options)
+        except ConfigError:
+            raise
+        except Exception as error:  # the constructor of a class of the user's own
+            raise ConfigError(f"{value.kind.__name__} cannot be made: {error}") from error
+    if option.named and (value is None or isinstance(value, Named) or str in option.parts):
+        return value
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=option.kind)
+    try:
+        return parser.parse_object({"value": _scalars(option, value)})["value"]
+    except Exception as error:  # a value may be anything, and the parser foresees little
+        raise ConfigError(
+            f"--{spelled(prefix + option.name)} {shown(value)} must be {described(option.kind)}"
+        ) from error
+
+
+def _scalars(option: Option, value: Any) -> Any:
+    """A value with what YAML reads in its texts, where they are not to stay texts."""
+    if isinstance(value, list):
+        return [_scalars(option, each) for each in value]
+    if isinstance(value, dict) and option.is_dict:
+        return {name: _scalars(option.at(name), each) for name, each in value.items()}
+    if not isinstance(value, str):
+        return value
+    if value in option.words:
+        return None if value == "null" else value
+    return value if {str, Path} & {*option.entries} else yaml_value(value, option.name)

@@ -1,0 +1,59 @@
+"""What a step is taken on, from the data set to the loss."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import default_collate
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with what is known of them. Fields that nobody asked for are None.
+
+    `to` and `pin_memory` are what loaders and Accelerate call.
+    """
+
+    images: Tensor
+    """`[B, C, H, W]`, float."""
+    labels: Tensor
+    """`[B]`, int64: the class of each image before anything was mixed."""
+    shares: Tensor | None = None
+    """`[B, B]`: the share of each example (second axis) in each image's target; rows sum to 1.
+    None: each is itself."""
+    domains: Tensor | None = None
+    """`[B]`, int64: position of each image's domain among the training set's `group_names`."""
+    places: Tensor | None = None
+    """`[B]`, int64: position of each image in the training set."""
+    views: Tensor | None = None
+    """`[B, C, H, W]`: the same pictures, augmented a second time."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def targets(self, classes: int) -> Tensor:
+        """Return the target distribution of each image, `[B, classes]`."""
+        own = functional.one_hot(self.labels, classes)
+        if self.shares is None:
+            return own.to(self.images.dtype)
+        return self.shares @ own.to(self.shares.dtype)
+
+    def to(self, *where: Any, **how: Any) -> "Batch":
+        """Return the batch with every tensor's `to`."""
+        return self._each(lambda tensor: tensor.to(*where, **how))
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in memory that a GPU can copy from while it computes."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        present = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{n: change(t) for n, t in present.items() if t is not None})
+
+
+def collate(examples: Sequence[dict[str, Any]]) -> Batch:
+    """Make a batch of examples, which give `Batch`'s fields in the singular, without the s."""
+    columns = default_collate(list(examples))
+    return Batch(**{f"{name}s": column for name, column in columns.items()})

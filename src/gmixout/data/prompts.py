@@ -1,0 +1,71 @@
+"""The plain prompt of a zero-shot head, and how classes are called in prompts.
+
+Prompts of a data set are beside it, see `Source.prompts`.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from gmixout.errors import needs
+
+PLAIN = ("a photo of a {}.",)
+"""CLIP's default prompt (Radford et al. 2021, section 3.1.4)."""
+
+_SYNSET = re.compile(r"n\d{8}")
+
+_TWINS = {744: "projectile", 836: "sunglass"}
+"""OpenAI's list has "missile" and "sunglasses" twice; here the second names are WordNet's."""
+
+
+def class_texts(classes: Sequence[str]) -> tuple[str, ...]:
+    """What stands for each class in a prompt.
+
+    ImageNet's classes, as WordNet ids or as the 1000 WordNet names in their order, have the names
+    that OpenAI chose for CLIP; others are taken as they are, with spaces for underscores.
+    """
+    if is_imagenet(classes):
+        return tuple(_imagenet_texts().values())
+    known = _imagenet_texts() if any(map(_SYNSET.fullmatch, classes)) else {}
+    return tuple(known.get(name, name.replace("_", " ")) for name in classes)
+
+
+def is_imagenet(classes: Sequence[str]) -> bool:
+    """Whether these are the 1000 classes of ImageNet in their order, by any of their namings.
+
+    WordNet ids, WordNet names (all synonyms, "tench, Tinca tinca", or the first), or OpenAI's.
+    """
+    if len(classes) != 1000:
+        return False
+    with needs("timm", "vision"):
+        from timm.data.imagenet_info import ImageNetInfo
+    with needs("open_clip_torch", "vision"):
+        from open_clip import IMAGENET_CLASSNAMES
+    info: Any = ImageNetInfo("imagenet-1k")
+    given = _first_names(classes)
+    namings = (
+        info.label_names(),
+        info.label_descriptions(),
+        _distinct(IMAGENET_CLASSNAMES),
+        IMAGENET_CLASSNAMES,
+    )
+    return any(given == _first_names(names) for names in namings)
+
+
+def _first_names(names: Sequence[str]) -> list[str]:
+    """What stands before the first comma of each."""
+    return [name.partition(",")[0].strip() for name in names]
+
+
+def _imagenet_texts() -> dict[str, str]:
+    """OpenAI's name of each WordNet id of ImageNet, in ImageNet's order."""
+    with needs("timm", "vision"):
+        from timm.data.imagenet_info import ImageNetInfo
+    with needs("open_clip_torch", "vision"):
+        from open_clip import IMAGENET_CLASSNAMES
+    info: Any = ImageNetInfo("imagenet-1k")
+    return dict(zip(info.label_names(), _distinct(IMAGENET_CLASSNAMES), strict=True))
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_TWINS.get(label, name) for label, name in enumerate(names))

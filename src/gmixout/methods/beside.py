@@ -1,0 +1,69 @@
+"""A method with regularizers beside it, written `gmixout+regmixup+sam`."""
+
+from dataclasses import dataclass, field, replace
+
+from gmixout.errors import ConfigError
+from gmixout.methods.base import Finetuning, Method
+from gmixout.methods.full import full
+from gmixout.models.pretrained import Pretrained
+from gmixout.regularizers import Regularizer
+from gmixout.settings import require
+
+
+@dataclass(frozen=True)
+class beside(Method):
+    """A method in whose training runs regularizers act.
+
+    Args:
+        of: The method that is trained.
+        adds: What acts, in this order.
+    """
+
+    of: Method = field(default_factory=full)
+    adds: tuple[Regularizer, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is not trained itself, nothing to add, and the same thing twice."""
+        super().__post_init__()
+        trained = "a method that is trained itself and has no regularizers yet"
+        require(self, "of", self.of.trained == self.of and not self.of.regularizers, trained)
+        names = [each.name for each in self.adds]
+        require(self, "adds", bool(names), "one or more regularizers")
+        require(self, "adds", len({*names}) == len(names), "regularizers that differ")
+
+    @property
+    def name(self) -> str:
+        """The names of all parts, as a user types them."""
+        return "+".join(each.name for each in (self.of, *self.adds))
+
+    @property
+    def regularizers(self) -> tuple[Regularizer, ...]:
+        """What acts beside the method."""
+        return self.adds
+
+    def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
+        """Starts the method."""
+        return self.of.start(pretrained, seed)
+
+    def __str__(self) -> str:
+        """Returns all parts with their unusual options."""
+        return "+".join(map(str, (self.of, *self.adds)))
+
+
+def with_beside(method: Method, adds: tuple[Regularizer, ...]) -> Method:
+    """Return a method in whose training runs regularizers act.
+
+    Of a method that is built on the runs of another one it is that one's runs: `wise_ft+sam`
+    interpolates to what full finetuning with SAM gives.
+
+    Raises:
+        ConfigError: The method trains nothing.
+    """
+    if not adds:
+        return method
+    trained = method.trained
+    if trained is None:
+        raise ConfigError(f"{method} trains nothing: {adds[0].name} cannot act beside it")
+    if trained == method:
+        return beside(method, adds)
+    return replace(method, of=beside(trained, adds))  # type: ignore[type-var]

@@ -1,0 +1,50 @@
+"""The small model of the digits benchmark, which comes with the package."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from gmixout.errors import needs
+from gmixout.models.pretrained import Pretrained
+
+WEIGHTS = Path(__file__).with_name("digits_vit.safetensors")
+
+
+def architecture() -> nn.Module:
+    """The vision transformer with new weights, drawn from torch's global generator."""
+    with needs("timm", "vision"):
+        from timm.models import VisionTransformer
+    return VisionTransformer(
+        img_size=28,
+        patch_size=7,
+        in_chans=1,
+        num_classes=10,
+        embed_dim=96,
+        depth=4,
+        num_heads=4,
+    )
+
+
+def digits_vit() -> Pretrained:
+    """Load a vision transformer of 0.45 M parameters that reads drawn digits.
+
+    Pretrained by `benchmarks/pretrain_digits.py` on `gmixout.data.glyphs.PRETRAINING_FONTS`; its
+    log is `benchmarks/results/pretrain_digits.log`. It takes grey images `[1, 28, 28]` in [0, 1].
+
+    Raises:
+        ConfigError: timm is not installed.
+    """
+    # The new weights are overwritten at once: the draws for them must not move anybody's generator.
+    with torch.random.fork_rng(devices=[]):
+        model = architecture()
+    model.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
+    return Pretrained(
+        model=model.eval(),
+        head="head",
+        classes=tuple("0123456789"),
+        head_from="pretrained",
+        name="digits_vit",
+        description="weights: benchmarks/pretrain_digits.py; the pretrained classifier",
+    )

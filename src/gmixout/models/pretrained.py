@@ -1,0 +1,141 @@
+"""A pretrained model, what a library is asked for one, and the heads that all of them share."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from gmixout.core.selection import find_head
+from gmixout.errors import ConfigError
+
+HeadFrom: TypeAlias = Literal["zero_shot", "pretrained", "random", "linear_probe"]
+
+
+def as_it_is(image: Any) -> Tensor:
+    """Return an image that is the model's input already."""
+    assert isinstance(image, Tensor)
+    return image
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretrained model with a head for some classes, and the images that it wants to see.
+
+    A model of your own needs the first three fields; the others describe what a library loads.
+
+    Raises:
+        ConfigError: `head` is not in the model, or there are no classes.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> start = Pretrained(model, head="3", classes=("no", "yes"))
+        >>> start.heads
+        ('3',)
+        >>> start.copy().model is start.model
+        False
+    """
+
+    model: nn.Module
+    """Images `[B, C, H, W]` to logits `[B, classes]`; eval mode, float32, on the CPU until it is
+    trained."""
+    head: str | tuple[str, ...]
+    """Name of the layer in `model` that scores the classes, of several layers all names; `()`: the
+    model has no layer of its own for it."""
+    classes: tuple[str, ...]
+    """Class names; logits come in this order."""
+    transform: Callable[[Any], Tensor] = as_it_is
+    """The checkpoint's own preprocessing for evaluation: an RGB picture to `[3, H, W]`."""
+    size: tuple[int, int] | None = None
+    """Height and width of the model's input, in pixels."""
+    mean: tuple[float, float, float] | None = None
+    """What is subtracted from each channel of a picture in [0, 1]."""
+    std: tuple[float, float, float] | None = None
+    """What the channels are divided by then."""
+    interpolation: str | None = None
+    """How pictures are resized: bicubic, bilinear, ..."""
+    head_from: HeadFrom = "pretrained"
+    """Where the weights of the head come from."""
+    name: str = "own"
+    """The name it was asked for by."""
+    description: str = ""
+    """Where weights and head come from; the licence, where the library knows it."""
+
+    def __post_init__(self) -> None:
+        """Check that the head is in the model."""
+        find_head(self.model, self.head)
+        if isinstance(self.classes, str) or not self.classes:
+            raise ConfigError(f"classes={self.classes!r} must be a tuple of class names")
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of all layers that score the classes."""
+        return (self.head,) if isinstance(self.head, str) else tuple(self.head)
+
+    def copy(self) -> "Pretrained":
+        """Return the same with a copy of the model, which may be changed."""
+        return replace(self, model=copy.deepcopy(self.model))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a family is asked to load; see `load_pretrained`."""
+
+    name: str
+    source: str
+    """What the library knows the model by: a name, or a local folder."""
+    weights: Path | None
+    """Local weights; they exist."""
+    classes: tuple[str, ...]
+    head: Literal["zero_shot", "random"] | None
+    templates: tuple[str, ...] | None
+    seed: int
+    device: torch.device
+
+    @property
+    def folder(self) -> Path | None:
+        """The source, where it is a local folder."""
+        path = Path(self.source).expanduser()
+        return path if path.is_dir() else None
+
+    def refuse_zero_shot(self) -> None:
+        """Refuses a zero-shot head, for a model without a text tower.
+
+        Raises:
+            ConfigError: One was asked for.
+        """
+        if self.head == "zero_shot":
+            raise ConfigError(
+                f"head=zero_shot: {self.name} has no text tower to make a head of. Use head=random "
+                "(and probe it first), or a CLIP model such as open_clip:ViT-B-16/openai"
+            )
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Models are built on random numbers of their own; the global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # manual_seed would seed the generators of GPUs, too
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def draw_head(layer: nn.Module, seed: int) -> None:
+    """Gives a classifier random weights: uniform within `1/sqrt(fan_in)`, biases zero.
+
+    Args:
+        layer: Has `weight` `[classes, ...]`, and perhaps a `bias`.
+        seed: The draw depends on nothing else.
+    """
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    bound = weight[0].numel() ** -0.5
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
+        if isinstance(bias, Tensor):
+            bias.zero_()

@@ -1,0 +1,30 @@
+"""What acts beside any method: a file each, and one table of them."""
+
+from gmixout.regularizers import cutmix, group_dro, mixing, mixup, regmixup, sam, teacher
+from gmixout.regularizers.base import Beginning, Hooks, Regularizer, Seen, Sites, Step, Weights
+
+__all__ = [
+    "REGULARIZERS",
+    "Beginning",
+    "Hooks",
+    "Regularizer",
+    "Seen",
+    "Sites",
+    "Step",
+    "Weights",
+]
+
+REGULARIZERS: dict[str, type[Regularizer]] = {
+    regularizer.__name__: regularizer
+    for regularizer in (
+        mixup.mixup,
+        cutmix.cutmix,
+        mixing.mixing,
+        regmixup.regmixup,
+        sam.sam,
+        group_dro.group_dro,
+        teacher.teacher,
+    )
+}
+
+Regularizer._table = REGULARIZERS

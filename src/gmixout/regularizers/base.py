@@ -1,0 +1,170 @@
+"""What acts beside any method: on what is seen, inside the net, on the loss, on the gradients."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+from torch import Tensor, nn
+
+from gmixout.data.batch import Batch
+from gmixout.named import Named
+from gmixout.settings import check_settings
+
+Sites: TypeAlias = Mapping[str, Callable[[Tensor], Tensor]]
+"""By the names of modules, what becomes of their outputs in one pass."""
+
+
+class Seen(Protocol):
+    """What one pass of a batch through the model gave."""
+
+    batch: Batch
+    logits: Tensor
+    """`[B, classes]`."""
+
+    @property
+    def features(self) -> Tensor:
+        """What the head was given, `[B, ...]`; for regularizers that ask for "features"."""
+
+    @property
+    def losses(self) -> Tensor:
+        """The loss of each example, `[B]`."""
+
+    def mean(self) -> Tensor:
+        """Return the mean of `losses`."""
+
+
+class Step(Protocol):
+    """One optimizer step, as the hooks see it."""
+
+    number: int
+    """From 0."""
+    steps: int
+    """Optimizer steps of the whole run."""
+    passes: int
+    """Times that the loss of this step was asked for before: 0 at first, 1 in SAM's second pass."""
+
+    def forward(self, batch: Batch) -> Seen:
+        """Pass another batch through the model as it is trained, with gradient."""
+
+    def pretrained(self, batch: Batch) -> Tensor:
+        """Return the pretrained model's logits, `[B, classes]`: eval mode, no gradient.
+
+        For regularizers that ask for "pretrained", as it takes a copy of the model.
+        """
+
+    def draws(self, kind: str) -> AbstractContextManager[None]:
+        """Make torch's CPU generator a function of run's seed, kind and step inside."""
+
+
+class Weights(Protocol):
+    """What is trained, for rules that move it between two passes."""
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """All trained parameters."""
+
+    def write(self) -> None:
+        """Let the model see values that were moved by hand: masked ones lie outside of it."""
+
+
+class Hooks:
+    """What acts in a step. Each hook does nothing here; a regularizer overrides the few it needs.
+
+    They are called in this order. Of all regularizers of a run, at most one may override `risk`,
+    and at most one `gradients`.
+    """
+
+    def batch(self, batch: Batch, step: Step) -> Batch:
+        """Return what is seen in place of a batch."""
+        del step
+        return batch
+
+    def inside(self, batch: Batch, step: Step) -> tuple[Batch, Sites]:
+        """Return the batch, whose targets may change, and what becomes of modules' outputs."""
+        del step
+        return batch, {}
+
+    def risk(self, seen: Seen, step: Step) -> Tensor:
+        """Return one number for the losses of all examples."""
+        del step
+        return seen.mean()
+
+    def term(self, seen: Seen, step: Step) -> Tensor | None:
+        """Return what is added to the risk, a scalar; None: nothing in this step."""
+        del seen, step
+        return None
+
+    def gradients(self, loss: Callable[[], Tensor], weights: Weights) -> Tensor:
+        """Leave the gradients that the optimizer is to use, and return the loss to report.
+
+        Args:
+            loss: Runs the passes of the step and backward, which adds to the gradients, and returns
+                the loss, detached. Every call repeats the first one's random draws.
+            weights: What is trained; its gradients are None before the first call.
+        """
+        del weights
+        return loss()
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Return what is trained beside the model, at the head's rate, and not kept after it."""
+        return ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what an exact resume needs: tensors and plain values, of the same form always."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        del state
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a regularizer may look at when training begins."""
+
+    model: nn.Module
+    """The pretrained model, on the training device; the method is not on it yet."""
+    heads: tuple[str, ...]
+    """Names of the modules that score the classes."""
+    domains: tuple[str, ...]
+    """Names of the training set's domains; empty if it has none."""
+    seed: int
+
+
+class Regularizer(Named, Hooks):
+    """A regularizer and its options.
+
+    Subclasses are frozen dataclasses, named the way a user types it (`--methods gmixout+NAME`). One
+    without state of its own overrides hooks; another one returns an object with hooks from `start`.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from gmixout.regularizers import Regularizer
+        >>> @dataclass(frozen=True)
+        ... class spectral_decoupling(Regularizer):
+        ...     weight: float = 0.1
+        ...
+        ...     def term(self, seen, step):
+        ...         return self.weight * seen.logits.pow(2).mean()
+        >>> print(spectral_decoupling(weight=0.2))
+        spectral_decoupling(weight=0.2)
+    """
+
+    asks: ClassVar[frozenset[str]] = frozenset()
+    """What it needs, of: "domains", "places" and "views" in the batch, "features", "pretrained"."""
+    soft: ClassVar[bool] = False
+    """Whether it mixes labels."""
+
+    def __post_init__(self) -> None:
+        """Check the options against their annotations; subclasses add their ranges."""
+        check_settings(self)
+
+    def start(self, beginning: Beginning) -> Hooks:
+        """Return what acts during one run.
+
+        Raises:
+            ConfigError: The options do not go with the model or the data.
+        """
+        del beginning
+        return self

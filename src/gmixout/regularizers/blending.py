@@ -1,0 +1,53 @@
+"""What batch mixing shares: which example is blended with which, and how their targets follow."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gmixout.data.batch import Batch
+
+
+def blend(
+    batch: Batch, partners: Tensor, share: float | Tensor, of: float | Tensor | None = None
+) -> Batch:
+    """Return a batch of which each image is its own by a share, and its partner's by the rest.
+
+    Args:
+        batch: May be blended already.
+        partners: `[B]`, positions in the batch.
+        share: Of the own image: a number, `[B]`, or a mask of ones and zeros that goes with the
+            images, `[1 or B, 1, H, W]`.
+        of: Of the own target, a number or `[B]`, where it is not `share`: a mask's mean.
+
+    Returns:
+        The batch with its images and `shares`.
+    """
+    own = share
+    if isinstance(share, Tensor) and share.dim() == 1:
+        own = share.view(-1, *[1] * (batch.images.dim() - 1))
+    images = batch.images[partners] * (1 - own) + batch.images * own
+    weight = share if of is None else of
+    if isinstance(weight, Tensor):
+        weight = weight.to(images)[:, None]
+    each = torch.eye(len(batch), dtype=images.dtype, device=images.device)
+    shares = each[partners] * (1 - weight) + each * weight
+    if batch.shares is not None:
+        shares = shares @ batch.shares
+    return replace(batch, images=images, shares=shares)
+
+
+def next_one(batch: Batch) -> Tensor:
+    """Return the pairing of torchvision, `[B]`: each with the one before it, the first the last."""
+    return torch.arange(len(batch), device=batch.labels.device).roll(1)
+
+
+def anyone(batch: Batch) -> Tensor:
+    """Return a random permutation, `[B]`, of torch's CPU generator."""
+    return torch.randperm(len(batch)).to(batch.labels.device)
+
+
+def beta(concentration: float) -> float:
+    """Draw a share from Beta(concentration, concentration), from torch's CPU generator."""
+    parameter = torch.tensor([concentration])
+    return float(torch.distributions.Beta(parameter, parameter).sample())

@@ -1,0 +1,281 @@
+"""How one step comes to its loss and its gradients: batch, passes, risk, terms, backward."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from gmixout.data.batch import Batch
+from gmixout.draws import draws_of
+from gmixout.errors import ConfigError, StateError
+from gmixout.losses import Loss
+from gmixout.regularizers import Beginning, Hooks, Regularizer, Weights
+from gmixout.training.arguments import TrainingArguments
+from gmixout.training.augmentation import Augmented
+
+
+def check_regularizers(
+    regularizers: Sequence[Regularizer], dataset: Dataset[Any], arguments: TrainingArguments
+) -> None:
+    """Find out before training whether regularizers go together, with the data and the settings.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    names = [each.name for each in regularizers]
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"regularizer {', '.join(double)} is there twice; once is allowed")
+    Augmented(dataset, arguments, asks_of(regularizers))
+
+
+def asks_of(regularizers: Sequence[Regularizer]) -> frozenset[str]:
+    """Return what any of the regularizers asks for."""
+    return frozenset().union(*(each.asks for each in regularizers))
+
+
+@dataclass
+class _Seen:
+    """See `regularizers.Seen`."""
+
+    batch: Batch
+    logits: Tensor
+    loss: Loss
+    given: Tensor | None
+
+    @property
+    def features(self) -> Tensor:
+        if self.given is None:
+            raise ConfigError(
+                "the input of the classifier was not seen in the forward pass: the method has put "
+                "another module in the place of the model's head"
+            )
+        return self.given
+
+    @cached_property
+    def losses(self) -> Tensor:
+        return self.loss.each(self.logits, self.batch)
+
+    def mean(self) -> Tensor:
+        return self.loss.mean(self.logits, self.batch)
+
+
+class Passes:
+    """The model of a run and all that acts on its steps.
+
+    Made in two parts: before a method is put on the model, which regularizers want to see as it
+    was pretrained, and `ready` with what is trained then.
+
+    Args:
+        accelerator: Runs backward.
+        model: The pretrained model, on the training device.
+        heads: Names of the modules that score the classes.
+        dataset: What is trained on.
+        regularizers: What acts, in this order.
+        arguments: The settings.
+
+    Raises:
+        ConfigError: Two regularizers make the risk or the gradients, or one of them does not go
+            with the model, the data or the settings.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        heads: tuple[str, ...],
+        dataset: Dataset[Any],
+        regularizers: Sequence[Regularizer],
+        arguments: TrainingArguments,
+    ) -> None:
+        self._accelerator, self._arguments = accelerator, arguments
+        self._plain = self._model = model
+        self._weights: Weights | None = None
+        self._loss = arguments.criterion.start(dataset)
+        domains = tuple(map(str, getattr(dataset, "group_names", ())))
+        beginning = Beginning(model, heads, domains, arguments.seed)
+        self._hooks: list[Hooks] = [each.start(beginning) for each in regularizers]
+        names = [each.name for each in regularizers]
+        self._risk = _only("risk", names, self._hooks)
+        self._gradients = _only("gradients", names, self._hooks)
+        if self._gradients is not None and arguments.mixed_precision == "fp16":
+            raise ConfigError(
+                "a regularizer that makes the gradients of several backward passes does not go "
+                "with mixed_precision=fp16, whose loss is scaled: use bf16"
+            )
+        asks = asks_of(regularizers)
+        self._start = None
+        if "pretrained" in asks:
+            self._start = copy.deepcopy(model).eval().requires_grad_(False)
+        self._features: Tensor | None = None
+        if "features" in asks:
+            self._watch(model, heads)
+
+    def _watch(self, model: nn.Module, heads: tuple[str, ...]) -> None:
+        if not heads:
+            raise ConfigError("a regularizer asks for the input of the head; none was found")
+
+        def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self._features = inputs[0]
+
+        self._watching = model.get_submodule(heads[0]).register_forward_pre_hook(keep)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What regularizers train beside the model."""
+        return [parameter for hooks in self._hooks for parameter in hooks.parameters()]
+
+    def ready(self, model: nn.Module, weights: Weights) -> None:
+        """Take the model as it is trained, and what is trained."""
+        self._model, self._weights = model, weights
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        if hasattr(self, "_watching"):
+            self._watching.remove()
+
+    def take(self, batch: Batch, number: int) -> Tensor:
+        """Leave the gradients of a step, from none; return its loss, detached.
+
+        Args:
+            batch: What the loader gave.
+            number: Of the step, from 0.
+        """
+        step = _Step(self, number)
+        for hooks in self._hooks:
+            batch = hooks.batch(batch, step)
+        sites: dict[str, list[Callable[[Tensor], Tensor]]] = {}
+        for hooks in self._hooks:
+            batch, changes = hooks.inside(batch, step)
+            for name, change in changes.items():
+                sites.setdefault(name, []).append(change)
+        loss = _Loss(self, batch, sites, step)
+        if self._gradients is None:
+            return loss()
+        assert self._weights is not None
+        return self._gradients.gradients(loss, self._weights)
+
+    def forward(self, batch: Batch) -> _Seen:
+        """Pass a batch through the model as it is trained."""
+        self._features = None
+        logits = self._model(batch.images)
+        return _Seen(batch, logits, self._loss, self._features)
+
+    def pretrained(self, batch: Batch) -> Tensor:
+        """Return the pretrained model's logits."""
+        if self._start is None:
+            raise ConfigError('a regularizer that uses step.pretrained must ask for "pretrained"')
+        with torch.no_grad(), self._accelerator.autocast():
+            logits: Tensor = self._start(batch.images)
+            return logits
+
+    def loss(self, batch: Batch, sites: Mapping[str, Any], step: "_Step") -> Tensor:
+        """Run the passes of a step, and backward."""
+        with _changed_inside(self._plain, sites):
+            seen = self.forward(batch)
+        total = seen.mean() if self._risk is None else self._risk.risk(seen, step)
+        for hooks in self._hooks:
+            term = hooks.term(seen, step)
+            if term is not None:
+                total = total + term
+        self._accelerator.backward(total)
+        return total.detach()
+
+    def draws(self, kind: str, number: int) -> AbstractContextManager[None]:
+        """Make torch's CPU generator a function of the run's seed, a kind and a step."""
+        return draws_of(self._arguments.seed, kind, number)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self._arguments.steps
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return the state of each regularizer."""
+        return [hooks.state_dict() for hooks in self._hooks]
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Take up what `state_dict` returned."""
+        if len(states) != len(self._hooks):
+            raise StateError(f"{len(states)} regularizers, and this run has {len(self._hooks)}")
+        for hooks, state in zip(self._hooks, states, strict=True):
+            hooks.load_state_dict(state)
+
+
+class _Step:
+    """See `regularizers.Step`."""
+
+    def __init__(self, of: Passes, number: int) -> None:
+        self._of, self.number, self.passes = of, number, 0
+        self.steps = of.steps
+        self.forward, self.pretrained = of.forward, of.pretrained
+
+    def draws(self, kind: str) -> AbstractContextManager[None]:
+        return self._of.draws(kind, self.number)
+
+
+class _Loss:
+    """The loss of a step, as often as it is asked for; all random draws are those of the first."""
+
+    def __init__(self, of: Passes, batch: Batch, sites: Mapping[str, Any], step: _Step) -> None:
+        self._of, self._batch, self._sites, self._step = of, batch, sites, step
+        self._device = batch.labels.device
+        self._random = self._states() if of._gradients is not None else ()
+
+    def _states(self) -> tuple[Tensor, ...]:
+        on_gpu = self._device.type == "cuda"
+        own = (torch.cuda.get_rng_state(self._device),) if on_gpu else ()
+        return (torch.get_rng_state(), *own)
+
+    def __call__(self) -> Tensor:
+        if self._step.passes:
+            cpu, *gpu = self._random
+            torch.set_rng_state(cpu)
+            for state in gpu:
+                torch.cuda.set_rng_state(state, self._device)
+        loss = self._of.loss(self._batch, self._sites, self._step)
+        self._step.passes += 1
+        return loss
+
+
+@contextmanager
+def _changed_inside(model: nn.Module, sites: Mapping[str, Any]) -> Iterator[None]:
+    """Change the outputs of modules, by name, while the context lasts."""
+    handles = []
+    try:
+        for name, changes in sites.items():
+            module = model.get_submodule(name)
+            for change in changes:
+                hook = _output_through(change)
+                handles.append(module.register_forward_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _output_through(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda module, inputs, output: change(output)
+
+
+def _only(hook: str, names: Sequence[str], hooks: Sequence[Hooks]) -> Hooks | None:
+    """The one that overrides a hook; None if nobody does.
+
+    Raises:
+        ConfigError: Several do.
+    """
+    ones = [
+        (name, each)
+        for name, each in zip(names, hooks, strict=True)
+        if getattr(type(each), hook) is not getattr(Hooks, hook)
+    ]
+    if len(ones) > 1:
+        several = ", ".join(name for name, _ in ones)
+        raise ConfigError(f"of {several} only one can act: each of them makes the {hook} of a step")
+    return ones[0][1] if ones else None
