@@ -373,6 +373,7 @@ def test_help_and_version(capsys):
     assert run("--help") == 0
     printed = capsys.readouterr().out
     assert all(command in printed for command in COMMANDS)
+    assert "check: Checks the files" in " ".join(printed.split())
     for command in COMMANDS:
         assert run(command, "--help") == 0
         capsys.readouterr()
@@ -385,6 +386,16 @@ def test_help_and_version(capsys):
     assert "--method.mask_rate" in printed
     assert "held at the anchor" in printed
     assert "--method.seed" not in printed
+    assert run("compare", "--regularizers.help", "sam") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert '--regularizers "sam(OPTION=VALUE, ...)"' in printed
+    assert "rho FLOAT Size of the step away" in printed
+    assert run("finetune", "--help") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for part in ("optimization:", "augmentation:", "conduct:", "of every command:"):
+        assert part in printed
+    assert "--batch-size INT Images a step. (default: 32)" in printed
+    assert "--flip, --no-flip Mirror" in printed
 
 
 def test_data_check_says_what_is_there_and_what_is_not(tmp_path, capsys):
@@ -525,6 +536,7 @@ TYPED = {
     "finetune --benchmark cifar10 --shift 10.1 --benchmark.root D": {
         "benchmark": SOURCES["cifar10"](Path("D"), shifts=("10.1",))
     },
+    "evaluate RUN --data-root null": {"model": Path("RUN"), "data_root": None},
     "evaluate RUN --data-root D": {"model": Path("RUN"), "data_root": Path("D")},
     "evaluate RUN --data-root D --benchmark imagenet": {
         "model": Path("RUN"),
@@ -538,6 +550,17 @@ def test_what_people_type_is_what_the_command_gets(line):
     found = values(line)
     assert found == TYPED[line]
     assert [*map(type, found.values())] == [type(TYPED[line][name]) for name in found]
+
+
+def test_names_of_files_keep_their_commas(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b", "c, d: [e]"):
+        (tmp_path / name).mkdir()
+    function = COMMANDS["report"].function
+    with ExitStack() as trust:
+        given = split(["a,b", "c, d: [e]", "x,y"], "folders")
+        found = Reading(options_of(function), trust).read(given)
+    assert found == {"folders": [Path("a,b"), Path("c, d: [e]"), Path("x"), Path("y")]}
 
 
 def parsed(capsys, *words: object) -> dict[str, object]:
@@ -709,15 +732,17 @@ def test_a_run_that_cannot_be_leaves_the_one_it_would_overwrite(tmp_path, capsys
     assert run(*TOY, "--steps", 3, "--out", tmp_path, "--overwrite") == 0
 
 
-def test_without_its_libraries_the_command_says_what_to_install(tmp_path):
-    (tmp_path / "jsonargparse.py").write_text("raise ModuleNotFoundError(name='jsonargparse')")
+@pytest.mark.parametrize("missing", ["yaml", "jsonargparse", "accelerate", "docstring_parser"])
+def test_without_its_libraries_the_command_says_what_to_install(missing, tmp_path):
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})")
+    words = ["finetune", "--help"] if missing == "docstring_parser" else ["doctor"]
     end = subprocess.run(
-        [sys.executable, "-m", "gmixout", "doctor"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-m", "gmixout", *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, SOURCE)))},
         capture_output=True,
         text=True,
         check=False,
     )
     assert end.returncode == 2
-    assert "jsonargparse; pip install 'gmixout[all]'" in end.stderr
+    assert f"{missing}; pip install 'gmixout[all]'" in end.stderr
     assert "Traceback" not in end.stderr

@@ -4,7 +4,7 @@ import argparse
 import ast
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -48,14 +48,12 @@ class Command:
         return self.function(**options)
 
 
-Commands: TypeAlias = dict[str, "Command | Commands"]
+Commands: TypeAlias = dict[str, "Command | dict[str, Command]"]
 COMMANDS: Commands = {}
 """The commands by their words; a word before others stands for several."""
 for typed, file in bench.COMMANDS.items():
-    *groups, last = typed.split()
-    place = COMMANDS
-    for group in groups:
-        place = place.setdefault(group, {})  # type: ignore[assignment]
+    group, _, last = typed.rpartition(" ")
+    place: Any = COMMANDS.setdefault(group, {}) if group else COMMANDS
     place[last] = Command(last, file)
 
 RESUMED = ("finetune", "compare", "sweep")
@@ -89,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt as error:
             from gmixout.training.interrupts import exit_code
 
-            way_on = "; the same command with --resume goes on." if words[0] in RESUMED else "."
+            resumes = {*words[:1]} & {*RESUMED}
+            way_on = "; the same command with --resume goes on." if resumes else "."
             stderr.print(f"gmixout: {str(error) or 'stopped'}{way_on}")
             return exit_code(error)
         except Exception as error:
@@ -115,6 +114,8 @@ def _known(error: Exception) -> Exception | None:
     """An error that a user can do something about; None if it is a mistake of ours."""
     if isinstance(error, WordsError):
         return error
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return ConfigError(f"the command line needs {error.name}; pip install 'gmixout[all]'")
     from gmixout.training.faults import explained
 
     return explained(error) or (error if isinstance(error, (GmixoutError, OSError)) else None)
@@ -122,7 +123,7 @@ def _known(error: Exception) -> Exception | None:
 
 def _command_of(words: Sequence[str]) -> tuple[Command, str, list[str]]:
     """A command, what is typed for it, and the words after that."""
-    found: Command | Commands = COMMANDS
+    found: Any = COMMANDS
     title, left = "gmixout", list(words)
     while isinstance(found, dict):
         word = left.pop(0) if left else ""
@@ -139,7 +140,7 @@ def _command_of(words: Sequence[str]) -> tuple[Command, str, list[str]]:
     return found, title, left
 
 
-def _overview(title: str, commands: Commands) -> str:
+def _overview(title: str, commands: Mapping[str, Any]) -> str:
     """The help of several commands."""
     parser = argparse.ArgumentParser(
         prog=title,
@@ -150,17 +151,18 @@ def _overview(title: str, commands: Commands) -> str:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     listed = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, command in commands.items():
-        listed.add_parser(
-            name, help=", ".join(command) if isinstance(command, dict) else command.summary
-        )
+        inside = command.items() if isinstance(command, dict) else [("", command)]
+        told = [f"{word}: {each.summary}".lstrip(": ") for word, each in inside]
+        listed.add_parser(name, help=" ".join(told))
     return parser.format_help()
 
 
 def _run(command: Command, title: str, words: Sequence[str]) -> None:
     """Understands the words after a command, and calls it."""
+    # not at the top: all of this imports torch, which takes longer than help and wrong words may
     function = command.function
     from gmixout.bench.options import options_of, subject_of
-    from gmixout.bench.usage import config_of, help_of
+    from gmixout.bench.usage import config_of, help_of, help_of_kind
     from gmixout.bench.words import Reading, split, without_allow
     from gmixout.named import allowing
     from gmixout.training.interrupts import stoppable
@@ -177,8 +179,7 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
             for name, texts in given:
                 if name.endswith(".help"):
                     name = name.removesuffix(".help")
-                    kind = reading.kind(name, texts)
-                    _end(help_of(f"--{name} {kind.__name__}", kind, f"--{name}."))
+                    _end(help_of_kind(name, reading.kind(name, texts), options))
             values = reading.read([each for each in given if each[0] != "print_config"])
         except ConfigError as error:
             raise WordsError(title, str(error)) from error

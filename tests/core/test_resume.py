@@ -164,7 +164,7 @@ WRONG = {
     },
     **{
         f"{part} {value!r:.20}": lambda s, part=part, value=value: {**s, part: value}
-        for part in ("config", "weights", "moments")
+        for part in ("config", "weights", "moments", "periods")
         for value in (3, "x", None, [1], {"x": 1}, {"hidden.weight": None}, torch.zeros(2))
     },
     **{

@@ -224,10 +224,13 @@ def test_what_is_frozen_by_hand_in_mid_training_stays_where_it_is(setting):
     assert same_state(masked.detach(), resumed[1].detach())
 
 
-@pytest.mark.parametrize("period", [-1, 2**63, 1.0, True, None, "0", torch.ones(())])
-def test_a_period_in_a_file_is_a_count(period):
+@pytest.mark.parametrize(
+    "periods",
+    [None, 3, [1], {"hidden": 0}, torch.zeros(2)]
+    + [{"hidden.weight": odd} for odd in (-1, 2**63, 1.0, True, None, "0", torch.ones(()))],
+    ids=str,
+)
+def test_periods_in_a_file_are_counts_by_weight(periods):
     _, masked, _ = start(GMixout(**RULE))
-    state = copy.deepcopy(masked.state_dict())
-    state["weights"]["hidden.weight"]["period"] = period
-    with pytest.raises(StateError, match=r"hidden\.weight"):
-        masked.load_state_dict(state)
+    with pytest.raises(StateError, match="periods"):
+        masked.load_state_dict({**masked.state_dict(), "periods": periods})

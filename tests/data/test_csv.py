@@ -121,7 +121,9 @@ def test_a_table_of_tests_alone_is_tested_on_as_a_whole(tmp_path):
     assert {name: len(images) for name, images in tests.shifts.items()} == {"test": 20, "fog": 40}
     assert tests.shifts["test"].group_names == ("photo", "sketch")
     source = table(tmp_path, ["path", "label"], [row[:2] for row in rows], **trained)
-    assert {name: len(images) for name, images in source.load_tests().shifts.items()} == {"table": 60}
+    assert {name: len(images) for name, images in source.load_tests().shifts.items()} == {
+        "table": 60
+    }
 
 
 def test_columns_go_by_any_name(tmp_path):

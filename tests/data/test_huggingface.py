@@ -9,6 +9,7 @@ import pytest
 from official_trees import colour_of
 
 from gmixout.data import SOURCES
+from gmixout.data.source import broken_in
 from gmixout.errors import ConfigError, DataError
 
 
@@ -116,7 +117,7 @@ def test_a_broken_image_is_named_and_can_be_skipped(make, datasets):
         list(load(huggingface(root)).shifts["fog"])
     splits = load(huggingface(root, on_broken="skip"))
     assert splits.shifts["fog"].labels.tolist() == [1]
-    assert len(splits.broken) == 1
+    assert len(broken_in(splits)) == 1
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from gmixout.bench.options import REQUIRED, Option, options_of, subject_of, texts_of
+from gmixout.bench.options import REQUIRED, Option, matching, options_of, subject_of, texts_of
 from gmixout.bench.words import known, spelled
 from gmixout.named import Named, plain
 
@@ -23,19 +23,41 @@ COMMON = {
 """Options of every command."""
 
 
-def help_of(title: str, owner: Callable[..., Any], prefix: str = "--") -> str:
-    """Return the help of a command, a method or a data set.
+def help_of(title: str, function: Callable[..., Any]) -> str:
+    """Return the help of a command.
 
     Args:
-        title: What is typed: `gmixout compare`, `--method gmixout`.
-        owner: The function or class.
-        prefix: What stands before the name of each option.
+        title: What is typed: `gmixout compare`.
+        function: The command.
     """
-    first = subject_of(options_of(owner))
-    subject = f"{first.upper()} " if first and prefix == "--" else ""
+    first = subject_of(options_of(function))
+    subject = f" {first.upper()}" if first else ""
+    parser = _parser(f"{title}{subject} [--OPTION VALUE ...]", function, "--")
+    common = parser.add_argument_group("of every command")
+    for words, text in COMMON.items():
+        _add(common, words, text)
+    return parser.format_help()
+
+
+def help_of_kind(name: str, kind: type[Named], options: Mapping[str, Option]) -> str:
+    """Return the help of a method, a data set or the like.
+
+    Args:
+        name: The option that takes it.
+        kind: Its class.
+        options: Those of the command.
+    """
+    option, title = matching(options, name), kind.__name__
+    if option is not None and option.is_list:
+        return _parser(f'--{name} "{title}(OPTION=VALUE, ...)"', kind, "").format_help()
+    usage = f"--{name} {title} [--{name}.OPTION VALUE ...]"
+    return _parser(usage, kind, f"--{name}.").format_help()
+
+
+def _parser(usage: str, owner: Callable[..., Any], prefix: str) -> argparse.ArgumentParser:
+    """A parser that formats help, and parses nothing."""
     parser = argparse.ArgumentParser(
-        prog=title,
-        usage=f"{title} {subject}[--OPTION VALUE ...]",
+        usage=usage,
         description=_summary(owner),
         add_help=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
@@ -46,18 +68,16 @@ def help_of(title: str, owner: Callable[..., Any], prefix: str = "--") -> str:
             groups[option.section] = parser.add_argument_group(option.section or "options")
         text = texts.get(option.name, "")
         _add(groups[option.section], _spelled(option, prefix), f"{text} {_about(option)}")
-    if not isinstance(owner, type):
-        common = parser.add_argument_group("of every command")
-        for words, text in COMMON.items():
-            _add(common, words, text)
-    return parser.format_help()
+    return parser
 
 
 def _add(group: Any, words: str, text: str) -> None:
-    """Adds a line to the help, whose words are never parsed."""
+    """Adds a line to the help."""
     *flags, last = words.split(", ")
     flag, _, metavar = last.partition(" ")
     value = {"metavar": metavar} if metavar else {"action": "store_true"}
+    if not flag.startswith("-"):
+        value = {"metavar": words}
     group.add_argument(*flags, flag, help=text.replace("%", "%%").strip(), **value)
 
 

@@ -11,9 +11,9 @@ from typing import Any, get_origin
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from gmixout.bench.benchmarks import check_benchmark_name
 from gmixout.bench.configs import read_config, read_yaml, yaml_value
 from gmixout.bench.options import REQUIRED, Option, matching, options_of
-from gmixout.bench.benchmarks import check_benchmark_name
 from gmixout.data import SOURCES, Source
 from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, METHODS, Method, get_method
@@ -481,6 +481,5 @@ def _scalars(option: Option, value: Any) -> Any:
         return {name: _scalars(option.at(name), each) for name, each in value.items()}
     if not isinstance(value, str):
         return value
-    if value in option.words:
-        return None if value == "null" else value
-    return value if {str, Path} & {*option.entries} else yaml_value(value, option.name)
+    stays = value in option.words or {str, Path} & {*option.entries}
+    return value if stays else yaml_value(value, option.name)

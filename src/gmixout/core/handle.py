@@ -248,9 +248,9 @@ class Masked:
     def write(self) -> None:
         """Write values that were moved outside of `optimizer.step()` into the layers.
 
-        They are what counts, also where somebody has had the weights in hand meanwhile. The model does so by itself where it is looked at: in a forward pass, `train()` and
-        `eval()`, `state_dict()`. A compiled model cannot, and raises in backward if this was
-        forgotten.
+        They are what counts, also where somebody has had the weights in hand meanwhile. The model
+        does so by itself where it is looked at: in a forward pass, `train()` and `eval()`,
+        `state_dict()`. A compiled model cannot, and raises in backward if this was forgotten.
         """
         self.model  # noqa: B018 - raises after detach()
         for masked in self._weights.values():
@@ -288,7 +288,7 @@ class Masked:
 
         The state dict of a bound optimizer holds it, too, under the key "gmixout". Tensors are
         shared with the process, as in a module's state dict. Masks are not in it: they follow from
-        the config and the period of each weight. Nor is a schedule: attach with the same one.
+        the config and the count of steps. Nor is a schedule: attach with the same one.
         """
         self.model  # noqa: B018 - raises after detach()
         return {
@@ -296,6 +296,11 @@ class Masked:
             "config": asdict(self.config),
             "steps": self.steps,
             "layers": self._layers.names(self.period),
+            "periods": {  # of masks that are not this period's, since their weights were frozen
+                name: masked.period
+                for name, masked in self._weights.items()
+                if masked.redraws and masked.period != self.period
+            },
             "weights": {name: masked.export_state() for name, masked in self._weights.items()},
             "moments": {} if self._bound is None else self._bound.moments.state(),
         }
@@ -326,7 +331,8 @@ class Masked:
     def _load(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
         for name, masked in self._weights.items():
-            masked.import_state(state["weights"][name])
+            period = state["periods"].get(name, self.period if masked.redraws else 0)
+            masked.import_state(state["weights"][name], period)
         if self._bound is not None:
             self._bound.moments.load_state(state["moments"])
             self._bound.loaded = True

@@ -103,8 +103,6 @@ class Carry:
     @torch.no_grad()
     def before(self, masked: MaskedWeight) -> None:
         """See `MomentPolicy.before`."""
-        if masked.whole:
-            return
         dense, state = self._dense[masked.name], self._optimizer.state.get(masked.values, {})
         for key in self._kept & state.keys():
             if key not in dense:
@@ -115,7 +113,7 @@ class Carry:
     def after(self, masked: MaskedWeight, updates: int) -> None:
         """See `MomentPolicy.after`."""
         if masked.whole:
-            return
+            return  # the same entries again
         state = self._optimizer.state.get(masked.values, {})
         for key in [k for k, v in state.items() if k not in self._kept and _is_moment(v)]:
             del state[key]  # of an optimizer around this one, and of other entries

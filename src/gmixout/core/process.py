@@ -319,17 +319,15 @@ class MaskedWeight(nn.Module):
 
     def export_state(self) -> State:
         """All that the model's own state dict does not hold; tensors are shared, not copied."""
-        tensors = {"values": self.values.detach(), "held": self.held, **self.residual.dense}
-        return {**tensors, "period": self.period}
+        return {"values": self.values.detach(), "held": self.held, **self.residual.dense}
 
     @torch.no_grad()
-    def import_state(self, state: State) -> None:
+    def import_state(self, state: State, period: int) -> None:
         """Take up a checked state; the weight itself comes with the model's own state dict."""
-        self.period = state["period"]
+        self.period = period
         self.index.copy_(self._draw())
         for key, tensor in self.export_state().items():
-            if key != "period":
-                tensor.copy_(state[key])
+            tensor.copy_(state[key])
         self.write_()
 
     def train(self, mode: bool = True) -> "MaskedWeight":

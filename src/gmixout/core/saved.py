@@ -33,7 +33,7 @@ def check_state(
     Raises:
         StateError: It is of another version, config or model, or damaged.
     """
-    keys = {"version", "config", "steps", "layers", "weights", "moments"}
+    keys = {"version", "config", "steps", "layers", "periods", "weights", "moments"}
     if (
         not isinstance(state, Mapping)
         or set(state) != keys
@@ -69,7 +69,18 @@ def check_state(
         )
     for name, masked in weights.items():
         _check_weight(masked, saved[name])
+    _check_periods(state["periods"], weights)
     check_moments(state["moments"])
+
+
+def _check_periods(saved: Any, weights: Mapping[str, MaskedWeight]) -> None:
+    """Raise unless these are periods of some of the weights."""
+    fine = isinstance(saved, Mapping) and saved.keys() <= weights.keys()
+    if not fine or not all(type(each) is int and 0 <= each < 2**63 for each in saved.values()):
+        raise StateError(
+            f"The saved periods of masks that were left as they were, {saved!s:.200}, must be "
+            "numbers >= 0 by the names of masked weights."
+        )
 
 
 def _check_layers(saved: Any, ours: Sequence[str] | None) -> None:
@@ -90,17 +101,13 @@ def _check_weight(masked: MaskedWeight, state: Any) -> None:
             f"The saved state of {masked.name!r} holds {given!s:.200}, but this model and config "
             f"need {expected}. Load it into the model and config that it was saved from."
         )
-    for key in expected.keys() - {"period"}:
-        check_numbers(state[key], f"The saved state of {masked.name!r}, {key},")
-    if not 0 <= state["period"] < 2**63:
-        raise StateError(
-            f"The saved period of {masked.name!r}, {state['period']!s:.40}, must be a number >= 0."
-        )
+    for key, value in state.items():
+        check_numbers(value, f"The saved state of {masked.name!r}, {key},")
 
 
 def _form(state: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Shapes of a state's tensors, types of all else."""
-    return {k: tuple(v.shape) if torch.is_tensor(v) else type(v).__name__ for k, v in state.items()}
+    """Shapes of a state's tensors; all else as it is."""
+    return {k: tuple(v.shape) if torch.is_tensor(v) else v for k, v in state.items()}
 
 
 def check_numbers(value: Tensor, what: str) -> None:

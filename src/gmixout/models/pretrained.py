@@ -67,6 +67,11 @@ class Pretrained:
 
     def __post_init__(self) -> None:
         """Check that the head is in the model."""
+        if self.head is None:  # which find_head would look for
+            raise ConfigError(
+                "head=None must be the name of the layer that scores the classes, or () if the "
+                "model has none"
+            )
         find_head(self.model, self.head)
         if isinstance(self.classes, str) or not self.classes:
             raise ConfigError(f"classes={self.classes!r} must be a tuple of class names")
