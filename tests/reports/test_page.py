@@ -2,6 +2,7 @@ import json
 import re
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -17,7 +18,8 @@ from report_records import (
     poisoned,
 )
 
-from gmixout.reports.page import DASHES, GLYPHS, page
+from gmixout.reports import page as page_module
+from gmixout.reports.page import DASHES, GLYPHS, PANELS, page
 from gmixout.reports.page.data import MAX_CURVES, switches_of
 from gmixout.reports.rows import rows_of
 from gmixout.reports.style import SYMBOLS, point_of
@@ -65,6 +67,11 @@ def document(records):
 @pytest.fixture(scope="module")
 def large(every_method):
     return Document(page(Study(on_the_way(every_method)), CONFIGS))
+
+
+def test_every_panel_is_a_file_and_a_name_in_the_list():
+    folder = Path(page_module.__file__).parent / "panels"
+    assert sorted(file.stem for file in folder.glob("*.html")) == sorted(PANELS)
 
 
 def test_nothing_is_fetched(document):

@@ -1,6 +1,6 @@
 """One HTML file with everything that records have to say; it needs no network to be read.
 
-`page.html` is the document with its tables, `data.py` computes what the plots show, and the scripts
+`page.html` is the document, `panels` holds its sections, `data.py` computes what the plots show, and the scripts
 draw it: `state.js` keeps what the reader chose, `tables.js` sorts and filters, `plots.js` holds a
 function for every plot.
 """
@@ -24,6 +24,8 @@ from gmixout.results.statistics import Estimate
 from gmixout.results.study import Study
 
 SCRIPTS = ("state.js", "tables.js", "plots.js")
+PANELS = ("plane", "table", "matched", "cost", "learning", "sweep", "facts")
+"""The sections of the page in their order, each a file in `panels`."""
 REFRESH_SECONDS = 20
 
 
@@ -54,6 +56,8 @@ def page(
     )
     environment.filters |= {"interval": interval_text}
     return environment.get_template("page.html").render(
+        study=study,
+        panels=PANELS,
         benchmark=study.benchmark,
         running=running,
         refresh=REFRESH_SECONDS,
