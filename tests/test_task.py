@@ -124,8 +124,8 @@ def test_leave_one_domain_out_is_a_folder_a_domain_and_one_report(
         assert main(["compare", *words, *asked, "--test-domain", domain, "--out", str(out)]) == 0
         records = RecordLog(out / "records.jsonl").read()
         name = f"pacs(test_domain={domain!r}) with timm:tiny"
-        assert {record.benchmark for record in records} == {name}
-        assert {tuple(record.accuracy) for record in records} == {("id_val", "id_test", domain)}
+        assert {record.benchmark.name for record in records} == {name}
+        assert {tuple(record.of("accuracy")) for record in records} == {("id_val", "id_test", domain)}
         held = yaml.safe_load((out / "config.yaml").read_text())["benchmark"]["init_args"]
         assert (held["test_domain"], held["train_domains"]) == (domain, [])
         others = ", ".join(each for each in DOMAINS if each != domain)
@@ -152,13 +152,13 @@ def test_several_training_domains_from_the_command_line(words, tmp_path):
     asked = ["--methods", "full", "--lrs", "1e-3", "--workers", "1", "--out", str(tmp_path / "x")]
     assert main(["compare", *words, *asked, "--train-domains", "photo,cartoon"]) == 0
     (record,) = RecordLog(tmp_path / "x" / "records.jsonl").read()
-    assert record.benchmark == "pacs(train_domains=('cartoon', 'photo')) with timm:tiny"
-    assert set(record.accuracy) == {"id_val", "id_test", "art_painting"}
+    assert record.benchmark.name == "pacs(train_domains=('cartoon', 'photo')) with timm:tiny"
+    assert set(record.of("accuracy")) == {"id_val", "id_test", "art_painting"}
     # the run's own file says the same
     again = ["compare", "--config", str(tmp_path / "x" / "config.yaml"), "--workers", "1"]
     assert main([*again, "--out", str(tmp_path / "y")]) == 0
     (other,) = RecordLog(tmp_path / "y" / "records.jsonl").read()
-    assert (other.run, other.accuracy) == (record.run, record.accuracy)
+    assert (other.run, other.of("accuracy")) == (record.run, record.of("accuracy"))
 
 
 @pytest.mark.usefixtures("_no_report")
