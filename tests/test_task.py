@@ -125,7 +125,9 @@ def test_leave_one_domain_out_is_a_folder_a_domain_and_one_report(
         records = RecordLog(out / "records.jsonl").read()
         name = f"pacs(test_domain={domain!r}) with timm:tiny"
         assert {record.benchmark.name for record in records} == {name}
-        assert {tuple(record.of("accuracy")) for record in records} == {("id_val", "id_test", domain)}
+        assert {tuple(record.of("accuracy")) for record in records} == {
+            ("id_val", "id_test", domain)
+        }
         held = yaml.safe_load((out / "config.yaml").read_text())["benchmark"]["init_args"]
         assert (held["test_domain"], held["train_domains"]) == (domain, [])
         others = ", ".join(each for each in DOMAINS if each != domain)
@@ -133,7 +135,7 @@ def test_leave_one_domain_out_is_a_folder_a_domain_and_one_report(
         assert f"trained and validated on each of: {others}" in page
         assert f"pacs(test_domain=&#39;{domain}&#39;)" in page
         folders.append(str(out))
-        ood.append(next(record.ood for record in records if record.method == "full"))
+        ood.append(next(record.ood for record in records if record.method.name == "full"))
     capsys.readouterr()
     assert main(["report", *folders, "--out", str(tmp_path / "all")]) == 0
     together = (tmp_path / "all" / "report.md").read_text()
