@@ -144,7 +144,7 @@ def test_leave_one_domain_out_is_a_folder_a_domain_and_one_report(
     assert row.split("|")[3].strip() == f"{100 * sum(ood) / 3:.1f}"
     assert len(list((tmp_path / "all").glob("*/report.html"))) == 3
     # what trained on all but one is evaluated on that one alone
-    run = next(r.run for r in records if r.method == "full")
+    run = next(r.run for r in records if r.method.name == "full")
     assert main(["evaluate", str(tmp_path / DOMAINS[-1] / "runs" / run)]) == 0
     assert "Equal to the recorded figures" in capsys.readouterr().out
 
