@@ -1,8 +1,8 @@
 """One HTML file with everything that records have to say; it needs no network to be read.
 
-`page.html` is the document, `panels` holds its sections, `data.py` computes what the plots show, and
-the scripts draw it: `state.js` keeps what the reader chose, `tables.js` sorts and filters, `plots.js`
-holds a function for every plot.
+`page.html` is the document, `panels` holds its sections, `data.py` computes what the plots show,
+and the scripts draw it: `state.js` keeps what the reader chose, `tables.js` sorts and filters,
+`plots.js` holds a function for every plot.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
