@@ -1,12 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from records import changed, sets
+from records import EXAMPLE, changed, sets
 from report_records import STYLES
 
 from gmixout.reports.rows import columns_of, rows_of
 from gmixout.reports.standings import interval_text, standings_of, summary_of
 from gmixout.reports.style import SYMBOLS, ellipse_of, point_of, styles_of
-from gmixout.results import Study
+from gmixout.results import MethodFacts, Study
 from gmixout.results.selection import RULES
 from gmixout.results.statistics import Estimate
 
@@ -146,3 +148,20 @@ def test_seeds_that_agree_have_a_flat_ellipse(records):
 def test_the_order_of_methods_is_not_that_in_which_runs_ended(sweep):
     forth, back = rows_of(Study(sweep)), rows_of(Study(sweep[::-1]))
     assert [row.setting.series for row in forth] == [row.setting.series for row in back]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "label"),
+    [
+        ("full", {}, "full finetuning"),
+        ("full+sam", {"of": {"class_path": "full", "init_args": {}},
+                      "adds": [{"class_path": "sam", "init_args": {"rho": 0.1}}]},
+         "full finetuning + sam"),
+        ("wise_ft", {}, "WiSE-FT"),
+        ("wise_ft", {"of": "gmixout+sam"}, "WiSE-FT of gmixout+sam"),
+    ],
+)  # fmt: skip
+def test_a_curve_says_what_its_models_were_made_of(method, options, label):
+    record = replace(EXAMPLE, method=MethodFacts.of(method, options))
+    (style,) = styles_of(Study([record])).values()
+    assert style.name == label

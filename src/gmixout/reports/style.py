@@ -57,6 +57,8 @@ def styles_of(study: Study) -> dict[Series, CurveStyle]:
             style = Style(name, *SPARE[len(spare.keys() - {name}) % len(SPARE)], main=True)
             style = spare.setdefault(name, style)
         label = " + ".join([style.label, *facts.regularizers])
+        if "of" in facts.options and "of=" not in variant:  # built on runs of an unusual method
+            label += f" of {facts.options['of']}"
         dash = DASHES[(DASHES.index(style.dash) + drawn.count(name)) % len(DASHES)]
         drawn.append(name)
         own = replace(style, label=label, dash=dash)
