@@ -5,7 +5,7 @@ import sys
 
 
 def main() -> int:
-    """Runs the command line, whose libraries come with the extra `all`."""
+    """Run the command line, whose libraries come with the extra `all`."""
     try:
         from gmixout.cli import main as run
     except ModuleNotFoundError as error:

@@ -30,7 +30,7 @@ class TrainingError(GmixoutError, RuntimeError):
 
 @contextmanager
 def needs(package: str, extra: str, what: str = "this") -> Iterator[None]:
-    """Imports inside this context are of an optional package; a failed one says how to get it.
+    """Import inside this context are of an optional package; a failed one says how to get it.
 
     Args:
         package: What is imported.

@@ -10,7 +10,7 @@ from gmixout.errors import StateError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file so that a crash at any moment leaves the old one or the new one.
+    """Write a file so that a crash at any moment leaves the old one or the new one.
 
     What killed processes left of earlier tries is deleted.
 
@@ -37,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """`write_atomically` of a text, in UTF-8; raises as it does and returns the path."""
+    """Write a text atomically, in UTF-8; raise as `write_atomically` does and return the path."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return path
 

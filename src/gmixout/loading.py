@@ -13,7 +13,7 @@ MOST_PROCESSES = 8
 def loading_processes(
     dataset: Dataset[Any], device: torch.device | str, asked: int | None = None
 ) -> int:
-    """How many processes load images for a device.
+    """Return how many processes load images for a device.
 
     As many as are asked for. When nobody says: for a GPU one a CPU thread of this process, eight
     at most; none where the device is a CPU itself, which would have to share its cores with them,
@@ -32,7 +32,7 @@ def make_loader(
     num_workers: int | None = None,
     **batching: Any,
 ) -> DataLoader[Any]:
-    """A data set's batches for a device; the global random state is left alone.
+    """Return a data set's batches for a device; the global random state is left alone.
 
     Args:
         dataset: Items are (image, label).
@@ -52,6 +52,6 @@ def make_loader(
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C goes to the whole process group; loading processes end with the one they load for."""
+    """Ignore Ctrl-C, which goes to the whole process group: the parent ends its loaders."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)

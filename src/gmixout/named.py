@@ -62,14 +62,14 @@ class Named:
         return ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles by name, so that another process finds a class from the working directory."""
+        """Pickle by name, so that another process finds a class from the working directory."""
         kind, options = type(self), vars(self).copy()
         if _is_own(kind) or kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
             return copyreg.__newobj__, (kind,), options  # type: ignore[attr-defined]
         return _restore, (f"{kind.__module__}:{kind.__qualname__}", options)
 
     def __str__(self) -> str:
-        """Returns the name with the options that are not the usual ones."""
+        """Return the name with the options that are not the usual ones."""
         unusual = changed(self)
         told = []
         for option, value in vars(self).items():
@@ -170,7 +170,7 @@ def specs_of(text: str) -> list[dict[str, Any]]:
 
 
 def _summands(tree: ast.expr) -> list[ast.expr]:
-    """What a sum is of, from left to right."""
+    """Return what a sum is of, from left to right."""
     found = []
     while isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
         found.append(tree.right)
@@ -179,7 +179,7 @@ def _summands(tree: ast.expr) -> list[ast.expr]:
 
 
 def _spelled(tree: ast.expr) -> dict[str, Any]:
-    """The spec of `NAME` or `NAME(option=value)`; raises `ValueError` for anything else."""
+    """Return the spec of `NAME` or `NAME(option=value)`; raises `ValueError` for anything else."""
     options: list[ast.keyword] = []
     if isinstance(tree, ast.Call) and not tree.args:
         options = tree.keywords
@@ -335,7 +335,7 @@ def _import(module: str, path: str) -> Any:
 
 @contextmanager
 def _working_directory() -> Iterator[None]:
-    """Imports find the working directory, behind everything else, in this context alone."""
+    """Import find the working directory, behind everything else, in this context alone."""
     here = os.getcwd()
     if here in sys.path:
         yield
@@ -349,7 +349,7 @@ def _working_directory() -> Iterator[None]:
 
 
 def _parts(path: str) -> tuple[str, str]:
-    """Module and name of `module:Name`, or of `module.Name`."""
+    """Return module and name of `module:Name` or `module.Name`."""
     module, colon, name = path.partition(":")
     if not colon:
         module, _, name = path.rpartition(".")
@@ -403,7 +403,7 @@ def _value(value: Any, base: type[Kind], levels: int) -> Any:
 
 
 def _base_of(kind: type[Any], option: str, otherwise: type[Any]) -> type[Any]:
-    """What named things an option takes, by its annotation."""
+    """Return what named things an option takes, by its annotation."""
     try:
         hint = get_type_hints(kind).get(option)
     except NameError:  # a class of the user's own names types that only a type checker knows
@@ -417,7 +417,7 @@ def _base_of(kind: type[Any], option: str, otherwise: type[Any]) -> type[Any]:
 
 
 def _restore(path: str, options: dict[str, Any]) -> Any:
-    """The inverse of `Named.__reduce__`."""
+    """Return the inverse of `Named.__reduce__`."""
     return restore(own_object(path), options)
 
 
@@ -429,7 +429,7 @@ def restore(kind: type[Named], options: dict[str, Any]) -> Named:
 
 
 def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
-    """All classes derived from one that are loaded."""
+    """Return all loaded classes derived from one."""
     for derived in base.__subclasses__():
         yield derived
         yield from _subclasses(derived)

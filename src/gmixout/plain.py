@@ -27,7 +27,7 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Returns the text on one line, fit for any terminal, table and file, with the rest escaped.
+    r"""Return the text on one line, fit for any terminal, table and file, with the rest escaped.
 
     Args:
         text: Any text.
@@ -44,7 +44,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def bounded(value: object) -> Any:
-    """Returns a plain value with every text in it `printable` and every tuple a list.
+    """Return a plain value with every text in it `printable` and every tuple a list.
 
     Raises:
         ValueError: It holds another kind of value, a number without bounds, or too much of it.
@@ -110,7 +110,7 @@ def _place(keys: Iterable[object]) -> str:
 
 
 def read_json(text: str | bytes) -> Any:
-    """Returns the values that a JSON text holds, 200 levels of them at most; see `bounded`.
+    """Return the values that a JSON text holds, 200 levels of them at most; see `bounded`.
 
     Raises:
         ValueError: It is not JSON (of RFC 8259, so without NaN).
@@ -121,7 +121,7 @@ def read_json(text: str | bytes) -> Any:
 
 
 def checked(values: object, kind: type) -> Any:
-    """Returns plain values that are of a declared form, and `bounded`; integers may be floats.
+    """Return plain values that are of a declared form, and `bounded`; integers may be floats.
 
     Args:
         values: What a file says.

@@ -78,7 +78,7 @@ def _annotations(kind: Any) -> dict[str, Any]:
 
 
 def _fit(value: Any, kind: Any) -> Any:
-    """The value as a plain one of a kind; raises `_UnfitError`."""
+    """Return the value as a plain one of a kind; raises `_UnfitError`."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value

@@ -24,7 +24,7 @@ def attach(
     higher_order: bool = False,
     schedule: Schedule | None = None,
 ) -> Masked:
-    """Puts a masking process on a model, in place; do it before the optimizer is made.
+    """Put a masking process on a model, in place; do it before the optimizer is made.
 
     Args:
         model: Any model. Its modules keep their identity, `isinstance`, hooks and state-dict keys;

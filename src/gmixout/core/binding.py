@@ -98,7 +98,7 @@ class Binding:
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Makes a closure, which an optimizer calls after moving the values, see what it moved."""
+        """Make a closure, which an optimizer calls after moving the values, see what it moved."""
         del optimizer
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -158,7 +158,7 @@ def unwrap(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
 
 
 def _optimizers_in(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
-    """The optimizers that one has among its attributes, in lists, too."""
+    """Return the optimizers that one has among its attributes, in lists, too."""
     found = []
     for value in vars(optimizer).values():
         several = isinstance(value, (list, tuple, Mapping))

@@ -248,7 +248,7 @@ _OPTIONS: dict[str, tuple[object, ...]] = {
 
 
 def _plain_number(value: Any, whole: bool) -> float | None:
-    """Python's own number for any kind of number, None for what is none."""
+    """Return Python's own number for any kind of number, None for anything else."""
     if isinstance(value, (str, bool)):
         return None
     try:

@@ -95,13 +95,13 @@ class Masked:
             masked.values.register_post_accumulate_grad_hook(_check_seen(weakref.ref(masked)))
 
     def _count_calls(self) -> int | None:
-        """The bound optimizer's steps; None where none is needed, as the mask never changes."""
+        """Return the bound optimizer's steps; None if none are needed (the mask never changes)."""
         if self.config.resample_every is None:
             return None
         return 0 if self._bound is None else self._bound.calls
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy, or one from a pickle, follows no optimizer: bind one to it."""
+        """Drop the optimizer: bind one to a copy or an unpickled handle."""
         return {**vars(self), "_bound": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -133,7 +133,7 @@ class Masked:
         return 0 if every is None else steps // every
 
     def parameters(self) -> list[nn.Parameter]:
-        """The masked weights' trainable values, float32 or wider, one tensor a weight."""
+        """Return the masked weights' trainable values, float32 or wider, one tensor a weight."""
         self.model  # noqa: B018 - raises after detach()
         return [masked.values for masked in self._weights.values()]
 
@@ -248,9 +248,9 @@ class Masked:
     def write(self) -> None:
         """Write values that were moved outside of `optimizer.step()` into the layers.
 
-        They are what counts, also where somebody has had the weights in hand meanwhile. The model does so by itself where it is looked at: in a forward pass, `train()` and
-        `eval()`, `state_dict()`. A compiled model cannot, and raises in backward if this was
-        forgotten.
+        They win over weights changed by others in the meantime. The model calls it by itself in a
+        forward pass, in `train()` and `eval()` and in `state_dict()`. A compiled model cannot, and
+        raises in backward if this was forgotten.
         """
         self.model  # noqa: B018 - raises after detach()
         for masked in self._weights.values():
@@ -279,12 +279,12 @@ class Masked:
         self._layers.begin(self.period)
 
     def _is_frozen(self, masked: MaskedWeight) -> bool:
-        """Whether the user has frozen a weight, which keeps it and its mask; no schedule has."""
+        """Return whether the user (not a schedule) froze a weight, which keeps it and its mask."""
         values = masked.values
         return not (values.requires_grad or values in self._layers.resting)
 
     def state_dict(self) -> dict[str, Any]:
-        """The process's state: with the model's and the optimizer's own, an exact resume.
+        """Return the process's state: with the model's and the optimizer's own, an exact resume.
 
         The state dict of a bound optimizer holds it, too, under the key "gmixout". Tensors are
         shared with the process, as in a module's state dict. Masks are not in it: they follow from
@@ -339,7 +339,7 @@ class Masked:
             self._layers.begin(self.period)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The final model's weights as of now: what `detach()` would leave, without ending it.
+        """Return the weights that `detach()` would leave now, without ending the process.
 
         Phi for residual="reset"; for "persist" the mean of Phi over masks: A + D when rescaling,
         else A + s * D with the share s of a weight's units that is trained (1-p but for rounding).
@@ -352,7 +352,7 @@ class Masked:
         return self._state(self._each(MaskedWeight.plain))
 
     def anchor(self) -> dict[str, Tensor]:
-        """The weights that masked entries are held at: A in place of every masked weight's Phi.
+        """Return the anchor weights: A in place of every masked weight's Phi.
 
         Returns:
             A state under the model's own keys; what is not masked may share memory with the model.
@@ -360,7 +360,7 @@ class Masked:
         return self._state(self._each(MaskedWeight.anchor))
 
     def subnetwork(self, period: int) -> dict[str, Tensor]:
-        """A member of the implicit ensemble: A + c * M' * D with the mask M' of another period.
+        """Return a member of the implicit ensemble: A + c * M' * D with another period's mask M'.
 
         The anchor A and the residual D are the present ones; M' is the mask that `period` draws, so
         the present `period` gives Phi. With residual="reset" D lives on the mask M in force alone,
@@ -375,14 +375,14 @@ class Masked:
         return self._state(self._each(lambda masked: masked.subnetwork(period)))
 
     def _each(self, form: Callable[[MaskedWeight], Tensor]) -> dict[nn.Parameter, Tensor]:
-        """One tensor for each masked parameter."""
+        """Return one tensor for each masked parameter."""
         self.model  # noqa: B018 - raises after detach()
         for masked in self._weights.values():
             masked.settle()
         return {masked.parameter: form(masked) for masked in self._weights.values()}
 
     def _state(self, weights: dict[nn.Parameter, Tensor]) -> dict[str, Tensor]:
-        """The model's state with other values in place of some parameters, tied ones too."""
+        """Return the model's state with other values in place of some parameters, tied ones too."""
         state = dict(self.model.state_dict())
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             if parameter in weights and name in state:
@@ -390,7 +390,7 @@ class Masked:
         return state
 
     def summary(self) -> Summary:
-        """What is masked, how, and the memory of each kind of state."""
+        """Return what is masked, how, and the memory of each kind of state."""
         values = self.parameters()
         taken = {id(v) for v in values}
         state = self._bound.innermost.state if self._bound is not None else {}
@@ -405,7 +405,7 @@ class Masked:
 
     @torch.no_grad()
     def detach(self) -> nn.Module:
-        """Takes the process off and leaves the plain model, with its final weights.
+        """Take the process off and leaves the plain model, with its final weights.
 
         Returns:
             The model itself: original classes and state-dict keys, nothing of ours left behind.
@@ -435,7 +435,7 @@ class Masked:
 
 
 def _check_seen(masked: "weakref.ref[MaskedWeight]") -> Callable[[Tensor], None]:
-    """A hook that torch holds beyond the reach of Python's garbage collector."""
+    """Return a hook that torch holds beyond the reach of Python's garbage collector."""
 
     def check(values: Tensor) -> None:
         del values

@@ -79,14 +79,14 @@ class _Expose(torch.autograd.Function):
 
 
 def _scaled(masked: MaskedWeight, gradient: Tensor) -> Tensor:
-    """d loss / d values = c * (d loss / d Phi)[M], in the values' dtype."""
+    """Return d loss / d values = c * (d loss / d Phi)[M], in the values' dtype."""
     gradient = gradient.to(masked.values.dtype)
     c = masked.scale
     return gradient if c == 1 else gradient * c
 
 
 def child_name(attribute: str) -> str:
-    """Under which name a `MaskedWeight` hangs in the module that owns the weight."""
+    """Return the name of a `MaskedWeight` in the module that owns the weight."""
     return f"gmixout_{attribute}"
 
 
@@ -97,19 +97,19 @@ def _masked(module: nn.Module, attribute: str) -> MaskedWeight:
 
 
 def collect(masked: MaskedWeight, output: Tensor, input: Tensor, product: LayerProduct) -> Tensor:
-    """Returns the output; in backward, `masked.values` gets its gradient through `product`."""
+    """Return the output; in backward, `masked.values` gets its gradient through `product`."""
     if not (torch.is_grad_enabled() and masked.values.requires_grad):
         return output
     return _Collect.apply(output, input, masked.values, masked.index, masked, product)
 
 
 def expose(masked: MaskedWeight) -> Tensor:
-    """Phi, `[O, I, *k]`; in backward, `masked.values` gets its part of the dense gradient."""
+    """Return Phi, `[O, I, *k]`; backward gives `masked.values` its part of the dense gradient."""
     return _Expose.apply(masked.weight, masked.values, masked.index, masked)
 
 
 def _as_run(input: Tensor) -> Tensor:
-    """The input as autocast has it: cast here, so that the layer and `collect` share one copy."""
+    """Cast the input as autocast would, so that the layer and `collect` share one copy."""
     kind = input.device.type
     if kind == "meta" or input.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return input
@@ -160,7 +160,7 @@ def _attention_forward(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Packed self-attention without returned weights; all else goes the general way."""
+    """Compute packed self-attention without returned weights; use the fallback for the rest."""
     masked_in = self._modules.get(child_name("in_proj_weight"))
     alike = query is key and key is value and query.dim() == 3 and not query.is_nested
     rare = self.bias_k is not None or self.add_zero_attn or (is_causal and attn_mask is None)
@@ -193,7 +193,7 @@ def _attention_forward(
 def _attention_mask(
     q: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None
 ) -> Tensor | None:
-    """Both masks of `nn.MultiheadAttention` as one that is added to the logits `[B, H, L, S]`."""
+    """Merge both masks of `nn.MultiheadAttention` into one to add to the logits `[B, H, L, S]`."""
     mask = None
     if attn_mask is not None:
         mask = _additive(attn_mask, q.dtype)
@@ -206,7 +206,7 @@ def _attention_mask(
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A boolean mask (True: not allowed) as -inf and 0."""
+    """Return a boolean mask (True: not allowed) as -inf and 0."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
@@ -223,7 +223,7 @@ LEAN: dict[Callable[..., Any], tuple[Callable[..., Any], str]] = {
 
 
 def is_lean(module: nn.Module, attribute: str) -> bool:
-    """Whether this weight's gradient can be computed for the masked part alone."""
+    """Return whether this weight's gradient can be computed for the masked part alone."""
     lean = LEAN.get(_plain_class(type(module)).forward)
     return lean is not None and lean[1] == attribute
 
@@ -234,7 +234,7 @@ def _plain_class(cls: type[nn.Module]) -> type[nn.Module]:
 
 @cache
 def _masked_class(cls: type[nn.Module], attributes: frozenset[str], lean: bool) -> type[nn.Module]:
-    """A subclass that goes by its parent's name, the same object for the same arguments."""
+    """Return a subclass that goes by its parent's name, the same object for the same arguments."""
     namespace: dict[str, Any] = {attribute: _weight_property(attribute) for attribute in attributes}
     namespace |= {"_gmixout_plain": cls, "__module__": cls.__module__, "__doc__": cls.__doc__}
     namespace["__reduce_ex__"] = _reduce
@@ -246,7 +246,7 @@ def _masked_class(cls: type[nn.Module], attributes: frozenset[str], lean: bool) 
 
 
 def _reduce(module: nn.Module, protocol: int) -> tuple[Any, ...]:
-    """Pickles and copies a module of a class that no module of Python holds."""
+    """Pickle and copy a module whose class is not an attribute of any Python module."""
     del protocol
     cls = type(module)
     attributes = frozenset(name for name in vars(cls) if child_name(name) in module._modules)
@@ -271,7 +271,7 @@ def _weight_property(attribute: str) -> property:
 
 
 def mask_module(module: nn.Module, weights: dict[str, MaskedWeight], lean: bool) -> None:
-    """Puts masked weights into the module that owns them, by the weight's attribute name.
+    """Put masked weights into the module that owns them, by the weight's attribute name.
 
     Args:
         module: The owner.
@@ -285,7 +285,7 @@ def mask_module(module: nn.Module, weights: dict[str, MaskedWeight], lean: bool)
 
 
 def unmask_module(module: nn.Module) -> None:
-    """Gives a module its own class back and takes the masked weights out of it."""
+    """Give a module its own class back and takes the masked weights out of it."""
     module.__class__ = _plain_class(type(module))
     for name, child in list(module._modules.items()):
         if isinstance(child, MaskedWeight):

@@ -24,19 +24,19 @@ class MomentPolicy(Protocol):
     """Called around each redraw of each masked weight's mask."""
 
     def before(self, masked: MaskedWeight) -> None:
-        """The old mask is still in force."""
+        """Act before a redraw, while the old mask is in force."""
 
     def after(self, masked: MaskedWeight, updates: int) -> None:
-        """The new mask is in force; `updates` is the count of optimizer steps so far."""
+        """Act after a redraw, with the new mask in force, after `updates` optimizer steps."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, by the weights' names."""
+        """Return what a resumed run needs, by the weights' names."""
 
     def check_state(self, state: Any) -> None:
-        """Raises a StateError unless `load_state` can take up the state."""
+        """Raise a StateError unless `load_state` can take up the state."""
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes up what `state` returned."""
+        """Take up what `state` returned."""
 
 
 class Reset:
@@ -201,5 +201,5 @@ POLICIES: dict[str, type[Reset] | type[Carry]] = {"reset": Reset, "carry": Carry
 def make_policy(
     config: GMixout, weights: Mapping[str, MaskedWeight], optimizers: Sequence[Optimizer]
 ) -> MomentPolicy:
-    """The policy that `config.moments` names, for an optimizer and those inside it."""
+    """Return the policy that `config.moments` names, for an optimizer and those inside it."""
     return POLICIES[config.moments](weights, optimizers)

@@ -112,7 +112,7 @@ class MaskedWeight(nn.Module):
             self.parameter.__class__ = Phi
 
     def forward(self, input: Any) -> Any:
-        """The identity: a container that owns a masked weight may run all its children."""
+        """Return the input: a container that owns a masked weight may run all its children."""
         return input
 
     @property
@@ -140,7 +140,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def begin(self, period: int) -> None:
-        """Draws the period's mask and starts from A and, when it persists, D of its entries."""
+        """Draw the period's mask and start from A and, when it persists, D of its entries."""
         # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
         self.period = period
         self.index.copy_(self._draw())
@@ -148,7 +148,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Takes the weight as it is for the pretrained one, with the mask in force."""
+        """Take the weight as it is for the pretrained one, with the mask in force."""
         self.residual.start(self)
         self._take_up_entries()
         self._fresh = True
@@ -161,7 +161,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def write_(self) -> None:
-        """Phi[M] = A + c * D: makes the values effective in the layer."""
+        """Write Phi[M] = A + c * D: make the values effective in the layer."""
         self.put_(self._phi())
         self._fresh = False
         self._note()
@@ -205,7 +205,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def look(self) -> None:
-        """`settle`, comparing entry by entry; waits for the device."""
+        """Run `settle`, comparing entry by entry; waits for the device."""
         values, weight = self.values, self.parameter
         seen = self._seen or (values, weight, values._version, weight._version)
         moved = weight._version != seen[3] or getattr(weight, "moved", False)
@@ -225,7 +225,7 @@ class MaskedWeight(nn.Module):
         self._note()
 
     def put(self) -> None:
-        """`look`, where the values are what was moved unless the weight's version says otherwise.
+        """Run `look`, assuming that the values moved unless the weight's version says otherwise.
 
         A weight that was handed out may have been changed by its `.data`; that it was not is what
         a caller says who asks for the values to be written.
@@ -297,14 +297,14 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def anchor(self) -> Tensor:
-        """A, in the layer's shape and dtype: a copy."""
+        """Return a copy of A, in the layer's shape and dtype."""
         weight = self.weight.clone()
         self.put_(self.held, weight)
         return weight
 
     @torch.no_grad()
     def subnetwork(self, period: int) -> Tensor:
-        """A + c * M' * D with the mask M' of a period, in the layer's shape and dtype: a copy.
+        """Return a copy, A + c * M' * D with a period's mask M', in the layer's shape and dtype.
 
         For residual="reset" there is no D outside the mask M in force: A + c * (M' and M) * D.
         """
@@ -318,7 +318,7 @@ class MaskedWeight(nn.Module):
         return weight
 
     def export_state(self) -> State:
-        """All that the model's own state dict does not hold; tensors are shared, not copied."""
+        """Return all that the model's state dict does not hold; tensors are shared, not copied."""
         return {"values": self.values.detach(), "held": self.held, **self.residual.dense}
 
     @torch.no_grad()
@@ -339,12 +339,12 @@ class MaskedWeight(nn.Module):
         return super().train(mode)
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Adds nothing: the model's state dict holds Phi, `export_state` the rest."""
+        """Add nothing: the model's state dict holds Phi, `export_state` the rest."""
         self.settle()
 
     @torch.no_grad()
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Follows the owner, whose weight was just loaded: other weights are a new anchor."""
+        """Follow the owner, whose weight was just loaded: different weights are a new anchor."""
         if not self.is_written():
             self._start()
         self._note()
@@ -369,7 +369,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def is_written(self) -> bool:
-        """Whether the layer's weight holds what the values say; waits for the device."""
+        """Return whether the layer's weight holds what the values say; waits for the device."""
         if self.weight.is_meta:
             return True
         entries = self.structure.gather(self.weight, self.index)
@@ -385,7 +385,7 @@ class MaskedWeight(nn.Module):
         self.structure.scatter_(dense, self.index.to(dense.device), entries.to(dense.device))
 
     def _draw(self, period: int | None = None) -> Tensor:
-        """The mask of a period, by default of the one in force."""
+        """Return the mask of a period, by default of the one in force."""
         return draw(
             self.structure,
             self.weight.shape,
@@ -401,7 +401,7 @@ class MaskedWeight(nn.Module):
         return self.values if c == 1 else torch.lerp(self.held, self.values, c)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MaskedWeight":
-        """Follows the model to another device, but never to a narrower dtype."""
+        """Follow the model to another device, but never to a narrower dtype."""
         device = fn(self.values.new_empty(0)).device
         if self.config.residual_device is None:
             self.residual.dense = {k: copy.to(device) for k, copy in self.residual.dense.items()}
@@ -411,5 +411,5 @@ class MaskedWeight(nn.Module):
 
     @staticmethod
     def _wide(tensor: Tensor) -> Tensor:
-        """At least float32: what is trained, and all arithmetic, is never in half precision."""
+        """Return at least float32: trained values and arithmetic are never in half precision."""
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -106,7 +106,7 @@ def _check_weight(masked: MaskedWeight, state: Any) -> None:
 
 
 def _form(state: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Shapes of a state's tensors; all else as it is."""
+    """Return a state with shapes in place of tensors."""
     return {k: tuple(v.shape) if torch.is_tensor(v) else v for k, v in state.items()}
 
 

@@ -85,7 +85,7 @@ def layers_of(masked: Collection[str]) -> tuple[str, ...]:
 def count_layers_below(
     model: nn.Module, masked: Collection[str], heads: Collection[str]
 ) -> dict[str, int]:
-    """How many masked layers lie below each parameter, in the order in which they are registered.
+    """Return the number of masked layers below each parameter, in order of registration.
 
     A layer's bias is where its weight is, and what is in no masked layer (norms, embeddings) with
     the next one, or above them all; so are the heads. An order other than that of the forward pass
@@ -147,7 +147,7 @@ class ActiveLayers:
         return [layer for layer in self.layers if layer in active]
 
     def begin(self, period: int) -> None:
-        """Lets gradients flow to the layers of a period, and to no other."""
+        """Let gradients flow to the layers of a period only."""
         if (active := self.names(period)) is None:
             return
         self.end()
@@ -159,7 +159,7 @@ class ActiveLayers:
                 self.resting.add(parameter)
 
     def end(self) -> None:
-        """Lets gradients flow again wherever it stopped them."""
+        """Let gradients flow again wherever it stopped them."""
         for parameter in self.resting:
             parameter.requires_grad_(True)
         self.resting.clear()

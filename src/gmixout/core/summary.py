@@ -73,7 +73,7 @@ def summarize(
     optimizer: Sequence[Tensor],
     carried: Mapping[str, Mapping[str, Tensor]],
 ) -> Summary:
-    """Counts entries and bytes.
+    """Count entries and bytes.
 
     Args:
         weights: The masked weights, by name.

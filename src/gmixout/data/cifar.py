@@ -92,7 +92,7 @@ class Cifar(Source):
     """Folder of the corrupted test images."""
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Check the options."""
         super().__post_init__()
         unknown = set(self.shifts) - set(self.known_shifts)
         if unknown:
@@ -108,7 +108,7 @@ class Cifar(Source):
         """The archive's folder."""
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the archive's files and at the shifts."""
+        """Look at the archive's files and at the shifts."""
         train, test, classes = self._in_domain(problems)
         self._count(problems, "classes", len(classes), "number of classes")
         self._count(problems, "train", len(train), "number of training images")
@@ -171,7 +171,7 @@ class Cifar(Source):
         )
 
     def _batch(self, file: Path) -> tuple[Array, list[int]]:
-        """Images `[N, 32, 32, 3]` and labels of one of the archive's files."""
+        """Return the images `[N, 32, 32, 3]` and labels of one of the archive's files."""
         batch = unpickle(file)
         labels: Any = batch.get(self.labels_key)
         rows: Any = batch.get("data")
@@ -341,14 +341,14 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
-        """The few names that the archive's files need."""
+        """Return the few names that the archive's files need."""
         if (module, name) in self.ALLOWED:
             return self.ALLOWED[module, name]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def unpickle(file: Path) -> dict[str, Any]:
-    """What a file of CIFAR's Python archives holds.
+    """Return what a file of CIFAR's Python archives holds.
 
     Raises:
         DataError: It is damaged, or holds more than arrays, numbers and text.
@@ -361,7 +361,7 @@ def unpickle(file: Path) -> dict[str, Any]:
 
 
 def _load(file: Path, problems: Problems) -> Array | None:
-    """An array mapped from a file, or None and a problem."""
+    """Return an array mapped from a file, or None and a problem."""
     if not file.exists():
         problems.add(f"there is no {file}")
         return None
@@ -373,7 +373,7 @@ def _load(file: Path, problems: Problems) -> Array | None:
 
 
 def _load_labels(file: Path, problems: Problems) -> Array | None:
-    """Labels `[N]` of a file, or None and a problem."""
+    """Return the labels `[N]` of a file, or None and a problem."""
     labels = _load(file, problems)
     if labels is None:
         return None

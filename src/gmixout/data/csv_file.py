@@ -88,7 +88,7 @@ class csv(SeveralDomains):
         require(self, "id_test_share", left, "below 1 together with id_val_share")
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the table and whether its images are there."""
+        """Look at the table and whether its images are there."""
         rows, classes = self._rows(problems)
         trained = self.trained_of(sorted({row.domain for row in rows}), problems)
         sets = self._sets(rows, classes)
@@ -123,7 +123,7 @@ class csv(SeveralDomains):
         return (domain != "" or not self.choice[1]) and super().trains_on(domain)
 
     def load_tests(self) -> ImageBenchmark:
-        """Gives what there is to test on: all rows, where none is to be trained on.
+        """Give what there is to test on: all rows, where none is to be trained on.
 
         Raises:
             DataError: As `check`.
@@ -147,7 +147,7 @@ class csv(SeveralDomains):
             problems.fail(self, f"there is no table {self.root}")
 
     def _rows(self, problems: Problems) -> tuple[list[CsvRow], tuple[str, ...]]:
-        """The rows, of which nothing is wrong, and the class names.
+        """Return the rows, of which nothing is wrong, and the class names.
 
         Raises:
             DataError: Something is; the message names the lines.
@@ -178,7 +178,7 @@ class csv(SeveralDomains):
         return rows, tuple(sorted({row.label for row in rows}, key=_place))
 
     def _parsed(self) -> Iterator[tuple[CsvRow, str]]:
-        """The table's rows, and what is wrong with each; "": nothing."""
+        """Return the table's rows, and what is wrong with each; "": nothing."""
         columns = {name: getattr(self, f"{name}_column") for name in CsvRow._fields[1:]}
         asked = {"path", "label", *(name.removesuffix("_column") for name in changed(self))}
         needed = [column for name, column in columns.items() if name in asked and column]
@@ -203,7 +203,7 @@ class csv(SeveralDomains):
     def _sets(
         self, rows: Sequence[CsvRow], classes: Sequence[str]
     ) -> dict[tuple[str, str], ImageSet]:
-        """The images by what they are for (train, val, test, shift) and domain or shift."""
+        """Return the images by what they are for (train, val, test, shift) and domain or shift."""
         labels = {name: label for label, name in enumerate(classes)}
         found: dict[tuple[str, str], Listing] = {}
         for row in rows:
@@ -219,7 +219,7 @@ class csv(SeveralDomains):
         return {key: found[key].images(upright=True) for key in sorted(found)}
 
     def _parts(self, own: Mapping[str, ImageSet]) -> Parts:
-        """Training, validation and test images of a domain; what is not there is held out."""
+        """Return a domain's training, validation and test images; hold out missing parts."""
         shares = {"val": self.id_val_share, "test": self.id_test_share}
         wanted = {part: share for part, share in shares.items() if part not in own}
         train = own["train"]
@@ -230,6 +230,6 @@ class csv(SeveralDomains):
 
 
 def _place(label: str) -> tuple[bool, int, str]:
-    """Where a label stands: numbers in their order, then text."""
+    """Return the sort key of a label: numbers in order, then text."""
     number = whole_number(label)
     return number is None, number or 0, label

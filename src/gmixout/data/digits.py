@@ -58,7 +58,7 @@ def digits() -> Benchmark:
 
 
 def _handwriting() -> tuple[LabelledImages, LabelledImages, LabelledImages]:
-    """The real digits: train, validation and test part."""
+    """Return the real digits: train, validation and test part."""
     with needs("scikit-learn", "vision"):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -76,6 +76,6 @@ def _handwriting() -> tuple[LabelledImages, LabelledImages, LabelledImages]:
 
 
 def _enlarge(images: Tensor) -> Tensor:
-    """`[N, 8, 8]` to `[N, 1, 28, 28]`."""
+    """Enlarge `[N, 8, 8]` to `[N, 1, 28, 28]`."""
     size = (IMAGE_SIZE, IMAGE_SIZE)
     return F.interpolate(images[:, None], size, mode="bilinear", align_corners=False)

@@ -88,7 +88,7 @@ class domainnet(DomainFolders):
     }
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Check the options."""
         super().__post_init__()
         if unknown := sorted(set(self.shift_domains) - set(self.domains)):
             raise ConfigError(
@@ -103,7 +103,7 @@ class domainnet(DomainFolders):
         return tuple(d for d in self.domains if d in wanted or self.trains_on(d))
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the lists and whether their images are there, or at the folders."""
+        """Look at the lists and whether their images are there, or at the folders."""
         if self.protocol != "lists":
             return super().read(problems)
         present = self.domain_folders(problems)
@@ -128,7 +128,7 @@ class domainnet(DomainFolders):
     def whole_domains(
         self, present: Mapping[str, Path], problems: Problems
     ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
-        """What there is to test on of each domain: its test list, where lists are the protocol."""
+        """Return the test images of each domain: its test list, where lists are the protocol."""
         if self.protocol != "lists":
             return super().whole_domains(present, problems)
         images, classes = self._read_lists(present, (), problems)
@@ -137,7 +137,7 @@ class domainnet(DomainFolders):
     def _read_lists(
         self, present: Mapping[str, Path], trained: Sequence[str], problems: Problems
     ) -> tuple[dict[tuple[str, str], ImageSet], tuple[str, ...]]:
-        """The images of each (domain, part) that the protocol has, and the class names."""
+        """Return the images of each (domain, part) that the protocol has, and the class names."""
         root = next(iter(present.values())).parent
         lists = {
             (domain, part): self._list(root, domain, part)
@@ -163,7 +163,7 @@ class domainnet(DomainFolders):
     def read_domain(
         self, folder: Path, labels: Mapping[str, int], problems: Problems
     ) -> tuple[Listing, list[str]]:
-        """A domain's images less the duplicates, and the classes that it has no folder of."""
+        """Return a domain's images without duplicates, and the classes that have no folder."""
         listing, absent = super().read_domain(folder, labels, problems)
         file = folder.parent / DUPLICATES
         if not file.exists():

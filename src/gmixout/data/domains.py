@@ -25,7 +25,7 @@ HOLDOUT = 0.2
 
 
 def domainbed_holdout(examples: int, trial_seed: int, environment: int) -> tuple[Tensor, Tensor]:
-    """The examples that DomainBed trains on and those it holds out, in one domain.
+    """Return the examples that DomainBed trains on and those it holds out, in one domain.
 
     Args:
         examples: Number of images of the domain, sorted by class and then by file name.
@@ -84,7 +84,7 @@ class DomainFolders(SeveralDomains):
     """Names of the folder that holds the domains, if the root is the one above it."""
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Check the options."""
         super().__post_init__()
         option, named = self.choice
         if option != "train_domain" and "train_domain" in changed(self):
@@ -117,7 +117,7 @@ class DomainFolders(SeveralDomains):
 
     @property
     def spoken(self) -> tuple[str, ...]:
-        """Return the option that says what is finetuned on, which tells results apart."""
+        """Options shown with results: the one that names the training domains."""
         return (self.choice[0],)
 
     @property
@@ -126,7 +126,7 @@ class DomainFolders(SeveralDomains):
         return self.domains
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the domain folders."""
+        """Look at the domain folders."""
         present = self.domain_folders(problems)
         sets, classes, notes = self._read_domains(present, problems)
         trained = self.trained_of(tuple(present), problems)
@@ -149,7 +149,7 @@ class DomainFolders(SeveralDomains):
         )
 
     def load_tests(self) -> ImageBenchmark:
-        """Gives what there is to test on: whole domains, where no trained one is there.
+        """Give what there is to test on: whole domains, where no trained one is there.
 
         Raises:
             DataError: As `check`, or there is no domain at all.
@@ -168,14 +168,14 @@ class DomainFolders(SeveralDomains):
     def whole_domains(
         self, present: Mapping[str, Path], problems: Problems
     ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
-        """What there is to test on of each domain, and the class names."""
+        """Return what there is to test on of each domain, and the class names."""
         sets, classes, _ = self._read_domains(present, problems)
         return sets, classes
 
     def _read_domains(
         self, present: Mapping[str, Path], problems: Problems
     ) -> tuple[dict[str, ImageSet], tuple[str, ...], tuple[str, ...]]:
-        """The images of each domain, the class names, and what is to be noted."""
+        """Return the images of each domain, the class names, and what is to be noted."""
         names = {plain(name): name for f in present.values() for name in subfolders(f)}
         self._count(problems, "classes", len(names), "number of classes")
         problems.settle(self)
@@ -192,7 +192,7 @@ class DomainFolders(SeveralDomains):
         return sets, tuple(names[name] for name in labels), tuple(notes)
 
     def domain_folders(self, problems: Problems) -> dict[str, Path]:
-        """The folders of the domains that are there, in the root or in a folder in it.
+        """Return the folders of the domains that are there, in the root or in a folder in it.
 
         Raises:
             DataError: A domain that an option names is not there, or none to train or to test on.
@@ -205,7 +205,7 @@ class DomainFolders(SeveralDomains):
         return present
 
     def left_out(self, present: Iterable[str]) -> list[str]:
-        """A note for each domain that is not there."""
+        """Return a note for each domain that is not there."""
         absent = (domain for domain in self.used_domains if domain not in set(present))
         return [f"there is no domain {domain}: left out" for domain in absent]
 
@@ -221,7 +221,7 @@ class DomainFolders(SeveralDomains):
     def read_domain(
         self, folder: Path, labels: Mapping[str, int], problems: Problems
     ) -> tuple[Listing, list[str]]:
-        """A domain's images, and the classes that it has no folder of."""
+        """Return a domain's images, and the classes that it has no folder of."""
         listing, found = Listing(folder), set()
         # by folder name, then file name: the order that DomainBed's split is made on
         for name in subfolders(folder):
@@ -232,7 +232,7 @@ class DomainFolders(SeveralDomains):
         return listing, [name for name in labels if name not in found]
 
     def _parts(self, domain: str, images: ImageSet) -> Parts:
-        """The training, validation and test images of one domain."""
+        """Return the training, validation and test images of one domain."""
         if self.protocol == "domainbed":
             environment = self.domains.index(domain)
             train, held = domainbed_holdout(len(images), self.trial_seed, environment)

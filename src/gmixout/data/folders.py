@@ -35,14 +35,14 @@ class Listing:
     def images(
         self, space: LabelSpace | None = None, border: int = 0, upright: bool = False
     ) -> ImageFiles:
-        """The set."""
+        """Return the set."""
         return ImageFiles(
             self.root, self.paths, self.labels, space=space, border=border, upright=upright
         )
 
 
 def plain(name: str) -> str:
-    """A name without case and separators: "Real World", "real_world" and "RealWorld" are one."""
+    """Return a name without case and separators: "Real World" and "real_world" are the same."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -93,7 +93,7 @@ def _is_junk(name: str) -> bool:
 
 
 def find(folder: Path, *names: str) -> Path | None:
-    """The folder inside a folder that has one of some names, in any spelling; None without.
+    """Return the folder inside a folder that has one of some names, in any spelling; None without.
 
     Raises:
         DataError: More than one has.
@@ -119,7 +119,7 @@ def read_class(listing: Listing, folder: str, label: int, problems: Problems) ->
 
 
 def read_classes(folder: Path, labels: Mapping[str, int], problems: Problems) -> Listing:
-    """The images of `<folder>/<class>/*`.
+    """Return the images of `<folder>/<class>/*`.
 
     Args:
         folder: Holds the class folders.
@@ -144,7 +144,7 @@ def read_classes(folder: Path, labels: Mapping[str, int], problems: Problems) ->
 
 
 def read_list(file: Path, root: Path, problems: Problems) -> Listing:
-    """The images of a list file: on each line a folder's image, a space and a label.
+    """Return the images of a list file: on each line a folder's image, a space and a label.
 
     Args:
         file: The list; paths `<folder>/<file>` may hold spaces, the label comes after the last.
@@ -170,7 +170,7 @@ def read_list(file: Path, root: Path, problems: Problems) -> Listing:
 
 
 def classes_of_lists(listings: Mapping[str, Listing], problems: Problems) -> tuple[str, ...]:
-    """Class names of the labels in lists, from the folder that each image lies in.
+    """Return the class name of each label in lists, from the folder of its images.
 
     The number in the list is the label, whatever the order of the folders: lists may leave out a
     class, and a folder's position would then be wrong for all after it.
@@ -202,7 +202,7 @@ def classes_of_lists(listings: Mapping[str, Listing], problems: Problems) -> tup
 
 
 def report_absent(listing: Listing, said: str, problems: Problems) -> None:
-    """Notes a problem if images are listed that are not there, or not in the folder they should be.
+    """Note a problem if images are listed that are not there, or not in the folder they should be.
 
     Args:
         listing: The images.

@@ -47,7 +47,7 @@ _BEND = 0.08
 
 
 def font_folder() -> Path:
-    """The folder of matplotlib's TrueType fonts.
+    """Return the folder of matplotlib's TrueType fonts.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -81,7 +81,7 @@ def draw(fonts: tuple[str, ...]) -> Tensor:
 
 
 def _draw(font: Path, character: str) -> Tensor:
-    """One character as ink, `[56, 56]`."""
+    """Draw one character as ink, `[56, 56]`."""
     with needs("pillow", "vision"):
         from PIL import Image, ImageDraw, ImageFont
 
@@ -97,7 +97,7 @@ def _draw(font: Path, character: str) -> Tensor:
 
 
 def render(fonts: tuple[str, ...], per_digit: int, seed: int) -> LabelledImages:
-    """A balanced set of varied digits of some fonts.
+    """Return a balanced set of varied digits of some fonts.
 
     Args:
         fonts: file names in matplotlib's font folder; images take them in turn.
@@ -175,6 +175,6 @@ def _blur(images: Tensor) -> Tensor:
 
 
 def _ramp(direction: Tensor) -> Tensor:
-    """Linear ramps in [-0.7, 0.7] across the image, `[N, 1, 28, 28]`."""
+    """Return linear ramps in [-0.7, 0.7] across the image, `[N, 1, 28, 28]`."""
     axis = torch.linspace(-0.5, 0.5, IMAGE_SIZE)
     return direction.cos() * axis + direction.sin() * axis[:, None]

@@ -83,7 +83,7 @@ class huggingface(Source):
     )
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the splits and their columns."""
+        """Look at the splits and their columns."""
         found = self._open(problems)
         own = [name for name in (self.train, self.val, self.test) if name]
         shifts = self.shifts or tuple(name for name in found if name not in own)
@@ -123,11 +123,11 @@ class huggingface(Source):
         )
 
     def placed(self) -> Source:
-        """The same data set; a name on the hub is no folder."""
+        """Return the same data set; a name on the hub is no folder."""
         return super().placed() if self.root.expanduser().exists() else self
 
     def _check_root(self, problems: Problems) -> None:
-        """A name on the hub is no folder."""
+        """Accept any root: it is a name on the hub, not a folder."""
 
     def _open(self, problems: Problems) -> Any:
         with needs("datasets", "hub"):
@@ -155,7 +155,7 @@ class huggingface(Source):
         return found
 
     def _check_columns(self, name: str, rows: Any, problems: Problems) -> None:
-        """Notes what is wrong with the columns of a split."""
+        """Note what is wrong with the columns of a split."""
         import datasets
 
         for column in {self.image, self.label} - set(rows.column_names):
@@ -179,7 +179,7 @@ class huggingface(Source):
             problems.add(f"split {name}: the class names {shown(label.names)} are not all text")
 
     def _values(self, name: str, rows: Any, problems: Problems) -> list[Any]:
-        """What the label column says of each row: a class name, a number or text; None: nothing."""
+        """Return each row's label: a class name, a number or text; None if it has none."""
         import datasets
 
         feature = rows.features[self.label]

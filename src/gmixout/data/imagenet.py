@@ -57,7 +57,7 @@ class ImageNet(Source):
         return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
     def imagenet_root(self, problems: Problems) -> Path:
-        """The folder with `train/` in it: the root, or `imagenet` or `ILSVRC2012` in the root."""
+        """Return the folder that holds `train/`: the root, or `imagenet` or `ILSVRC2012` in it."""
         for folder in (self.root, find(self.root, "imagenet", "ILSVRC2012", "imagenet-1k")):
             if folder is not None and find(folder, "train") is not None:
                 return folder
@@ -66,7 +66,7 @@ class ImageNet(Source):
     def in_domain(
         self, val_share: float, problems: Problems
     ) -> tuple[dict[str, int], ImageBenchmark]:
-        """ImageNet itself: the label of each wnid, and the benchmark without shifts.
+        """Return the label of each wnid, and ImageNet's benchmark without shifts.
 
         Args:
             val_share: Share of the training images, stratified by a fixed seed, that is held out
@@ -103,7 +103,7 @@ class ImageNet(Source):
         )
 
     def all_classes(self, folder: Path, labels: Mapping[str, int], problems: Problems) -> Listing:
-        """Images in a folder that has to have a folder of every class."""
+        """Return the images of a folder that must have a subfolder for every class."""
         listing = read_classes(folder, labels, problems)
         absent = sorted(set(labels) - set(subfolders(folder)))
         if absent:
@@ -177,7 +177,7 @@ class imagenet(ImageNet):
     """Names of each shift's folder in the root."""
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Check the options."""
         super().__post_init__()
         known = ("v2", *self.folders)
         unknown = set(self.shifts) - set(known)
@@ -188,7 +188,7 @@ class imagenet(ImageNet):
             )
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at ImageNet and the shifts."""
+        """Look at ImageNet and the shifts."""
         labels, benchmark = self.in_domain(self.val_share, problems)
         readers: dict[str, Callable[[Path, dict[str, int], Problems], ImageFiles]] = {
             "v2": self._v2,
@@ -218,7 +218,7 @@ class imagenet(ImageNet):
         return self.folders[shift]
 
     def _v2(self, folder: Path, labels: dict[str, int], problems: Problems) -> ImageFiles:
-        """Reads the number of a folder as the label: sorted as text, 10 would come before 2."""
+        """Read the number of a folder as the label: sorted as text, 10 would come before 2."""
         names = subfolders(folder)
         if names and all(name in labels for name in names):
             return self.all_classes(folder, labels, problems).images()
@@ -238,7 +238,7 @@ class imagenet(ImageNet):
     def _part_of_the_classes(
         self, key: str, folder: Path, labels: dict[str, int], problems: Problems
     ) -> ImageFiles:
-        """Reads a set whose folders are some of the wnids, which become its label space."""
+        """Read a set whose folders are some of the wnids, which become its label space."""
         wnids = [name for name in subfolders(folder) if name in labels]
         for name in sorted(set(subfolders(folder)) - set(wnids)):
             problems.add(f"{folder / name} is not a class of ImageNet's train/")
@@ -284,7 +284,7 @@ def class_names(root: Path) -> dict[str, str]:
 
 
 def objectnet_classes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """ImageNet's classes of each ObjectNet class folder that has some, folders in sorted order.
+    """Return ImageNet's classes of each ObjectNet class folder that has some, folders sorted.
 
     Args:
         folder: Holds, itself or in `mappings/`, the four files that come with ObjectNet.
@@ -317,7 +317,7 @@ def objectnet_classes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _check_mapping(file: Path, held: Any, kind: type) -> None:
-    """Checks that a file holds an object of values of one kind; JSON's keys are text."""
+    """Check that a file holds an object of values of one kind; JSON's keys are text."""
     wrong = isinstance(held, dict) and [value for value in held.values() if type(value) is not kind]
     if wrong or not isinstance(held, dict):
         raise DataError(f"{file} does not map names to {kind.__name__}: {shown(wrong or held)}")

@@ -41,7 +41,7 @@ class imagenet_c(ImageNet):
     official: ClassVar[Mapping[str, int]] = {**ImageNet.official, "corrupted": 50_000}
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at ImageNet and its corrupted copies."""
+        """Look at ImageNet and its corrupted copies."""
         labels, benchmark = self.in_domain(self.val_share, problems)
         root = find(self.root, "ImageNet-C")
         if root is None:

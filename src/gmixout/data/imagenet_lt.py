@@ -47,7 +47,7 @@ class imagenet_lt(ImageNet):
     }
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the lists, and whether their images are there."""
+        """Look at the lists, and whether their images are there."""
         root = self.imagenet_root(problems)
         parts = {}
         for part in ("train", "val", "test"):

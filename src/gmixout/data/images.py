@@ -46,7 +46,7 @@ class LabelSpace:
     """Of each own class, the positions of the model's classes that it stands for."""
 
     def project(self, logits: Tensor) -> Tensor:
-        """Logits of the own classes, each the largest among its members'.
+        """Return logits of this set's classes, each the maximum over its members.
 
         Args:
             logits: `[N, all classes]`, the model's.
@@ -109,15 +109,15 @@ class ImageSet(Examples, ABC):
 
     @abstractmethod
     def _decode(self, position: int) -> "Image":
-        """The picture at a position of the store, in RGB."""
+        """Return the picture at a position of the store, in RGB."""
 
     @abstractmethod
     def _name(self, position: int) -> str:
-        """What an error calls the picture."""
+        """Return what an error calls the picture."""
 
     @property
     def in_memory(self) -> bool:
-        """Whether an image that was asked for once costs nothing the next time."""
+        """True if an image costs nothing after its first use."""
         return self._kept is not None
 
     def __len__(self) -> int:
@@ -131,7 +131,7 @@ class ImageSet(Examples, ABC):
         return self._kept[index], int(self.labels[index])
 
     def picture(self, index: int) -> "Image":
-        """The picture itself, in RGB.
+        """Return the picture itself, in RGB.
 
         Raises:
             DataError: It cannot be decoded; the message names it.
@@ -147,24 +147,24 @@ class ImageSet(Examples, ABC):
             ) from error
 
     def project(self, logits: Tensor) -> Tensor:
-        """A model's logits `[N, all classes]` as logits of this set's classes `[N, own classes]`.
+        """Map logits `[N, all classes]` to logits of this set's classes, `[N, own classes]`.
 
         Without a label space of its own the set has the model's classes, and nothing changes.
         """
         return logits if self.space is None else self.space.project(logits)
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits that stand for the labels and, of files, their names."""
+        """Return twelve hexadecimal digits that identify the labels and, of files, their names."""
         return hashlib.sha256(
             self.labels.numpy().tobytes() + self._identity(self._positions)
         ).hexdigest()[:12]
 
     def _identity(self, positions: "np.ndarray[Any, Any]") -> bytes:
-        """What tells the images at some positions of the store from others."""
+        """Return what tells the images at some positions of the store from others."""
         return b""
 
     def subset(self: Set, indices: Sequence[int] | Tensor) -> Set:
-        """The examples at some indices, in that order."""
+        """Return the examples at some indices, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         part = copy.copy(self)
         part.labels = self.labels[chosen]
@@ -174,7 +174,7 @@ class ImageSet(Examples, ABC):
         return part
 
     def transformed(self: Set, transform: Transform) -> Set:
-        """The same examples, seen through another transform."""
+        """Return the same examples, seen through another transform."""
         part = copy.copy(self)
         part.transform, part._kept = transform, None
         return part
@@ -190,7 +190,7 @@ class ImageSet(Examples, ABC):
         return part
 
     def kept(self: Set) -> Set:
-        """The same examples, which stay in memory as the transform made them, once asked for.
+        """Return the same examples, whose transformed images stay in memory after their first use.
 
         In the memory of the process that asks: processes that load images keep nothing.
         """
@@ -199,7 +199,7 @@ class ImageSet(Examples, ABC):
         return part
 
     def relabelled(self: Set, labels: Sequence[int]) -> Set:
-        """The same examples with other labels.
+        """Return the same examples with other labels.
 
         Args:
             labels: `[classes]`, the new label of each old one.
@@ -233,7 +233,7 @@ class ImageSet(Examples, ABC):
         return [i for bad, _ in found for i in bad], [i for _, flat in found for i in flat]
 
     def without_broken(self: Set) -> Set:
-        """The images that can be decoded; `broken` of the new set names the others.
+        """Return the images that can be decoded; `broken` of the new set names the others.
 
         Looking at every image takes as long as reading the whole set once, but leaves no question
         about how many examples there are, whoever reads them and in whatever order.
@@ -281,7 +281,7 @@ class ImageFiles(ImageSet):
         return bytes(self._paths[positions].tobytes())
 
     def path(self, index: int) -> Path:
-        """The file of an example."""
+        """Return the file of an example."""
         return self._file(int(self._positions[index]))
 
     def _file(self, position: int) -> Path:

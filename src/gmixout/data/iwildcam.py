@@ -58,7 +58,7 @@ class iwildcam(Source):
     }
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the table, and whether its images are there."""
+        """Look at the table, and whether its images are there."""
         folder = find(self.root, "iwildcam_v2.0") or self.root
         for path in (folder / "metadata.csv", folder / "train"):
             if not path.exists():
@@ -123,7 +123,7 @@ class iwildcam(Source):
 
 
 def _class_names(file: Path) -> dict[int, str]:
-    """Class names by label; empty if the file or its columns are not there."""
+    """Return class names by label; empty if the file or its columns are missing."""
     if not file.exists():
         return {}
     named = {}

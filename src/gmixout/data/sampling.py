@@ -28,7 +28,7 @@ SHOTS: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 
 
 def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> list[Tensor]:
-    """Splits examples so that every class has its share in every part.
+    """Split examples so that every class has its share in every part.
 
     Args:
         labels: `[N]`.
@@ -57,7 +57,7 @@ def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> list[Tenso
 
 
 def in_half(images: Set, half: str) -> Set:
-    """The `first` or the `second` half of a set, every class in proportion; or `both`."""
+    """Return the `first` or the `second` half of a set, every class in proportion; or `both`."""
     if half == "both":
         return images
     first, second = stratified(images.labels, (0.5,), SPLIT_SEED)
@@ -65,7 +65,7 @@ def in_half(images: Set, half: str) -> Set:
 
 
 def long_tailed(labels: Tensor, imbalance: float, seed: int) -> Tensor:
-    """Chooses examples so that class sizes fall exponentially, `n_y = n imbalance^(-y / (C - 1))`.
+    """Choose examples so that class sizes fall exponentially, `n_y = n imbalance^(-y / (C - 1))`.
 
     Args:
         labels: `[N]`, from 0 to C - 1; no class has fewer than the n images of the smallest.
@@ -86,7 +86,7 @@ def long_tailed(labels: Tensor, imbalance: float, seed: int) -> Tensor:
 
 
 def shot_groups(counts: Tensor, convention: str) -> Tensor:
-    """`[classes]`: MANY, MEDIUM or FEW for each class.
+    """Return MANY, MEDIUM or FEW for each class, `[classes]`.
 
     Args:
         counts: `[classes]`, training images of each class.

@@ -61,7 +61,7 @@ class JoinedImages(ImageSet):
         return part, int(self._inside[position])
 
     def _identity(self, positions: "np.ndarray[Any, Any]") -> bytes:
-        """The order of the parts' images, then of each part its name and its images' identity."""
+        """Return the order of the images, then each part's name and its images' identity."""
         order, inside = self._part[positions], self._inside[positions]
         held = [order.tobytes()]
         for number, (name, part) in enumerate(self._parts):

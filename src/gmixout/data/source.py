@@ -64,7 +64,7 @@ class Problems:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was passed over."""
+        """Notes on skipped files."""
         if not self._passed:
             return ()
         kinds = ", ".join(f"{ending} ({count:,})" for ending, count in self._passed.most_common(9))
@@ -72,14 +72,14 @@ class Problems:
         return (f"{total:,} files that are not read as images: {kinds}; the first: {self._first}",)
 
     def add(self, problem: str) -> None:
-        """Notes a problem, a clause that names the thing and what is wrong with it."""
+        """Note a problem, a clause that names the thing and what is wrong with it."""
         if len(self.found) < self.SHOWN:
             self.found.append(problem)
         else:
             self._more += 1
 
     def settle(self, source: "Source") -> None:
-        """Raises a `DataError` that says all problems, if there are any."""
+        """Raise a `DataError` that says all problems, if there are any."""
         if not self.found:
             return
         lines = [f"  - {problem}" for problem in self.found]
@@ -92,7 +92,7 @@ class Problems:
         )
 
     def fail(self, source: "Source", problem: str) -> NoReturn:
-        """Raises at once, for a problem without which nothing else can be looked at."""
+        """Raise at once, for a problem without which nothing else can be looked at."""
         self.add(problem)
         self.settle(source)
         raise AssertionError("unreachable: there is a problem")
@@ -153,12 +153,12 @@ class Source(Named, ABC):
         return PLAIN
 
     def placed(self) -> "Source":
-        """The same source, found from any working directory."""
+        """Return the same source, found from any working directory."""
         return replace(self, root=self.root.expanduser().absolute())
 
     @abstractmethod
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the folder, decodes nothing, and gives the benchmark without a transform.
+        """Look at the folder, decodes nothing, and gives the benchmark without a transform.
 
         Args:
             problems: Takes what is wrong. The benchmark matters only if nothing was.
@@ -168,7 +168,7 @@ class Source(Named, ABC):
         """
 
     def check(self, decode: bool = False) -> Inventory:
-        """Verifies layout and counts.
+        """Verify layout and counts.
 
         Args:
             decode: Also decode every image.
@@ -201,7 +201,7 @@ class Source(Named, ABC):
         )
 
     def load(self, transform: Transform | None = None) -> ImageBenchmark:
-        """Gives the benchmark, ready to be read.
+        """Give the benchmark, ready to be read.
 
         Args:
             transform: Makes the model's input `[C, H, W]` of an RGB picture. None: items are
@@ -221,7 +221,7 @@ class Source(Named, ABC):
         return benchmark.map(lambda images: images.transformed(transform))
 
     def load_tests(self) -> ImageBenchmark:
-        """Gives what there is to test on, for a model that was trained elsewhere.
+        """Give what there is to test on, for a model that was trained elsewhere.
 
         Domain folders and image folders may lack what training needs: see `tests_alone`. Others
         are loaded whole.
@@ -258,7 +258,7 @@ class Source(Named, ABC):
             problems.fail(self, f"there is no folder {self.root}")
 
     def _count(self, problems: Problems, key: str, found: int, what: str) -> None:
-        """Notes a problem if a number is not the published one and `counts` asks for that."""
+        """Note a problem if a number is not the published one and `counts` asks for that."""
         expected = self.official.get(key)
         if self.counts == "official" and expected is not None and found != expected:
             problems.add(
@@ -287,7 +287,7 @@ def _check_sets(benchmark: ImageBenchmark, problems: Problems) -> None:
 
 
 def _gaps(benchmark: ImageBenchmark) -> list[str]:
-    """Classes that training never sees, which results on them depend on."""
+    """Return a note on classes that training never sees but results depend on."""
     classes = benchmark.classes
     counts = benchmark.train.labels.bincount(minlength=len(classes))
     absent = (counts == 0).nonzero().flatten().tolist()

@@ -39,7 +39,7 @@ class cross_entropy(Loss):
 
     @property
     def soft(self) -> bool:  # type: ignore[override]
-        """Whether labels are smoothed."""
+        """True if labels are smoothed."""
         return self.label_smoothing > 0
 
     def start(self, dataset: Dataset[Any]) -> Loss:

@@ -77,7 +77,7 @@ DEFAULT_METHOD = masking.gmixout.__name__
 
 
 def get_method(name: str, **options: Any) -> Method:
-    """Returns a method of the table, or one with regularizers beside it.
+    """Return a method of the table, or one with regularizers beside it.
 
     Args:
         name: Its key in `METHODS`, as it is or with what acts beside it, `gmixout+regmixup+sam`.

@@ -46,7 +46,7 @@ class _Adapted(DenseFinetuning):
 
     @torch.no_grad()
     def snapshot(self) -> State:
-        """Returns the plain model's state with the adapters merged into copies of the weights."""
+        """Return the plain model's state with the adapters merged into copies of the weights."""
         merged = {}
         for name, layer in self._layers.items():
             base = layer.get_base_layer()
@@ -63,7 +63,7 @@ class _Adapted(DenseFinetuning):
         return state
 
     def detach(self) -> nn.Module:
-        """Returns the model with the adapters merged and gone."""
+        """Return the model with the adapters merged and gone."""
         self._tuner.merge_and_unload()
         return super().detach()
 
@@ -76,12 +76,12 @@ class _Adapter(Method):
     adapts: ClassVar[str] = "linear and ungrouped convolutional layers"
 
     def __post_init__(self) -> None:
-        """Refuses ranks below 1."""
+        """Refuse ranks below 1."""
         super().__post_init__()
         require(self, "rank", self.rank >= 1, "1 or more")
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Puts adapters on the model.
+        """Put adapters on the model.
 
         Raises:
             ConfigError: The model has nothing that can be adapted, or peft is not installed.
@@ -108,11 +108,11 @@ class _Adapter(Method):
         return _Adapted(model, heads, [parameter for _, parameter in trainable], tuner)
 
     def check(self, targets: dict[str, nn.Module]) -> None:
-        """Raises a `ConfigError` if a layer cannot be adapted with these options."""
+        """Raise a `ConfigError` if a layer cannot be adapted with these options."""
 
     @abstractmethod
     def tune(self, peft: Any, model: nn.Module, targets: dict[str, nn.Module], seed: int) -> Any:
-        """Returns a peft tuner on the model; torch's generator is seeded meanwhile."""
+        """Return a peft tuner on the model; torch's generator is seeded meanwhile."""
 
     def _targets(self, model: nn.Module, heads: tuple[str, ...]) -> Iterator[tuple[str, nn.Module]]:
         # nn.MultiheadAttention reads its layers' weights and never calls them; peft's own layer for
@@ -150,18 +150,18 @@ class lora(_Adapter):
     lora_alpha: int = 8
 
     def __post_init__(self) -> None:
-        """Refuses ranks and factors below 1."""
+        """Refuse ranks and factors below 1."""
         super().__post_init__()
         require(self, "lora_alpha", self.lora_alpha >= 1, "1 or more")
 
     def check(self, targets: dict[str, nn.Module]) -> None:
-        """Raises a `ConfigError` if the rank is above that of every weight."""
+        """Raise a `ConfigError` if the rank is above that of every weight."""
         widest = max(min(layer.weight.flatten(1).shape) for layer in targets.values())  # type: ignore[operator]
         if self.rank > max(widest, _SMALL_RANK):
             refuse(self, "rank", f"{max(widest, _SMALL_RANK)} or less: no weight here has more")
 
     def tune(self, peft: Any, model: nn.Module, targets: dict[str, nn.Module], seed: int) -> Any:
-        """Returns a LoRA tuner."""
+        """Return a LoRA tuner."""
         del seed
         return peft.LoraModel(model, self._config(peft, targets), _NAME)
 
@@ -204,7 +204,7 @@ class shira(_Adapter):
     adapts: ClassVar[str] = "linear layers"
 
     def check(self, targets: dict[str, nn.Module]) -> None:
-        """Raises a `ConfigError` if a weight has fewer entries than would be trained of it."""
+        """Raise a `ConfigError` if a weight has fewer entries than would be trained of it."""
         for name, layer in targets.items():
             rows, columns = layer.weight.shape  # type: ignore[misc]
             if self.rank * (rows + columns) > rows * columns:
@@ -215,7 +215,7 @@ class shira(_Adapter):
                 )
 
     def tune(self, peft: Any, model: nn.Module, targets: dict[str, nn.Module], seed: int) -> Any:
-        """Returns a SHiRA tuner."""
+        """Return a SHiRA tuner."""
         checks: Any = torch.sparse.check_sparse_tensor_invariants
         if not checks.is_enabled():
             checks.disable()  # as they are, but said, or torch warns of peft's sparse tensors
@@ -235,7 +235,7 @@ class shira(_Adapter):
 
 
 def _exactly(targets: dict[str, nn.Module]) -> str:
-    """A pattern of these names alone; peft takes names in a list as endings of longer ones."""
+    """Return a pattern of exactly these names; peft matches listed names as suffixes."""
     return "|".join(map(re.escape, targets))
 
 

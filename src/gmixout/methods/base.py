@@ -50,29 +50,29 @@ class Finetuning(Protocol):
     """One model being finetuned, as the training loop sees it."""
 
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
-        """Returns the groups for a torch optimizer; `head_lr=None` means the head has `lr`."""
+        """Return the groups for a torch optimizer; `head_lr=None` means the head has `lr`."""
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
-        """Lets the method follow the optimizer's steps."""
+        """Let the method follow the optimizer's steps."""
 
     def write(self) -> None:
-        """Lets the model see values that were moved outside of the optimizer's steps."""
+        """Let the model see values that were changed outside of the optimizer's steps."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what, beside the model's and the optimizer's state, is needed to go on."""
+        """Return what, beside the model's and the optimizer's state, is needed to go on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` returned."""
+        """Take up what `state_dict` returned."""
 
     def snapshot(self) -> State:
-        """Returns the weights that `detach` would leave now, and goes on.
+        """Return the weights that `detach` would leave now, and goes on.
 
         The keys are the plain model's. Tensors may share memory with the model: copy what is to
         outlive the next step.
         """
 
     def detach(self) -> nn.Module:
-        """Ends finetuning and returns the plain model."""
+        """End finetuning and returns the plain model."""
 
 
 class DenseFinetuning:
@@ -95,30 +95,30 @@ class DenseFinetuning:
             parameter.requires_grad_(False)
 
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
-        """Returns two groups, "dense" at `lr` and "head" at `head_lr`; empty ones are left out."""
+        """Return two groups, "dense" at `lr` and "head" at `head_lr`; empty ones are left out."""
         return dense_groups(self.model, self.heads, lr, head_lr)
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
-        """Returns the optimizer as it is."""
+        """Return the optimizer as it is."""
         return optimizer
 
     def write(self) -> None:
-        """Does nothing: the model's own parameters are what is trained."""
+        """Do nothing: the model's own parameters are trained."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns nothing: the model's own state is all there is."""
+        """Return nothing: the model's own state is all there is."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes nothing."""
+        """Take nothing."""
         del state
 
     def snapshot(self) -> State:
-        """Returns the model's own state."""
+        """Return the model's own state."""
         return self.model.state_dict()
 
     def detach(self) -> nn.Module:
-        """Returns the model, what was frozen trainable again."""
+        """Return the model, what was frozen trainable again."""
         for parameter in self.frozen:
             parameter.requires_grad_(True)
         return self.model
@@ -155,14 +155,14 @@ class Method(Named, ABC):
         check_settings(self)
 
     def __init_subclass__(cls) -> None:
-        """Keeps `alpha` for the place on an interpolation path, which records know it as."""
+        """Keep `alpha` for the place on an interpolation path, which records know it as."""
         super().__init_subclass__()
         if "alpha" in cls.__annotations__:
             raise ConfigError(f"method {cls.__name__}: an option cannot be called alpha")
 
     @property
     def regularizers(self) -> tuple[Regularizer, ...]:
-        """What acts beside the method in its training runs."""
+        """Regularizers that act beside the method in its training runs."""
         return ()
 
     @property
@@ -181,7 +181,7 @@ class Method(Named, ABC):
         """
 
     def check_steps(self, steps: int) -> None:
-        """Finds out before training whether a run of so many steps would be this method.
+        """Find out before training whether a run of so many steps would be this method.
 
         Args:
             steps: Optimizer steps of the run.
@@ -194,7 +194,7 @@ class Method(Named, ABC):
                 value.check_steps(steps)
 
     def costliest(self) -> "Method":
-        """The method as it trains most of the model, to measure a step of it."""
+        """Return the method as it trains most of the model, to measure a step of it."""
         parts = {n: part.costliest() for n, part in vars(self).items() if isinstance(part, Method)}
         return replace(self, **parts)  # type: ignore[type-var]
 

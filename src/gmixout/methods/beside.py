@@ -38,15 +38,15 @@ class beside(Method):
 
     @property
     def regularizers(self) -> tuple[Regularizer, ...]:
-        """What acts beside the method."""
+        """Regularizers that act beside the method."""
         return self.adds
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Starts the method."""
+        """Start the method."""
         return self.of.start(pretrained, seed)
 
     def __str__(self) -> str:
-        """Returns all parts with their unusual options."""
+        """Return all parts with their unusual options."""
         return "+".join(map(str, (self.of, *self.adds)))
 
 

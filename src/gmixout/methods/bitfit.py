@@ -16,7 +16,7 @@ class bitfit(Method):
     """
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Freezes all but biases and head.
+        """Freeze all but biases and head.
 
         Raises:
             ConfigError: The model has no biases outside of its head.

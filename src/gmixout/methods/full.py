@@ -11,6 +11,6 @@ class full(Method):
     """Full finetuning: every parameter is trained."""
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Trains the model as it is."""
+        """Train the model as it is."""
         del seed
         return DenseFinetuning(pretrained)

@@ -25,12 +25,12 @@ class _Pulled(DenseFinetuning):
         self._start = [parameter.detach().clone() for parameter in self._body]
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
-        """Adds the penalty's gradient before each step."""
+        """Add the penalty's gradient before each step."""
         self._hook = optimizer.register_step_pre_hook(self._before_step)
         return optimizer
 
     def detach(self) -> nn.Module:
-        """Returns the model."""
+        """Return the model."""
         if self._hook is not None:
             self._hook.remove()
         return super().detach()
@@ -64,12 +64,12 @@ class l2_sp(Method):
     head_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        """Refuses weights that are negative or not finite."""
+        """Refuse weights that are negative or not finite."""
         super().__post_init__()
         for name, value in vars(self).items():
             require(self, name, value >= 0, "0 or more")
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Remembers the pretrained weights."""
+        """Remember the pretrained weights."""
         del seed
         return _Pulled(pretrained, self)

@@ -20,7 +20,7 @@ class _Masked(Method):
         self._config(seed=0)
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Attaches the process."""
+        """Attach the process."""
         return attach(pretrained.model, self._config(seed), head=pretrained.head)
 
     def _config(self, seed: int) -> GMixout:
@@ -28,12 +28,12 @@ class _Masked(Method):
 
 
 def _options(settings: GMixout) -> dict[str, Any]:
-    """The options of a method that is this process."""
+    """Return the options of a method that is this process."""
     return {name: value for name, value in vars(settings).items() if name != "seed"}
 
 
 def _as_method(name: str, summary: str) -> type[_Masked]:
-    """The method whose fields, types and texts are those of `GMixout`."""
+    """Return the method whose fields, types and texts are those of `GMixout`."""
     types = get_type_hints(GMixout)
     texts = docstring_parser.parse_from_object(GMixout).params
     args = [f"    {text.arg_name}: {' '.join((text.description or '').split())}" for text in texts]

@@ -34,20 +34,20 @@ class _Probing(DenseFinetuning):
         model.eval()
 
     def restore(self) -> None:
-        """Ends probing: what was frozen is trainable, and every module in the mode of before."""
+        """End probing: what was frozen is trainable, and every module in the mode of before."""
         super().detach()
         for module, mode in self._modes.items():
             module.training = mode
 
     def detach(self) -> nn.Module:
-        """Returns the model."""
+        """Return the model."""
         self.restore()
         return self.model
 
 
 class _LinearProbing(_Probing):
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
-        """Returns the group "head", at `lr`."""
+        """Return the group "head", at `lr`."""
         del head_lr
         return super().param_groups(lr, lr)
 
@@ -61,7 +61,7 @@ class linear_probe(Method):
     """
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Freezes all but the head.
+        """Freeze all but the head.
 
         Raises:
             ConfigError: The model has no head that can be trained.
@@ -81,28 +81,28 @@ class _ProbingFirst(_Probing):
         self._go_on()
 
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
-        """Returns two groups, "dense" at `lr`, without gradients at first, and "head"."""
+        """Return two groups, "dense" at `lr`, without gradients at first, and "head"."""
         body = {"params": self.frozen, "lr": lr, "name": "dense"}
         trained = [parameter for parameter in self.frozen if parameter.requires_grad]
         head = dense_groups(self.model, self.heads, lr, head_lr, leave_out=trained)
         return [body, *head]
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
-        """Counts the optimizer's steps."""
+        """Count the optimizer's steps."""
         self._hook = optimizer.register_step_post_hook(self._after_step)
         return optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the number of steps."""
+        """Return the number of steps."""
         return {"steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the phase that the number of steps says."""
+        """Continue with the phase that the number of steps implies."""
         self._steps = state["steps"]
         self._go_on()
 
     def detach(self) -> nn.Module:
-        """Returns the model."""
+        """Return the model."""
         if self._hook is not None:
             self._hook.remove()
         return super().detach()
@@ -131,12 +131,12 @@ class lp_ft(Method):
     probe_steps: int = 100
 
     def __post_init__(self) -> None:
-        """Refuses negative numbers."""
+        """Refuse negative numbers."""
         super().__post_init__()
         require(self, "probe_steps", self.probe_steps >= 0, "0 or more")
 
     def check_steps(self, steps: int) -> None:
-        """Refuses a run that would only probe.
+        """Refuse a run that would only probe.
 
         Raises:
             ConfigError: The body would never be trained.
@@ -149,11 +149,11 @@ class lp_ft(Method):
             )
 
     def costliest(self) -> Method:
-        """Full finetuning from the first step on."""
+        """Return full finetuning from the first step on."""
         return replace(self, probe_steps=0)
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Freezes all but the head for a while.
+        """Freeze all but the head for a while.
 
         Raises:
             ConfigError: The model has no head that can be trained.

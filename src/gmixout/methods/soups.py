@@ -18,7 +18,7 @@ class _Soup(Derived):
     several_runs: ClassVar[bool] = True
 
     def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
-        """Yields the mean of the chosen runs."""
+        """Yield the mean of the chosen runs."""
         del pretrained
         members = self.choose(runs)
         state = mean([runs.states[member] for member in members])
@@ -26,7 +26,7 @@ class _Soup(Derived):
 
     @abstractmethod
     def choose(self, runs: Runs) -> list[int]:
-        """Returns the positions of the runs that are averaged."""
+        """Return the positions of the runs that are averaged."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class uniform_soup(_Soup):
     """
 
     def choose(self, runs: Runs) -> list[int]:
-        """Chooses all runs."""
+        """Choose all runs."""
         return list(range(len(runs.states)))
 
 
@@ -55,5 +55,5 @@ class greedy_soup(_Soup):
     """
 
     def choose(self, runs: Runs) -> list[int]:
-        """Chooses the runs that do not lower the score of the mean."""
+        """Choose the runs that do not lower the score of the mean."""
         return greedy_members(runs.states, runs.score)

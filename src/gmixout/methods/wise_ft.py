@@ -26,13 +26,13 @@ class wise_ft(Derived):
     alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
 
     def __post_init__(self) -> None:
-        """Refuses shares outside [0, 1]."""
+        """Refuse shares outside [0, 1]."""
         super().__post_init__()
         inside = all(0 <= alpha <= 1 for alpha in self.alphas)
         require(self, "alphas", bool(self.alphas) and inside, "one or more numbers from 0 to 1")
 
     def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
-        """Yields one model for each alpha."""
+        """Yield one model for each alpha."""
         (finetuned,) = runs.states
         for alpha in self.alphas:
             options = {"alpha": alpha, **self.of_option}

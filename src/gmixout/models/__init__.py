@@ -41,7 +41,7 @@ def load_pretrained(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Pretrained:
-    """Loads a pretrained model, ready to be finetuned on some classes.
+    """Load a pretrained model, ready to be finetuned on some classes.
 
     Args:
         name: `timm:`, `open_clip:` or `hf:` and the name by which that library knows the model
@@ -96,7 +96,7 @@ def load_pretrained(
 
 
 def _parse(name: str, weights: Path | None) -> tuple[str, str, Path | None]:
-    """Family, what the family's library is asked for, and local weights."""
+    """Return the family, the name passed to its library, and local weights."""
     family, _, source = name.partition(":")
     if family not in FAMILIES:
         family, source = _family_of_path(name), name
@@ -118,7 +118,7 @@ def _parse(name: str, weights: Path | None) -> tuple[str, str, Path | None]:
 
 
 def _family_of_path(name: str) -> str:
-    """The family that a model without a prefix belongs to, which must be a folder."""
+    """Return the family that a model without a prefix belongs to, which must be a folder."""
     path = Path(name).expanduser()
     if path.is_dir():
         return _family_of_folder(path)

@@ -34,12 +34,12 @@ class ClipClassifier(nn.Module):
             self.head.weight.copy_(weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[B, classes]` of images `[B, 3, H, W]`."""
+        """Return the logits `[B, classes]` of images `[B, 3, H, W]`."""
         logits: Tensor = self.head(functional.normalize(self.visual(images), dim=-1))
         return logits
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes the tower's activations in the backward pass instead of keeping them."""
+        """Recompute the tower's activations in the backward pass instead of keeping them."""
         self.visual.set_grad_checkpointing(enable)  # type: ignore[operator]
 
 
@@ -49,7 +49,7 @@ def zero_shot_weight(
     texts: Sequence[str],
     templates: Sequence[str],
 ) -> Tensor:
-    """Weight of the zero-shot head.
+    """Return the weight of the zero-shot head.
 
     Of each class, the mean over templates of the unit text features, made a unit vector again,
     times `exp(logit_scale)`. A logit bias (SigLIP's) would be the same for all classes, and is
@@ -85,7 +85,7 @@ def head_weight(
     encode: Callable[[list[str]], Tensor],
     logit_scale: Tensor,
 ) -> tuple[Tensor, str]:
-    """The weight `[classes, features]` that a request asks for, and what to say of it.
+    """Return the weight `[classes, features]` that a request asks for, and what to say of it.
 
     Args:
         request: Names the head, classes, prompts and the device.

@@ -108,7 +108,7 @@ class Request:
         return path if path.is_dir() else None
 
     def refuse_zero_shot(self) -> None:
-        """Refuses a zero-shot head, for a model without a text tower.
+        """Refuse a zero-shot head for a model without a text tower.
 
         Raises:
             ConfigError: One was asked for.
@@ -122,7 +122,7 @@ class Request:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Models are built on random numbers of their own; the global generator stays as it was."""
+    """Seed torch's generator for building a model, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         # manual_seed would seed the generators of GPUs, too
         torch.default_generator.manual_seed(seed)
@@ -130,7 +130,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def draw_head(layer: nn.Module, seed: int) -> None:
-    """Gives a classifier random weights: uniform within `1/sqrt(fan_in)`, biases zero.
+    """Give a classifier random weights: uniform within `1/sqrt(fan_in)`, biases zero.
 
     Args:
         layer: Has `weight` `[classes, ...]`, and perhaps a `bias`.

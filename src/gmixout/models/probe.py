@@ -71,7 +71,7 @@ def linear_probe_head(
 def _features(
     model: nn.Module, head: nn.Module, dataset: Dataset[Any], batch_size: int, workers: int | None
 ) -> tuple[Tensor, Tensor]:
-    """What the head is given for each image `[N, features]`, and the labels `[N]`."""
+    """Return what the head is given for each image `[N, features]`, and the labels `[N]`."""
     device = next(model.parameters()).device
     batches = make_loader(dataset, device, workers, batch_size=batch_size)
     features: list[Tensor] = []
@@ -89,7 +89,7 @@ def _features(
 def _fit(
     features: Tensor, labels: Tensor, head: nn.Linear, penalty: float, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Weight `[classes, features]` and bias `[classes]` (zero for a head without one)."""
+    """Fit the weight `[classes, features]` and bias `[classes]` (zero for a head without one)."""
     # in float64, as solvers of this kind stop early on the noise of float32
     weight = torch.zeros(head.weight.shape, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(len(weight), dtype=torch.float64, requires_grad=head.bias is not None)

@@ -15,7 +15,7 @@ from gmixout.models.pretrained import HeadFrom, Pretrained, Request, draw_head
 
 
 def load(request: Request) -> Pretrained:
-    """Loads a model of timm.
+    """Load a model of timm.
 
     Its classifier is kept, as far as it is one of the classes that are asked for (ImageNet's, or
     some of those that a saved model's config.json lists as label_names), if head=random does not
@@ -67,7 +67,7 @@ def load(request: Request) -> Pretrained:
 
 
 def _name(request: Request) -> str:
-    """The name as timm.create_model takes it.
+    """Return the name as timm.create_model takes it.
 
     Raises:
         ConfigError: timm does not know it.
@@ -106,7 +106,7 @@ def _name(request: Request) -> str:
 
 
 def _from_file(name: str, weights: Path) -> dict[str, Any]:
-    """Options of create_model for local weights, whose classifier may be of any size."""
+    """Return options of create_model for local weights, whose classifier may have any size."""
     import timm
 
     if weights.is_dir():
@@ -121,7 +121,7 @@ def _from_file(name: str, weights: Path) -> dict[str, Any]:
 
 
 def _rows(model: Any, classes: tuple[str, ...]) -> list[int] | None:
-    """The rows of the pretrained classifier that score the classes; None if it lacks one."""
+    """Return the rows of the pretrained classifier that score the classes; None if it lacks one."""
     from timm.data.imagenet_info import infer_imagenet_subset
 
     labels = list(model.pretrained_cfg.get("label_names") or ())
@@ -134,7 +134,7 @@ def _rows(model: Any, classes: tuple[str, ...]) -> list[int] | None:
 
 
 def _keep_rows(model: Any, rows: list[int]) -> None:
-    """Leaves the classifier the rows of some classes, in their order."""
+    """Keep the classifier's rows of some classes, in their order."""
     before: list[Any] = _layers(model.get_classifier())
     model.reset_classifier(len(rows))
     with torch.no_grad():
@@ -154,7 +154,7 @@ def _description(config: dict[str, Any], request: Request, head: HeadFrom) -> st
 
 
 def _layers(classifier: Any) -> list[Any]:
-    """The scoring layers of a classifier: one, or two of a distilled model."""
+    """Return the scoring layers of a classifier: one, or two of a distilled model."""
     return [
         [m for m in part.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
         for part in _tuple(classifier)

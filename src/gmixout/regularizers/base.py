@@ -24,7 +24,7 @@ class Seen(Protocol):
 
     @property
     def features(self) -> Tensor:
-        """What the head was given, `[B, ...]`; for regularizers that ask for "features"."""
+        """Inputs of the head, `[B, ...]`; for regularizers that ask for "features"."""
 
     @property
     def losses(self) -> Tensor:

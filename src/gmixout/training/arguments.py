@@ -202,19 +202,19 @@ class TrainingArguments(Optimization, Objective, Augmentation, Conduct):
         )
 
     def identity(self) -> dict[str, Any]:
-        """Returns the settings that decide the outcome, by name."""
+        """Return the settings that decide the outcome, by name."""
         return {k: v for k, v in self.plain().items() if k not in self.conduct()}
 
     def plain(self) -> dict[str, Any]:
-        """Returns all settings as plain values, by name, the way a YAML file spells them."""
+        """Return all settings as plain values, by name, the way a YAML file spells them."""
         return {name: plain(value) for name, value in vars(self).items()}
 
     def conduct(self) -> tuple[str, ...]:
-        """Returns the names of the settings that do not decide the outcome."""
+        """Return the names of the settings that do not decide the outcome."""
         return tuple(each.name for each in fields(Conduct))
 
     def lr_factor(self, step: int) -> float:
-        """Returns the share of the peak learning rate at a step, counted from 0."""
+        """Return the share of the peak learning rate at a step, counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         if self.schedule == "constant":

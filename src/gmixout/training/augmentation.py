@@ -81,7 +81,7 @@ class Augmented(Dataset[dict[str, Any]]):
         return item
 
     def _seen(self, kind: str, position: int, index: int) -> tuple[Tensor, Any]:
-        """An image after the draws of a kind at a position, and its label."""
+        """Return an image after the draws of a kind at a position, and its label."""
         if not self._steps:
             item: tuple[Tensor, Any] = self._dataset[index]
             return item
@@ -95,7 +95,7 @@ class Augmented(Dataset[dict[str, Any]]):
         return self._dataset.transform(image), int(self.labels[index])  # type: ignore[attr-defined]
 
     def _crop(self, image: Any) -> Any:
-        """A part of the image, stretched by up to 4/3, enlarged to the image's own size."""
+        """Return a part of the image, stretched by up to 4/3, enlarged to the image's own size."""
         height, width = self._v2.functional.get_size(image)
         ratio = (3 / 4 * width / height, 4 / 3 * width / height)
         crop = self._v2.RandomResizedCrop(

@@ -92,7 +92,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
                 yield list(enumerate(batch, start=step * self.batch_size))
 
     def _indices(self) -> Iterator[int]:
-        """The indices of all batches, one batch after another."""
+        """Return the indices of all batches, one batch after another."""
         if self._keys is None:
             return _permuted(torch.arange(self._examples), self._seed)
         if self._order == "weighted":
@@ -100,7 +100,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
         return self._by_key(self._keys)
 
     def _by_key(self, keys: Tensor) -> Iterator[int]:
-        """Examples of the keys in turn: one of each, or a whole batch of each."""
+        """Yield examples of the keys in turn: one of each, or a whole batch of each."""
         kinds = torch.unique(keys)
         own = [
             _permuted((keys == kind).nonzero().flatten(), seed_of(self._seed, "key", int(kind)))
@@ -129,14 +129,14 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 
 def _permuted(indices: Tensor, seed: int) -> Iterator[int]:
-    """One permutation after another."""
+    """Yield one permutation after another."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield from indices[torch.randperm(len(indices), generator=generator)].tolist()
 
 
 def _keys_of(dataset: Dataset[Any], order: Order) -> Tensor | None:
-    """What an order goes by, `[N]`.
+    """Return what an order goes by, `[N]`.
 
     Raises:
         ConfigError: The data set does not say it, or not for every example.

@@ -30,17 +30,17 @@ _NEW_START = "Start over with --overwrite"
 
 
 def previous(path: Path) -> Path:
-    """Returns the file that the checkpoint before the latest is kept in."""
+    """Return the file that the checkpoint before the latest is kept in."""
     return path.with_stem(f"{path.stem}.previous")
 
 
 def is_there(path: Path) -> bool:
-    """Returns whether there is a checkpoint to go on from, or what was one."""
+    """Return whether there is a checkpoint to go on from, or what was one."""
     return path.exists() or previous(path).exists()
 
 
 def delete_checkpoint(path: Path) -> None:
-    """Deletes the checkpoint, the latest one last: what it says of the run holds until then.
+    """Delete the checkpoint, the latest one last: what it says of the run holds until then.
 
     Raises:
         StateError: It cannot be deleted.
@@ -53,7 +53,7 @@ def delete_checkpoint(path: Path) -> None:
 
 
 def save_checkpoint(path: Path, run: str, state: dict[str, Any]) -> None:
-    """Writes the state of a training run and keeps the one before it.
+    """Write the state of a training run and keeps the one before it.
 
     Args:
         path: The checkpoint file.
@@ -81,7 +81,7 @@ def save_checkpoint(path: Path, run: str, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, run: str) -> dict[str, Any]:
-    """Reads what `save_checkpoint` wrote, on the CPU.
+    """Read what `save_checkpoint` wrote, on the CPU.
 
     Where the latest one is damaged, says so and reads the one before it.
 
@@ -109,7 +109,7 @@ def load_checkpoint(path: Path, run: str) -> dict[str, Any]:
 
 
 def check_form(saved: object, own: object, what: str) -> None:
-    """Checks that saved values are of the form of a run's own: names, types, shapes, lengths.
+    """Check that saved values are of the form of a run's own: names, types, shapes, lengths.
 
     Args:
         saved: What a checkpoint holds.
@@ -142,7 +142,7 @@ def check_form(saved: object, own: object, what: str) -> None:
 
 
 def check_moments(saved: Mapping[int, Any], shapes: Sequence[torch.Size]) -> None:
-    """Checks that an optimizer's state is of parameters of these shapes.
+    """Check that an optimizer's state is of parameters of these shapes.
 
     Args:
         saved: By the number of the parameter: moments of its shape, counters, by their names.
@@ -167,7 +167,7 @@ def check_moments(saved: Mapping[int, Any], shapes: Sequence[torch.Size]) -> Non
 
 @contextmanager
 def taking_up() -> Iterator[None]:
-    """Says of whatever a library makes of a state that does not fit that it does not.
+    """Turn whatever a library raises on a state that does not fit into a `StateError`.
 
     Raises:
         StateError: Something inside failed.
@@ -205,7 +205,7 @@ def _load(path: Path) -> Any:
 
 
 def _seal(path: Path) -> None:
-    """Appends the digest of a ZIP file as its comment, whose length its last two bytes are."""
+    """Append the digest of a ZIP file as its comment, whose length its last two bytes are."""
     with open(path, "r+b") as file:
         file.seek(-2, os.SEEK_END)
         file.write(struct.pack("<H", _SEAL_BYTES))
@@ -214,7 +214,7 @@ def _seal(path: Path) -> None:
 
 
 def _has_seal(path: Path) -> bool:
-    """Whether a file says what its digest is.
+    """Return whether a file says what its digest is.
 
     Raises:
         StateError: It has another one.
@@ -233,7 +233,7 @@ def _has_seal(path: Path) -> bool:
 
 
 def _digest(path: Path, size: int | None = None) -> str:
-    """SHA-256 of a file, or of its first bytes."""
+    """Return the SHA-256 of a file, or of its first bytes."""
     digest = hashlib.sha256()
     left = path.stat().st_size if size is None else size
     with open(path, "rb") as file:

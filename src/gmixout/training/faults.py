@@ -31,7 +31,7 @@ _HANDED_ON = "in DataLoader worker process"
 
 
 def explained(error: BaseException) -> GmixoutError | None:
-    """Returns an error that says what to do about another; None where that is not known.
+    """Return an error that says what to do about another; None where that is not known.
 
     Of an error of ours that a loading process handed on, with its traceback as text, the text.
     """
@@ -50,7 +50,7 @@ def explained(error: BaseException) -> GmixoutError | None:
 
 @contextmanager
 def foreseen() -> Iterator[None]:
-    """Says of errors of libraries what to do about them, where that is known.
+    """Explain known errors of libraries and what to do about them.
 
     Raises:
         GmixoutError: See `explained`.

@@ -27,13 +27,13 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """Returns what a shell expects of a process that a signal ended: 130 after Ctrl-C."""
+    """Return what a shell expects of a process that a signal ended: 130 after Ctrl-C."""
     return 128 + int(getattr(error, "number", signal.SIGINT))
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP what Ctrl-C is, unless they are ignored (nohup) or handled."""
+    """Make SIGTERM and SIGHUP what Ctrl-C is, unless they are ignored (nohup) or handled."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped("", number)
@@ -52,11 +52,11 @@ class StopFlag:
         self._count, self._shielded = 0, False
 
     def is_set(self) -> bool:
-        """Returns whether this process was asked to stop."""
+        """Return whether this process was asked to stop."""
         return self.number is not None
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal: the first ones ask for an end after this step, then for one at once."""
+        """Handle a signal: the first ones ask for an end after this step, then for one at once."""
         del frame
         self.number = number if self.number is None else self.number
         self._count += 1
@@ -65,7 +65,7 @@ class StopFlag:
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
-        """No signal cuts short what is done inside."""
+        """Keep signals from cutting the block short."""
         self._shielded = True
         try:
             yield
@@ -75,7 +75,7 @@ class StopFlag:
 
 @contextmanager
 def interrupt_flag() -> Iterator[StopFlag]:
-    """Turns signals into a flag, so that neither a step nor the saving of it is torn.
+    """Turn signals into a flag, so that neither a step nor the saving of it is torn.
 
     The third one ends a step at once: it may hang.
     """
@@ -93,7 +93,7 @@ def _numbers() -> list[int]:
 
 @contextmanager
 def _handled(handlers: dict[int, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    """Handles signals inside, where that is possible: they reach the main thread alone."""
+    """Handle signals inside, where that is possible: they reach the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

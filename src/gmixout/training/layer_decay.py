@@ -41,7 +41,7 @@ class LayerDecay:
                 self._scale[module] = scale
 
     def apply(self, groups: Iterable[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
-        """Splits parameter groups by layer.
+        """Split parameter groups by layer.
 
         Args:
             groups: A method's groups; what is in no known layer keeps its rate.

@@ -77,7 +77,7 @@ def check_settings(
     arguments: TrainingArguments,
     regularizers: Sequence[Regularizer] = (),
 ) -> None:
-    """Finds out before training whether settings go with model, data and what is installed.
+    """Find out before training whether settings go with model, data and what is installed.
 
     Args:
         model: The plain model, before a method is put on it.
@@ -108,7 +108,7 @@ def train(
     observe_at: Collection[int] = (),
     regularizers: Sequence[Regularizer] = (),
 ) -> TrainingResult:
-    """Finetunes a model in place.
+    """Finetune a model in place.
 
     The outcome is a function of model, method, data and `arguments.identity()`: on one machine the
     same to the last bit, however often the run was stopped and resumed; on a GPU as far as its
@@ -162,7 +162,7 @@ def _train_mode(model: nn.Module, freeze_batch_norm: bool) -> None:
 
 @cache
 def _load_libraries(device: torch.device) -> None:
-    """Takes a step in miniature: what libraries load on first use is no memory of a run."""
+    """Take a step in miniature: what libraries load on first use is no memory of a run."""
     model = nn.Sequential(nn.Linear(1, 2), nn.LayerNorm(2), nn.GELU()).to(device)
     for make in OPTIMIZERS.values():
         optimizer = make().make(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
@@ -187,7 +187,7 @@ class _Progress:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], steps: int) -> "_Progress":
-        """What a checkpoint says of a run of so many steps.
+        """Return what a checkpoint says of a run of so many steps.
 
         Raises:
             StateError: It cannot be.
@@ -277,7 +277,7 @@ class _Trainer:
             self._take_up(state)
 
     def _take_up(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state; all that can be is checked before anything is changed."""
+        """Continue from a state; check all that can be checked before changing anything."""
         progress = _Progress.of(state["progress"], self.arguments.steps)
         own = self._state()
         for name in ("model", "scheduler", "scaler", "rng", "regularizers"):
@@ -298,7 +298,7 @@ class _Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"], self.accelerator.device)
 
     def save(self) -> None:
-        """Writes the checkpoint."""
+        """Write the checkpoint."""
         if self.checkpoint is None:
             return
         save_checkpoint(self.checkpoint, self.run_name, self._state())
@@ -323,7 +323,7 @@ class _Trainer:
         observe: Observe | None,
         observe_at: Collection[int],
     ) -> None:
-        """Trains up to the last step."""
+        """Train up to the last step."""
         settings, progress = self.arguments, self.progress
         with interrupt_flag() as stop:
             self._since = time.perf_counter()
@@ -353,7 +353,7 @@ class _Trainer:
                 )
 
     def _batches(self, stop: StopFlag) -> Iterator[Any]:
-        """The batches that are left; a signal may end the processes that load them, too."""
+        """Return the batches that are left; a signal may end the processes that load them, too."""
         try:
             yield from self._loader()
         except RuntimeError:
@@ -377,7 +377,7 @@ class _Trainer:
             module.training = mode
 
     def finish(self) -> TrainingResult:
-        """Takes the method off the model and sums up the run."""
+        """Take the method off the model and sums up the run."""
         self.passes.close()
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
@@ -418,7 +418,7 @@ class _Trainer:
         self.progress.step += 1
 
     def _look(self) -> None:
-        """Fetches the losses since the last look, so that a GPU is waited for here alone."""
+        """Fetch the losses since the last look, so that a GPU is waited for here alone."""
         losses = torch.stack(self._losses).tolist()
         first = self.progress.step - len(losses) + 1
         for step, loss in enumerate(losses, start=first):
@@ -453,7 +453,7 @@ def _make_accelerator(mixed_precision: str) -> Accelerator:
 
 
 def refuse_several_processes() -> None:
-    """Refuses to be one of several processes of a launcher.
+    """Refuse to be one of several processes of a launcher.
 
     Raises:
         ConfigError: This is one.

@@ -36,7 +36,7 @@ class PeakMemory:
         self._sampled = 0
 
     def __enter__(self) -> "PeakMemory":
-        """Starts measuring."""
+        """Start measuring."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             self._start = torch.cuda.memory_allocated(self._device)
@@ -56,14 +56,14 @@ class PeakMemory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stops measuring."""
+        """Stop measuring."""
         del kind, error, trace
         self._stop.set()
         if self._sampler is not None:
             self._sampler.join()
 
     def read(self) -> int:
-        """Returns the peak so far, in bytes above the start."""
+        """Return the peak so far, in bytes above the start."""
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self._device)
         elif self._sampler is not None:
@@ -75,7 +75,7 @@ class PeakMemory:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves out what happens inside: read the peak before, it starts anew afterwards.
+        """Exclude what happens inside: read the peak before, it starts anew afterwards.
 
         Memory that the body keeps beyond its end is counted.
         """

@@ -72,7 +72,7 @@ class Optimizer(Named):
             raise ConfigError(f"optimizer {self} cannot be made: {error}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles by the path of the optimizer's class, as a worker process imports it."""
+        """Pickle by the path of the optimizer's class, as a worker process imports it."""
         kind = self.kind
         path = f"{kind.__module__}:{kind.__qualname__}"
         if type(self) in OPTIMIZERS.values():
@@ -82,7 +82,7 @@ class Optimizer(Named):
 
 @cache
 def _adopted(kind: Any, name: str = "", **usual: Any) -> type[Optimizer]:
-    """Makes the class of an optimizer's options; `usual` are other defaults than its own."""
+    """Make the class of an optimizer's options; `usual` are other defaults than its own."""
     options: list[Any] = []
     for parameter in inspect.signature(kind).parameters.values():
         variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
@@ -108,7 +108,7 @@ def _adopted(kind: Any, name: str = "", **usual: Any) -> type[Optimizer]:
 
 
 def _kind_of(default: Any) -> Any:
-    """The type of an option, by its default."""
+    """Return the type of an option, by its default."""
     if isinstance(default, bool):
         return bool
     if isinstance(default, (int, float)):
@@ -119,7 +119,7 @@ def _kind_of(default: Any) -> Any:
 
 
 def _restored(path: str, options: dict[str, Any]) -> Any:
-    """The inverse of `Optimizer.__reduce__`."""
+    """Return the inverse of `Optimizer.__reduce__`."""
     return restore(OPTIMIZERS.get(path) or Optimizer.adopted(own_object(path)), options)
 
 

@@ -128,7 +128,7 @@ class Passes:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What regularizers train beside the model."""
+        """Parameters that regularizers train beside the model."""
         return [parameter for hooks in self._hooks for parameter in hooks.parameters()]
 
     def ready(self, model: nn.Module, weights: Weights) -> None:
@@ -265,7 +265,7 @@ def _output_through(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]
 
 
 def _only(hook: str, names: Sequence[str], hooks: Sequence[Hooks]) -> Hooks | None:
-    """The one that overrides a hook; None if nobody does.
+    """Return the one that overrides a hook; None if nobody does.
 
     Raises:
         ConfigError: Several do.

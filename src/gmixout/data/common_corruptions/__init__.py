@@ -82,7 +82,7 @@ NOTES = (
 def corrupt(
     picture: "Image", kind: str, severity: int, seed: int, size: int | None = None
 ) -> "Image":
-    """Corrupts a picture.
+    """Corrupt an image.
 
     Args:
         picture: Of any size; another mode than RGB is converted to it.
@@ -112,7 +112,7 @@ def corrupt(
 def corrupted(
     images: ImageSet, kind: str, severity: int, seed: int = 0, size: int | None = None
 ) -> ImageSet:
-    """The same examples, corrupted before the transform.
+    """Return the same examples, corrupted before the transform.
 
     The draw depends on the seed, the kind and the image's place in its store, so that a subset,
     another order or another severity meets the same one. Pictures whose short side is above 256
@@ -143,7 +143,7 @@ def corruption_shifts(
     seed: int = 0,
     size: int | None = None,
 ) -> dict[str, ImageSet]:
-    """The shifts `<kind>/<severity>` of a set of images.
+    """Return the shifts `<kind>/<severity>` of a set of images.
 
     Args:
         images: See `corrupted`.
