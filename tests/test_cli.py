@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -15,16 +15,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from toy_benchmark import install
 
 import gmixout
 from gmixout import __version__
 from gmixout.bench.options import options_of, subject_of
+from gmixout.bench.usage import config_of
 from gmixout.bench.words import Reading, split
 from gmixout.cli import COMMANDS, main
 from gmixout.data import SOURCES
-from gmixout.errors import StateError
+from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.records import RecordLog
 from gmixout.losses import LOSSES
 from gmixout.methods import METHODS, Method, get_method
@@ -246,7 +249,10 @@ def test_wrong_words_end_with_code_2_and_a_message(words, tmp_path, capsys):
 
 def test_the_command_line_is_read_without_regular_expressions():
     package = Path(gmixout.__file__).parent
-    for file in ("cli.py", *(f"bench/{name}.py" for name in ("words", "options", "usage"))):
+    for file in (
+        "cli.py",
+        *(f"bench/{name}.py" for name in ("words", "values", "options", "usage")),
+    ):
         tree = ast.parse((package / file).read_text())
         names = {
             alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
@@ -546,6 +552,99 @@ def test_what_people_type_is_what_the_command_gets(line):
     found = values(line)
     assert found == TYPED[line]
     assert [*map(type, found.values())] == [type(TYPED[line][name]) for name in found]
+
+
+_NAMES = [
+    "method",
+    "methods",
+    "benchmark",
+    "benchmark.root",
+    "data-root",
+    "method.of",
+    "lrs",
+    "seed",
+    "method.mask_rate",
+    "flip",
+    "optimizer",
+    "optimizer.betas",
+    "regularizers",
+    "loss",
+    "over",
+    "over.a",
+    "lrs-of.full",
+    "no-flip",
+    "no-steps",
+    "head",
+    "out",
+    "config",
+    "train-domain",
+    "x.y",
+    "method.of.of.mask_rate",
+    "models",
+    "folders",
+    "decode",
+    ".",
+    "method.",
+    "a+b",
+]
+_VALUES = [
+    "gmixout",
+    "gmixout+sam",
+    "gmixout(mask_rate=0.5)",
+    "(",
+    "+",
+    "a+",
+    "full,",
+    ",",
+    "[",
+    "]",
+    "[]",
+    "[[1]]",
+    "{",
+    "{}",
+    "{a:1}",
+    "null",
+    ":",
+    "all",
+    "os:getcwd",
+    "os.path:",
+    "gmixout.x",
+    "pacs",
+    "1e400",
+    "0x1",
+    "nan",
+    "-1",
+    "*a",
+    "&a",
+    "!!python/name:os.system",
+    "=",
+    "domainnet_clip",
+    "torch.optim.NAdam",
+    "sgd",
+    '{"class_path":3}',
+    '{"class_path":"full"}',
+    '{"class_path":"wise_ft","init_args":{"of":{"class_path":"swa","init_args":3}}}',
+]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.sampled_from([name for name, each in COMMANDS.items() if not isinstance(each, dict)]),
+    st.lists(
+        st.one_of(
+            st.sampled_from([f"--{name}" for name in _NAMES]),
+            st.sampled_from(_VALUES),
+            st.text(alphabet="-=.,:[]{}()+'\"& *!%#@0aé\0\ud800", max_size=8),
+        ),
+        max_size=6,
+    ),
+)
+def test_whatever_is_typed_is_read_or_refused(command, words):
+    options = options_of(COMMANDS[command].function)
+    with ExitStack() as trust, suppress(ConfigError):
+        found = Reading(options, trust).read(split(words, subject_of(options)))
+        assert found.keys() <= options.keys()
+        assert config_of(options, found)
 
 
 def test_names_of_files_keep_their_commas(tmp_path, monkeypatch):
