@@ -164,7 +164,11 @@ def specs_of(text: str) -> list[dict[str, Any]]:
     if len(text) > _LONGEST:
         raise ConfigError(form)
     try:
-        return [_spelled(part) for part in _summands(ast.parse(text, mode="eval").body)]
+        try:
+            tree = ast.parse(text, mode="eval")
+        except SyntaxError:  # module:Class is no expression
+            tree = ast.parse(re.sub(r"(?<=\w):(?=[^\W\d])", ".", text), mode="eval")
+        return [_spelled(part) for part in _summands(tree.body)]
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ConfigError(form) from error
 
