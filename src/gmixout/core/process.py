@@ -1,4 +1,4 @@
-"""The masking process: what is trained, what is held, and what happens when the mask is redrawn.
+"""The masking process: what is trained, what stays at the anchor, and how masks change.
 
 In a period the weight of a layer is
 
@@ -16,8 +16,8 @@ period ends: the anchor takes up the share 1-lambda of what was learned, may be 
 share rho towards the pretrained weights (ours; no paper has it), and a new mask is drawn. What
 becomes of D then is up to a `Residual` (residuals.py has both).
 
-Values that anybody else moves (half a step of SAM, averages swapped in for validation, a hand) are
-written into the weight where it is looked at next: `settle`.
+Values that anybody else moves (half a step of SAM, averages swapped in for validation, a manual
+edit) are written into the weight when it is next used: `settle`.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class Residual(Protocol):
     dense: dict[str, Tensor]
 
     def start(self, masked: "MaskedWeight") -> None:
-        """Take the weight as it is for the pretrained one."""
+        """Take the current weight as the pretrained one."""
 
     def begin(self, masked: "MaskedWeight") -> Tensor:
         """Return the values that a period begins with: W = A + D of the mask's entries."""
@@ -93,7 +93,7 @@ class MaskedWeight(nn.Module):
         weight = self.weight
         self.count = count_units(self.structure, weight.shape, config.mask_rate)
         units = self.structure.units(weight.shape)
-        # Too small a weight to hold anything back: for it p is 0.
+        # The weight is too small to mask: p is 0 for it.
         self.whole = self.count == units
         self.share = self.count / units
         self.scale = units / self.count if config.rescale else 1.0
@@ -104,7 +104,7 @@ class MaskedWeight(nn.Module):
         self.values = Values(held.clone())
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("held", held, persistent=False)
-        self._fresh = True  # nothing was trained since the weight was taken for the pretrained one
+        self._fresh = True  # nothing was trained since the weight was taken as pretrained
         self._seen: tuple[Values, nn.Parameter, int, int] | None = None
         self._start()
         self._plain_class: type[nn.Parameter] = type(self.parameter)
@@ -148,7 +148,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Take the weight as it is for the pretrained one, with the mask in force."""
+        """Take the current weight as the pretrained one, with the mask in force."""
         self.residual.start(self)
         self._take_up_entries()
         self._fresh = True
@@ -169,8 +169,8 @@ class MaskedWeight(nn.Module):
     def settle(self) -> None:
         """Make the layer hold what the values say, if either was moved by others.
 
-        Cheap where nothing was: two version counters are compared. Weights moved together with the
-        values (an average of the whole model, say) are what counts; then the values follow them.
+        Cheap if nothing was moved: two version counters are compared. Weights moved together with
+        the values (for example, an average of the whole model) win, and the values follow them.
 
         Raises:
             AttachError: `torch.func.functional_call` put something else in the values' place, or
@@ -187,7 +187,7 @@ class MaskedWeight(nn.Module):
         if self.values is not values:
             raise AttachError(
                 f"functional_call() was given other masked values of {self.name!r}, which are "
-                "only a part of its weight. Give it whole weights: those of masked.snapshot()."
+                "only a part of its weight. Pass complete weights: those of masked.snapshot()."
             )
         if (
             values.moved
@@ -198,7 +198,7 @@ class MaskedWeight(nn.Module):
             self.look()
 
     def hand_out(self) -> None:
-        """Look at the weight next time: who has it in hand may change it by its `.data`."""
+        """Check the weight next time: its holder may change it through `.data`."""
         weight = self.parameter
         if isinstance(weight, Phi):
             weight.moved = True
@@ -250,7 +250,7 @@ class MaskedWeight(nn.Module):
             if not self.is_written():
                 raise AttachError(
                     f"The masked values of {self.name!r} were moved after the last write, and the "
-                    "forward pass did not see it: a compiled model cannot look. Call "
+                    "forward pass did not see it: a compiled model cannot detect it. Call "
                     "masked.write() after moving values outside of optimizer.step(), before the "
                     "forward pass."
                 )
@@ -360,7 +360,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Take the weight as it is for the pretrained one, with the first period's mask."""
+        """Take the current weight as the pretrained one, with the first period's mask."""
         self.look()
         self.weight.copy_(self.plain())
         self.period = 0

@@ -30,7 +30,7 @@ def find_head(
 ) -> tuple[str, ...]:
     """Return the names of the layers that score the classes.
 
-    Without `head`, they are looked for at any depth: what timm's `get_classifier()` answers with, a
+    Without `head`, they are looked for at any depth: what timm's `get_classifier()` returns, a
     module with a classifier's name, the end of an `nn.Sequential`, the same inside of a module that
     wraps one. Of a container they are its last layer and what is as wide; so are layers of that
     width elsewhere outside of repeated blocks (auxiliary classifiers, a second head).
@@ -90,7 +90,7 @@ def _named_head(model: nn.Module, head: str | Iterable[str]) -> tuple[str, ...]:
     for name in wanted:
         if name not in names:
             raise ConfigError(
-                f"head={name!r} is no module of this model. Its top-level modules: "
+                f"head={name!r} is not a module of this model. Its top-level modules: "
                 f"{', '.join(child for child, _ in model.named_children())}."
             )
     return wanted
@@ -136,7 +136,7 @@ def _layers_of(module: nn.Module) -> list[nn.Module]:
 
 
 def _in_containers(model: nn.Module) -> set[nn.Module]:
-    """Return what lies in a sequence or list: repeated blocks, in which a width says nothing."""
+    """Return the modules in a sequence or list: repeated blocks, whose width means nothing."""
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     return {m for each in model.modules() if isinstance(each, containers) for m in each.modules()}
 
@@ -176,7 +176,7 @@ def choose(
     if select is not None and not callable(select):
         raise ConfigError(
             f"select={select!r} must be a function of a parameter's name and the parameter, "
-            "lambda name, parameter: ... say, that answers with True or False."
+            "for example lambda name, parameter: ..., that returns True or False."
         )
     places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
@@ -235,7 +235,7 @@ def dense_groups(
         leave_out: Trainable parameters that belong to neither.
 
     Raises:
-        ConfigError: A rate is negative or no number.
+        ConfigError: A rate is negative or not a number.
     """
     head_lr = lr if head_lr is None else head_lr
     _check_rates(lr=lr, head_lr=head_lr)
@@ -259,7 +259,7 @@ def with_decay(
     """Return parameter groups with a weight decay, vectors apart without any if `no_decay`.
 
     Raises:
-        ConfigError: The decay is negative or no number.
+        ConfigError: The decay is negative or not a number.
     """
     _check_rates(weight_decay=weight_decay)
     split = []
