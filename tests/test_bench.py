@@ -685,7 +685,7 @@ def test_all_methods_are_all_that_the_model_allows(tmp_path, capsys):
     found = bench.compare(methods="all", lrs=(1e-2,), out=tmp_path, **ALONE)
     assert {record.method for record in found} == METHODS.keys() - {"shira", "lp_ft"}
     said = " ".join(capsys.readouterr().err.split())
-    assert "lp_ft(probe_steps=100) in a run of 6 steps would never train the body" in said
+    assert "lp_ft(probe_steps=100) in a run of 6 steps would never train the backbone" in said
     assert "shira is left out: shira(rank=8) trains" in said
 
 
@@ -698,7 +698,7 @@ def test_a_run_that_would_only_probe_is_refused(tmp_path, wrap):
         if probe_steps < 6:
             assert bench.finetune(method=method, out=tmp_path / "fine", **QUICK)
             continue
-        with pytest.raises(ConfigError, match="never train the body: set probe_steps below 6"):
+        with pytest.raises(ConfigError, match="never train the backbone: set probe_steps below 6"):
             bench.finetune(method=method, out=tmp_path / "probe", **QUICK)
     assert not (tmp_path / "probe").exists()
 

@@ -112,10 +112,10 @@ def greedy_members(states: Sequence[State], score: Callable[[State], float]) -> 
 
 
 def fingerprint(state: State, digits: int = 12) -> str:
-    """Return hexadecimal digits, 64 at most, that tell these weights from others, name by name.
+    """Return hexadecimal digits, at most 64, that identify these weights, name by name.
 
     Models that were finetuned from the same weights lie in one basin of the loss and can be
-    averaged; models of different starts cannot. So a model file says what its start was.
+    averaged; models of different starts cannot. So a model file names its start.
     """
     digest = hashlib.sha256()
     for key in sorted(state):

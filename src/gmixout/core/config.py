@@ -139,7 +139,7 @@ class GMixout:
           of full finetuning's.
         * With residual="reset" only the share 1-lambda of a period's c * D enters the anchor.
           1 / ((1-lambda) * c) would compensate for it; the factor stops at 2 / c. A step of Phi has
-          at most twice the length of full finetuning's, however slow the anchor. (Without a period's
+          at most twice the length of full finetuning's, however slow the anchor. (If periods never
           end, resample_every=None, the factor is 1 / c; with residual="persist", where W = A + D
           keeps all, it is 1.)
 

@@ -1,4 +1,4 @@
-"""Finetuning methods: a file each, and one table of them."""
+"""Finetuning methods: one file each, and a table of all."""
 
 import inspect
 from collections import ChainMap
@@ -73,15 +73,15 @@ METHODS: dict[str, type[Method]] = {
 Method._table = ChainMap(METHODS, {beside.beside.__name__: beside.beside})
 
 DEFAULT_METHOD = masking.gmixout.__name__
-"""What a command trains when nobody says."""
+"""The default method of commands."""
 
 
 def get_method(name: str, **options: Any) -> Method:
     """Return a method of the table, or one with regularizers beside it.
 
     Args:
-        name: Its key in `METHODS`, as it is or with what acts beside it, `gmixout+regmixup+sam`.
-            Options may follow each name in parentheses: what `str` writes of a method is read.
+        name: Its key in `METHODS`, alone or with regularizers, `gmixout+regmixup+sam`. Options may
+            follow each name in parentheses, as `str` of a method writes them.
         **options: Its options; the others keep their defaults.
 
     Raises:

@@ -21,13 +21,13 @@ LINEAR = (nn.Linear,)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _SMALL_RANK = 64
-"""Ranks that any model may have: more than a small layer needs, and cheap."""
+"""A rank that is always allowed: more than a small layer needs, and cheap."""
 
 _NAME = "default"  # peft's own name for the only adapter of a model
 
 
 class _Adapted(DenseFinetuning):
-    """Trains what a peft tuner adds to a model, and the head; the rest is frozen.
+    """Train what a peft tuner adds to a model, and the head; the rest is frozen.
 
     Args:
         model: The model with the tuner's layers in it.
@@ -91,7 +91,7 @@ class _Adapter(Method):
         if not targets:
             raise ConfigError(
                 f"method {self.name} adapts {self.adapts}, and outside of its head this model has "
-                "none that can be trained; choose another method, full or gmixout say"
+                "none that can be trained; choose another method, for example full or gmixout"
             )
         self.check(targets)
         trainable = [
@@ -136,10 +136,10 @@ class _Adapter(Method):
 class lora(_Adapter):
     """LoRA (Hu et al., ICLR 2022, arXiv 2106.09685), through peft: low-rank changes of weights.
 
-    Adapts every linear and ungrouped convolutional layer but the head, which is trained as it is;
-    not those inside of `nn.MultiheadAttention`, which never calls them, nor subclasses with a
-    forward of their own, as timm's convolutions with standardized weights: peft's change is not one
-    of theirs.
+    Adapts every linear and ungrouped convolutional layer except the head, which is trained
+    densely. It does not adapt layers inside of `nn.MultiheadAttention`, which never calls them, nor
+    subclasses with a forward of their own, such as timm's convolutions with standardized weights,
+    which peft's change does not fit.
 
     Args:
         rank: Rank r of the change of each weight.
@@ -175,7 +175,7 @@ class lora(_Adapter):
 class dora(lora):
     """DoRA (Liu et al., ICML 2024, arXiv 2402.09353), through peft: LoRA and a trained magnitude.
 
-    Adapts what LoRA adapts.
+    Adapts the same layers as LoRA.
 
     Args:
         rank: Rank r of the change of each weight.
@@ -190,8 +190,8 @@ class dora(lora):
 class shira(_Adapter):
     """SHiRA (Bhardwaj et al., NeurIPS 2024, arXiv 2406.13175), through peft: a sparse change.
 
-    Adapts every linear layer but the head, which is trained as it is. Each layer has a random mask
-    of its own; with peft's own seeding all layers of one shape would share one.
+    Adapts every linear layer except the head, which is trained densely. Each layer has its own
+    random mask; with peft's seeding all layers of one shape would share one.
 
     Args:
         rank: A layer with m inputs and n outputs gets `rank * (m + n)` trained entries, as many as
@@ -218,7 +218,7 @@ class shira(_Adapter):
         """Return a SHiRA tuner."""
         checks: Any = torch.sparse.check_sparse_tensor_invariants
         if not checks.is_enabled():
-            checks.disable()  # as they are, but said, or torch warns of peft's sparse tensors
+            checks.disable()  # unless set, torch warns about peft's sparse tensors
         random_mask = peft.tuners.shira.mask_functions.random_mask
         names = {layer: name for name, layer in targets.items()}
 

@@ -17,16 +17,16 @@ from gmixout.weightspace import State
 
 
 class Averaged:
-    """Ends any finetuning in the average of its weights.
+    """End any finetuning in the average of its weights.
 
-    The average starts at the pretrained weights and takes in the weights after every so many
+    The average starts at the pretrained weights and adds the weights after every `every`
     optimizer steps: exponentially, `decay * average + (1 - decay) * snapshot`, or uniformly, so
     that the pretrained weights and all snapshots have the same share. Floating-point buffers
     (running statistics) are averaged with the weights; the others are those of the model. Sums are
     in float32 or wider.
 
     Args:
-        finetuning: What is averaged; it goes on as it would alone.
+        finetuning: The finetuning to average, which itself is unchanged.
         decay: Coefficient of the moving average, in [0, 1); None: the uniform average.
         every: Optimizer steps between two snapshots.
 
@@ -69,14 +69,14 @@ class Averaged:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
+        """Load what `state_dict` returned."""
         self.finetuning.load_state_dict(state["finetuning"])
         self._steps = state["steps"]
         for key, value in state["average"].items():
             self._average[key].copy_(value)
 
     def snapshot(self) -> State:
-        """Return the averaged weights, those of the present step among them."""
+        """Return the averaged weights, including those of the current step."""
         current, average = self.finetuning.snapshot(), self._average
         if self._steps % self._every:
             average = {key: value.clone() for key, value in average.items()}
@@ -99,7 +99,7 @@ class Averaged:
             self._take_in(self._average, self._steps // self._every)
 
     def _take_in(self, average: dict[str, Tensor], members: int) -> None:
-        """Add the present weights to an average of some members."""
+        """Add the current weights to an average of some members."""
         current = [_wide(value) for value in self._floating().values()]
         self._update(list(average.values()), current, members)
 
@@ -116,8 +116,8 @@ class ema(Method):
     with exponential weights that start at the pretrained model.
 
     Args:
-        decay: Share of the average that a step keeps, in [0, 1): it spans the last `1/(1-decay)`
-            steps or so, so let that be a fraction of the run.
+        decay: Coefficient of the moving average, in [0, 1): it spans about the last
+            `1/(1-decay)` steps, which should be a fraction of the run.
     """
 
     decay: float = 0.99
@@ -137,8 +137,8 @@ class ema(Method):
 class swa(Method):
     """Stochastic weight averaging: a method that ends in a uniform soup of its own snapshots.
 
-    The pretrained and the final weights are among them, and the learning rate stays what it is. Of
-    GMixout with its own period as `every`, the snapshots are its anchors at the periods' ends.
+    The pretrained and the final weights are included, and the learning rate is unchanged. For
+    GMixout with its own period as `every`, the snapshots are its anchors at the end of periods.
 
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
         UAI 2018, algorithm 1, from the first step on.

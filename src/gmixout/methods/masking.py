@@ -1,4 +1,4 @@
-"""The Mixout family: settings of one masking process, none with code of its own."""
+"""The Mixout family: settings of one masking process, without code of their own."""
 
 from dataclasses import make_dataclass
 from typing import Any, get_type_hints
@@ -33,7 +33,7 @@ def _options(settings: GMixout) -> dict[str, Any]:
 
 
 def _as_method(name: str, summary: str) -> type[_Masked]:
-    """Return the method whose fields, types and texts are those of `GMixout`."""
+    """Return the method whose fields, types and help texts are those of `GMixout`."""
     types = get_type_hints(GMixout)
     texts = docstring_parser.parse_from_object(GMixout).params
     args = [f"    {text.arg_name}: {' '.join((text.description or '').split())}" for text in texts]
@@ -44,33 +44,33 @@ def _as_method(name: str, summary: str) -> type[_Masked]:
 
 gmixout = _as_method(
     "gmixout",
-    "GMixout (arXiv 2510.06982): trains a small random part of the weights for a period, then\n"
-    "lets a moving anchor take up a share of the change, and draws the next part.",
+    "GMixout (arXiv 2510.06982): trains a small random subset of the weights for a period, then\n"
+    "adds a share of the change to a moving anchor, and draws the next subset.",
 )
 # At the 0.9 of High-Rate Mixout, which is the library's default, the two would be one method
 mixout = preset(
     gmixout,
     "mixout",
-    "Mixout (arXiv 1909.11299): every step puts a new random part of the weights back to\n"
+    "Mixout (arXiv 1909.11299): every step resets a new random subset of the weights to\n"
     "their pretrained values.",
     **_options(config.mixout(mask_rate=0.7)),
 )
 high_rate_mixout = preset(
     mixout,
     "high_rate_mixout",
-    "High-Rate Mixout (arXiv 2510.06955): Mixout with most of the weights put back:\n"
+    "High-Rate Mixout (arXiv 2510.06955): Mixout with most of the weights reset:\n"
     "0.9 for vision transformers; the paper uses 0.8 for ResNets.",
     **_options(config.high_rate_mixout()),
 )
 random_mask = preset(
     gmixout,
     "random_mask",
-    "Random Mask (arXiv 2405.02596): trains one random part of the weights, the same all along.",
+    "Random Mask (arXiv 2405.02596): trains one fixed random subset of the weights.",
     **_options(config.random_mask()),
 )
 dropconnect = preset(
     gmixout,
     "dropconnect",
-    "DropConnect (Wan et al., ICML 2013): Mixout with zero in place of the pretrained values.",
+    "DropConnect (Wan et al., ICML 2013): Mixout with zero instead of the pretrained values.",
     **_options(config.dropconnect()),
 )

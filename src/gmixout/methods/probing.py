@@ -14,10 +14,10 @@ from gmixout.settings import require
 
 
 class _Probing(DenseFinetuning):
-    """Trains the head on the features that the pretrained body has at inference.
+    """Train the head on the features that the pretrained backbone has at inference.
 
-    The body is in eval mode meanwhile: no dropout between features and head, and the running
-    statistics of normalisation layers stay. The mode it was found in comes back at the end.
+    The backbone is in eval mode meanwhile: no dropout between features and head, and fixed running
+    statistics of normalization layers. Its previous mode is restored at the end.
     """
 
     def __init__(self, pretrained: Pretrained, method: Method) -> None:
@@ -34,7 +34,7 @@ class _Probing(DenseFinetuning):
         model.eval()
 
     def restore(self) -> None:
-        """End probing: what was frozen is trainable, and every module in the mode of before."""
+        """End probing: unfreeze parameters and restore the mode of every module."""
         super().detach()
         for module, mode in self._modes.items():
             module.training = mode
@@ -56,8 +56,8 @@ class _LinearProbing(_Probing):
 class linear_probe(Method):
     """Linear probe: only the classifier head is trained.
 
-    Its learning rate is `lr`, as every method's that a comparison varies: with `head_lr`, which is
-    held fixed there, all points of the curve would be one.
+    Its learning rate is `lr`, which a comparison varies for every method: with `head_lr`, which is
+    fixed there, all points of the curve would be the same.
     """
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
@@ -71,7 +71,7 @@ class linear_probe(Method):
 
 
 class _ProbingFirst(_Probing):
-    """Probes for a number of steps, then trains everything."""
+    """Probe for a number of steps, then train everything."""
 
     def __init__(self, pretrained: Pretrained, method: "lp_ft") -> None:
         super().__init__(pretrained, method)
@@ -122,7 +122,7 @@ class lp_ft(Method):
     """LP-FT (Kumar et al., ICLR 2022, arXiv 2202.10054): linear probing, then full finetuning.
 
     Both phases share one budget and one schedule of the learning rate. While the head is probed
-    (at `head_lr`) the body has no gradients, so weight decay leaves it alone, too.
+    (at `head_lr`) the backbone has no gradients, so weight decay does not change it either.
 
     Args:
         probe_steps: Steps in which only the head is trained.
@@ -139,13 +139,13 @@ class lp_ft(Method):
         """Refuse a run that would only probe.
 
         Raises:
-            ConfigError: The body would never be trained.
+            ConfigError: The backbone would never be trained.
         """
         if self.probe_steps >= steps:
             raise ConfigError(
                 f"lp_ft(probe_steps={self.probe_steps}) in a run of {steps} steps would never "
-                f"train the body: set probe_steps below {steps}, to {steps // 3} say, or use "
-                "linear_probe"
+                f"train the backbone: set probe_steps below {steps}, for example to "
+                f"{steps // 3}, or use linear_probe"
             )
 
     def costliest(self) -> Method:

@@ -26,7 +26,7 @@ class _Soup(Derived):
 
     @abstractmethod
     def choose(self, runs: Runs) -> list[int]:
-        """Return the positions of the runs that are averaged."""
+        """Return the positions of the runs to average."""
 
 
 @dataclass(frozen=True)

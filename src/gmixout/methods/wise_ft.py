@@ -14,8 +14,8 @@ from gmixout.weightspace import State, interpolate
 class wise_ft(Derived):
     """WiSE-FT (arXiv 2109.01903): interpolates from the zero-shot to the finetuned model.
 
-    Finetuning starts from the zero-shot head, which stays in the path: the pretrained end of the
-    line is the zero-shot classifier, never a random head.
+    Finetuning starts from the zero-shot head, which is part of the path: its pretrained end is the
+    zero-shot classifier, never a random head.
 
     Args:
         of: The method that finetunes; its runs are shared with it.
@@ -42,6 +42,6 @@ class wise_ft(Derived):
 gmixout_wise_ft = preset(
     wise_ft,
     "gmixout_wise_ft",
-    "WiSE-FT of GMixout: interpolates from the zero-shot model to the one GMixout made.",
+    "WiSE-FT of GMixout: interpolates from the zero-shot model to GMixout's.",
     of=gmixout(),
 )

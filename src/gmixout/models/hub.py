@@ -1,4 +1,4 @@
-"""How libraries load models of others: no code runs, and what fails is said plainly."""
+"""Loading of models through libraries: no code runs, and failures are explained."""
 
 import os
 import sys
@@ -13,13 +13,13 @@ from gmixout.errors import ConfigError, DataError, GmixoutError, needs
 
 @contextmanager
 def loading(name: str, provide: str) -> Iterator[None]:
-    """Turn whatever a library raises while it loads a model into one of our errors.
+    """Turn whatever a library raises while it loads a model into a `GmixoutError`.
 
     Weights are loaded as weights alone, whatever the library asks torch for, and code that a
     checkpoint brings is not run, whatever the checkpoint's own config asks transformers for.
 
     Args:
-        name: The model, as it was asked for.
+        name: The requested model.
         provide: How to load it without the hub.
 
     Raises:
@@ -99,7 +99,7 @@ def _explained(error: Exception, name: str, provide: str) -> GmixoutError:
     if "custom code" in said or "trust_remote_code" in said:
         return DataError(
             f"{name} brings Python code of its own (auto_map in its config), which is not run: "
-            "take a model that transformers has itself"
+            "use a model that transformers itself provides"
         )
     if "TorchScript" in said:
         return DataError(

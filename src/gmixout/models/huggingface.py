@@ -23,14 +23,14 @@ DUAL = ("clip", "metaclip_2", "siglip")
 def load(request: Request) -> Pretrained:
     """Load an image model of transformers, or the image tower of its CLIP.
 
-    Other models than CLIP get the classifier that transformers puts on this kind of model, on the
+    Models other than CLIP get the classifier that transformers puts on this kind of model, on the
     features that it pools for it (ViT: class token; DINOv2: class token and mean of the patches;
     convolutional nets: mean), with random weights unless the checkpoint has one of exactly these
     classes. Where transformers has no such classifier (DINOv3), a random one on `pooler_output`.
 
     Raises:
         ConfigError: There is no such model, or it cannot have such a head.
-        DataError: The files cannot be had or do not fit.
+        DataError: The files are unavailable or do not fit.
     """
     with needs("transformers", "hub"):
         from transformers import (
@@ -74,7 +74,7 @@ def load(request: Request) -> Pretrained:
 
 @dataclass(frozen=True)
 class Processing:
-    """The checkpoint's image processor as a function of one picture."""
+    """The checkpoint's image processor as a function of one image."""
 
     processor: Any
 
@@ -85,7 +85,7 @@ class Processing:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of what comes out, of a square picture."""
+        """Height and width of the output for a square image."""
         from PIL import Image
 
         _, height, width = self(Image.new("RGB", (64, 64))).shape
@@ -107,7 +107,7 @@ class Processing:
 
     @property
     def interpolation(self) -> str:
-        """How it resizes."""
+        """Interpolation of its resize."""
         from PIL import Image
 
         return Image.Resampling(self.processor.resample).name.lower()
@@ -143,7 +143,7 @@ class Logits(nn.Module):
 class Pooled(nn.Module):
     """A backbone of transformers, and a linear head on the features that it pools itself.
 
-    For kinds of models that transformers has no image classifier for.
+    For models without an image classifier in transformers.
 
     Args:
         body: Takes `pixel_values` and gives an object with `pooler_output` `[B, features]`.
@@ -190,7 +190,7 @@ class Tower(nn.Module):
 
 
 Built: TypeAlias = tuple[nn.Module, HeadFrom, str]
-"""A model with its head, where the head comes from, and what to say of it."""
+"""A model with its head, the origin of the head, and a description."""
 
 
 def _source(request: Request) -> str:
@@ -270,7 +270,7 @@ def _backbone(request: Request, source: str, size: tuple[int, int]) -> Built:
     if pooled is None or pooled.ndim != 2:
         raise ConfigError(
             f"{request.name} ({type(body).__name__}) pools no features to put a head on, and is "
-            f"none of the CLIP-like models that are known: {', '.join(DUAL)}"
+            f"not a known CLIP-like model: {', '.join(DUAL)}"
         )
     model = Pooled(body, nn.Linear(pooled.shape[1], len(request.classes)))
     draw_head(model.head, request.seed)

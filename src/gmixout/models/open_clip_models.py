@@ -21,7 +21,7 @@ def load(request: Request) -> Pretrained:
 
     Raises:
         ConfigError: open_clip knows no such model or tag.
-        DataError: The weights cannot be had or do not fit.
+        DataError: The weights are unavailable or do not fit.
     """
     with needs("open_clip_torch", "vision"):
         import open_clip

@@ -1,4 +1,4 @@
-"""A pretrained model, what a library is asked for one, and the heads that all of them share."""
+"""A pretrained model, a request for one, and random heads."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def as_it_is(image: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretrained model with a head for some classes, and the images that it wants to see.
+    """A pretrained model with a head for some classes, and its preprocessing.
 
     A model of your own needs the first three fields; the others describe what a library loads.
 
@@ -45,25 +45,25 @@ class Pretrained:
     trained."""
     head: str | tuple[str, ...]
     """Name of the layer in `model` that scores the classes, of several layers all names; `()`: the
-    model has no layer of its own for it."""
+    model has no such layer."""
     classes: tuple[str, ...]
     """Class names; logits come in this order."""
     transform: Callable[[Any], Tensor] = as_it_is
-    """The checkpoint's own preprocessing for evaluation: an RGB picture to `[3, H, W]`."""
+    """The checkpoint's own preprocessing for evaluation: an RGB image to `[3, H, W]`."""
     size: tuple[int, int] | None = None
     """Height and width of the model's input, in pixels."""
     mean: tuple[float, float, float] | None = None
-    """What is subtracted from each channel of a picture in [0, 1]."""
+    """Mean subtracted from each channel of an image in [0, 1]."""
     std: tuple[float, float, float] | None = None
-    """What the channels are divided by then."""
+    """Standard deviation that each channel is then divided by."""
     interpolation: str | None = None
-    """How pictures are resized: bicubic, bilinear, ..."""
+    """Interpolation of the resize: bicubic, bilinear, ..."""
     head_from: HeadFrom = "pretrained"
-    """Where the weights of the head come from."""
+    """Origin of the head's weights."""
     name: str = "own"
-    """The name it was asked for by."""
+    """The name it was requested by."""
     description: str = ""
-    """Where weights and head come from; the licence, where the library knows it."""
+    """Origin of weights and head; the licence, if the library knows it."""
 
     def __post_init__(self) -> None:
         """Check that the head is in the model."""
@@ -82,17 +82,17 @@ class Pretrained:
         return (self.head,) if isinstance(self.head, str) else tuple(self.head)
 
     def copy(self) -> "Pretrained":
-        """Return the same with a copy of the model, which may be changed."""
+        """Return the same with a copy of the model, safe to change."""
         return replace(self, model=copy.deepcopy(self.model))
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a family is asked to load; see `load_pretrained`."""
+    """A request to a family's loader; see `load_pretrained`."""
 
     name: str
     source: str
-    """What the library knows the model by: a name, or a local folder."""
+    """The library's identifier of the model: a name, or a local folder."""
     weights: Path | None
     """Local weights; they exist."""
     classes: tuple[str, ...]
@@ -115,8 +115,8 @@ class Request:
         """
         if self.head == "zero_shot":
             raise ConfigError(
-                f"head=zero_shot: {self.name} has no text tower to make a head of. Use head=random "
-                "(and probe it first), or a CLIP model such as open_clip:ViT-B-16/openai"
+                f"head=zero_shot: {self.name} has no text tower to make a head from. Use "
+                "head=random (and probe it first), or a CLIP model such as open_clip:ViT-B-16/openai"
             )
 
 

@@ -17,13 +17,12 @@ from gmixout.models.pretrained import HeadFrom, Pretrained, Request, draw_head
 def load(request: Request) -> Pretrained:
     """Load a model of timm.
 
-    Its classifier is kept, as far as it is one of the classes that are asked for (ImageNet's, or
-    some of those that a saved model's config.json lists as label_names), if head=random does not
-    forbid.
+    If the checkpoint already has a classifier for these classes (ImageNet's, or some that a saved
+    model's config.json lists as label_names), its rows are kept, unless head=random.
 
     Raises:
         ConfigError: timm knows no such model, or has no weights of it.
-        DataError: The weights cannot be had or do not fit.
+        DataError: The weights are unavailable or do not fit.
     """
     with needs("timm", "vision"):
         import timm
