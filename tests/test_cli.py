@@ -386,7 +386,7 @@ def test_help_and_version(capsys):
     assert run("finetune", "--method.help", "gmixout") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "--method.mask_rate" in printed
-    assert "held at the anchor" in printed
+    assert "stays at the anchor" in printed
     assert "--method.seed" not in printed
     assert run("compare", "--regularizers.help", "sam") == 0
     printed = " ".join(capsys.readouterr().out.split())

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are either complete or absent."""
 
 import glob
 import os
@@ -12,11 +12,11 @@ from gmixout.errors import StateError
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that a crash at any moment leaves the old one or the new one.
 
-    What killed processes left of earlier tries is deleted.
+    Leftovers of killed processes are deleted.
 
     Args:
         path: The file.
-        write: Is called with the temporary path (same folder) to fill.
+        write: Called with the temporary path (same folder) to fill.
 
     Raises:
         StateError: The file cannot be written.
@@ -50,7 +50,7 @@ def _delete_leftovers(path: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    if os.name == "nt":  # there is no asking there without ending it
+    if os.name == "nt":  # asking would end the process there
         return True
     try:
         os.kill(process, 0)

@@ -99,7 +99,7 @@ class Task:
         if kind := SOURCES.get(self.benchmark):
             raise ConfigError(
                 f"benchmark {self.benchmark} needs a folder: --data-root DIR. "
-                f"Where to get the data: {kind.where}"
+                f"Where to get the data: {kind.download_hint}"
             )
         for name in ("model", "head", "corruptions"):
             if getattr(self, name) not in (None, "none"):

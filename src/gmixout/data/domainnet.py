@@ -40,13 +40,13 @@ class domainnet(DomainFolders):
     - Metric: accuracy. Licence: fair use, for research (its page).
 
     Args:
-        train_domain: The domain that is finetuned on, if the next two are not given.
-        train_domains: The domains that are finetuned on, `sketch,real` for example.
+        train_domain: The training domain, if the next two are not given.
+        train_domains: The training domains, for example `sketch,real`.
         test_domain: Leave this domain out: finetune on all others that are there, and test on it.
         protocol: See above.
         id_val_share: Share held out from the train list (`lists`) or domain for in-domain
             validation.
-        shift_domains: Domains to test on; trained ones are passed over.
+        shift_domains: Domains to test on; training domains are skipped.
 
     Source: Peng, Bai, Xia, Huang, Saenko and Wang, "Moment Matching for Multi-Source Domain
         Adaptation", ICCV 2019.
@@ -59,7 +59,7 @@ class domainnet(DomainFolders):
 
     domains = DOMAINS
     folders = ("domainnet",)
-    where = (
+    download_hint = (
         "http://ai.bu.edu/M3SDA (the cleaned version and its lists), unpacked to "
         "domainnet/{clipart,infograph,painting,quickdraw,real,sketch}/<class>/ and "
         "domainnet/splits/<domain>_{train,test}.txt; for the protocols by folders, "
@@ -92,13 +92,13 @@ class domainnet(DomainFolders):
         super().__post_init__()
         if unknown := sorted(set(self.shift_domains) - set(self.domains)):
             raise ConfigError(
-                f"domainnet(shift_domains={self.shift_domains}): {', '.join(unknown)} is none of: "
-                f"{', '.join(self.domains)}"
+                f"domainnet(shift_domains={self.shift_domains}): {', '.join(unknown)} is not "
+                f"one of: {', '.join(self.domains)}"
             )
 
     @property
     def used_domains(self) -> tuple[str, ...]:
-        """The domains that are looked for: the others may lack their lists."""
+        """The domains to look for: the others may lack their lists."""
         wanted = {*self.shift_domains, self.test_domain}
         return tuple(d for d in self.domains if d in wanted or self.trains_on(d))
 

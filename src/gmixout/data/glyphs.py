@@ -1,4 +1,4 @@
-"""Digits drawn from the TrueType fonts that matplotlib ships: a broad domain made from nothing.
+"""Digits drawn from the TrueType fonts that matplotlib ships: a broad domain without downloads.
 
 A font is a file; `draw` gives its ten digits as clean masks of ink, and `vary` turns masks of ink
 into images: slant, stroke, ink and paper differ from image to image.
@@ -42,7 +42,7 @@ IMAGE_SIZE = 28
 # Glyphs are drawn and warped at twice the size, then averaged down: smooth edges.
 _GLYPH_SIZE = 2 * IMAGE_SIZE
 _INK_HEIGHT = 40
-# Strokes bend by up to this share of half the image: some of the freedom of a hand.
+# Strokes bend by up to this share of half the image, a little like handwriting.
 _BEND = 0.08
 
 

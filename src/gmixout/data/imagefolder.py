@@ -1,4 +1,4 @@
-"""Anybody's images in folders."""
+"""A user's images in folders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,29 +17,29 @@ from gmixout.errors import ConfigError
 
 SHIFT = "shift_"
 SPELLINGS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""Names of the folders that are no shifts, in any case."""
+"""Names of the folders that are not shifts, in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class imagefolder(SeveralDomains):
     """Your own images: `train/`, `val/`, and any number of `shift_<name>/`.
 
-    - Input: image files that Pillow can read, in any size; they come as RGB, turned as their EXIF
-      data says.
+    - Input: image files that Pillow can read, in any size; read as RGB and rotated by their EXIF
+      data.
     - Labels: the class folders of `train/`, sorted.
     - Files: `<root>/{train,val,shift_<name>}/<class>/*` and, if there is one, `test/<class>/*`;
-      images may lie in folders in a class's folder. Other files are passed over, which a note says.
-      `valid/` and `validation/` do for `val/`. With `layout=domains` the folders train, val and
-      test hold a folder a domain, `train/<domain>/<class>/*`, and shifts are as before.
+      images may lie in folders in a class's folder. Other files are skipped with a note.
+      `valid/` and `validation/` also work for `val/`. With `layout=domains`, train, val and test
+      hold one folder per domain, `train/<domain>/<class>/*`, and shifts are as before.
     - Domains: each `shift_<name>` is a shift called `<name>`; a shift may lack classes, and is
-      then still asked about all of them. A domain that is not trained on is a shift, with its
-      images of all three folders.
+      still scored over all of them. A domain that is not trained on is a shift, with its images
+      of all three folders.
     - Splits: id_val is `val/`, id_test is `test/`. Without `test/`, a fixed stratified half of
       `val/` (of each domain) is id_val and the other half id_test. Metric: accuracy.
 
     Args:
-        layout: Whether `train/` holds folders of `classes`, or of `domains` with folders of
-            classes in them.
+        layout: `train/` holds folders of `classes`, or of `domains` with folders of classes in
+            them.
         train_domains: With `layout=domains`: the domains that are finetuned on; empty: all.
         test_domain: With `layout=domains`: leave this domain out: finetune on all others, and test
             on it.
@@ -47,9 +47,9 @@ class imagefolder(SeveralDomains):
 
     layout: Literal["classes", "domains"] = "classes"
 
-    where = (
+    download_hint = (
         "your own images, laid out as train/<class>/*, val/<class>/*, shift_<name>/<class>/* and "
-        "perhaps test/<class>/*; or, with layout=domains, as train/<domain>/<class>/* and so on"
+        "optionally test/<class>/*; or, with layout=domains, as train/<domain>/<class>/* and so on"
     )
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class imagefolder(SeveralDomains):
                 problems.add(f"{self.root / SHIFT}{domain} has the name of a domain: rename it")
             shifts[domain] = images
         if not shifts:
-            notes.append(f"there is no {SHIFT}<name>/: no shift to test on but corruptions, if any")
+            notes.append(f"there is no {SHIFT}<name>/: only corruptions, if any, to test on")
         notes += self._hint(parts["train"]) if self.layout == "classes" else training_note(trained)
         problems.settle(self)
         train, id_val, id_test = joined_parts(
@@ -102,7 +102,7 @@ class imagefolder(SeveralDomains):
         )
 
     def load_tests(self) -> ImageBenchmark:
-        """Give what there is to test on: of `val/`, `test/` and the shifts, all that is there.
+        """Return the test sets: of `val/`, `test/` and the shifts, all that are there.
 
         Raises:
             DataError: As `check`, or none of them is there.
@@ -183,7 +183,7 @@ class imagefolder(SeveralDomains):
         trained: Sequence[str],
         problems: Problems,
     ) -> dict[str, dict[str, ImageSet]]:
-        """Return the images of `val/` as those of val and test, in whole where they are a shift."""
+        """Split the images of `val/` into val and test; keep them together for a shift."""
         val, test = dict(domains), {}
         for domain in trained:
             images = domains[domain]
@@ -226,7 +226,7 @@ def _untrained(
 
 
 def _absent(domains: Mapping[str, ImageSet] | None, classes: list[str]) -> str:
-    """Return the classes that val or test has no image of, for a note."""
+    """Return the classes without an image in val or test, for a note."""
     if not domains:
         return ""
     present = {label for images in domains.values() for label in images.labels.tolist()}

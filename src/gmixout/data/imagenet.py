@@ -1,4 +1,4 @@
-"""ImageNet, and the test sets that ask how far it carries: V2, R, A, Sketch, ObjectNet."""
+"""ImageNet and its shifts: V2, R, A, Sketch, ObjectNet."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -31,8 +31,8 @@ OBJECTNET_FILES = (
     "pytorch_to_imagenet_2012_id.json",
     "imagenet_to_label_2012_v2",
 )
-"""What comes with ObjectNet: its folders' labels, the names of the ImageNet classes of a label, and
-the place among the sorted wnids of each line of the list of ImageNet names."""
+"""Files of ObjectNet: its folders' labels, the names of the ImageNet classes of a label, and
+the position among the sorted wnids of each line of the list of ImageNet names."""
 _ARCHIVE = (
     "https://image-net.org/download-images (ILSVRC2012, sorted into train/<wnid>, val/<wnid>)"
 )
@@ -40,7 +40,7 @@ _ARCHIVE = (
 
 @dataclass(frozen=True)
 class ImageNet(Source):
-    """What ImageNet and the benchmarks built on it share."""
+    """Base of ImageNet and the benchmarks built on it."""
 
     corruption_summary: ClassVar[str] = "mce_alexnet"
     official: ClassVar[Mapping[str, int]] = {"classes": 1000, "train": 1_281_167, "val": 50_000}
@@ -71,7 +71,7 @@ class ImageNet(Source):
         Args:
             val_share: Share of the training images, stratified by a fixed seed, that is held out
                 for in-domain validation, so that ImageNet's own validation images stay a test set.
-            problems: Takes what is wrong.
+            problems: Collects what is wrong.
         """
         root = self.imagenet_root(problems)
         wnids = subfolders(root / "train")
@@ -125,9 +125,9 @@ class imagenet(ImageNet):
       from `LOC_synset_mapping.txt` or `classnames.txt` beside `train/`; without, they are wnids.
     - Splits: id_val is held out from train (see `val_share`), id_test is ImageNet's own validation
       set of 50,000. Metric: accuracy.
-    - `v2`: 10,000 images anew by ImageNet's recipe; the folder's number is the label.
+    - `v2`: 10,000 new images by ImageNet's recipe; the folder's number is the label.
     - `r`, `a`: 30,000 renditions and 7,500 adversarially filtered photographs of 200 classes each.
-      Which 200 is read off their folders; a model is asked about these 200 alone (`space`).
+      Their folders say which 200; a model is scored over these 200 alone (`space`).
     - `sketch`: 50,889 drawings of all classes.
     - `objectnet`: 18,574 photographs from odd angles, of the 113 of its 313 classes that ImageNet
       has; a class's logit is the largest among its ImageNet classes', and 2 pixels of frame are cut
@@ -152,7 +152,7 @@ class imagenet(ImageNet):
     missing: Literal["refuse", "leave_out"] = "refuse"
     v2: Literal["matched-frequency", "threshold-0.7", "top-images"] = "matched-frequency"
 
-    where = (
+    download_hint = (
         f"{_ARCHIVE}; https://imagenetv2.org; https://github.com/hendrycks/imagenet-r; "
         "https://github.com/hendrycks/natural-adv-examples; "
         "https://github.com/HaohanWang/ImageNet-Sketch; https://objectnet.dev"
@@ -183,7 +183,7 @@ class imagenet(ImageNet):
         unknown = set(self.shifts) - set(known)
         if unknown:
             raise ConfigError(
-                f"imagenet(shifts={self.shifts}): {', '.join(sorted(unknown))} is none of: "
+                f"imagenet(shifts={self.shifts}): {', '.join(sorted(unknown))} is not one of: "
                 f"{', '.join(known)}"
             )
 
@@ -260,7 +260,7 @@ class imagenet(ImageNet):
         self._count(problems, "objectnet classes", len(members), "number of ObjectNet classes")
         out = [name for name, ids in members.items() if not all(0 <= i < len(labels) for i in ids)]
         if out:
-            problems.add(f"{folder}: {out[0]} is mapped to a class that ImageNet's train/ has not")
+            problems.add(f"{folder}: {out[0]} is mapped to a class that ImageNet's train/ lacks")
         present = set(subfolders(images))
         for label, name in enumerate(members):
             if name in present:
@@ -301,7 +301,7 @@ def objectnet_classes(folder: Path) -> dict[str, tuple[int, ...]]:
     try:
         place = {line: int(place) for place, line in place_to_line.items()}
         if len(place) < len(place_to_line):
-            raise ValueError(f"{tables[2].name} gives one line twice")
+            raise ValueError(f"{tables[2].name} has a line twice")
         by_name = {name: place[line - 1] for line, name in names}
         classes = {
             name: tuple(sorted(by_name[each] for each in label_to_imagenet[label].split("; ")))

@@ -37,7 +37,9 @@ class imagenet_c(ImageNet):
     val_share: float = 0.02
     extra: bool = False
 
-    where = "https://zenodo.org/record/2235448 (ImageNet-C), and ImageNet: https://image-net.org"
+    download_hint = (
+        "https://zenodo.org/record/2235448 (ImageNet-C), and ImageNet: https://image-net.org"
+    )
     official: ClassVar[Mapping[str, int]] = {**ImageNet.official, "corrupted": 50_000}
 
     def read(self, problems: Problems) -> ImageBenchmark:

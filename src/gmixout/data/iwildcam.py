@@ -1,4 +1,4 @@
-"""iWildCam of WILDS 2.0: animals seen by camera traps, at places new and old."""
+"""iWildCam of WILDS 2.0: animals seen by camera traps, at known and new locations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from gmixout.settings import shown
 UNUSED = 99_999
 """The label that `categories.csv` gives to species that occur in no split."""
 NAMELESS = (
-    "categories.csv with columns y and name is not there: classes are called by their numbers, and "
-    "a zero-shot head is made of these"
+    "categories.csv with columns y and name is missing: classes are named by their numbers, and "
+    "so is a zero-shot head"
 )
 COLUMNS = ("split", "filename", "y", "location_remapped")
 SPLITS = ("train", "val", "test", "id_val", "id_test")
@@ -45,7 +45,7 @@ class iwildcam(Source):
 
     # WiSE-FT's (src/templates/iwildcam_template.py)
     prompts = ("a photo of {}.", "{} in the wild.")
-    where = (
+    download_hint = (
         "https://wilds.stanford.edu/get_started (iwildcam v2.0), unpacked to "
         "iwildcam_v2.0/{metadata.csv,categories.csv,train/}"
     )

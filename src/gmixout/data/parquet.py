@@ -12,7 +12,7 @@ from gmixout.settings import shown
 
 COLUMNS = ("image", "label")
 MOST_TIMES = 64
-"""How much larger than the file its images may be, beyond `SMALL` bytes: they are compressed."""
+"""Largest ratio of images to file size beyond `SMALL` bytes: images are compressed already."""
 SMALL = 2**26
 
 

@@ -1,4 +1,4 @@
-"""Which images make a part of a data set, where the official files leave it open."""
+"""Splits and subsets of a data set, where the official files leave them open."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,13 +18,13 @@ MANY, MEDIUM, FEW = 0, 1, 2
 """Groups of the test images by the training images of their class; the metrics `many_shot`,
 `medium_shot` and `few_shot` know them by these numbers."""
 SHOT_NAMES = ("many", "medium", "few")
-"""Their names, by these numbers."""
+"""Names of the groups, by these numbers."""
 
 SHOTS: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "oltr": lambda counts: (counts >= 100, counts <= 20),
     "lift": lambda counts: (counts > 100, counts < 20),
 }
-"""Who counts as many-shot and who as few-shot, by whose code: they differ on 100 and on 20."""
+"""Limits of many-shot and few-shot by source: they differ on 100 and on 20."""
 
 
 def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> list[Tensor]:
@@ -36,7 +36,7 @@ def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> list[Tenso
         seed: The same seed and labels give the same split, on every platform and version.
 
     Returns:
-        One tensor of ascending indices a part, `len(shares) + 1` in all. The size of a class in a
+        One tensor of ascending indices per part, `len(shares) + 1` in all. The size of a class in a
         part is rounded; the images of a class too small to be shared out stay in the last part.
     """
     # numpy promises that the stream of this generator never changes, of its newer ones it does not

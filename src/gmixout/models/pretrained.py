@@ -116,7 +116,8 @@ class Request:
         if self.head == "zero_shot":
             raise ConfigError(
                 f"head=zero_shot: {self.name} has no text tower to make a head from. Use "
-                "head=random (and probe it first), or a CLIP model such as open_clip:ViT-B-16/openai"
+                "head=random (and probe it first), or a CLIP model, for example "
+                "open_clip:ViT-B-16/openai"
             )
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of code."""
+"""Peak memory of a block of code."""
 
 import ctypes
 import re
@@ -16,16 +16,16 @@ _STATUS = Path("/proc/self/status")
 
 
 class PeakMemory:
-    """Measures the highest memory use inside a `with` block above that at its start.
+    """Measure the peak memory inside a `with` block above that at its start.
 
     On a CUDA device: bytes of tensors (`torch.cuda.max_memory_allocated`). Otherwise: resident
     memory of this process. Linux keeps the high-water mark itself (`VmHWM`, reset at the start);
-    elsewhere a thread looks every 2 ms and can miss a short peak. Memory that earlier code freed is
-    given back to the system first, where the C library can, so that it does not hide new use;
-    differences of a few MB are noise all the same.
+    elsewhere a thread samples every 2 ms and can miss a short peak. Memory that earlier code freed
+    is given back to the system first, where the C library can, so that it does not hide new use;
+    differences of a few MB are still noise.
 
     Args:
-        device: Where the memory of interest is.
+        device: The device to measure.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -77,7 +77,7 @@ class PeakMemory:
     def paused(self) -> Iterator[None]:
         """Exclude what happens inside: read the peak before, it starts anew afterwards.
 
-        Memory that the body keeps beyond its end is counted.
+        Memory that the block keeps beyond its end is counted.
         """
         yield
         if self._device.type == "cuda":

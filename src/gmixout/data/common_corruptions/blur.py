@@ -55,7 +55,7 @@ def glass_blur(
 
     The published program means to swap pixels, one after the other from the last to the first,
     with a neighbour; but its swap of two views of one array only copies the neighbour, and all
-    published pictures are made so. This is that copying, in the same order, all at once.
+    published images are made so. This is that copying, in the same order, all at once.
     """
     deviation, reach, times = constant
     shuffled = to_bytes(smooth(pixels, deviation))

@@ -104,7 +104,7 @@ def saturate(
 ) -> Array:
     """Scale and raise HSV's saturation; keep hue and value.
 
-    Grey has no hue and is taken for red, as in the published pictures: where saturation is raised,
+    Grey has no hue and is taken for red, as in the published images: where saturation is raised,
     it turns reddish.
     """
     del generator

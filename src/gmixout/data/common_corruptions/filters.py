@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Array: TypeAlias = np.ndarray[Any, Any]
-"""A picture `[H, W, 3]`, or a plane of it `[H, W]`; full range is 0 to 1."""
+"""An image `[H, W, 3]`, or a plane of it `[H, W]`; full range is 0 to 1."""
 
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in a grey value."""
