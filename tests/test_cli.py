@@ -28,11 +28,11 @@ from gmixout.bench.words import Reading, split
 from gmixout.cli import COMMANDS, main
 from gmixout.data import SOURCES
 from gmixout.errors import ConfigError, StateError
-from gmixout.evaluation.records import RecordLog
 from gmixout.losses import LOSSES
 from gmixout.methods import METHODS, Method, get_method
 from gmixout.named import own_object, spec_of
 from gmixout.regularizers import REGULARIZERS
+from gmixout.results import RecordLog
 from gmixout.training.optimizers import OPTIMIZERS, Optimizer
 
 SOURCE = Path(gmixout.__file__).parents[1]
@@ -57,9 +57,9 @@ def test_the_command_of_the_readme(tmp_path):
     words = ["--method", "gmixout", "--seed", "3", "--steps", "4", "--method.mask_rate", "0.75"]
     assert run(*TOY, *words, "--out", tmp_path / "run") == 0
     (record,) = RecordLog(tmp_path / "run" / "records.jsonl").read()
-    assert (record.method, record.seed, record.steps) == ("gmixout", 3, 4)
-    assert record.options["mask_rate"] == 0.75
-    assert record.options["anchor_decay"] == 0.9
+    assert (record.method.name, record.seed, record.steps) == ("gmixout", 3, 4)
+    assert record.method.options["mask_rate"] == 0.75
+    assert record.method.options["anchor_decay"] == 0.9
 
 
 @pytest.mark.usefixtures("_no_report")
@@ -68,7 +68,7 @@ def test_every_method_by_its_short_name(name, tmp_path):
     # their defaults are for larger layers and longer runs
     small = {"shira": ["--method.rank", 1], "lp_ft": ["--method.probe_steps", 1]}.get(name, [])
     assert run(*TOY, "--method", name, *small, "--steps", 2, "--out", tmp_path) == 0
-    assert {r.method for r in RecordLog(tmp_path / "records.jsonl").read()} == {name}
+    assert {r.method.name for r in RecordLog(tmp_path / "records.jsonl").read()} == {name}
 
 
 @pytest.mark.usefixtures("_no_report")
@@ -144,7 +144,7 @@ def test_words_win_over_the_config_file(tmp_path):
     words = ["finetune", "--config", tmp_path / "my.yaml", "--steps", 3, "--out", tmp_path / "run"]
     assert run(*words) == 0
     (record,) = RecordLog(tmp_path / "run" / "records.jsonl").read()
-    assert (record.method, record.steps, record.batch_size) == ("gmixout", 3, 4)
+    assert (record.method.name, record.steps, record.training.batch_size) == ("gmixout", 3, 4)
 
 
 def test_compare_evaluate_report(tmp_path, capsys):
@@ -152,7 +152,7 @@ def test_compare_evaluate_report(tmp_path, capsys):
     words += ["--methods", "full,gmixout", "--lrs", "1e-2", "--workers", "1"]
     assert run("compare", *words, "--out", tmp_path) == 0
     found = RecordLog(tmp_path / "records.jsonl").read()
-    assert [record.method for record in found] == ["full", "gmixout"]
+    assert [record.method.name for record in found] == ["full", "gmixout"]
     assert run("evaluate", tmp_path / "runs" / found[1].run) == 0
     assert "Equal to the recorded figures" in capsys.readouterr().out
     assert run("report", tmp_path, "--reference", "gmixout(lr=1)") == 2
@@ -181,7 +181,11 @@ def test_a_method_of_the_users_own(tmp_path, monkeypatch):
     words = ["--method", "my_methods:bias_only", "--method.share", 0.5, "--steps", 2]
     assert run(*TOY, *words, "--out", out) == 0
     (record,) = RecordLog(out / "records.jsonl").read()
-    assert (record.method, record.options, record.trainable) == ("bias_only", {"share": 0.5}, 16)
+    assert (record.method.name, record.method.options, record.training.trainable) == (
+        "bias_only",
+        {"share": 0.5},
+        16,
+    )
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["method"]["class_path"] == "my_methods.bias_only"
 
@@ -717,7 +721,7 @@ def test_sweep_over_options_on_the_command_line(tmp_path):
     words += ["--over.mask_rate", "0.5,0.75", "--over.structure", "row,element", "--workers", 1]
     assert run("sweep", *words, "--out", tmp_path) == 0
     found = RecordLog(tmp_path / "records.jsonl").read()
-    assert [(r.options["mask_rate"], r.options["structure"]) for r in found] == [
+    assert [(r.method.options["mask_rate"], r.method.options["structure"]) for r in found] == [
         *((rate, structure) for rate in (0.5, 0.75) for structure in ("row", "element"))
     ]
 
@@ -772,7 +776,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(sign, tmp_path):
 def figures(folder: Path) -> list[tuple[object, ...]]:
     """What a comparison found, whatever the order and the clock."""
     found = RecordLog(folder / "records.jsonl").read()
-    return sorted((*map(str, record.model), str(record.accuracy)) for record in found)
+    return sorted((*map(str, record.model), str(record.of("accuracy"))) for record in found)
 
 
 @pytest.mark.usefixtures("_no_report")

@@ -61,6 +61,16 @@ class Named:
         """Options that `str` always shows, even at their defaults."""
         return ()
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """Options that `str` shows."""
+        unusual = changed(self)
+        return {
+            option: value
+            for option, value in vars(self).items()
+            if option in self.spoken or (option in unusual and option not in self.silent)
+        }
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name, so that another process finds a class from the working directory."""
         kind, options = type(self), vars(self).copy()
@@ -70,12 +80,11 @@ class Named:
 
     def __str__(self) -> str:
         """Return the name with the non-default options."""
-        unusual = changed(self)
-        told = []
-        for option, value in vars(self).items():
-            if option in self.spoken or (option in unusual and option not in self.silent):
-                told.append(f"{option}={value if isinstance(value, Named) else repr(value)}")
-        return f"{self.name}({', '.join(told)})" if told else self.name
+        shown = [
+            f"{option}={value if isinstance(value, Named) else repr(value)}"
+            for option, value in self.shown.items()
+        ]
+        return f"{self.name}({', '.join(shown)})" if shown else self.name
 
 
 def defaults_of(kind: type) -> dict[str, Any]:
