@@ -239,7 +239,7 @@ def test_a_wrong_option_is_refused(name, options, said, tmp_path):
 class made_up(Source):
     """Splits given by hand."""
 
-    where = "nowhere"
+    download_hint = "nowhere"
     splits: ImageBenchmark
 
     def read(self, problems):

@@ -91,7 +91,7 @@ class ImageSet(Examples, ABC):
         self.broken: tuple[str, ...] = ()
         """Names of the images that `without_broken` dropped."""
         self.flat = 0
-        """Number of images of one colour all over that `without_broken` saw."""
+        """Number of images of a single colour that `without_broken` saw."""
         self._positions = np.arange(len(self.labels))
         self._kept: dict[int, Tensor] | None = None
 
@@ -212,7 +212,7 @@ class ImageSet(Examples, ABC):
         """Decode every image, on several threads.
 
         Returns:
-            Indices of the images that cannot be decoded, and of those of one colour all over.
+            Indices of the images that cannot be decoded, and of those of a single colour.
         """
 
         def look(block: range) -> tuple[list[int], list[int]]:
