@@ -281,9 +281,9 @@ def test_the_home_made_model_is_taken_from_the_cache_or_asked_for(
     # it was pretrained on the first half of every domain
     assert task.load().name == "pacs(train_domain='photo', half='second') with timm:cnn"
     assert Task.of(task.plain()) == task
-    with pytest.raises(ConfigError, match="half=first: that half of pacs"):
+    with pytest.raises(ConfigError, match="half=first: the default model of pacs"):
         Task(source(root, half="first"))
-    with pytest.raises(ConfigError, match="needs a model, e.g. --model") as error:
+    with pytest.raises(ConfigError, match=r"needs a model, e\.g\. --model") as error:
         Task(SOURCES["imagefolder"](trees.imagefolder(tmp_path / "own"))).load()
     assert "pretrain.py" not in str(error.value)
 

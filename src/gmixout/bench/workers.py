@@ -86,7 +86,7 @@ def carry_out(
             if isinstance(error, BrokenProcessPool):
                 raise TrainingError(
                     "a worker process died without an error, most often for lack of memory; "
-                    "finished runs are recorded. Continue with --resume, perhaps with fewer --workers"
+                    "finished runs are recorded. Use --resume, perhaps with fewer --workers"
                 ) from error
             raise
 
