@@ -28,9 +28,9 @@ class Process(gmixout.GMixout):
     share: float = 1.0
 
     @property
-    def rate_scale(self) -> float:
+    def lr_scale(self) -> float:
         """That of the same entries spread over all layers: as long a step in Euclidean length."""
-        return super().rate_scale / math.sqrt(self.share)
+        return super().lr_scale / math.sqrt(self.share)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def test_finetune_leaves_a_run_folder_that_evaluates_to_the_same_digits(tmp_path
     accuracy = bench.evaluate(out)
     assert accuracy == record.of("accuracy")
     printed = capsys.readouterr().out
-    assert "Equal to the recorded figures" in printed
+    assert "Equal to the recorded values" in printed
     assert all(repr(value) in printed for value in accuracy.values())
 
 
@@ -80,7 +80,7 @@ def test_evaluate_says_when_figures_differ_or_are_not_there(tmp_path, capsys):
     log.write_text(json.dumps(record) + "\n")
     capsys.readouterr()
     bench.evaluate(tmp_path)
-    assert "Not equal to the recorded figures" in capsys.readouterr().out
+    assert "Not equal to the recorded values" in capsys.readouterr().out
     log.unlink()
     bench.evaluate(tmp_path / "model.safetensors")
     assert "No record" in capsys.readouterr().out
@@ -196,7 +196,7 @@ def test_interpolate_and_soup(tmp_path, capsys):
     assert greedy.id_val >= max(record.id_val for path in (a, b) for record in records(path))
     assert f"Of 2 models the soup has: {a}, {b}" in capsys.readouterr().err.replace("\n", "")
     assert bench.evaluate(tmp_path / "greedy") == greedy.of("accuracy")
-    assert "Equal to the recorded figures" in capsys.readouterr().out
+    assert "Equal to the recorded values" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("_no_report")
@@ -250,7 +250,7 @@ def test_resume_begins_where_nothing_is_yet(tmp_path, capsys):
     bench.finetune(out=tmp_path / "new", resume=True, **full)
     one = {**ALONE, "methods": [get_method("full")], "lrs": (1e-3,)}
     bench.compare(out=tmp_path / "grid", resume=True, **one)
-    assert capsys.readouterr().err.count("this one begins there") == 2
+    assert capsys.readouterr().err.count("starting a new one there") == 2
     bench.finetune(out=tmp_path / "whole", **full)
     models = [tmp_path / name / "model.safetensors" for name in ("new", "whole")]
     assert models[0].read_bytes() == models[1].read_bytes()
@@ -688,7 +688,7 @@ def test_all_methods_are_all_that_the_model_allows(tmp_path, capsys):
     found = bench.compare(methods="all", lrs=(1e-2,), out=tmp_path, **ALONE)
     assert {record.method.name for record in found} == METHODS.keys() - {"shira", "lp_ft"}
     said = " ".join(capsys.readouterr().err.split())
-    assert "lp_ft(probe_steps=100) in a run of 6 steps would never train the body" in said
+    assert "lp_ft(probe_steps=100) in a run of 6 steps would never train the backbone" in said
     assert "shira is left out: shira(rank=8) trains" in said
 
 
@@ -701,7 +701,7 @@ def test_a_run_that_would_only_probe_is_refused(tmp_path, wrap):
         if probe_steps < 6:
             assert bench.finetune(method=method, out=tmp_path / "fine", **QUICK)
             continue
-        with pytest.raises(ConfigError, match="never train the body: set probe_steps below 6"):
+        with pytest.raises(ConfigError, match="never train the backbone: set probe_steps below 6"):
             bench.finetune(method=method, out=tmp_path / "probe", **QUICK)
     assert not (tmp_path / "probe").exists()
 

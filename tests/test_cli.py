@@ -154,7 +154,7 @@ def test_compare_evaluate_report(tmp_path, capsys):
     found = RecordLog(tmp_path / "records.jsonl").read()
     assert [record.method.name for record in found] == ["full", "gmixout"]
     assert run("evaluate", tmp_path / "runs" / found[1].run) == 0
-    assert "Equal to the recorded figures" in capsys.readouterr().out
+    assert "Equal to the recorded values" in capsys.readouterr().out
     assert run("report", tmp_path, "--reference", "gmixout(lr=1)") == 2
     assert "toy: full; gmixout" in capsys.readouterr().err
     assert run("report", tmp_path, "--reference", "gmixout") == 0
@@ -335,7 +335,7 @@ def test_signals_end_any_command_with_their_code(number, code, monkeypatch, caps
     monkeypatch.setattr(import_module("gmixout.bench.commands.finetune"), "tell", stopped)
     assert run(*TOY, "--out", tmp_path / "run") == code
     said = capsys.readouterr().err
-    assert said == "gmixout: stopped; the same command with --resume goes on.\n"
+    assert said == "gmixout: stopped; the same command with --resume continues.\n"
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
@@ -390,7 +390,7 @@ def test_help_and_version(capsys):
     assert run("finetune", "--method.help", "gmixout") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "--method.mask_rate" in printed
-    assert "held at the anchor" in printed
+    assert "stays at the anchor" in printed
     assert "--method.seed" not in printed
     assert run("compare", "--regularizers.help", "sam") == 0
     printed = " ".join(capsys.readouterr().out.split())
@@ -799,7 +799,7 @@ def test_a_comparison_in_two_processes_stopped_twice_ends_with_the_same_records(
         process.send_signal(sign)
         _, stderr = process.communicate(timeout=300)
         assert process.returncode == (-9 if sign is signal.SIGKILL else 130), stderr
-        assert sign is signal.SIGKILL or b"--resume goes on" in stderr
+        assert sign is signal.SIGKILL or b"--resume continues" in stderr
         assert b"Traceback" not in stderr
         found, resume = log.read(), ["--resume"]
         assert found[: len(before)] == before
@@ -817,7 +817,7 @@ def test_files_of_somebody_else_stay(flags, tmp_path, capsys):
     for name, text in theirs.items():
         (tmp_path / name).write_text(text)
     assert run(*TOY, "--steps", 2, "--out", tmp_path, *flags) == 2
-    assert "no run of gmixout" in capsys.readouterr().err
+    assert "not a run of gmixout" in capsys.readouterr().err
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == theirs
 
 

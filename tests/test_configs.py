@@ -75,7 +75,7 @@ def test_a_config_is_dry_run_and_leaves_nothing(name, tiny, tmp_path, capsys):
     words += [*MORE.get(data_of(name), []), "--dry-run"]
     assert run("compare", *words) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out
-    assert "cannot go with" not in printed
+    assert "does not work with" not in printed
     assert "warning" not in printed
     for method in held(name)["methods"]:
         spelled = method if isinstance(method, str) else method["class_path"]

@@ -78,7 +78,7 @@ def test_a_run_is_trained_again_to_the_same_bits_and_its_files_stay(tmp_path, ca
     assert found["line"].keys() == {"id_val", "id_test", "noise"}
     assert found["snapshots"]["sets"].keys() == {"id_test", "noise"}
     printed = capsys.readouterr().out
-    assert "to the last bit" in printed
+    assert "bit for bit" in printed
     assert "n = 2" in printed
 
 

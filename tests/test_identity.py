@@ -133,7 +133,7 @@ def test_resuming_with_another_version_is_said(before, tmp_path, capsys):
     told = " ".join(capsys.readouterr().err.split())
     assert f"note: the run in {tmp_path} was made by gmixout" in told
     if isinstance(before, dict):
-        assert "gmixout 0.0.9 at commit abc1234, and goes on with" in told
+        assert "gmixout 0.0.9 at commit abc1234, and continues with" in told
     bench.finetune("toy", resume=True, **settings)
     assert "note:" not in capsys.readouterr().err
     (record,) = RecordLog(tmp_path / "records.jsonl").read()

@@ -46,7 +46,7 @@ def test_a_function_gives_data_and_a_model(name):
 
 @pytest.mark.parametrize("name", ["alone", "swapped", "numbers", "three"])
 def test_one_that_says_something_else_is_not_called(name):
-    with pytest.raises(ConfigError, match=r"says that it gives .*return benchmark, gmixout"):
+    with pytest.raises(ConfigError, match=r"is annotated to return .*return benchmark, gmixout"):
         check_benchmark_name(f"own_task:{name}")
 
 

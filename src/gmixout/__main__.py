@@ -1,11 +1,11 @@
-"""The command `gmixout`; says what to install where the library alone is installed."""
+"""The command `gmixout`; explains what to install if only the library is installed."""
 
 import signal
 import sys
 
 
 def main() -> int:
-    """Runs the command line, whose libraries come with the extra `all`."""
+    """Run the command line, whose libraries come with the extra `all`."""
     try:
         from gmixout.cli import main as run
     except ModuleNotFoundError as error:
@@ -17,7 +17,7 @@ def main() -> int:
         sys.stderr.write("gmixout: stopped.\n")
         return 130
     code = run()
-    if code > 128:  # nothing is left to do that another Ctrl-C could cut short
+    if code > 128:  # nothing is left that another Ctrl-C could interrupt
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code
 

@@ -23,7 +23,7 @@ __all__ = ["COMMANDS", "CONFIGS", "main"]
 
 @dataclass(frozen=True)
 class Command:
-    """A function of `gmixout.bench`, imported when it is asked for."""
+    """A function of `gmixout.bench`, imported on use."""
 
     name: str
     file: str
@@ -36,7 +36,7 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """The first sentence of its docstring, which is read without importing anything."""
+        """The first sentence of its docstring, read without importing anything."""
         path = Path(bench.__file__).parent / "commands" / f"{self.file}.py"
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name == self.name:
@@ -50,7 +50,7 @@ class Command:
 
 Commands: TypeAlias = dict[str, "Command | dict[str, Command]"]
 COMMANDS: Commands = {}
-"""The commands by their words; a word before others stands for several."""
+"""The commands by their words; a first word may group several."""
 for typed, file in bench.COMMANDS.items():
     group, _, last = typed.rpartition(" ")
     place: Any = COMMANDS.setdefault(group, {}) if group else COMMANDS
@@ -66,11 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: The words after `gmixout`; by default those of this process.
+        argv: The words after `gmixout`; by default this process's.
 
     Returns:
-        The exit code: 0, or 2 for an error of the user's making, or 128 and the number of the
-        signal that stopped the command (130 after Ctrl-C).
+        The exit code: 0, 2 for a user's error, or 128 plus the number of the signal that stopped
+        the command (130 after Ctrl-C).
 
     Raises:
         SystemExit: With code 0, after `--help`, `--version` or `--print-config`.
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from gmixout.training.interrupts import exit_code
 
             resumes = {*words[:1]} & {*RESUMED}
-            way_on = "; the same command with --resume goes on." if resumes else "."
+            way_on = "; the same command with --resume continues." if resumes else "."
             stderr.print(f"gmixout: {str(error) or 'stopped'}{way_on}")
             return exit_code(error)
         except Exception as error:
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class WordsError(ConfigError):
-    """What was typed, or a config file, is not what a command takes."""
+    """The typed words or a config file are not valid for a command."""
 
     def __init__(self, title: str, message: str) -> None:
         super().__init__(message)
@@ -111,7 +111,7 @@ class WordsError(ConfigError):
 
 
 def _known(error: Exception) -> Exception | None:
-    """An error that a user can do something about; None if it is a mistake of ours."""
+    """Return an error that a user can fix; None for a bug of ours."""
     if isinstance(error, WordsError):
         return error
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -122,7 +122,7 @@ def _known(error: Exception) -> Exception | None:
 
 
 def _command_of(words: Sequence[str]) -> tuple[Command, str, list[str]]:
-    """A command, what is typed for it, and the words after that."""
+    """Return a command, its title, and the words after it."""
     found: Any = COMMANDS
     title, left = "gmixout", list(words)
     while isinstance(found, dict):
@@ -141,11 +141,11 @@ def _command_of(words: Sequence[str]) -> tuple[Command, str, list[str]]:
 
 
 def _overview(title: str, commands: Mapping[str, Any]) -> str:
-    """The help of several commands."""
+    """Return the help of several commands."""
     parser = argparse.ArgumentParser(
         prog=title,
         description="Robust finetuning of vision foundation models. Any command takes --help, "
-        "--debug for the traceback of an error, and --allow MODULE, for code of your own that a "
+        "--debug for the traceback of an error, and --allow MODULE, for your own code that a "
         "file names.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
@@ -158,8 +158,8 @@ def _overview(title: str, commands: Mapping[str, Any]) -> str:
 
 
 def _run(command: Command, title: str, words: Sequence[str]) -> None:
-    """Understands the words after a command, and calls it."""
-    # not at the top: all of this imports torch, which takes longer than help and wrong words may
+    """Parse the words after a command, and call it."""
+    # not at the top: all of this imports torch, too slow for help and wrong words
     function = command.function
     from gmixout.bench.options import options_of, subject_of
     from gmixout.bench.usage import config_of, help_of, help_of_kind
@@ -189,7 +189,7 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
 
 
 def _end(text: str) -> NoReturn:
-    """Prints what was asked for, and ends."""
+    """Print the requested text, and exit."""
     sys.stdout.write(f"{text.rstrip()}\n")
     raise SystemExit(0)
 

@@ -1,4 +1,4 @@
-"""Random draws that follow from a run's seed and a place in it, and from nothing else."""
+"""Random draws that depend only on a run's seed and a position in it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def draws_of(seed: int, kind: str, place: int) -> Iterator[None]:
-    """Make torch's CPU generator a function of these inside; restore its state afterwards."""
+    """Seed torch's CPU generator by these within the context; restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         # not torch.manual_seed: that seeds GPUs, too
         torch.default_generator.manual_seed(seed_of(seed, kind, place))
@@ -17,6 +17,6 @@ def draws_of(seed: int, kind: str, place: int) -> Iterator[None]:
 
 
 def seed_of(seed: int, kind: str, place: int) -> int:
-    """Return a seed, below 2**56, that differs wherever one of these differs."""
+    """Return a seed below 2**56 that differs if any of these differs."""
     digest = hashlib.blake2b(f"{seed}\0{kind}\0{place}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "little")

@@ -1,4 +1,4 @@
-"""The one error family. A message names the thing, the value, what is allowed and the way out."""
+"""The error family. A message names the setting, its value, what is allowed and the way out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ class ConfigError(GmixoutError, ValueError):
 
 
 class AttachError(GmixoutError, RuntimeError):
-    """A masking process cannot be put on, used with, or taken off this model."""
+    """A masking process cannot be attached to, used with, or detached from this model."""
 
 
 class StateError(GmixoutError, RuntimeError):
@@ -25,17 +25,17 @@ class DataError(GmixoutError, ValueError):
 
 
 class TrainingError(GmixoutError, RuntimeError):
-    """Training cannot go on (the loss is not finite, say); what was saved stays as it is."""
+    """Training cannot continue (for example, the loss is not finite); saved files are kept."""
 
 
 @contextmanager
 def needs(package: str, extra: str, what: str = "this") -> Iterator[None]:
-    """Imports inside this context are of an optional package; a failed one says how to get it.
+    """Explain how to install an optional package if its import in this context fails.
 
     Args:
-        package: What is imported.
-        extra: The extra of gmixout that brings it.
-        what: What it is needed for.
+        package: The package.
+        extra: The extra of gmixout that installs it.
+        what: The feature that needs it.
 
     Raises:
         ConfigError: An import failed.

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are either complete or absent."""
 
 import glob
 import os
@@ -10,13 +10,13 @@ from gmixout.errors import StateError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file so that a crash at any moment leaves the old one or the new one.
+    """Write a file so that a crash at any moment leaves the old one or the new one.
 
-    What killed processes left of earlier tries is deleted.
+    Leftovers of killed processes are deleted.
 
     Args:
         path: The file.
-        write: Is called with the temporary path (same folder) to fill.
+        write: Called with the temporary path (same folder) to fill.
 
     Raises:
         StateError: The file cannot be written.
@@ -37,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """`write_atomically` of a text, in UTF-8; raises as it does and returns the path."""
+    """Write a text atomically, in UTF-8; raise as `write_atomically` does and return the path."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return path
 
@@ -50,7 +50,7 @@ def _delete_leftovers(path: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    if os.name == "nt":  # there is no asking there without ending it
+    if os.name == "nt":  # asking would end the process there
         return True
     try:
         os.kill(process, 0)

@@ -1,4 +1,4 @@
-"""How the images of a data set come to a device."""
+"""Batches of a data set's images for a device."""
 
 import signal
 from typing import Any
@@ -7,17 +7,17 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 MOST_PROCESSES = 8
-"""Loading processes that a run gets of itself: more seldom help, and each holds batches."""
+"""Most loading processes by default: more rarely help, and each holds batches."""
 
 
 def loading_processes(
     dataset: Dataset[Any], device: torch.device | str, asked: int | None = None
 ) -> int:
-    """How many processes load images for a device.
+    """Return how many processes load images for a device.
 
-    As many as are asked for. When nobody says: for a GPU one a CPU thread of this process, eight
-    at most; none where the device is a CPU itself, which would have to share its cores with them,
-    nor for a data set that says it is `in_memory`.
+    The requested number. By default, for a GPU one per CPU thread of this process, at most eight;
+    none for a CPU, which would share its cores with them, or for a data set that is
+    `in_memory`.
     """
     if asked is not None:
         return asked
@@ -32,14 +32,14 @@ def make_loader(
     num_workers: int | None = None,
     **batching: Any,
 ) -> DataLoader[Any]:
-    """A data set's batches for a device; the global random state is left alone.
+    """Return a data set's batches for a device, without touching the global random state.
 
     Args:
         dataset: Items are (image, label).
-        device: Where the batches will go: for CUDA they wait in pinned memory, so that they can be
-            copied while it computes.
+        device: The target of the batches: for CUDA they are pinned, so that they are copied while
+            it computes.
         num_workers: See `loading_processes`.
-        **batching: Which items make a batch, as `DataLoader` has it.
+        **batching: Arguments of `DataLoader` on the composition of batches.
     """
     return DataLoader(
         dataset,
@@ -52,6 +52,6 @@ def make_loader(
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C goes to the whole process group; loading processes end with the one they load for."""
+    """Ignore Ctrl-C, which goes to the whole process group: the parent ends its loaders."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""What methods and data sets share: a name that users type, and options; and how names are found.
+"""Base of methods and data sets: a name that users type, options, and lookup by name.
 
 A name in a file finds what is in our tables, and a class or function of the user's own only if the
-user has allowed its module (`allowing`): files are passed on among people, and must run no code.
+user has allowed its module (`allowing`): files come from others and must not run code.
 """
 
 import ast
@@ -22,28 +22,28 @@ from gmixout.errors import ConfigError
 Kind = TypeVar("Kind", bound="Named")
 
 _DEEPEST = 20
-"""Levels of options within options that a file may have."""
+"""Most levels of options within options in a file."""
 _LONGEST = 4000
-"""Characters of a text that names something."""
+"""Most characters of a name with its options."""
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?")
 _allowed: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=())
 
 
 class Named:
-    """Something with a name and options.
+    """An object with a name and options.
 
     Subclasses are frozen dataclasses; their fields are the options. A class is named the way a user
     types it, so that the command line, YAML files, records and the tables share one name.
     """
 
     _table: ClassVar[Mapping[str, type]] = {}
-    """The classes of the package by name, set where they are collected."""
+    """Classes of the package by name, set where they are collected."""
     silent: ClassVar[tuple[str, ...]] = ()
-    """Options that `str` leaves out."""
+    """Options that `str` omits."""
 
     @classmethod
     def adopted(cls, found: Any) -> Any:
-        """Return the class that another library's stands for here; anything else as it is."""
+        """Return our class for one of another library; anything else unchanged."""
         return found
 
     @property
@@ -58,12 +58,12 @@ class Named:
 
     @property
     def spoken(self) -> tuple[str, ...]:
-        """Options that `str` gives even if they have their usual values."""
+        """Options that `str` always shows, even at their defaults."""
         return ()
 
     @property
     def shown(self) -> dict[str, Any]:
-        """The options that `str` gives."""
+        """Options that `str` shows."""
         unusual = changed(self)
         return {
             option: value
@@ -72,14 +72,14 @@ class Named:
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles by name, so that another process finds a class from the working directory."""
+        """Pickle by name, so that another process finds a class from the working directory."""
         kind, options = type(self), vars(self).copy()
         if _is_own(kind) or kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
             return copyreg.__newobj__, (kind,), options  # type: ignore[attr-defined]
         return _restore, (f"{kind.__module__}:{kind.__qualname__}", options)
 
     def __str__(self) -> str:
-        """Returns the name with the options that are not the usual ones."""
+        """Return the name with the non-default options."""
         shown = [
             f"{option}={value if isinstance(value, Named) else repr(value)}"
             for option, value in self.shown.items()
@@ -105,10 +105,10 @@ def changed(thing: Any) -> dict[str, Any]:
 
 
 def identity(thing: Named) -> dict[str, Any]:
-    """Return what tells it from others, as plain values: its name and the options not at default.
+    """Return its identity as plain values: its name and the non-default options.
 
-    It survives growth: a class may move to another file, and options may be added. A class that is
-    not in the table is named `module:Class`.
+    It stays the same when a class moves to another file or gets new options. A class that is not in
+    the table is named `module:Class`.
     """
     kind = type(thing)
     name = kind.__name__ if _is_own(kind) else f"{kind.__module__}:{kind.__qualname__}"
@@ -116,7 +116,7 @@ def identity(thing: Named) -> dict[str, Any]:
 
 
 def completed(spec: Any, base: type[Named]) -> Any:
-    """Return a spec with all options, for comparing it with another; nothing is imported.
+    """Return a spec with all options, to compare it with another; nothing is imported.
 
     Args:
         spec: As `spec_of` writes it, now or in an older version.
@@ -137,7 +137,7 @@ def completed(spec: Any, base: type[Named]) -> Any:
 
 
 def spec_of(thing: Named) -> dict[str, Any]:
-    """Return plain values, the way a YAML file for the command line spells it.
+    """Return plain values, in the form of YAML files for the command line.
 
     A class in the table is given by its name, another one by its import path.
     """
@@ -147,22 +147,22 @@ def spec_of(thing: Named) -> dict[str, Any]:
 
 
 def from_spec(spec: Any, base: type[Kind]) -> Kind:
-    """Return what `spec_of` spelled, in a file that anybody may have written.
+    """Return the object of a spec from `spec_of`, in an untrusted file.
 
     Args:
         spec: A name, or a mapping with `class_path` and `init_args`.
-        base: What it has to be: `Method`, `Source`.
+        base: Its required base class: `Method`, `Source`.
 
     Raises:
-        NotAllowedError: It is of a class of the user's own, whose module is not allowed.
-        ConfigError: There is nothing of that name, it is of another kind, it has not these
-            options, or a value is not allowed.
+        NotAllowedError: It names a class of the user's own, whose module is not allowed.
+        ConfigError: The name is unknown, it is of another kind, it lacks these options, or a value
+            is not allowed.
     """
     return _made(spec, base, _DEEPEST)
 
 
 def specs_of(text: str) -> list[dict[str, Any]]:
-    """Return the specs of what a text names: `full+sam(rho=0.1)` as `str` writes it, two of them.
+    """Return the specs in a text as `str` writes it: two for `full+sam(rho=0.1)`.
 
     Values are literals, or named things with their options again.
 
@@ -175,7 +175,7 @@ def specs_of(text: str) -> list[dict[str, Any]]:
     try:
         try:
             tree = ast.parse(text, mode="eval")
-        except SyntaxError:  # module:Class is no expression
+        except SyntaxError:  # module:Class is not an expression
             tree = ast.parse(re.sub(r"(?<=\w):(?=[^\W\d])", ".", text), mode="eval")
         return [_spelled(part) for part in _summands(tree.body)]
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
@@ -183,7 +183,7 @@ def specs_of(text: str) -> list[dict[str, Any]]:
 
 
 def _summands(tree: ast.expr) -> list[ast.expr]:
-    """What a sum is of, from left to right."""
+    """Return the terms of a sum, from left to right."""
     found = []
     while isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
         found.append(tree.right)
@@ -192,7 +192,7 @@ def _summands(tree: ast.expr) -> list[ast.expr]:
 
 
 def _spelled(tree: ast.expr) -> dict[str, Any]:
-    """The spec of `NAME` or `NAME(option=value)`; raises `ValueError` for anything else."""
+    """Return the spec of `NAME` or `NAME(option=value)`; raises `ValueError` for anything else."""
     options: list[ast.keyword] = []
     if isinstance(tree, ast.Call) and not tree.args:
         options = tree.keywords
@@ -227,16 +227,16 @@ def is_import_path(text: str) -> bool:
 
 
 def own_name(path: str, table: Mapping[str, Any]) -> str:
-    """Return the table's name of what a path names; the path itself if it is none of the table.
+    """Return the table's name for a path; the path itself if it is not in the table.
 
-    Older files have import paths of our classes, which may have moved since.
+    Older files hold import paths of our classes, which may have moved since.
     """
     last = re.split("[.:]", path)[-1]
     return last if path.startswith("gmixout.") and last in table else path
 
 
 def check_class(path: str, found: Any, base: type[Kind]) -> type[Kind]:
-    """Return what was found if it is a class of the right kind.
+    """Return the class found, if it is of the right kind.
 
     Raises:
         ConfigError: It is not.
@@ -251,7 +251,7 @@ def check_class(path: str, found: Any, base: type[Kind]) -> type[Kind]:
 
 
 class NotAllowedError(ConfigError):
-    """A file names code of the user's own, and the user has not allowed it."""
+    """A file names the user's own code, which the user has not allowed."""
 
 
 def allowed_object(path: str, kind: str) -> Any:
@@ -268,14 +268,14 @@ def allowed_object(path: str, kind: str) -> Any:
     home, title = getattr(found, "__module__", module), getattr(found, "__qualname__", name)
     if not is_named(path) and not _is_allowed(str(home), str(title)):
         raise NotAllowedError(
-            f"{kind} {path} is {found!r:.80}, which comes from {home}: to take it all the same, "
+            f"{kind} {path} is {found!r:.80}, which comes from {home}: to use it anyway, "
             f"--allow {module}:{name}"
         )
     return found
 
 
 def is_named(path: str) -> bool:
-    """Check whether the user has allowed just this class or function, not only its module."""
+    """Return whether the user has allowed this class or function itself, not only its module."""
     return ":".join(_parts(path)) in _allowed.get()
 
 
@@ -293,7 +293,7 @@ def refusal(path: str, kind: str) -> str:
 
 @contextmanager
 def allowing(names: Iterable[str]) -> Iterator[None]:
-    """Let files name what is in these modules, while the context lasts.
+    """Let files name objects of these modules, within the context.
 
     Args:
         names: `module` (with its submodules) or `module:Name`. Each is imported at once.
@@ -317,7 +317,7 @@ def allowing(names: Iterable[str]) -> Iterator[None]:
 
 
 def own_object(path: str) -> Any:
-    """Import `module:Name` or `module.Name`, from the working directory, too.
+    """Import `module:Name` or `module.Name`, also from the working directory.
 
     For names that come from the command line or from Python alone.
 
@@ -348,7 +348,7 @@ def _import(module: str, path: str) -> Any:
 
 @contextmanager
 def _working_directory() -> Iterator[None]:
-    """Imports find the working directory, behind everything else, in this context alone."""
+    """Append the working directory to the import path, within the context."""
     here = os.getcwd()
     if here in sys.path:
         yield
@@ -362,7 +362,7 @@ def _working_directory() -> Iterator[None]:
 
 
 def _parts(path: str) -> tuple[str, str]:
-    """Module and name of `module:Name`, or of `module.Name`."""
+    """Return module and name of `module:Name` or `module.Name`."""
     module, colon, name = path.partition(":")
     if not colon:
         module, _, name = path.rpartition(".")
@@ -416,7 +416,7 @@ def _value(value: Any, base: type[Kind], levels: int) -> Any:
 
 
 def _base_of(kind: type[Any], option: str, otherwise: type[Any]) -> type[Any]:
-    """What named things an option takes, by its annotation."""
+    """Return the base class of the named objects that an option takes, by its annotation."""
     try:
         hint = get_type_hints(kind).get(option)
     except NameError:  # a class of the user's own names types that only a type checker knows
@@ -430,19 +430,19 @@ def _base_of(kind: type[Any], option: str, otherwise: type[Any]) -> type[Any]:
 
 
 def _restore(path: str, options: dict[str, Any]) -> Any:
-    """The inverse of `Named.__reduce__`."""
+    """Return the inverse of `Named.__reduce__`."""
     return restore(own_object(path), options)
 
 
 def restore(kind: type[Named], options: dict[str, Any]) -> Named:
-    """Return an object with options that were checked when it was made first."""
+    """Return an object with options that were checked when it was first made."""
     made = object.__new__(kind)
     vars(made).update(options)
     return made
 
 
 def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
-    """All classes derived from one that are loaded."""
+    """Return all loaded classes derived from one."""
     for derived in base.__subclasses__():
         yield derived
         yield from _subclasses(derived)
@@ -453,7 +453,7 @@ def _is_own(kind: type[Named]) -> bool:
 
 
 def plain(value: Any, spell: Callable[[Named], Any] = spec_of) -> Any:
-    """Return an option's value as JSON and YAML have it; methods and data sets by `spell`."""
+    """Return an option's value for JSON and YAML; methods and data sets by `spell`."""
     if isinstance(value, Named):
         return spell(value)
     if isinstance(value, (tuple, list)):

@@ -1,7 +1,7 @@
-"""Plain values from elsewhere: of the right types, bounded, and fit to be shown.
+"""Plain values from untrusted files: of the right types, bounded, and safe to print.
 
-What a file says was written by anybody. Every format of ours (records, model files, notes of what
-was run) is read through here: `read_json` or a YAML reader, then `checked`, once and as a whole.
+Anybody may have written a file. Every format of ours (records, model files, notes on runs) is read
+through here: `read_json` or a YAML reader, then `checked`, once and completely.
 """
 
 import math
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 MOST_LEVELS = 20
-"""Values inside of values."""
+"""Most levels of nesting."""
 MOST_VALUES = 1_000_000
 MOST_CHARACTERS = 20_000
-"""Of one text."""
+"""Most characters of one text."""
 LARGEST_INTEGER = 2**63
 
 # Controls, line breaks of every kind, what turns the direction of writing, halves of characters
@@ -27,11 +27,11 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Returns the text on one line, fit for any terminal, table and file, with the rest escaped.
+    r"""Return the text on one line, safe for any terminal, table and file, the rest escaped.
 
     Args:
         text: Any text.
-        keep: Characters that stay as they are.
+        keep: Characters that stay unescaped.
 
     Example:
         >>> printable("a\nb \x1b[31m")
@@ -44,7 +44,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def bounded(value: object) -> Any:
-    """Returns a plain value with every text in it `printable` and every tuple a list.
+    """Return a plain value with every text in it `printable` and every tuple a list.
 
     Raises:
         ValueError: It holds another kind of value, a number without bounds, or too much of it.
@@ -104,13 +104,13 @@ def _scalar(value: object) -> Any:
 
 
 def _place(keys: Iterable[object]) -> str:
-    """Names a place inside of values; nothing for the outermost."""
+    """Return the name of a place in nested values; empty for the outermost."""
     path = ".".join(map(str, keys))
     return f"`{printable(path)[:200]}` is " if path else ""
 
 
 def read_json(text: str | bytes) -> Any:
-    """Returns the values that a JSON text holds, 200 levels of them at most; see `bounded`.
+    """Return the values of a JSON text, at most 200 levels of them; see `bounded`.
 
     Raises:
         ValueError: It is not JSON (of RFC 8259, so without NaN).
@@ -121,14 +121,14 @@ def read_json(text: str | bytes) -> Any:
 
 
 def checked(values: object, kind: type) -> Any:
-    """Returns plain values that are of a declared form, and `bounded`; integers may be floats.
+    """Check that plain values have a declared form, and return them `bounded`.
 
     Args:
-        values: What a file says.
+        values: The content of a file; whole numbers may stand for floats.
         kind: A `TypedDict`; fields may be `Annotated` with the bounds of `annotated_types`.
 
     Raises:
-        ValueError: They are of another form; the message names the first place.
+        ValueError: They have another form; the message names the first place.
     """
     values = bounded(values)
     form = _form(kind)  # imports pydantic, or says how to get it

@@ -1,4 +1,4 @@
-"""Settings given from Python: checked against their annotations and stored as plain values."""
+"""Settings from Python: checked against their annotations and stored as plain values."""
 
 import math
 import os
@@ -22,13 +22,13 @@ def check_settings(settings: Any) -> None:
 
     Known annotations are bool, int, float, str, Path, None, `Literal`, `tuple[X, ...]` and unions
     of these; of any other class the value must be an instance. Scalars and arrays of numpy and
-    torch become Python's numbers and tuples, lists become tuples, and text becomes a Path: what is
-    stored can be hashed and written to any file. A whole number stays one where a float is wanted,
-    as it tells the same run.
+    torch become Python's numbers and tuples, lists become tuples, and text becomes a Path: stored
+    values can be hashed and written to any file. A whole number stays one where a float is wanted,
+    because it identifies the same run.
 
     Raises:
-        ConfigError: A value is of another kind: a boolean is no number, text no list, and a number
-            is finite, whole ones below 2**63 in size.
+        ConfigError: A value has another type: a boolean is not a number and text is not a list;
+            numbers are finite, and whole ones below 2**63 in size.
     """
     owner: Any = type(settings)
     for name, kind in _annotations(owner).items():
@@ -40,19 +40,19 @@ def check_settings(settings: Any) -> None:
 
 
 def require(settings: Any, name: str, fine: bool, allowed: str) -> None:
-    """Raise a `ConfigError` that names a setting and what it must be, unless it is fine."""
+    """Raise a `ConfigError` that names a setting and its allowed values, unless `fine`."""
     if not fine:
         refuse(settings, name, allowed)
 
 
 def refuse(settings: Any, name: str, allowed: str) -> NoReturn:
-    """Raise a `ConfigError` that names a setting, its value and what it must be."""
+    """Raise a `ConfigError` that names a setting, its value and its allowed values."""
     kind, value = type(settings).__name__, shown(getattr(settings, name))
     raise ConfigError(f"{kind}({name}={value}) must be {allowed}")
 
 
 def shown(value: Any) -> str:
-    """Return what an error shows of a value: its `repr`, cut where it is long."""
+    """Return a value's `repr` for an error, shortened if it is long."""
     try:
         return _REPR.repr(value)
     except Exception:  # classes of others, and whole numbers of more than 4,300 digits
@@ -65,7 +65,7 @@ _REPR.maxlist = _REPR.maxtuple = 20
 
 
 class _UnfitError(Exception):
-    """A value is not of the kind that its annotation says."""
+    """A value does not match its annotation."""
 
 
 @cache
@@ -78,7 +78,7 @@ def _annotations(kind: Any) -> dict[str, Any]:
 
 
 def _fit(value: Any, kind: Any) -> Any:
-    """The value as a plain one of a kind; raises `_UnfitError`."""
+    """Return the value as a plain one of a type; raise `_UnfitError` if it does not fit."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -191,7 +191,7 @@ _CALLED = {
 
 
 def described(kind: Any) -> str:
-    """Return what an error says that a value of an annotated type must be."""
+    """Return the description of an annotated type, for errors."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return " or ".join(described(each) for each in arguments)

@@ -18,7 +18,7 @@ State = Mapping[str, Tensor]
 
 
 def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tensor]:
-    """Returns `(1 - alpha) * state_a + alpha * state_b`, entry by entry.
+    """Return `(1 - alpha) * state_a + alpha * state_b`, entry by entry.
 
     With `state_a` the pretrained and `state_b` the finetuned weights of one model this is WiSE-FT
     (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv 2109.01903). The
@@ -52,7 +52,7 @@ def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tenso
 
 
 def uniform_soup(states: Sequence[State]) -> dict[str, Tensor]:
-    """Returns the mean of the states (Wortsman et al., "Model soups", arXiv 2203.05482).
+    """Return the mean of the states (Wortsman et al., "Model soups", arXiv 2203.05482).
 
     Args:
         states: One or more states of one architecture.
@@ -75,12 +75,12 @@ def uniform_soup(states: Sequence[State]) -> dict[str, Tensor]:
 
 
 def greedy_soup(states: Sequence[State], score: Callable[[State], float]) -> dict[str, Tensor]:
-    """Returns the mean of `greedy_members` (arXiv 2203.05482, recipe 1); arguments as there."""
+    """Return the mean of `greedy_members` (arXiv 2203.05482, recipe 1); arguments as there."""
     return uniform_soup([states[member] for member in greedy_members(states, score)])
 
 
 def greedy_members(states: Sequence[State], score: Callable[[State], float]) -> list[int]:
-    """Chooses the states whose soup is no worse with them (arXiv 2203.05482, recipe 1).
+    """Choose the states whose soup is no worse with them (arXiv 2203.05482, recipe 1).
 
     The states are tried from the best to the worst by their own score; one joins if the soup with
     it scores at least as high as without. So the soup is never below the best single state.
@@ -112,10 +112,10 @@ def greedy_members(states: Sequence[State], score: Callable[[State], float]) -> 
 
 
 def fingerprint(state: State, digits: int = 12) -> str:
-    """Returns hexadecimal digits, 64 at most, that tell these weights from others, name by name.
+    """Return hexadecimal digits, at most 64, that identify these weights, name by name.
 
     Models that were finetuned from the same weights lie in one basin of the loss and can be
-    averaged; models of different starts cannot. So a model file says what its start was.
+    averaged; models of different starts cannot. So a model file names its start.
     """
     digest = hashlib.sha256()
     for key in sorted(state):

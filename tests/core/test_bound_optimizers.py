@@ -358,7 +358,7 @@ def test_groups_of_others_are_noticed(caplog):
         masked = gmixout.attach(TinyNet(), PRESETS["gmixout"])
         masked.bind(torch.optim.SGD(masked.model.parameters(), lr=0.1))
     assert "param_groups" in caplog.text
-    assert f"{0.1 * PRESETS['gmixout'].rate_scale:g}" in caplog.text
+    assert f"{0.1 * PRESETS['gmixout'].lr_scale:g}" in caplog.text
 
 
 @pytest.mark.parametrize("structure", ["element", "row", "column", "block"])

@@ -187,7 +187,7 @@ def test_an_error_names_the_last_layer_and_the_way_out(name):
 
 @pytest.mark.parametrize("head", ["", ("",), "nowhere", ("head", "nowhere")])
 def test_a_name_that_is_none(head):
-    with pytest.raises(ConfigError, match="no module"):
+    with pytest.raises(ConfigError, match="is not a module"):
         gmixout.attach(timm_model(), GMixout(), head=head)
 
 

@@ -139,7 +139,7 @@ def test_attention_projections_of_clip_and_torchvision_go_the_lean_way():
         rows = {w.name: w for w in masked.summary().weights}
         packed = [w for n, w in rows.items() if n.endswith("in_proj_weight")]
         assert len(packed) == 2
-        assert {w.path for w in packed} == {"lean"}
+        assert {w.path for w in packed} == {"fast"}
 
 
 def test_default_selection_takes_weights_of_layers_alone():

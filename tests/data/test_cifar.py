@@ -133,7 +133,7 @@ BREAKS = {
     ),
     "other keys": (
         lambda root: trees.python2_pickle(root / "cifar-10-batches-py/test_batch", {b"data": [1]}),
-        "test_batch is no file of cifar-10-batches-py: labels",
+        "test_batch is not a file of cifar-10-batches-py: labels",
     ),
 }
 

@@ -249,7 +249,7 @@ def test_missing_domains_are_said(root):
 def test_a_half_by_domainbeds_protocol_is_said_not_to_be_its_split(root):
     def says(**options):
         notes = load(pacs(root, **options)).notes
-        return any("than those that DomainBed holds out" in note for note in notes)
+        return any("not the images that DomainBed holds out" in note for note in notes)
 
     assert says(protocol="domainbed", half="second")
     assert not says(protocol="domainbed")
@@ -584,7 +584,7 @@ def test_without_a_shift_that_is_said(folders):
         remove(folders / name)
     splits = load(imagefolder(folders))
     assert splits.shifts == {}
-    assert any("no shift to test on but corruptions" in note for note in splits.notes)
+    assert any("only corruptions, if any, to test on" in note for note in splits.notes)
 
 
 def test_without_train_what_is_there_is_tested_on(folders):

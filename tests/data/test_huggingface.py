@@ -125,7 +125,7 @@ def test_a_broken_image_is_named_and_can_be_skipped(make, datasets):
     [
         ({"val": "dev"}, "there is no split dev; there is: train, validation, fog"),
         ({"image": "img"}, "split train has no column img; it has: image, label"),
-        ({"train": "fog"}, "split validation has labels that fog has not: 1"),
+        ({"train": "fog"}, "split validation has labels that fog lacks: 1"),
     ],
 )
 def test_what_is_not_there_is_named(options, said, make, datasets):
@@ -222,7 +222,7 @@ def test_a_number_without_a_name_is_named(make, datasets):
         held["features"]["label"]["names"] = ["cat", "dog"]
         info.write_text(json.dumps(held))
     with pytest.raises(
-        DataError, match="split train, row 2: 2 is no class label; they go from 0 to 1"
+        DataError, match="split train, row 2: 2 is not a class label; they go from 0 to 1"
     ):
         huggingface(root).check()
 

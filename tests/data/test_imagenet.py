@@ -193,7 +193,7 @@ BREAKS = {
     ),
     "a place too high": (
         change_mapping("pytorch_to_imagenet_2012_id.json", json.dumps({"99": 0, "7": 1, "2": 2})),
-        "banana is mapped to a class that ImageNet's train/ has not",
+        "banana is mapped to a class that ImageNet's train/ lacks",
     ),
 }
 

@@ -42,7 +42,7 @@ def test_a_gap_in_the_labels_moves_none_and_unused_species_are_no_class(root):
 def test_without_category_names_the_table_says_how_many_classes_there_are(root):
     (root / "iwildcam_v2.0" / "categories.csv").unlink()
     assert load(root).classes == ("class 0", "class 1", "class 2", "class 3")
-    assert any("zero-shot head is made of these" in note for note in load(root).notes)
+    assert any("and so is a zero-shot head" in note for note in load(root).notes)
 
 
 def test_the_root_may_be_the_folder_itself(root):

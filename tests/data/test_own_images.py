@@ -178,11 +178,11 @@ def test_a_check_that_decodes_counts_pictures_of_one_colour(tmp_path):
             for index in range(4):
                 RGB.save(tmp_path / name / label / f"{index}.png")
     own = SOURCES["imagefolder"](tmp_path)
-    assert not any("one colour" in note for note in own.check(decode=True).notes)
+    assert not any("single colour" in note for note in own.check(decode=True).notes)
     trees.paint(tmp_path / "train/cat/flat.png", (3, 4, 5))
     trees.paint(tmp_path / "val/dog/flat.png", (0, 0, 0))
-    assert "2 images are of one colour all over" in own.check(decode=True).notes
-    assert not any("one colour" in note for note in own.check().notes)
+    assert "2 images are of a single colour" in own.check(decode=True).notes
+    assert not any("single colour" in note for note in own.check().notes)
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "VALIDATION"])

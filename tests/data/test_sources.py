@@ -84,7 +84,7 @@ def test_a_source_says_what_it_is(name):
         assert "Source: " in text
         assert re.search(r"[\d,]+\s+(MB|GB|images)", text), "size"
     assert SOURCES[name].__name__ == name
-    assert SOURCES[name].where
+    assert SOURCES[name].download_hint
 
 
 def test_the_inventory_counts_what_loading_gives(source):
@@ -138,7 +138,7 @@ def test_workers_read_a_source(root_of):
 def test_published_counts_are_asked_for_by_default(name, root_of):
     if name in ("imagefolder", "csv"):
         return
-    with pytest.raises(DataError, match=r"the published data has .*\(counts=any takes it"):
+    with pytest.raises(DataError, match=r"the published data has .*\(counts=any accepts it"):
         SOURCES[name](root_of(name)).check()
 
 
@@ -173,11 +173,13 @@ def test_a_missing_root_is_named_with_where_to_get_the_data(name, tmp_path):
     with pytest.raises(DataError) as caught:
         SOURCES[name](tmp_path / "nowhere").check()
     assert str(tmp_path / "nowhere") in str(caught.value)
-    assert SOURCES[name].where in str(caught.value)
+    assert SOURCES[name].download_hint in str(caught.value)
 
 
 def test_an_empty_root_is_refused(name, tmp_path):
-    with pytest.raises(DataError, match=f"^{name} at {tmp_path} is not as it should be"):
+    with pytest.raises(
+        DataError, match=f"^{name} at {tmp_path} is incomplete or has the wrong layout"
+    ):
         SOURCES[name](tmp_path).check()
 
 
@@ -200,24 +202,32 @@ def test_options_are_plain_values_and_make_the_source_again(source):
         ("pacs", {"train_domains": "photo"}, "must be a list, each entry text"),
         ("pacs", {"train_domains": PACS}, "leaves no domain to test on"),
         ("pacs", {"test_domain": "foto"}, "test_domain='foto'.*one of: art_painting"),
-        ("pacs", {"test_domain": "photo", "train_domain": "sketch"}, "says twice what to finetune"),
-        ("pacs", {"train_domains": PACS[:2], "train_domain": "sketch"}, "says twice what to fine"),
+        (
+            "pacs",
+            {"test_domain": "photo", "train_domain": "sketch"},
+            "names training domains twice",
+        ),
+        (
+            "pacs",
+            {"train_domains": PACS[:2], "train_domain": "sketch"},
+            "names training domains twice",
+        ),
         (
             "pacs",
             {"train_domains": PACS[:2], "test_domain": "photo"},
-            "says twice what to finetune",
+            "names training domains twice",
         ),
         ("imagefolder", {"train_domains": ("a",)}, "train_domains=a.* goes with layout=domains"),
         ("imagefolder", {"test_domain": "a"}, "test_domain=a.* goes with layout=domains"),
-        ("csv", {"train_domains": ("a",), "test_domain": "b"}, "says twice what to finetune on"),
+        ("csv", {"train_domains": ("a",), "test_domain": "b"}, "names training domains twice"),
         ("csv", {"id_val_share": 0.6, "id_test_share": 0.4}, "below 1 together with id_val_share"),
         ("pacs", {"id_val_share": 0.0}, "above 0 and below 1"),
         ("pacs", {"id_val_share": 0.5, "id_test_share": 0.5}, "nothing to train on"),
         ("domainnet", {"protocol": "list"}, "must be one of: lists, stratified, domainbed"),
-        ("domainnet", {"shift_domains": ("real", "foto")}, "foto is none of: clipart, "),
+        ("domainnet", {"shift_domains": ("real", "foto")}, "foto is not one of: clipart, "),
         ("imagenet", {"val_share": 1}, "above 0 and below 1"),
-        ("imagenet", {"shifts": ("v3",)}, "v3 is none of: v2, r, a, sketch, objectnet"),
-        ("cifar100", {"shifts": ("10.1",)}, "10.1 is none of: c"),
+        ("imagenet", {"shifts": ("v3",)}, "v3 is not one of: v2, r, a, sketch, objectnet"),
+        ("cifar100", {"shifts": ("10.1",)}, "10.1 is not one of: c"),
         ("imagenet_lt", {"shots": "liv"}, "must be one of: oltr, lift"),
     ],
 )
@@ -229,7 +239,7 @@ def test_a_wrong_option_is_refused(name, options, said, tmp_path):
 class made_up(Source):
     """Splits given by hand."""
 
-    where = "nowhere"
+    download_hint = "nowhere"
     splits: ImageBenchmark
 
     def read(self, problems):

@@ -71,7 +71,7 @@ def test_it_needs_domains_and_their_names():
         run("full+group_dro", dataset=Toy(24, 0.3, seed=1))
     nameless = Domains()
     nameless.group_names = ()
-    with pytest.raises(ConfigError, match="names of the training domains"):
+    with pytest.raises(ConfigError, match="needs a training set that names its domains"):
         run("full+group_dro", dataset=nameless)
     assert len(DOMAINS) == len(Domains().groups.unique())
 

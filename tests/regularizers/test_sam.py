@@ -144,5 +144,5 @@ def test_two_that_make_the_gradients_are_refused():
 
     method = get_method("full+sam")
     object.__setattr__(method, "adds", (sam(), Another()))
-    with pytest.raises(ConfigError, match="of sam, Another only one can act"):
+    with pytest.raises(ConfigError, match="sam, Another cannot be combined"):
         run(method)

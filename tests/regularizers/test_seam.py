@@ -158,7 +158,7 @@ def test_what_does_not_go_together_is_refused():
     class riskier(risky):
         pass
 
-    with pytest.raises(ConfigError, match="of risky, riskier only one"):
+    with pytest.raises(ConfigError, match="risky, riskier cannot be combined"):
         with_(risky(), riskier())
     with pytest.raises(ConfigError, match="mixup is there twice"):
         run("full+mixup", regularizers=(REGULARIZERS["mixup"](),))

@@ -109,7 +109,7 @@ def test_the_number_of_repeats_and_the_fate_of_the_run_are_always_said(kind):
     diagnosis = KINDS[kind]
     for text in (texts(figure_of(kind)), printed(diagnosis)):
         assert f"n = {len(diagnosis.seeds)} training" in text
-        assert "to the last bit" in text
+        assert "bit for bit" in text
         assert ("No subnetworks: full draws no masks" in text) == (diagnosis.subnetworks is None)
 
 

@@ -249,7 +249,7 @@ def test_one_seed_one_record_one_method(records, running):
     for some in (records[:1], records[1:2], [r for r in records if r.method.name == "gmixout"]):
         document = Document(page(Study(some), {}, running=running))
         assert rows_of(Study(some))[0].label in document.text["td"]
-        assert "nothing to compare" in document.text["p"]
+        assert "Nothing can be compared" in document.text["p"]
     one = Document(page(Study([record for record in records if record.seed == 0]), {}))
     assert "±" not in one.text["td"] + one.text.get("span", "")
 

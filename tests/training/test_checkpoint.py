@@ -88,7 +88,7 @@ def test_checkpoints_of_older_versions_have_no_checksum_and_newer_ones_must(tmp_
 def test_a_foreign_file(tmp_path):
     file = tmp_path / "checkpoint.pt"
     torch.save({"state_dict": {}}, file)
-    with pytest.raises(StateError, match="no checkpoint of gmixout"):
+    with pytest.raises(StateError, match="not a checkpoint of gmixout"):
         load_checkpoint(file, "abc")
     torch.save(torch.nn.Linear(2, 2), file)  # a pickled object must not be run
     with pytest.raises(StateError, match="cannot be read"):

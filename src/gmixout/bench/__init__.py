@@ -1,4 +1,4 @@
-"""The jobs behind the commands, over run folders; the commands are functions of this package."""
+"""The commands, as functions of this package, and their jobs on run folders."""
 
 from importlib import import_module
 from typing import Any
@@ -15,7 +15,7 @@ COMMANDS: dict[str, str] = {
     "data check": "data",
     "doctor": "doctor",
 }
-"""The file in `commands` of what is typed; the function has the name of the last word."""
+"""File in `commands` by the typed command; the function has the name of the last word."""
 
 _FILES = {typed.rpartition(" ")[2]: file for typed, file in COMMANDS.items()}
 
@@ -23,7 +23,7 @@ __all__ = sorted(_FILES)
 
 
 def __getattr__(name: str) -> Any:
-    """Return a command, whose libraries are imported now."""
+    """Return a command and import its libraries."""
     if name not in _FILES:
         raise AttributeError(f"module {__name__} has no attribute {name}")
     return getattr(import_module(f"{__name__}.commands.{_FILES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Benchmarks that bring their model: a table of ours, and functions of the user's own."""
+"""Benchmarks with a model: a table of ours, and functions of the user's own."""
 
 import inspect
 import re
@@ -12,10 +12,10 @@ from gmixout.models import Pretrained, digits_vit
 from gmixout.named import allowed_object, is_named, own_object
 
 Start: TypeAlias = tuple[Benchmark, Pretrained]
-"""A benchmark and the model that is finetuned on it."""
+"""A benchmark and its pretrained model."""
 
 BENCHMARKS: dict[str, Callable[[], Start]] = {"digits": lambda: (digits(), digits_vit())}
-"""Benchmarks that come with the package, data and model."""
+"""Benchmarks in the package, with data and model."""
 
 
 def load_benchmark(name: str) -> Start:
@@ -48,11 +48,11 @@ def load_benchmark(name: str) -> Start:
 
 
 def check_benchmark_name(name: str) -> None:
-    """Check the name of a benchmark that a file gives, before anything of it is called.
+    """Check the name of a benchmark from a file, before calling anything.
 
     Raises:
-        NotAllowedError: It is `module:function` of the user's own, and the module is not allowed.
-        ConfigError: There is no benchmark of that name, or it is not a function that gives one.
+        NotAllowedError: It is the user's own `module:function`, and the module is not allowed.
+        ConfigError: There is no benchmark of that name, or it is not a function that returns one.
     """
     if name in BENCHMARKS:
         return
@@ -69,7 +69,7 @@ def check_benchmark_name(name: str) -> None:
     with suppress(Exception):  # of annotations that cannot be looked up
         gives = get_type_hints(found).get("return", Start)
     if not (get_origin(gives) is tuple and _are_a_start(get_args(gives))):
-        raise _other(name, f"says that it gives {gives}")
+        raise _other(name, f"is annotated to return {gives}")
 
 
 def _are_a_start(kinds: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Which code made a result."""
+"""Versions of the code behind a result."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Config files: those that come with the package, and those of anybody."""
+"""Config files: those in the package, and the user's."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from gmixout.bench.yaml_text import LONGEST, load_yaml
 from gmixout.errors import ConfigError
 
 CONFIGS = {file.stem: file for file in sorted(Path(__file__).parents[1].glob("configs/*.yaml"))}
-"""Config files that come with the package, by the names that `--config` takes."""
+"""Config files in the package, by the names that `--config` takes."""
 
 
 def read_config(name: str) -> dict[str, Any]:
@@ -36,10 +36,10 @@ def read_config(name: str) -> dict[str, Any]:
 
 
 def read_yaml(file: str) -> Any:
-    """Return what a YAML file of anybody's holds.
+    """Return the content of an untrusted YAML file.
 
     Raises:
-        ConfigError: It cannot be read, or nobody can mean what it holds.
+        ConfigError: It cannot be read, or its content cannot be meant.
     """
     try:
         with open(file, encoding="utf-8") as opened:
@@ -49,7 +49,7 @@ def read_yaml(file: str) -> Any:
 
 
 def yaml_value(text: str, name: str) -> Any:
-    """Return the value of an option that is written as YAML or JSON, a list say.
+    """Return the value of an option in YAML or JSON, for example a list.
 
     Raises:
         ConfigError: It is neither.

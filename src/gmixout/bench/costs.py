@@ -1,4 +1,4 @@
-"""What runs take, by what was measured of a few of their steps: arithmetic alone."""
+"""Cost estimates of runs from measurements of a few steps: pure arithmetic."""
 
 import heapq
 from dataclasses import dataclass
@@ -6,44 +6,44 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """The runs of one method, and what each of them takes."""
+    """The runs of one method, and the cost of each."""
 
     name: str
     runs: int
     models: int
-    """Models that are evaluated of a run."""
+    """Evaluated models per run."""
     steps: int = 0
     step_seconds: float = 0.0
-    """Without the loading of the data."""
+    """Seconds of a step without loading its data."""
     peak_memory_bytes: int = 0
-    """Of training, above the loaded model."""
+    """Peak memory of training, above the loaded model."""
     trainable: int = 0
-    """Values that are trained."""
+    """Number of trained values."""
     fits: bool = True
-    """Whether the device's memory was enough."""
+    """True if the device's memory is enough."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What all runs take."""
+    """Costs of all runs."""
 
     kinds: tuple[Kind, ...]
     soups: int
-    """Models made of several runs."""
+    """Models made from several runs."""
     images: int
-    """Images that a model is evaluated on."""
+    """Images in all test sets."""
     batch_size: int
-    """Images of a step."""
+    """Images per step."""
     loading: float
-    """Seconds in which an image is loaded, by all loading processes of a run together."""
+    """Seconds to load an image, with all loading processes of a run."""
     forward: float
-    """Seconds in which a model answers an image."""
+    """Seconds to evaluate an image."""
     processes: int
-    """Processes that load images beside each training process."""
+    """Loading processes per training process."""
     workers: int
     """Runs at a time."""
     devices: int
-    """Devices that the runs are spread over."""
+    """Devices that share the runs."""
     model_bytes: int
     evaluation_bytes: int
     """Peak memory of an evaluation, above the loaded model."""
@@ -55,20 +55,20 @@ class Costs:
 
     @property
     def evaluation_seconds(self) -> float:
-        """Of one model on all test sets."""
+        """Seconds to evaluate one model on all test sets."""
         return self.images * self._pace(self.forward, self.loading)
 
     def step_seconds(self, kind: Kind) -> float:
-        """Of one step with the loading of its batch."""
+        """Return the seconds of one step, with loading its batch."""
         return self._pace(kind.step_seconds, self.batch_size * self.loading)
 
     def run_seconds(self, kind: Kind) -> float:
-        """Of one run with the evaluations of its models."""
+        """Return the seconds of one run, with the evaluations of its models."""
         return kind.steps * self.step_seconds(kind) + kind.models * self.evaluation_seconds
 
     @property
     def seconds(self) -> float:
-        """Of all runs that fit, each begun as soon as a worker is free, and of the soups then."""
+        """Seconds of all runs that fit, each started when a worker is free, then of the soups."""
         ends = [0.0] * self.workers
         for kind in self.kinds:
             for _ in range(kind.runs if kind.fits else 0):
@@ -77,15 +77,15 @@ class Costs:
 
     @property
     def memory_bytes(self) -> int:
-        """Of the runs that share a device, at the highest."""
+        """Peak memory of the runs that share a device."""
         peak = max([self.evaluation_bytes, *(kind.peak_memory_bytes for kind in self.kinds)])
         return -(-self.workers // self.devices) * (self.model_bytes + peak)
 
     @property
     def disk_bytes(self) -> int:
-        """Of a model file a run and soup, and on the way of three checkpoints with two moments."""
+        """Disk for a model file per run and soup, and for three checkpoints with two moments."""
         return self.model_bytes * (self.runs + self.soups + 9 * self.workers)
 
     def _pace(self, computing: float, loading: float) -> float:
-        """Seconds of both: processes of their own load while the model computes."""
+        """Return the seconds of both: separate processes load while the model computes."""
         return max(computing, loading) if self.processes else computing + loading

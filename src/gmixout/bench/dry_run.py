@@ -1,4 +1,4 @@
-"""`--dry-run`: what runs would take, measured on a few steps, before anything is written."""
+"""`--dry-run`: cost estimates from a few steps, before anything is written."""
 
 import gc
 import shutil
@@ -37,29 +37,29 @@ from gmixout.training.memory import PeakMemory
 from gmixout.training.steps import asks_of
 
 STEPS = 5
-"""Steps that a method's time is the median of: the first are slow, on a GPU above all."""
+"""Steps behind a method's median time: the first are slow, especially on a GPU."""
 SMALL_GPU = 24 * 2**30
-"""Bytes of memory of the GPU that the shipped configs are meant for."""
+"""Memory of the GPU that the shipped configs target, in bytes."""
 
 
 def dry_run(grid: Grid, methods: Sequence[Method]) -> None:
-    """Trains each method for a few steps and prints what all runs would take; writes nothing.
+    """Train each method for a few steps and print the cost of all runs; write nothing.
 
-    Of lp_ft the steps that train everything are measured, and all count as such.
+    For lp_ft the steps that train everything are measured, and all steps count as such.
 
     Args:
         grid: The runs.
-        methods: The methods that were asked for.
+        methods: The requested methods.
 
     Raises:
-        ConfigError: None of the methods goes with the model.
+        ConfigError: None of the methods works with the model.
         GmixoutError: A setting does not fit the machine, or the loss is not finite.
     """
     say = partial(Console(highlight=False, markup=False).print, soft_wrap=True)
     for method, reason in grid.left_out.items():
-        say(f"{method} cannot go with this model: {reason}")
+        say(f"{method} does not work with this model: {reason}")
     if not grid.runs:
-        raise ConfigError("none of the methods can go with this model: there is nothing to run")
+        raise ConfigError("none of the methods works with this model: there is nothing to run")
     tell(grid.loaded)
     costs = measure(grid, methods)
     for line in (*_about(grid.loaded, costs), "", _table(costs), *_warnings(costs, grid)):
@@ -72,7 +72,7 @@ def dry_run(grid: Grid, methods: Sequence[Method]) -> None:
 
 
 def measure(grid: Grid, methods: Sequence[Method]) -> Costs:
-    """Measures what `Costs` holds; arguments and errors are those of `dry_run`."""
+    """Measure the `Costs`; arguments and errors are those of `dry_run`."""
     train, settings = grid.loaded.benchmark.train, grid.runs[0].job.arguments
     model = grid.loaded.pretrained.copy().model
     count, threads = grid.at_a_time()
@@ -101,7 +101,7 @@ def measure(grid: Grid, methods: Sequence[Method]) -> Costs:
 
 
 def _load(images: Dataset[Any], settings: TrainingArguments) -> tuple[LabelledImages, float]:
-    """A batch of training images, and the seconds in which one comes when loading is under way."""
+    """Return a batch of training images, and the steady-state seconds to load one."""
     processes = _processes(images, settings)
     count = 2 * max(1, processes) + 1  # each process brings two; the first is waited for
     batches = Batches(images, settings.batch_size, count, settings.seed, order=settings.batches)
@@ -121,13 +121,13 @@ def _load(images: Dataset[Any], settings: TrainingArguments) -> tuple[LabelledIm
 
 
 def _processes(images: Dataset[Any], settings: TrainingArguments) -> int:
-    """How many processes load the training images."""
+    """Return the number of processes that load the training images."""
     device = PartialState().device
     return loading_processes(Augmented(images, settings), device, settings.num_workers)
 
 
 def _evaluate(model: nn.Module, batch: LabelledImages) -> tuple[float, int]:
-    """Seconds and peak memory of a model's answers to a batch, once it has answered before."""
+    """Return seconds and peak memory of a model on a batch, after a warm-up."""
     device = PartialState().device
     predict(model.to(device), batch)
     with PeakMemory(device) as memory:
@@ -139,7 +139,7 @@ def _evaluate(model: nn.Module, batch: LabelledImages) -> tuple[float, int]:
 
 
 def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
-    """Takes a few steps as one of the runs would, on a batch that is loaded already."""
+    """Take a few steps like one of the runs, on a batch that is already loaded."""
     job, builders = runs[0].job, runs[0].builders
     settings, start = job.arguments, job.pretrained()
     models = sum(1 for builder in builders for _ in builder.models(start, job.runs(start)))
@@ -151,7 +151,7 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
     few = replace(settings, steps=STEPS, warmup_steps=0, log_every_steps=1, num_workers=0)
     few = replace(few, augment="none", crop_scale=1.0, batches="shuffled")
     acting = (*few.beside, *job.method.regularizers)
-    few = replace(few, flip="views" in asks_of(acting))  # else the batch is as it should be
+    few = replace(few, flip="views" in asks_of(acting))  # else the batch is unchanged
     begin = partial(job.method.costliest().start, seed=settings.seed)
     try:
         own, pretrained = job.method.regularizers, job.loaded.pretrained.copy()
@@ -159,7 +159,7 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
     except torch.OutOfMemoryError:
         result = None
     if result is None:
-        gc.collect()  # a process and its model are a cycle, and the next to be measured needs room
+        gc.collect()  # a process and its model are a cycle, and the next measurement needs memory
         return replace(kind, fits=False)
     return replace(
         kind,
@@ -171,7 +171,7 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
 
 
 def _about(task: LoadedTask, costs: Costs) -> Iterator[str]:
-    """Lines about the data, the model, the machine, and what is slow on it."""
+    """Yield lines about the data, the model, the machine, and the bottleneck."""
     device, benchmark = PartialState().device, task.benchmark
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU, without GPU"
     sets: Counter[str] = Counter()
@@ -183,11 +183,11 @@ def _about(task: LoadedTask, costs: Costs) -> Iterator[str]:
     yield task.name
     yield f"data: {len(benchmark.classes)} classes; train {len(benchmark.train):,}, {counted}"  # type: ignore[arg-type]
     yield f"model: {parameters:,} parameters, images {list(benchmark.id_val[0][0].shape)}"
-    yield f"device: {name}, {_gib(_memory(device))}: all times are its"
-    yield f"loading: {costs.loading * 1e3:.2f} ms an image, {costs.processes} processes a run"
+    yield f"device: {name}, {_gib(_memory(device))}; all times are measured on it"
+    yield f"loading: {costs.loading * 1e3:.2f} ms per image, {costs.processes} processes per run"
     yield (
-        f"evaluation: {_time(costs.evaluation_seconds)} a model, {costs.images:,} images; "
-        f"{costs.forward * 1e3:.2f} ms of computing an image: {slower} sets the pace"
+        f"evaluation: {_time(costs.evaluation_seconds)} per model, {costs.images:,} images; "
+        f"{costs.forward * 1e3:.2f} ms of computing per image: {slower} is the bottleneck"
     )
 
 
@@ -209,25 +209,25 @@ def _table(costs: Costs) -> Table:
 
 def _warnings(costs: Costs, grid: Grid) -> Iterator[str]:
     there, need = _memory(PartialState().device), costs.memory_bytes
-    smaller = "take a smaller batch_size, or fewer workers"
+    smaller = "use a smaller batch_size, or fewer workers"
     for kind in costs.kinds:
         if not kind.fits:
-            yield f"warning: {kind.name} does not fit in {_gib(there)}: take a smaller batch_size"
+            yield f"warning: {kind.name} does not fit in {_gib(there)}: use a smaller batch_size"
     for limit, whose in ((there, "this device"), (SMALL_GPU, "a 24 GB GPU")):
         if need > limit:
-            yield f"warning: {_gib(need)} of memory are more than {whose} has: {smaller}"
+            yield f"warning: {_gib(need)} of memory is more than {whose} has: {smaller}"
     folder = next(path for path in (grid.out, *grid.out.absolute().parents) if path.exists())
     if costs.disk_bytes > (free := shutil.disk_usage(folder).free):
         yield f"warning: models take {_gib(costs.disk_bytes)}, and {folder} has {_gib(free)} left"
 
 
 def _tests(task: LoadedTask) -> dict[str, int]:
-    """Number of images of each set that a model is evaluated on."""
+    """Return the number of images of each test set."""
     return {name: len(images) for name, images in task.benchmark.tests.items()}  # type: ignore[arg-type]
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes of memory that a device has."""
+    """Return the memory of a device in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return int(psutil.virtual_memory().total)

@@ -1,4 +1,4 @@
-"""Run folders on disk: who may write into one, and the model file; `RunFolder` has the names."""
+"""Run folders on disk: locking, checks and the model file; `RunFolder` has the names."""
 
 import hashlib
 import json
@@ -34,16 +34,16 @@ from gmixout.training.optimizers import Optimizer
 from gmixout.weightspace import fingerprint
 
 _MARK = "# A gmixout run: what was run, with every setting.\n"
-"""First line of a run's config.yaml: what tells it from a folder of somebody else."""
+"""First line of a run's config.yaml, which identifies a run folder."""
 MADE_BY = "made_by"
-"""In `RunFolder.identity` the version and commit of gmixout that worked on the run last."""
+"""Keys in `RunFolder.identity`: version and commit of the gmixout that last worked on the run."""
 _ABSENT = "absent"
 _LARGEST_NOTE = 2**24
-"""Bytes of a config or identity."""
+"""Most bytes of a config or identity."""
 
 
 class _About(TypedDict):
-    """What a model file says of itself."""
+    """The metadata of a model file."""
 
     benchmark: str
     run: str
@@ -64,23 +64,22 @@ def run_folder(
     may_change: tuple[str, ...] = (),
     task: Task | None = None,
 ) -> Iterator[None]:
-    """Holds a folder for a run, ready to be written to, with a note in it of what is run.
+    """Hold a folder for a run, ready for writing, with its config in it.
 
     Args:
         folder: The output folder.
-        config: Plain values by name; go to `config.yaml`.
-        resume: Go on with the run the folder holds; without one, begin it.
-        overwrite: Delete the run the folder holds (and no file of anybody else) first.
-        may_change: Names in `config` in which a resumed run may differ.
+        config: Plain values by name, for `config.yaml`.
+        resume: Continue the run in the folder; start it if there is none.
+        overwrite: Delete the run in the folder first (and no other files).
+        may_change: Names in `config` that a resumed run may change.
         task: Benchmark and model, whose values in `config` may differ as long as `Task.identity` is
             the same: files may have moved.
 
     Raises:
         ConfigError: Both `resume` and `overwrite`, or this is one of several processes.
-        StateError: The folder holds a run and neither is given, or files of somebody else; what
-            there is was run with another config, on other data or from other weights, or cannot be
-            read; another process is at work in the folder; it cannot be written. Nothing is
-            changed then.
+        StateError: The folder holds a run and neither is given, or other files; its run has another
+            config, other data or other weights, or cannot be read; another process works in the
+            folder; it cannot be written. Then nothing is changed.
     """
     refuse_several_processes()
     _check(folder, config, resume, overwrite, may_change, task)
@@ -89,13 +88,13 @@ def run_folder(
     except OSError as error:
         raise StateError(f"cannot write {folder}: {error.strerror or error}") from error
     with at_work(folder):
-        # once more: another process may have been at work until now
+        # again: another process may have been working until now
         _check(folder, config, resume, overwrite, may_change, task)
         if overwrite:
             _delete_run(folder)
         own = RunFolder(folder)
         if resume and not own.config.exists():
-            say(f"{folder} holds no run to go on with: this one begins there.")
+            say(f"{folder} holds no run to resume: starting a new one there.")
         write_text(own.config, _MARK + yaml.safe_dump(config, sort_keys=False))
         if task is not None:
             if own.identity.exists():
@@ -114,31 +113,31 @@ def _check(
     task: Task | None,
 ) -> None:
     if resume and overwrite:
-        raise ConfigError("--resume goes on with a run and --overwrite deletes it: choose one")
+        raise ConfigError("--resume continues a run and --overwrite deletes it: choose one")
     if folder.exists() and not folder.is_dir():
         raise StateError(f"out={folder} is a file, not a folder; give another --out")
     present = [file for file in _files_of(folder) if file.exists()]
     if present and not _is_run(folder):
         raise StateError(
-            f"{folder} holds files that are no run of gmixout "
+            f"{folder} holds files that are not a run of gmixout "
             f"({', '.join(file.name for file in present)}), which a run "
             "would replace; give another --out"
         )
     if present and not resume and not overwrite:
         raise StateError(
-            f"{folder} already holds a run: --resume goes on with it, --overwrite deletes it, "
+            f"{folder} already holds a run: --resume continues it, --overwrite deletes it, "
             "or give another --out"
         )
     if odd := [file for file in present if not file.is_file()]:
         raise StateError(f"{odd[0]} is not a file: move it away, or give another --out")
     if resume and present:
         _check_same_run(folder, config, may_change, task)
-        RunFolder(folder).log.read()  # a damaged line is better known before hours of work
+        RunFolder(folder).log.read()  # better to find a damaged line before hours of work
 
 
 @contextmanager
 def at_work(folder: Path) -> Iterator[None]:
-    """Holds a run folder while it is written to; the system lets go when the process ends.
+    """Lock a run folder while it is written to; the system unlocks it when the process ends.
 
     Raises:
         StateError: Another process holds it.
@@ -148,7 +147,7 @@ def at_work(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise StateError(
-            f"another gmixout process is at work in {folder}; wait for it, or give another --out"
+            f"another gmixout process is working in {folder}; wait for it, or give another --out"
         ) from None
     except OSError as error:
         raise StateError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -159,9 +158,9 @@ def at_work(folder: Path) -> Iterator[None]:
 
 
 def is_trained(folder: Path) -> bool:
-    """Returns whether a run's folder holds its final model, intact, and nothing was left to do.
+    """Return whether a run's folder holds its final model, intact, and no checkpoint.
 
-    A model that is damaged is reported on the standard error stream.
+    A damaged model is reported on stderr.
     """
     own = RunFolder(folder)
     if not own.model.exists() or checkpoints.is_there(own.checkpoint):
@@ -175,12 +174,12 @@ def is_trained(folder: Path) -> bool:
 
 
 def save_model(path: Path, state: Mapping[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes weights as safetensors, with their digest.
+    """Write weights as safetensors, with their digest.
 
     Args:
         path: The file.
         state: Tensors by name; tied ones are written once each.
-        about: What the model is, as plain values; kept in the file's metadata.
+        about: Identity of the model as plain values, for the file's metadata.
 
     Raises:
         StateError: The file cannot be written.
@@ -198,12 +197,12 @@ def save_model(path: Path, state: Mapping[str, Tensor], about: dict[str, Any]) -
 
 
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads a model file, or the one in a run folder; returns the weights and what the model is.
+    """Read a model file, or the one in a run folder; return the weights and their identity.
 
-    Files of older versions have no digest; what they hold is taken as it is.
+    Files of older versions have no digest and are not checked.
 
     Raises:
-        StateError: There is none, it is not one that `save_model` wrote, or it was changed since.
+        StateError: There is none, `save_model` did not write it, or it was changed since.
     """
     file = RunFolder(path).model if path.is_dir() else path
     if not file.exists():
@@ -212,25 +211,25 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(file, framework="pt") as opened:
             about = (opened.metadata() or {}).get("gmixout")
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except Exception as error:  # on a foreign file its reader fails in any way it can
+    except Exception as error:  # on a foreign file its reader may fail in any way
         text = printable(str(error))[:300]
         raise StateError(f"{file} cannot be read as a model: {text}.") from error
     if about is None:
-        raise StateError(f"{file} was not written by gmixout: it does not say what it is.")
+        raise StateError(f"{file} was not written by gmixout: it has no metadata.")
     try:
         known = checked(read_json(about), _About)
     except ValueError as error:
         raise StateError(
-            f"{file} was not written by gmixout, or changed since: what it says of itself is not "
-            f"of its form ({error})."
+            f"{file} was not written by gmixout, or changed since: its metadata is not valid "
+            f"({error})."
         ) from None
     if "digest" in known and known["digest"] != _digest(state, known):
-        raise StateError(f"{file} is damaged: its weights are not those that were written.")
+        raise StateError(f"{file} is damaged: its weights do not match their digest.")
     return state, known
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the settings of the run in a folder, as its config.yaml has them.
+    """Return the settings of the run in a folder, from its config.yaml.
 
     Raises:
         StateError: It cannot be read.
@@ -239,7 +238,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _digest(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
-    """Of the weights and what they are said to be."""
+    """Return a digest of the weights and their metadata."""
     said = json.dumps({**about, "digest": None}, sort_keys=True)
     return hashlib.sha256(f"{fingerprint(state, digits=64)} {said}".encode()).hexdigest()
 
@@ -270,9 +269,9 @@ def _check_same_run(
         now = bounded(task.identity())
         if held.get("schema") != now["schema"]:
             raise StateError(
-                f"{folder} was made by a version of gmixout that tells runs from one another in "
-                f"another way (schema {held.get('schema', 1)}, now {now['schema']}): it can be "
-                "evaluated and reported, and only that version goes on with it. Give another --out"
+                f"{folder} was made by a version of gmixout that identifies runs differently "
+                f"(schema {held.get('schema', 1)}, now {now['schema']}): it can be evaluated and "
+                "reported, but only that version can resume it. Give another --out"
             )
         differing = _differences(held, now, (MADE_BY,))
         may_change = (*may_change, *task.plain())
@@ -285,7 +284,7 @@ def _check_same_run(
 
 
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings: what a file does not have yet is at its default."""
+    """Return all settings, with defaults for those that a file lacks."""
     values = {**plain(defaults_of(TrainingArguments)), **config}
     return values | {
         "method": completed(config.get("method"), Method),
@@ -300,14 +299,14 @@ def _this_version() -> dict[str, str | None]:
 
 
 def _tell_of_another_version(folder: RunFolder) -> None:
-    """Says so if a run was begun with other code, which may give other values from here on."""
+    """Print a note if other code started the run, because later values may differ."""
     before, now = _read(folder.identity, read_json).get(MADE_BY), _this_version()
     if before != now:
         old, new = (
             f"{made.get('gmixout')} at commit {made.get('git') or 'unknown'}"
             for made in (before if isinstance(before, dict) else {}, now)
         )
-        say(f"note: the run in {folder.path} was made by gmixout {old}, and goes on with {new}.")
+        say(f"note: the run in {folder.path} was made by gmixout {old}, and continues with {new}.")
 
 
 def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
@@ -319,14 +318,14 @@ def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
         text = printable(str(error))[:300]
         raise StateError(f"{file} cannot be read ({text}); start over with --overwrite") from error
     if not isinstance(found, dict):
-        raise StateError(f"{file} does not say what was run; start over with --overwrite")
+        raise StateError(f"{file} does not describe a run; start over with --overwrite")
     return found
 
 
 def _differences(
     before: Mapping[str, Any], now: Mapping[str, Any], but: tuple[str, ...] = ()
 ) -> list[str]:
-    """Says which values differ, those inside of others by their paths."""
+    """List the values that differ, nested ones by their paths."""
     old, new = (
         _flat({name: value for name, value in values.items() if name not in but})
         for values in (before, now)
@@ -339,7 +338,7 @@ def _differences(
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    """Flatten `{"a": {"b": 1}}` to `{"a.b": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         inner = _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {}

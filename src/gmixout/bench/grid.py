@@ -36,12 +36,12 @@ from gmixout.training import TrainingArguments, TrainingInterrupted
 from gmixout.training.faults import explained
 
 _LIVE_SECONDS = 20.0
-"""Least time between two refreshes of the page while runs are under way."""
+"""Shortest time between two refreshes of the page during runs."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run and the methods that build their models on it."""
+    """A training run and the methods that use it."""
 
     job: Job
     builders: tuple[Method, ...]
@@ -49,15 +49,15 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where the run's model goes."""
+        """Folder of the run's model."""
         return RunFolder(self.out).run(self.job.run).path
 
     def __call__(self, on_progress: Callable[[int, float], None]) -> None:
-        """Trains, evaluates and records what is not there yet.
+        """Train, evaluate and record what is missing.
 
         Raises:
-            GmixoutError: Whatever went wrong; what nobody foresaw (no memory left on the GPU, a
-                mistake in a user's own method) leaves its traceback in the run's folder.
+            GmixoutError: The run failed. Unexpected errors (out of GPU memory, a bug in a user's
+                own method) leave their traceback in the run's folder.
         """
         try:
             log = RunFolder(self.out).log
@@ -82,14 +82,14 @@ class Grid:
     Args:
         task: Benchmark and model.
         methods: The methods; several may build on one training run.
-        lrs: Learning rates each is run with.
-        seeds: Seeds each is run with.
-        settings: All else about the training of each.
+        lrs: Learning rates of each method.
+        seeds: Seeds of each method.
+        settings: All other training settings.
         out: Folder for records and runs.
         workers: Runs at a time; None: see `workers_for`.
-        leave_out: Leave out methods that cannot be used on this model, and say so in `left_out`.
-        lrs_of: Learning rates, by their names, of trained methods that have others than `lrs`;
-            methods that are not asked for are passed over.
+        leave_out: Leave out methods that do not work on this model, and list them in `left_out`.
+        lrs_of: Other learning rates than `lrs` for some trained methods, by name; methods that are
+            not in the comparison are ignored.
 
     Raises:
         GmixoutError: A setting is wrong, or a method cannot be used on this model.
@@ -114,8 +114,8 @@ class Grid:
         trainable = {name for name, kind in METHODS.items() if not issubclass(kind, Derived)}
         if unknown := sorted(own.keys() - {*trained.values(), *trainable}):
             raise ConfigError(
-                f"lrs_of names {', '.join(unknown)}: no method that is trained itself; "
-                f"there are: {', '.join(sorted(trainable))}"
+                f"lrs_of names {', '.join(unknown)}, which is not a method that is trained itself; "
+                f"these are: {', '.join(sorted(trainable))}"
             )
         if workers is not None and workers < 1:
             raise ConfigError(f"workers={workers} is not allowed: it must be at least 1")
@@ -130,14 +130,14 @@ class Grid:
                 continue
             run = Run(Job(task, method.trained, replace(settings, lr=lr, seed=seed)), (), out)
             run = runs.get(run.job.run, run)
-            # of a soup's ingredients each is a model of its own, and recorded as such
+            # each ingredient of a soup is also a model of its own, and recorded as such
             builder = method.trained if method.several_runs and method.trained else method
             builders = dict.fromkeys((*run.builders, builder))
             runs[run.job.run] = replace(run, builders=tuple(builders))
         self.runs = list(runs.values())
         self.loaded = task.load()
         if any(run.job.method for run in self.runs):
-            check_training(self.loaded, settings)  # what concerns all runs leaves none out
+            check_training(self.loaded, settings)  # errors of all runs leave out no method
         self.left_out: dict[Method | None, ConfigError] = {}
         for run in {run.job.method: run for run in self.runs}.values():
             try:
@@ -149,7 +149,7 @@ class Grid:
         self.runs = [run for run in self.runs if run.job.method not in self.left_out]
 
     def settings(self) -> dict[str, Any]:
-        """Plain values by name, as the command line spells them."""
+        """Return plain values by name, in the spelling of the command line."""
         training = {k: v for k, v in self._settings.plain().items() if k not in ("lr", "seed")}
         return {"lrs": self._lrs, "seeds": self._seeds, **training}
 
@@ -158,15 +158,15 @@ class Grid:
         return "lrs", "seeds", *self._settings.conduct()
 
     def at_a_time(self) -> tuple[int, int]:
-        """How many runs go at a time, and the CPU threads of each."""
+        """Return the number of concurrent runs, and the CPU threads of each."""
         return workers_for(is_small(self.loaded.pretrained.model), self._workers)
 
     def carry_out(self) -> None:
-        """Trains what is missing, then makes the models of several runs.
+        """Train what is missing, then make the models from several runs.
 
         Raises:
             TrainingError: Some runs failed; all others are finished and recorded.
-            TrainingInterrupted: After Ctrl-C; what was begun goes on with `--resume`.
+            TrainingInterrupted: After Ctrl-C; `--resume` continues.
         """
         count, threads = self.at_a_time()
         log = RunFolder(self.out).log
@@ -199,7 +199,7 @@ class Grid:
             )
 
     def _tell_below_start(self, log: RecordLog) -> None:
-        """Names the runs that made the model worse than it began, once each."""
+        """Report the runs that ended below their start, once each."""
         by_run = {record.run: record for record in log.read() if record.final}
         worse = {run: record.below_start for run, record in by_run.items() if record.below_start}
         for run in self.runs:
@@ -207,7 +207,7 @@ class Grid:
                 say(f"{run.job.title} {note}")
 
     def _pool(self, log: RecordLog) -> None:
-        """Makes, evaluates and records the models that methods make of all runs of a seed."""
+        """Make, evaluate and record the models from all runs of a seed."""
         for seed in self._seeds:
             for method in self._of_several:
                 parts = [
@@ -221,10 +221,10 @@ class Grid:
                     self._pool_runs(method, parts, log)
 
     def _pool_runs(self, method: Method, parts: list[Run], log: RecordLog) -> None:
-        """Makes a model of several runs, unless that was done with just these."""
+        """Make a model from several runs, unless these runs already have one."""
         names = [part.job.run for part in parts]
         what = identity_of_training(method, parts[0].job.arguments)
-        what["training"].pop("lr", None)  # whatever the rates: with more of them it is made anew
+        what["training"].pop("lr", None)  # any learning rates: with more, it is made again
         run = hash_of({**identity_of(self.loaded), **what})
         if any(record.pool == names for record in log.read(run)[-1:]):
             return
@@ -241,7 +241,7 @@ class Grid:
 
 
 def _training_of_several(records: Sequence[Record]) -> Training:
-    """Return what a record says of the training of a model made of several runs, together."""
+    """Return the training of a model made from several runs, for its record."""
     every = [record.training for record in records if record.training is not None]
     steps = sum(training.steps for training in every)
     times = [each.step_seconds for each in every if each.step_seconds is not None]
@@ -260,34 +260,34 @@ def _training_of_several(records: Sequence[Record]) -> Training:
 
 
 class _Bars:
-    """A progress bar for each run under way."""
+    """A progress bar for each active run."""
 
     def __init__(self, progress: Progress, runs: Sequence[Run]) -> None:
         self._progress, self._runs = progress, runs
         self._bars: dict[int, RunBar] = {}
 
     def advance(self, number: int, step: int, loss: float) -> None:
-        """Moves the bar of a run."""
+        """Move the bar of a run."""
         if number not in self._bars:
             run = self._runs[number]
             self._bars[number] = RunBar(self._progress, run.job.title, run.job.arguments.steps)
         self._bars[number].advance(step, loss)
 
     def remove(self, number: int) -> None:
-        """Takes away the bar of a run that is done."""
+        """Remove the bar of a finished run."""
         if number in self._bars:
             self._bars.pop(number).remove()
 
 
 class _LivePage:
-    """The page of a comparison that is still going on, refreshed now and then."""
+    """The page of a running comparison, refreshed from time to time."""
 
     def __init__(self, out: Path) -> None:
         self._out, self._last = out, time.monotonic()
 
     def refresh(self, running: str) -> None:
-        """Writes the page anew unless that was done a moment ago."""
+        """Rewrite the page unless it was just written."""
         if time.monotonic() - self._last > _LIVE_SECONDS:
-            with suppress(GmixoutError):  # a page that cannot be drawn must not end the training
+            with suppress(GmixoutError):  # a failing page must not end the training
                 write_report(self._out, running=running)
             self._last = time.monotonic()

@@ -1,4 +1,4 @@
-"""One training run in its folder: trained once, evaluated, recorded, found again when done."""
+"""One training run in its folder: trained once, evaluated, recorded, and reused."""
 
 import hashlib
 import json
@@ -38,17 +38,17 @@ from gmixout.training.loop import check_settings, train
 from gmixout.weightspace import State
 
 _OWN_FIELDS = ("lr", "head_lr", "seed", "steps", "batch_size")
-"""Training settings that have a field of their own in a record; `settings` holds the others."""
+"""Training settings with their own field in a record; `settings` holds the others."""
 _COSTS = ("trainable", "seconds", "step_seconds", "peak_memory_bytes")
 _LAST_LOSSES = 30
-"""Steps that a finished run's training loss is the mean of."""
+"""Steps behind the mean training loss of a finished run."""
 
 
 def method_of(spec: Any) -> Method | None:
-    """Return the method that a file spells; None if there is none, or not with these options.
+    """Return the method of a spec in a file; None if it or its options do not exist.
 
     Raises:
-        NotAllowedError: It is of the user's own, and its module is not allowed.
+        NotAllowedError: It is the user's own, and its module is not allowed.
     """
     try:
         return from_spec(spec, Method)  # type: ignore[type-abstract]
@@ -59,15 +59,15 @@ def method_of(spec: Any) -> Method | None:
 
 
 def hash_of(what: Mapping[str, Any]) -> str:
-    """Return 12 hexadecimal digits that stand for plain values."""
+    """Return 12 hexadecimal digits that identify plain values."""
     text = json.dumps({"schema": SCHEMA, **what}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def identity_of_training(method: Method, arguments: TrainingArguments) -> dict[str, Any]:
-    """Return what tells a training run from others on its benchmark, as plain values.
+    """Return the identity of a training run on its benchmark, as plain values.
 
-    What has its default value is left out, so that a run stays itself when options are added.
+    Default values are left out, so that the identity survives new options.
     """
     own = arguments.identity()
     settings = {k: plain(v, identity) for k, v in changed(arguments).items() if k in own}
@@ -75,12 +75,12 @@ def identity_of_training(method: Method, arguments: TrainingArguments) -> dict[s
 
 
 def identity_of(task: LoadedTask) -> dict[str, Any]:
-    """Returns what tells a task from others in the hash of a run."""
+    """Return the identity of a task, for the hash of a run."""
     return {"benchmark": task.name, **task.identity}
 
 
 def digests_of(task: LoadedTask) -> dict[str, str]:
-    """Returns what tells data and start of a task from others of its name, where known."""
+    """Return digests of a task's data and initial weights, where known."""
     identity, found = task.identity, {}
     if "images" in identity:
         found["data"] = hash_of({name: identity.get(name) for name in ("images", "classes")})
@@ -90,24 +90,24 @@ def digests_of(task: LoadedTask) -> dict[str, str]:
 
 
 def load_weights(task: LoadedTask, state: State) -> nn.Module:
-    """Returns the task's model with these weights, on the device.
+    """Return the task's model with these weights, on the device.
 
     Raises:
-        StateError: The weights are of another model.
+        StateError: The weights belong to another model.
     """
     return fitted(task.pretrained.copy().model, state, f"benchmark {task.name}")
 
 
 def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
-    """Returns a model with other weights, on the device.
+    """Return a model with other weights, on the device.
 
     Args:
         model: Takes the weights.
         state: The weights.
-        of: What they should be of, for the error.
+        of: The expected model, for the error.
 
     Raises:
-        StateError: They are of another model.
+        StateError: They belong to another model.
     """
     try:
         model.load_state_dict(state)
@@ -117,14 +117,14 @@ def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
 
 
 def id_validation_figure(task: LoadedTask, state: State, num_workers: int | None = None) -> float:
-    """What soups are chosen by: the official metric of weights on in-domain validation data."""
+    """Return the official metric of weights on in-domain validation data, for soups."""
     benchmark = task.benchmark
     model = load_weights(task, state)
     return figure(model, benchmark.id_val, benchmark.metric, num_workers=num_workers)
 
 
 def about_model(record: Record) -> dict[str, Any]:
-    """Return what a model file says of itself: enough to find its record again."""
+    """Return the metadata of a model file, enough to find its record again."""
     return _about(record.benchmark.name, record.run, record.method.name, record.method.spelled)
 
 
@@ -140,14 +140,14 @@ def make_record(
     training: Training | None,
     num_workers: int | None = None,
 ) -> Record:
-    """Evaluate a model and return the record of it.
+    """Evaluate a model and return its record.
 
     Args:
-        task: What it is evaluated on.
-        run: Hash of what made it.
-        method: What made it, with what tells the model from others of the run.
+        task: The task to evaluate on.
+        run: Hash of the run.
+        method: The method, with the options that identify the model among those of the run.
         state: Its weights.
-        training: What is known of its training; None without one.
+        training: Facts on its training; None without one.
         num_workers: Processes that decode images; by default see `loading_processes`.
     """
     model, benchmark = load_weights(task, state), task.benchmark
@@ -180,16 +180,16 @@ def make_record(
 def check_training(
     task: LoadedTask, arguments: TrainingArguments, regularizers: Sequence[Regularizer] = ()
 ) -> None:
-    """Finds out before training whether settings go with a task, whatever the method.
+    """Check before training that settings fit a task, whatever the method.
 
     Args:
-        task: What is trained on, and from where.
+        task: Data and pretrained model.
         arguments: The settings.
-        regularizers: What acts beside the method.
+        regularizers: Regularizers beside the method.
 
     Raises:
         ConfigError: They do not.
-        DataError: There is nothing to train on.
+        DataError: The training set is empty.
     """
     benchmark, train = task.benchmark, task.benchmark.train
     check_settings(task.pretrained.model, train, arguments, regularizers)
@@ -200,13 +200,13 @@ def check_training(
             empty = benchmark.classes[int(counts.argmin())]
             raise ConfigError(
                 f"logit_adjustment: class {empty} has no training image, and its loss would be "
-                f"infinite with the soft targets of {', '.join(soft)}: leave that out"
+                f"infinite with the soft targets of {', '.join(soft)}: leave these out"
             )
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training run, or none at all: `method=None` is the pretrained model as it is."""
+    """One training run, or none: `method=None` is the pretrained model itself."""
 
     task: Task
     method: Method | None
@@ -219,7 +219,7 @@ class Job:
 
     @property
     def run(self) -> str:
-        """Hash of what decides the outcome."""
+        """Hash of everything that determines the result."""
         what = identity_of(self.loaded)
         if self.method is not None:
             what |= identity_of_training(self.method, self.arguments)
@@ -227,13 +227,13 @@ class Job:
 
     @property
     def title(self) -> str:
-        """What the run is, for a progress bar."""
+        """Title of the run, for a progress bar."""
         if self.method is None:
             return "pretrained"
         return f"{self.method.name} lr={self.arguments.lr:g} seed={self.arguments.seed}"
 
     def check(self) -> None:
-        """Finds out what can be found out before a folder is touched.
+        """Check what can be checked before a folder is touched.
 
         Raises:
             GmixoutError: The data or the model do not allow this run.
@@ -245,24 +245,24 @@ class Job:
             self.method.start(self.loaded.pretrained.copy(), self.arguments.seed)
 
     def known(self, log: RecordLog) -> list[Record]:
-        """The records of finished models that were built on this run."""
+        """Return the records of finished models from this run."""
         return [record for record in log.read(self.run) if record.final]
 
     def is_finished(self, folder: Path, log: RecordLog) -> bool:
-        """Whether the run is trained, saved and recorded."""
+        """Return whether the run is trained, saved and recorded."""
         return is_trained(folder) and bool(self.known(log))
 
     def obtain(
         self, folder: Path, log: RecordLog, on_progress: Callable[[int, float], None]
     ) -> tuple[State, Training | None]:
-        """Returns the finetuned weights and what is known of the run; trains unless that is done.
+        """Return the finetuned weights and facts on the run; train if necessary.
 
-        The checkpoint stays until `finish`: however a process ends, the next one finds either all
-        of a run or where to go on with it.
+        The checkpoint stays until `finish`: however a process ends, the next one finds either a
+        complete run or a state to resume.
 
         Args:
-            folder: Where the model file and, meanwhile, the checkpoint are.
-            log: Where the records are.
+            folder: Folder of the model file and, during training, the checkpoint.
+            log: The records.
             on_progress: See `gmixout.training.train`.
         """
         if self.is_finished(folder, log):
@@ -280,7 +280,7 @@ class Job:
     def record(
         self, method: Method, state: State, training: Training | None, log: RecordLog
     ) -> list[Record]:
-        """Evaluates and records the models a method builds on the run; old records are kept.
+        """Evaluate and record the models a method makes from the run; keep old records.
 
         Returns:
             The records of all of them.
@@ -301,7 +301,7 @@ class Job:
         return records
 
     def _start(self, log: RecordLog) -> float:
-        """ID validation of the pretrained model: recorded already, or measured."""
+        """Return the ID validation of the pretrained model, from a record or measured."""
         name = zero_shot().name
         for record in log.read():
             if (record.method.name, record.benchmark.name) == (name, self.loaded.name):
@@ -316,18 +316,18 @@ class Job:
         return make_record(self.loaded, self.run, facts, state, training, num_workers=workers)
 
     def finish(self, folder: Path) -> None:
-        """Notes that everything is recorded: the checkpoint goes."""
+        """Delete the checkpoint: everything is recorded."""
         delete_checkpoint(RunFolder(folder).checkpoint)
 
     def pretrained(self) -> State:
-        """The weights that training starts from."""
+        """Return the weights that training starts from."""
         return self.loaded.pretrained.copy().model.state_dict()
 
     def runs(self, *finetuned: State) -> Runs:
-        """Return finished runs as methods make models of them.
+        """Return finished runs, for methods that make models from them.
 
         Args:
-            *finetuned: The weights that each ended with.
+            *finetuned: The final weights of each.
         """
         workers = self.arguments.num_workers
         score = partial(id_validation_figure, self.loaded, num_workers=workers)
@@ -339,7 +339,7 @@ class Job:
         method, arguments = self.method, self.arguments
         assert method is not None
         every = arguments.evaluate_every_steps
-        self.check()  # imports what the method needs, which is no memory of its training
+        self.check()  # imports what the method needs, which must not count as training memory
         settings = {name: getattr(arguments, name) for name in _OWN_FIELDS}
         settings["settings"] = {
             name: value for name, value in arguments.identity().items() if name not in _OWN_FIELDS
@@ -347,7 +347,7 @@ class Job:
 
         def evaluate_on_the_way(step: int, finetuning: Finetuning, loss: float) -> None:
             if any(record.step == step for record in log.read(self.run)):
-                return  # before the process ended that had no checkpoint of this step yet
+                return  # recorded by a process that ended before its checkpoint of this step
             training = Training(**settings, step=step, loss=loss)
             log.append(self._record(method, method.options, finetuning.snapshot(), training))
 
@@ -370,7 +370,7 @@ class Job:
 
 
 def _text(options: dict[str, Any], usual: Mapping[str, Any]) -> str:
-    """The options that are not at their defaults."""
+    """Return the non-default options as text."""
     there = {name: plain(value) for name, value in usual.items()}
     unusual = {n: v for n, v in options.items() if n not in there or v != there[n]}
     return json.dumps(unusual, sort_keys=True)

@@ -1,4 +1,4 @@
-"""The options of a command, a method or a data set, described by its typed signature."""
+"""Options of a command, a method or a data set, from its typed signature."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -10,17 +10,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from gmixout.named import Named, defaults_of
 
 REQUIRED = inspect.Parameter.empty
-"""The default of an option that must be given."""
+"""Default of a required option."""
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Annotation of `**settings`: they are the fields of a dataclass.
+    """Annotation of `**settings` as the fields of a dataclass.
 
     Args:
-        of: The dataclass; fields of its base classes are sections of the help, and may be nested
-            under the name of that part in a config file.
-        without: Fields that are left out.
+        of: The dataclass; its base classes are sections of the help, and their fields may be nested
+            under the section's name in a config file.
+        without: Fields to leave out.
 
     Example:
         >>> def command(**settings: Annotated[Any, Fields(TrainingArguments)]): ...
@@ -39,11 +39,11 @@ class Option:
     """Its annotation."""
     default: Any = REQUIRED
     section: str = ""
-    """The part of the settings that it belongs to; "" if it is the whole's own."""
+    """Section of the settings that it belongs to; "" for none."""
 
     @property
     def parts(self) -> tuple[Any, ...]:
-        """The types that its value may be of."""
+        """Allowed types of its value."""
         return get_args(self.kind) if get_origin(self.kind) in (Union, UnionType) else (self.kind,)
 
     @property
@@ -63,24 +63,24 @@ class Option:
 
     @property
     def entries(self) -> tuple[Any, ...]:
-        """The types of its value, or of the entries of its list."""
+        """Types of its value, or of the entries of its list."""
         return tuple(get_args(part)[0] if _is_list(part) else part for part in self.parts)
 
     @property
     def named(self) -> type[Named] | None:
-        """What its value or its entries are objects of, `Method` say; None: plain values."""
+        """Base class of its value or entries, for example `Method`; None for plain values."""
         found = (e for e in self.entries if isinstance(e, type) and issubclass(e, Named))
         return next(found, None)
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The single words that it takes, `all` or `null` say."""
+        """Single words that it takes, for example `all` or `null`."""
         literals = [get_args(part) for part in self.parts if get_origin(part) is Literal]
         none = ["null"] if NoneType in self.parts else []
         return (*(str(word) for words in literals for word in words), *none)
 
     def at(self, key: str) -> "Option":
-        """Return what it holds under a name, as an option of its own (of one that `is_dict`)."""
+        """Return the value under a name as an option (of one that `is_dict`)."""
         kind = next(get_args(part)[1] for part in self.parts if get_origin(part) is dict)
         return Option(f"{self.name}.{key}", kind)
 
@@ -126,13 +126,13 @@ def _fields(owner: Any) -> Iterator[Option]:
 
 
 def _section(owner: type, name: str) -> str:
-    """The part of some settings that has a field: the base class that brings it."""
+    """Return the section of a field: the base class that defines it."""
     home = next(part for part in owner.__mro__ if name in vars(part).get("__annotations__", ()))
     return "" if home is owner or issubclass(owner, Named) else home.__name__.lower()
 
 
 def texts_of(owner: Callable[..., Any]) -> dict[str, str]:
-    """Return what docstrings say of options, by name; those of base classes and sections, too."""
+    """Return the docstrings of options by name, including those of base classes and sections."""
     from docstring_parser import parse_from_object
 
     found: dict[str, str] = {}
@@ -150,7 +150,7 @@ def texts_of(owner: Callable[..., Any]) -> dict[str, str]:
 
 
 def matching(options: Mapping[str, Option], name: str) -> Option | None:
-    """Return the option of a name, with dashes or not; a list's also by its singular.
+    """Return the option of a name, with or without dashes; a list's also by its singular.
 
     Example:
         >>> matching(options_of(gmixout.bench.compare), "seed").name
@@ -163,6 +163,6 @@ def matching(options: Mapping[str, Option], name: str) -> Option | None:
 
 
 def subject_of(options: Mapping[str, Option]) -> str:
-    """Return the option that a command's first words stand for; "" if they stand for none."""
+    """Return the option that a command's positional words set; "" for none."""
     first = next(iter(options.values()), None)
     return first.name if first and first.default is REQUIRED else ""

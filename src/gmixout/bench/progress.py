@@ -1,4 +1,4 @@
-"""What a person sees of work that takes more than a few seconds."""
+"""Progress bars and messages for long work."""
 
 import time
 
@@ -9,23 +9,23 @@ from gmixout.bench.task import LoadedTask
 from gmixout.plain import printable
 
 SECONDS_A_LINE = 30.0
-"""Where no bar can be seen, a log file say, a run says this often how far it is."""
+"""Without a visible bar, for example in a log file, progress is printed this often."""
 
 
 def say(text: str) -> None:
-    """Prints one line on the standard error stream, whatever is in it."""
+    """Print one line on stderr, escaped."""
     console = Console(stderr=True, highlight=False, markup=False)
     console.print(printable(text), soft_wrap=True)
 
 
 def tell(task: LoadedTask) -> None:
-    """Says what a reader of a task's results has to know."""
+    """Print the notes of a task."""
     for note in task.notes:
         say(f"{task.name}: {note}")
 
 
 def bars() -> Progress:
-    """Progress bars on the standard error stream; a context manager."""
+    """Return progress bars on stderr, as a context manager."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -39,8 +39,8 @@ class RunBar:
     """The bar of one training run.
 
     Args:
-        progress: What it is shown in.
-        title: What the run is.
+        progress: The display.
+        title: Title of the run.
         steps: Its number of optimizer steps.
     """
 
@@ -50,7 +50,7 @@ class RunBar:
         self._task = progress.add_task(title, total=steps)
 
     def advance(self, step: int, loss: float) -> None:
-        """Shows how far the run is."""
+        """Show the progress of the run."""
         text = f"{self._title} loss={loss:.3f}"
         self._progress.update(self._task, completed=step, description=text)
         now, console = time.monotonic(), self._progress.console
@@ -59,5 +59,5 @@ class RunBar:
             self._told = now
 
     def remove(self) -> None:
-        """Takes the bar away."""
+        """Remove the bar."""
         self._progress.remove_task(self._task)

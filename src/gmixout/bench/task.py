@@ -1,4 +1,4 @@
-"""What is finetuned: the data of a benchmark and the model to start from, by their names."""
+"""Tasks: a benchmark and a pretrained model, by their names."""
 
 import os
 from collections.abc import Mapping
@@ -24,53 +24,53 @@ Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
 Corruptions: TypeAlias = Literal["none", "common", "extra", "all"]
 
 SCHEMA = 2
-"""Of what tells runs from one another: values at their defaults are left out of it since 2. To be
-raised when the default of a setting changes, or runs before and after would pass for the same."""
+"""Version of the identity of runs; since 2 it leaves out default values. Raise it when the default
+of a setting changes, or runs before and after would look the same."""
 
 IN_MEMORY_BYTES = 2**30
-"""Test and training images stay in memory as the model takes them, up to this much in all."""
+"""Preprocessed test and training images stay in memory up to this size in total."""
 
 
 def cache_folder() -> Path:
-    """Where home-made models are kept: `gmixout` in XDG_CACHE_HOME or ~/.cache."""
+    """Return the cache of locally pretrained models: `gmixout` in XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gmixout"
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A benchmark, and the model that is finetuned on it."""
+    """A benchmark and its pretrained model, loaded."""
 
     name: str
-    """What records call it."""
+    """Its name in records."""
     parts: Mapping[str, Any]
-    """What the name says, as plain values; empty where it is a name alone."""
+    """Plain values behind the name; empty if there is only a name."""
     benchmark: Benchmark
-    """Its images are such as the model takes."""
+    """The benchmark, with images preprocessed for the model."""
     pretrained: Pretrained
-    """The model, on the CPU; whoever changes it takes a copy."""
+    """The model, on the CPU; copy it before changing it."""
     identity: Mapping[str, Any]
-    """Plain values that tell it from others of its name (options, sizes, the model), for the hash
-    of a run."""
+    """Plain values that distinguish it from others of its name (options, sizes, the model), for
+    the hash of a run."""
     notes: tuple[str, ...]
-    """What a reader of the results has to know."""
+    """Notes for readers of the results."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark and a model, by names that any process can load them from.
+    """A benchmark and a model, by names that any process can load.
 
     Args:
-        benchmark: A name in `BENCHMARKS` or `module:function`, which bring their model; or a source
-            of data, to which any model goes.
+        benchmark: A name in `BENCHMARKS` or `module:function`, which include a model; or a data
+            set, for any model.
         model: Name of a pretrained model, see `load_pretrained`.
-        head: Classifier to start from, `zero_shot`, `random` or `linear_probe`; None: the best that
-            the model has.
-        corruptions: Corrupt the in-domain test images, too, by the fifteen kinds that the published
-            mean is over (`common`, see `common_corruptions`), by the four that their authors set
-            aside for choices (`extra`), or by `all`.
-        corruption_share: Share of those images that is corrupted, stratified, in (0, 1].
-        num_workers: Processes that load images for a linear probe, by default as in training; no
-            part of what the task is.
+        head: Initial classifier, `zero_shot`, `random` or `linear_probe`; None: the best that the
+            model has.
+        corruptions: Also corrupt the in-domain test images, by the fifteen kinds of the published
+            mean (`common`, see `common_corruptions`), by the four that their authors set aside for
+            choices (`extra`), or by `all`.
+        corruption_share: Share of these images to corrupt, stratified, in (0, 1].
+        num_workers: Processes that load images for a linear probe, by default as in training; not
+            part of the task's identity.
     """
 
     benchmark: str | Source = "digits"
@@ -81,7 +81,7 @@ class Task:
     num_workers: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuses what does not go together, before anything is loaded."""
+        """Refuse inconsistent values, before anything is loaded."""
         for name, known in (("head", get_args(Head)), ("corruptions", get_args(Corruptions))):
             value = getattr(self, name)
             if value not in known and not (name == "head" and value is None):
@@ -101,54 +101,54 @@ class Task:
         if kind := SOURCES.get(self.benchmark):
             raise ConfigError(
                 f"benchmark {self.benchmark} needs a folder: --data-root DIR. "
-                f"Where to get the data: {kind.where}"
+                f"Get the data from: {kind.download_hint}"
             )
         for name in ("model", "head", "corruptions"):
             if getattr(self, name) not in (None, "none"):
                 raise ConfigError(
-                    f"benchmark {self.benchmark} brings its own model and shifts: leave out "
+                    f"benchmark {self.benchmark} includes its own model and shifts: leave out "
                     f"--{name}, which goes with: {', '.join(SOURCES)}"
                 )
 
     def _source(self, source: Source) -> Source:
-        """The data, found from any folder; never what the home-made model was pretrained on."""
+        """Return the data with an absolute path; never the half that our model is pretrained on."""
         source = source.placed()
         if self.model is None and source.pretraining_half:
             if source.options["half"] == "first":
                 raise ConfigError(
-                    f"half=first: that half of {source.name} is what its home-made model was "
-                    "pretrained on; use half=second, or name another --model"
+                    f"half=first: the default model of {source.name} was pretrained on that half; "
+                    "use half=second, or name another --model"
                 )
             return replace(source, half="second")  # type: ignore[call-arg]
         return source
 
     def with_data(self, source: Source | None = None, root: Path | None = None) -> "Task":
-        """The task on another data set, on another folder of its own, or (both None) as it is.
+        """Return the task on another data set, on another folder, or (both None) unchanged.
 
         Raises:
-            ConfigError: The benchmark brings its data.
+            ConfigError: The benchmark includes its data.
         """
         if source is None and root is None:
             return self
         own = self.benchmark
         if not isinstance(own, Source):
             raise ConfigError(
-                f"benchmark {own} brings its data: leave out --benchmark and --data-root"
+                f"benchmark {own} includes its data: leave out --benchmark and --data-root"
             )
         source = own if source is None else source
         return replace(self, benchmark=source if root is None else replace(source, root=root))
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Task":
-        """The inverse of `plain`, of a file that anybody may have written.
+        """Return a task from the values of `plain`, from an untrusted file.
 
         Args:
-            values: Others than those of `plain` are passed over.
+            values: Values of `plain`; others are ignored.
 
         Raises:
-            ConfigError: There is no such data set, it has not these options, or it is of the user's
-                own and its module is not allowed (`gmixout.named.allowing`).
-            StateError: Values are absent or of other types.
+            ConfigError: There is no such data set, it lacks these options, or it is the user's own
+                and its module is not allowed (`gmixout.named.allowing`).
+            StateError: Values are missing or of other types.
         """
         benchmark = values.get("benchmark")
         if isinstance(benchmark, Mapping):
@@ -161,12 +161,10 @@ class Task:
         try:
             return cls(benchmark, **{name: values[name] for name in others if name in values})
         except TypeError as error:
-            raise StateError(
-                f"what is said of benchmark and model is not usable: {error}"
-            ) from error
+            raise StateError(f"the benchmark and model are not usable: {error}") from error
 
     def plain(self) -> dict[str, Any]:
-        """Plain values, as the command line and config files spell them."""
+        """Return plain values, in the spelling of the command line and config files."""
         benchmark = self.benchmark
         spelled = spec_of(benchmark) if isinstance(benchmark, Source) else benchmark
         return {
@@ -178,7 +176,7 @@ class Task:
         }
 
     def identity(self) -> dict[str, Any]:
-        """What tells it from other tasks, wherever its files lie, as plain values.
+        """Return its identity as plain values, independent of the place of its files.
 
         Raises:
             GmixoutError: As `load`.
@@ -188,15 +186,15 @@ class Task:
         return {"schema": SCHEMA, "name": loaded.name, **own, **loaded.identity}
 
     def load(self) -> LoadedTask:
-        """Loads data and model; once, where a process works on few tasks.
+        """Load data and model; cached for the last few tasks of a process.
 
         Raises:
-            GmixoutError: One of them cannot be had, or they do not go together.
+            GmixoutError: One of them is unavailable, or they do not fit together.
         """
         return _load(self)
 
     def about(self) -> dict[str, Any]:
-        """What a model file says of where the model came from."""
+        """Return the origin of the model, for a model file."""
         loaded = self.load()
         return {
             "task": self.plain(),
@@ -205,10 +203,10 @@ class Task:
         }
 
     def load_model(self, classes: tuple[str, ...]) -> Pretrained:
-        """Loads the model for some classes.
+        """Load the model for some classes.
 
         Raises:
-            GmixoutError: It cannot be had.
+            GmixoutError: It is unavailable.
         """
         assert isinstance(self.benchmark, Source)
         head = None if self.head == "linear_probe" else self.head
@@ -223,19 +221,19 @@ class Task:
 
 
 def task_of(about: Mapping[str, Any]) -> Task:
-    """The benchmark and model that a model file says it is of.
+    """Return the benchmark and model in a model file's metadata.
 
     Raises:
         ConfigError, StateError: See `Task.of`.
     """
-    task = about.get("task", about)  # older files have the benchmark's name alone
+    task = about.get("task", about)  # older files only have the benchmark's name
     if not isinstance(task, Mapping):
         raise StateError(f"the model file's task is {task!r:.80}, not a benchmark and a model")
     return Task.of(task)
 
 
 def home_made(source: Source) -> str:
-    """The model of a benchmark when none is named.
+    """Return the default model of a benchmark.
 
     Raises:
         ConfigError: There is none.
@@ -243,10 +241,10 @@ def home_made(source: Source) -> str:
     folder = cache_folder() / "pacs-foundation" / "cnn"
     if source.pretraining_half and (folder / "config.json").is_file():
         return f"timm:{folder}"
-    text = f"benchmark {source.name} needs a model: --model open_clip:ViT-B-16/openai, say"
+    text = f"benchmark {source.name} needs a model, e.g. --model open_clip:ViT-B-16/openai"
     if source.pretraining_half:
         text += (
-            f"; or make the small one that is taken when none is named, {folder}: "
+            f"; or make the small default one, {folder}: "
             "`python benchmarks/pacs/pretrain.py cnn --data DIR` in gmixout's repository"
         )
     raise ConfigError(text)
@@ -280,7 +278,7 @@ def _load(task: Task) -> LoadedTask:
             pretrained, benchmark.train, workers=task.num_workers, device=PartialState().device
         )
     essential = changed(source).keys() - {*source.silent}
-    head = f"the head to start from is {pretrained.head_from}"
+    head = f"the initial head is {pretrained.head_from}"
     return LoadedTask(
         name=f"{source} with {_label(pretrained.name)}" + _differences(task),
         parts=_parts(task, source, _label(pretrained.name)),
@@ -306,8 +304,8 @@ def with_corruptions(
 ) -> ImageBenchmark:
     """Return the benchmark with the in-domain test images corrupted, as shifts.
 
-    Beside its own shifts they are one group, `corrupted`, which the mean OOD figure counts once;
-    else they are named as in ImageNet-C, and `summary` is the figure over them.
+    With other shifts they are one group, `corrupted`, which the mean OOD value counts once;
+    otherwise they are named as in ImageNet-C, and `summary` is their summary.
     """
     images, whole = benchmark.id_test, len(benchmark.id_test)
     notes: tuple[str, ...] = NOTES
@@ -315,7 +313,7 @@ def with_corruptions(
         images = images.subset(stratified(images.labels, (share,), SPLIT_SEED)[0])
         if not len(images):
             raise ConfigError(f"corruption_share={share} leaves no image of {whole}")
-        notes = (*NOTES, f"corrupted are {len(images)} of {whole} test images")
+        notes = (*NOTES, f"{len(images)} of {whole} test images are corrupted")
     shifts = corruption_shifts(images, kinds)
     if benchmark.shifts:
         named = {f"corrupted/{name.replace('/', '-')}": each for name, each in shifts.items()}
@@ -326,7 +324,7 @@ def with_corruptions(
 
 
 def _label(model: str) -> str:
-    """A model's name without the folders of this machine."""
+    """Return a model's name without the folders of this machine."""
     family, colon, name = model.partition(":")
     if not colon:
         return Path(model).name
@@ -337,7 +335,7 @@ def _label(model: str) -> str:
 
 
 def _parts(task: Task, source: Source, model: str) -> dict[str, Any]:
-    """What the name says, as values."""
+    """Return the values behind the name."""
     options = {name: plain(value) for name, value in source.shown.items()}
     usual, others = defaults_of(Task), ("head", "corruptions", "corruption_share")
     differing = {n: getattr(task, n) for n in others if getattr(task, n) != usual[n]}
@@ -353,4 +351,4 @@ def _differences(task: Task) -> str:
 def _broken(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         return ()
-    return (f"{len(names)} images cannot be read and are left out, {Path(names[0]).name} first",)
+    return (f"{len(names)} images cannot be read and are left out, first {Path(names[0]).name}",)

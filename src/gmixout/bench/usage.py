@@ -1,4 +1,4 @@
-"""What `--help` prints, from typed signatures and docstrings."""
+"""The output of `--help`, from typed signatures and docstrings."""
 
 import argparse
 import inspect
@@ -14,9 +14,9 @@ from gmixout.bench.values import known, spelled
 from gmixout.named import Named, plain
 
 COMMON = {
-    "--config FILE": "Settings in YAML, or the name of a config of ours; words win over it.",
+    "--config FILE": "YAML file, or name of a config in the package; command line wins.",
     "--print-config": "Print all settings as YAML and exit.",
-    "--allow MODULE": "Code of your own that files may name: my_module, or my_module:Name.",
+    "--allow MODULE": "Your own code that files may name: my_module, or my_module:Name.",
     "--debug": "Show the traceback of an error.",
     "-h, --help": "Print this and exit.",
 }
@@ -27,7 +27,7 @@ def help_of(title: str, function: Callable[..., Any]) -> str:
     """Return the help of a command.
 
     Args:
-        title: What is typed: `gmixout compare`.
+        title: The command as typed: `gmixout compare`.
         function: The command.
     """
     first = subject_of(options_of(function))
@@ -45,7 +45,7 @@ def help_of_kind(name: str, kind: type[Named], options: Mapping[str, Option]) ->
     Args:
         name: The option that takes it.
         kind: Its class.
-        options: Those of the command.
+        options: The options of the command.
     """
     option, title = matching(options, name), kind.__name__
     if option is not None and option.is_list:
@@ -55,7 +55,7 @@ def help_of_kind(name: str, kind: type[Named], options: Mapping[str, Option]) ->
 
 
 def _parser(usage: str, owner: Callable[..., Any], prefix: str) -> argparse.ArgumentParser:
-    """A parser that formats help, and parses nothing."""
+    """Return a parser that only formats help."""
     parser = argparse.ArgumentParser(
         usage=usage,
         description=_summary(owner),
@@ -72,7 +72,7 @@ def _parser(usage: str, owner: Callable[..., Any], prefix: str) -> argparse.Argu
 
 
 def _add(group: Any, words: str, text: str) -> None:
-    """Adds a line to the help."""
+    """Add a line to the help."""
     *flags, last = words.split(", ")
     flag, _, metavar = last.partition(" ")
     value = {"metavar": metavar} if metavar else {"action": "store_true"}
@@ -82,13 +82,13 @@ def _add(group: Any, words: str, text: str) -> None:
 
 
 def _summary(owner: Any) -> str:
-    """The docstring without its sections."""
+    """Return the docstring without its sections."""
     text = inspect.getdoc(owner) or ""
     return " ".join(text.partition("\nArgs:")[0].partition("\nRaises:")[0].split())
 
 
 def _spelled(option: Option, prefix: str) -> str:
-    """An option as it is typed."""
+    """Return an option as it is typed."""
     name = spelled(option.name) if prefix == "--" else option.name
     if option.is_switch:
         return f"{prefix}{name}, {prefix}no-{name}" if prefix == "--" else f"{prefix}{name} BOOL"
@@ -98,7 +98,7 @@ def _spelled(option: Option, prefix: str) -> str:
 
 
 def _metavar(option: Option) -> str:
-    """What stands for the value."""
+    """Return the placeholder of the value."""
     if option.named:
         kind = "NAME"
     else:
@@ -114,7 +114,7 @@ def _kind(kind: Any) -> str:
 
 
 def _about(option: Option) -> str:
-    """The default, and the names that there are."""
+    """Return the default and the known names."""
     about = []
     if option.default is REQUIRED:
         about.append("required")

@@ -1,4 +1,4 @@
-"""Values of options as their types have them, and objects of what names one."""
+"""Values of options converted to their types, and objects from their names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ from gmixout.methods import METHODS, Method
 from gmixout.named import Named
 from gmixout.settings import described, shown
 
-# Values are parsed by jsonargparse, which could import what they name: classes are ours to find
+# jsonargparse parses values and could import what they name: classes are looked up here
 set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
 
 
 @dataclass
 class Spec:
-    """A method, data set or the like that is not made yet."""
+    """A method, data set or the like before construction."""
 
     kind: type[Named]
     values: dict[str, Any] = field(default_factory=dict)
@@ -33,19 +33,19 @@ def called(base: type[Named]) -> str:
 
 
 def known(base: type[Named]) -> list[str]:
-    """Return the names of all that a base class has in its table."""
+    """Return all names in the table of a base class."""
     return [*(METHODS if base is Method else base._table)]
 
 
 def spelled(name: str) -> str:
-    """Return an option as people type it; the names of a class's own options are Python's."""
+    """Return an option as typed; a class's own options keep their Python names."""
     return name if "." in name else name.replace("_", "-")
 
 
 def made(
     options: Mapping[str, Option], values: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, Any]:
-    """Return values of their types, and objects in place of each `Spec`.
+    """Return values converted to their types, and objects in place of each `Spec`.
 
     Raises:
         ConfigError: An option is missing, or a value is not of its type.
@@ -69,7 +69,7 @@ def _missing(option: Option, prefix: str) -> ConfigError:
 
 
 def _fit(option: Option, value: Any, prefix: str) -> Any:
-    """A value of an option's type."""
+    """Return a value of an option's type."""
     if isinstance(value, list) and option.named:
         entries = [_fit(option, each, prefix) for each in value]
         return entries if any(get_origin(p) is list for p in option.parts) else tuple(entries)
@@ -94,7 +94,7 @@ def _fit(option: Option, value: Any, prefix: str) -> Any:
 
 
 def _scalars(option: Option, value: Any) -> Any:
-    """A value with what YAML reads in its texts, where they are not to stay texts."""
+    """Parse the texts in a value as YAML, unless they should stay text."""
     if isinstance(value, list):
         return [_scalars(option, each) for each in value]
     if isinstance(value, dict) and option.is_dict:

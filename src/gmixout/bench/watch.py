@@ -1,4 +1,4 @@
-"""What `gmixout diagnose` looks at in a training run, and when."""
+"""Observations of `gmixout diagnose` during a training run."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ GROUPS = ("snapshots", "subnetworks")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is looked at, and when."""
+    """Observations and their steps."""
 
     snapshots: list[int]
     """Steps of the snapshots."""
@@ -25,19 +25,19 @@ class Plan:
     """Steps at which the drift is measured: those, and as many in the first half of the run."""
     drift_of: str
     parameters: frozenset[str]
-    """Those whose drift is measured."""
+    """Names of the parameters whose drift is measured."""
     what: str
-    """What the snapshots are."""
+    """Description of the snapshots."""
     no_subnetworks: str
-    """Why there are none, or empty."""
+    """Reason if there are no subnetworks, or empty."""
 
 
 def plan(job: Job, members: int) -> Plan:
-    """Decides what is looked at in a training run.
+    """Decide what to observe in a training run.
 
-    Snapshots are of the last members that a process with periods trained: with residual="reset" the
-    weights one step before a period ends, when Phi is the subnetwork that the period made; when the
-    last step is done, the anchor takes up its share and the rest is lost.
+    Snapshots are the last members that a process with periods trained. With residual="reset" they
+    are the weights one step before a period ends, when Phi is the period's subnetwork: after the
+    last step the anchor takes its share and the rest is lost.
     """
     assert job.method is not None
     steps, pretrained = job.arguments.steps, job.loaded.pretrained.copy()
@@ -55,8 +55,8 @@ def plan(job: Job, members: int) -> Plan:
             what = "subnetworks of one mask after another" if every else "weights after a step"
             before = 1 if every else 0
             no_subnetworks = (
-                'with residual="reset" nothing is learned outside the present mask, so that fresh '
-                "masks around the final anchor all give the anchor"
+                'with residual="reset" nothing is learned outside the current mask, so fresh masks '
+                "around the final anchor all give the anchor"
             )
         if every and config.anchor_decay < 1:
             drift_of = "anchor"
@@ -69,13 +69,13 @@ def plan(job: Job, members: int) -> Plan:
 
 
 def spread(steps: Sequence[int], count: int) -> list[int]:
-    """Chooses `count` of the steps, or all there are, evenly spread, the last one among them."""
+    """Choose `count` of the steps (or all), evenly spaced, including the last one."""
     places = {math.ceil((i + 1) * len(steps) / count) - 1 for i in range(count)}
     return [steps[place] for place in sorted(places) if place >= 0]
 
 
 def process_of(finetuning: Finetuning) -> Masked | None:
-    """The masking process of a run, if it has one."""
+    """Return the masking process of a run, if it has one."""
     while isinstance(finetuning, Averaged):
         finetuning = finetuning.finetuning
     return finetuning if isinstance(finetuning, Masked) else None
@@ -83,7 +83,7 @@ def process_of(finetuning: Finetuning) -> Masked | None:
 
 @dataclass
 class Watch:
-    """Keeps what a training run shows at the steps of a plan."""
+    """Keep the observations of a training run at the steps of a plan."""
 
     plan: Plan
     last: int
@@ -92,17 +92,17 @@ class Watch:
     pretrained: State
     states: dict[str, list[State]] = field(default_factory=lambda: {name: [] for name in GROUPS})
     drift: dict[str, list[float]] = field(default_factory=dict)
-    """By layer, one for each of the plan's steps."""
+    """Drift by layer, one value per step of the plan."""
     start: State = field(default_factory=dict)
 
     def begin(self, method: Method, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Puts the method on the model."""
+        """Put the method on the model."""
         finetuning = method.start(pretrained, seed)
         self.start = _copy(self._followed(finetuning))
         return finetuning
 
     def __call__(self, step: int, finetuning: Finetuning, loss: float) -> None:
-        """Is what `train` calls."""
+        """Observe a step; called by `train`."""
         del loss
         if step in self.plan.drifts:
             drift = ensemble.drift(_copy(self._followed(finetuning)), self.start, self.pretrained)

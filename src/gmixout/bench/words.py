@@ -1,4 +1,4 @@
-"""The words of a command line, and config files, as the values of a command's options."""
+"""Parsing of command lines and config files into the values of a command's options."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ from gmixout.named import (
 from gmixout.settings import shown
 
 Given = Sequence[tuple[str, Sequence[str]]]
-"""Options as typed, with `_` for `-`, and the words that follow each."""
+"""Options as typed, with `_` for `-`, and the words after each."""
 
 
 def split(words: Iterable[str], subject: str = "") -> list[tuple[str, list[str]]]:
@@ -38,7 +38,7 @@ def split(words: Iterable[str], subject: str = "") -> list[tuple[str, list[str]]
 
     Args:
         words: The words after a command's name.
-        subject: The option that the words before all others stand for.
+        subject: The option that the leading words belong to.
 
     Example:
         >>> split(["a", "b", "--batch-size=8", "--seeds", "0", "1"], "folders")
@@ -71,24 +71,24 @@ def without_allow(words: Sequence[str]) -> tuple[list[str], list[str]]:
         names = word.partition("=")[2] or next(left, "")
         allowed += [name.strip() for name in names.split(",")]
     if not all(allowed):
-        raise ConfigError("--allow takes modules of your own: --allow my_module,other:Name")
+        raise ConfigError("--allow takes your own modules: --allow my_module,other:Name")
     return others, allowed
 
 
 class Reading:
-    """Reads what was typed after a command, and the config files that it names.
+    """Read the words after a command, and the config files that they name.
 
-    - Words stand over config files, whose values stand over defaults.
+    - Words override config files, and config files override defaults.
     - Where a list is expected, `0,1,2`, `0 1 2` and `[0,1,2]` are the same.
-    - A list's name may stand in the singular: `--train-domain photo`, `--seed 0`.
-    - A method, data set or the like is a name in our tables, with what stands beside it
+    - A list's name may be singular: `--train-domain photo`, `--seed 0`.
+    - A method, data set or the like is a name in our tables, with its regularizers
       (`gmixout+sam`), `module:Class` of the user's own, or a mapping of `class_path` and
       `init_args`; its options follow as `--method.mask_rate 0.5`.
     - The options of a data set need no prefix, and `--data-root` is its `root`.
 
     Args:
-        options: Those of the command.
-        trust: Takes the modules of classes that were typed, which files may name from then on.
+        options: The options of the command.
+        trust: Collects the modules of typed classes, which files may then name.
     """
 
     def __init__(self, options: Mapping[str, Option], trust: ExitStack) -> None:
@@ -97,7 +97,7 @@ class Reading:
         self.values: dict[str, Any] = {}
 
     def read(self, given: Given) -> dict[str, Any]:
-        """Return the values of the options that were given, of their types.
+        """Return the values of the given options, converted to their types.
 
         Raises:
             ConfigError: An option is unknown, missing, or has a value that it does not take.
@@ -107,14 +107,14 @@ class Reading:
                 self._take_up(text)
         self._check_root(given)
         given = [(name, texts) for name, texts in given if name != "config"]
-        # what something is stands before its options: `--method.of mixout --method.of.mask_rate 1`
+        # an object comes before its options: `--method.of mixout --method.of.mask_rate 1`
         given = sorted(given, key=lambda each: (not self._names(each[0]), each[0].count(".")))
         for name, texts in given:
             self._place(name, texts)
         return made(self.options, self.values)
 
     def kind(self, name: str, texts: Sequence[str]) -> type[Named]:
-        """Return the class that `--method.help NAME` asks about."""
+        """Return the class of `--method.help NAME`."""
         option = matching(self.options, name)
         if option is None or option.named is None:
             raise self._unknown(f"{name}.help", texts)
@@ -130,12 +130,12 @@ class Reading:
         return option is not None and option.named is not None
 
     def _take_up(self, config: str) -> None:
-        """Takes the values of a config file, which may stand below the names of their parts."""
+        """Take the values of a config file, which may be nested in the names of their sections."""
         held = read_config(config)
         for part in {option.section for option in self.options.values()} & held.keys():
             inside = held.pop(part)
             if not isinstance(inside, dict) or inside.keys() & held.keys():
-                raise ConfigError(f"{config}: {part} must hold settings that stand there alone")
+                raise ConfigError(f"{config}: {part} must hold settings not given elsewhere")
             for name in inside:
                 if getattr(self.options.get(name), "section", None) != part:
                     raise ConfigError(f"{config}: {name} is not a setting of {part}")
@@ -147,12 +147,12 @@ class Reading:
 
     @property
     def _data(self) -> Spec | None:
-        """The data set, whose options need no prefix."""
+        """Return the data set, whose options need no prefix."""
         specs = (each for each in self.values.values() if isinstance(each, Spec))
         return next((each for each in specs if issubclass(each.kind, Source)), None)
 
     def _place(self, name: str, texts: Sequence[str]) -> None:
-        """Takes one option with its words."""
+        """Take one option with its words."""
         typed, data, own = f"--{name}", self._data, "root" if name == "data_root" else name
         head, _, rest = name.partition(".")
         if not name:
@@ -173,7 +173,7 @@ class Reading:
             raise self._unknown(name, texts)
 
     def _put(self, spec: Spec, name: str, texts: Sequence[str], typed: str) -> None:
-        """Sets an option of a method or the like, or of one among its options."""
+        """Set an option of a method or the like, or of an object among its options."""
         first, _, rest = name.partition(".")
         if issubclass(spec.kind, beside) and first not in options_of(spec.kind):
             first, rest = "of", name  # of `gmixout+sam` they are gmixout's
@@ -187,7 +187,7 @@ class Reading:
             spec.values[option.name] = self._worded(option, texts, typed)
 
     def _begun(self, option: Option, held: Any) -> Spec:
-        """What options are added to: what stands there, or the default."""
+        """Return the object that options are added to: the given one, or the default."""
         if isinstance(held, Spec):
             return held
         usual = option.default if held is None else held
@@ -206,7 +206,7 @@ class Reading:
         )
 
     def _worded(self, option: Option, texts: Sequence[str], typed: str) -> Any:
-        """The value that words stand for, not yet of its type."""
+        """Return the value of words, not yet converted to its type."""
         if option.is_switch and not texts:
             return True
         if not any(texts):
@@ -221,7 +221,7 @@ class Reading:
         return self._value(option, value, by_hand=True)
 
     def _value(self, option: Option, value: Any, by_hand: bool = False) -> Any:
-        """A value with methods and the like in it as a `Spec`."""
+        """Return a value with methods and the like in it as a `Spec`."""
         if isinstance(value, str) and value in option.words:
             return value
         if option.is_list and isinstance(value, str):
@@ -233,12 +233,12 @@ class Reading:
         return self._spec(option, value, by_hand)
 
     def _spec(self, option: Option, value: Any, by_hand: bool) -> Any:
-        """What a value names; None, and functions of the user's own, stay as they are.
+        """Return the object of a value; None and the user's own functions stay unchanged.
 
         Args:
-            option: The option that it is a value of.
+            option: The option of the value.
             value: A name, or a mapping of `class_path` and `init_args`.
-            by_hand: Whether the user typed it, so that it may be code of their own.
+            by_hand: True if the user typed it, so it may be their own code.
         """
         if isinstance(value, str) and value[:1] in ("{", "["):
             value = yaml_value(value, f"--{option.name}")
@@ -270,7 +270,7 @@ class Reading:
         return spec
 
     def _called(self, option: Option, name: str, by_hand: bool) -> Any:
-        """What a name stands for, as a `Spec`; of a benchmark's own function the name."""
+        """Return the `Spec` of a name; for a benchmark's own function the name."""
         base = option.named
         assert base is not None
         if kind := base._table.get(own_name(name, base._table)):
@@ -301,7 +301,7 @@ class Reading:
         return path
 
     def _composed(self, base: type[Named], name: str, by_hand: bool) -> Named:
-        """What `gmixout(mask_rate=0.5)+sam` names."""
+        """Return the object of a name such as `gmixout(mask_rate=0.5)+sam`."""
         specs = specs_of(name)
         for spec in specs if by_hand else ():
             if is_import_path(spec["class_path"]):
@@ -313,7 +313,7 @@ class Reading:
         return from_spec(specs[0], base)
 
     def _trusted(self, name: str) -> str:
-        """Lets files name what was typed, and returns it as `module:Name`."""
+        """Let files name what was typed, and return it as `module:Name`."""
         module, colon, title = name.partition(":")
         if not colon:
             module, _, title = name.rpartition(".")
@@ -321,10 +321,10 @@ class Reading:
         return f"{module}:{title}"
 
     def _check_root(self, given: Given) -> None:
-        """Says that a folder goes with a data set.
+        """Refuse a folder without a data set.
 
         Raises:
-            ConfigError: A folder is given and no data set.
+            ConfigError: A folder is given without a data set.
         """
         typed = dict(given)
         if "data_root" not in typed or "data_root" in self.options or "config" in typed:
@@ -337,7 +337,7 @@ class Reading:
             )
 
     def _unknown(self, name: str, texts: Sequence[str]) -> ConfigError:
-        """An error that says what may have been meant by an option."""
+        """Return an error that suggests what an unknown option may mean."""
         said = " ".join([f"unknown option --{spelled(name)}", *texts])
         last = name.rpartition(".")[2]
         if any(option.named is Source for option in self.options.values()):
@@ -367,7 +367,7 @@ def _no_option(spec: Spec, name: str) -> str:
 
 
 def _entries(texts: Sequence[str], typed: str) -> list[Any]:
-    """The entries of a list: `0,1,2`, `0 1 2` or `[0,1,2]`; names of files keep their commas."""
+    """Return the entries of a list, `0,1,2`, `0 1 2` or `[0,1,2]`; file names keep commas."""
     joined = ",".join(text.rstrip(",") for text in texts)
     if joined.startswith("["):
         held = yaml_value(joined, typed)
@@ -381,7 +381,7 @@ def _entries(texts: Sequence[str], typed: str) -> list[Any]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """What stands between commas, except those between parentheses."""
+    """Split at commas, except inside parentheses."""
     piece = ""
     for part in text.split(","):
         piece += part

@@ -1,4 +1,4 @@
-"""Runs spread over the cores or devices that there are: one process for each run under way."""
+"""Distribution of runs over cores or devices: one process per active run."""
 
 import gc
 import multiprocessing
@@ -22,10 +22,10 @@ from gmixout.training.interrupts import WORKER_STOP
 
 
 class Work(Protocol):
-    """A piece of work that another process can be told of."""
+    """A piece of work for another process."""
 
     def __call__(self, on_progress: Callable[[int, float], None]) -> None:
-        """Does it; `on_progress` is to be called now and then with steps done and the loss."""
+        """Do the work; call `on_progress` from time to time with steps done and the loss."""
 
 
 OnWork = Callable[[int, int, float], None]
@@ -35,22 +35,22 @@ OnWork = Callable[[int, int, float], None]
 def carry_out(
     work: Sequence[Work], workers: int, threads: int, on_progress: OnWork
 ) -> Iterator[tuple[int, GmixoutError | None]]:
-    """Does every piece of work and yields the number of each when it is done.
+    """Do every piece of work and yield the number of each when it is done.
 
     Args:
-        work: The pieces, in the order in which they are begun. With one worker they are done in
-            this process, one after the other; otherwise they must be picklable.
-        workers: How many are under way at a time. With GPUs each process gets one of them.
+        work: The pieces, in the order of their start. With one worker they are done in this
+            process, one after the other; otherwise they must be picklable.
+        workers: Number of concurrent pieces. With GPUs each process gets one of them.
         threads: CPU threads of each process.
-        on_progress: Called while the iterator is waited for.
+        on_progress: Called while waiting for the iterator.
 
     Yields:
-        The number of a finished piece and the error it ended with, if it did. An error ends its own
-        piece alone; whatever is no `GmixoutError` ends everything.
+        The number of a finished piece and its error, if any. A `GmixoutError` ends only its own
+        piece; any other error ends everything.
 
     Raises:
-        TrainingInterrupted: After Ctrl-C, SIGTERM or SIGHUP, when the runs under way have saved
-            where they stand. An evaluation is cut short, and made anew when the run goes on.
+        TrainingInterrupted: After Ctrl-C, SIGTERM or SIGHUP, when the active runs have saved their
+            state. An interrupted evaluation is repeated when the run is resumed.
     """
     if workers == 1:
         for number, piece in enumerate(work):
@@ -65,7 +65,7 @@ def carry_out(
         initargs=(told, stop, started, threads, os.getpid()),
     )
     with pool:
-        with _deferred():  # a process that is just beginning would die of Ctrl-C with a traceback
+        with _deferred():  # a process that is just starting would die of Ctrl-C with a traceback
             futures: dict[Future[Any], int] = {
                 pool.submit(_in_worker, piece, number): number for number, piece in enumerate(work)
             }
@@ -82,20 +82,20 @@ def carry_out(
             pool.shutdown(wait=True, cancel_futures=True)
             if isinstance(error, KeyboardInterrupt):
                 number = getattr(error, "number", signal.SIGINT)
-                raise TrainingInterrupted("stopped; the runs under way are saved", number) from None
+                raise TrainingInterrupted("stopped; the active runs are saved", number) from None
             if isinstance(error, BrokenProcessPool):
                 raise TrainingError(
-                    "a worker process died without a word, for lack of memory most often: what was "
-                    "finished is recorded. Go on with --resume, with fewer --workers perhaps"
+                    "a worker process died without an error, most often for lack of memory; "
+                    "finished runs are recorded. Use --resume, perhaps with fewer --workers"
                 ) from error
             raise
 
 
 def workers_for(small: bool, asked: int | None = None) -> tuple[int, int]:
-    """How many runs go at a time, and the CPU threads of each.
+    """Return the number of concurrent runs, and the CPU threads of each.
 
-    As many as are asked for. When nobody says: one for each GPU; without a GPU one for each core
-    while the model is worth a single thread, and one that has all cores otherwise.
+    The requested number. By default, one per GPU; without a GPU one per core for models too small
+    for several threads, and a single run with all cores otherwise.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
@@ -121,7 +121,7 @@ def _outcome(piece: Work, number: int, on_progress: OnWork) -> GmixoutError | No
 
 @contextmanager
 def _deferred() -> Iterator[None]:
-    """Ctrl-C and its like wait until the end, also for processes that are begun inside."""
+    """Delay Ctrl-C and similar signals to the end, also for processes started inside."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -133,7 +133,7 @@ def _deferred() -> Iterator[None]:
 
 
 _FOR_THE_PARENT = {getattr(signal, n) for n in ("SIGINT", "SIGHUP") if hasattr(signal, n)}
-"""Signals that a terminal sends to all processes of a command; the parent decides about them."""
+"""Signals that a terminal sends to all processes of a command; the parent handles them."""
 _told: Any = None
 _stop: Event | None = None
 _busy = False
@@ -158,9 +158,9 @@ def _start_worker(told: Any, stop: Event, started: Any, threads: int, parent: in
 
 
 def _follow(parent: int, stop: Event) -> None:
-    """Stops work when the parent says so, and ends this process when the parent is gone.
+    """Stop work at the parent's request, and end this process when the parent is gone.
 
-    Nobody else may go on with its run then.
+    Otherwise nobody else could resume its run.
     """
     told = False
     while os.getppid() == parent:
@@ -173,7 +173,7 @@ def _follow(parent: int, stop: Event) -> None:
 
 
 def _wake(number: int) -> None:
-    """Sends a signal to the main thread, so that it is heard in the middle of waiting, too."""
+    """Send a signal to the main thread, so that it also interrupts waiting."""
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
@@ -181,7 +181,7 @@ def _wake(number: int) -> None:
 
 
 def _stop_work(number: int, frame: FrameType | None) -> None:
-    """Is what `WORKER_STOP` does, unless a training loop hears it and saves."""
+    """Handle `WORKER_STOP`, unless a training loop handles it and saves."""
     if _busy:
         raise TrainingInterrupted("stopped")
 
@@ -195,7 +195,7 @@ def _in_worker(piece: Work, number: int) -> GmixoutError | None:
     try:
         return _outcome(piece, number, lambda *progress: _told.put(progress))
     except TrainingInterrupted as stopped:
-        if stopped.number == signal.SIGTERM:  # its run is saved; this process was to end
+        if stopped.number == signal.SIGTERM:  # its run is saved; this process should end
             os._exit(128 + stopped.number)
         raise
     finally:

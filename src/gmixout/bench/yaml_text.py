@@ -1,4 +1,4 @@
-"""YAML that anybody may have written: read in bounded time and memory, or refused."""
+"""Untrusted YAML: read in bounded time and memory, or refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,21 +6,21 @@ from typing import Any
 import yaml
 
 DEEPEST, MOST, LONGEST = 40, 20_000, 2**20
-"""Levels, values with what aliases stand for, and characters of a file."""
+"""Most levels, values (with aliases expanded), and characters of a file."""
 
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
-    """Return what a YAML text holds.
+    """Return the content of a YAML text.
 
     Args:
         text: The text.
-        load: Parses it once it is known to be of a usual size.
+        load: Parser, called after the size is checked.
 
     Raises:
-        yaml.YAMLError: It is not YAML, is too large or too deep, or holds what nobody can mean:
-            keys that are not text, numbers that Python does not read, halves of characters.
+        yaml.YAMLError: It is not YAML, is too large or too deep, or holds invalid content: keys
+            that are not text, numbers that Python cannot read, broken characters.
     """
     try:
         _check_size(text)
@@ -34,7 +34,7 @@ def load_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
 
 
 def _check_size(text: str) -> None:
-    """Refuses too much, with each alias counted as all that it stands for."""
+    """Refuse too much content, with each alias counted as expanded."""
     if len(text) > LONGEST:
         raise yaml.YAMLError(f"it has {len(text):,} characters, more than {LONGEST:,}")
     sizes: dict[str, int] = {}

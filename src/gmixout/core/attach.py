@@ -1,4 +1,4 @@
-"""Puts a masking process on a model."""
+"""Attach a masking process to a model."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from gmixout.core.selection import Select, choose, find_head
 from gmixout.errors import AttachError, ConfigError
 
 PARALLEL = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
-"""Classes of torch that spread a model over devices."""
+"""Torch classes that distribute a model over devices."""
 
 
 def attach(
@@ -24,7 +24,7 @@ def attach(
     higher_order: bool = False,
     schedule: Schedule | None = None,
 ) -> Masked:
-    """Puts a masking process on a model, in place; do it before the optimizer is made.
+    """Attach a masking process to a model, in place; call it before making the optimizer.
 
     Args:
         model: Any model. Its modules keep their identity, `isinstance`, hooks and state-dict keys;
@@ -36,7 +36,7 @@ def attach(
             of linear and convolutional layers and of attention projections, without the head.
             Parameters with `requires_grad=False` are left alone, whatever it says.
         head: Name(s) of the classifier's module, which is trained densely, with a learning rate of
-            its own; `()` where there is none. By default it is looked for, see `find_head`.
+            its own; `()` if there is none. By default it is searched for, see `find_head`.
         higher_order: Let gradients be differentiated again (`create_graph=True`), at the price of
             dense weight gradients; without it such a backward pass raises an error.
         schedule: Says which layers each period trains, see `Schedule`. By default it is the
@@ -49,7 +49,7 @@ def attach(
         ConfigError: `config` is not a `GMixout`, `head` names no module of the model, or `schedule`
             has no method `active` or contradicts `config.mean_start_depth`.
         AttachError: No classifier was found, and neither `head` nor `select` is given; nothing was
-            selected; or a process is on the model already.
+            selected; or the model already has a process.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -85,7 +85,7 @@ def attach(
         )
     if any(isinstance(module, MaskedWeight) for module in model.modules()):
         raise AttachError(
-            "This model carries a masking process already. Call detach() on its handle first."
+            "This model already has a masking process. Call detach() on its handle first."
         )
     heads = find_head(model, head, needed=select is None)
     chosen = choose(model, select, heads)

@@ -1,4 +1,4 @@
-"""What ties a masking process to an optimizer: what is looked at before, and the hooks."""
+"""The link from a masking process to an optimizer: checks before binding, and hooks."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ from gmixout.errors import AttachError, StateError
 logger = logging.getLogger(__name__)
 
 STATE_KEY = "gmixout"
-"""Under which key of the optimizer's state dict the process's own state travels."""
+"""Key of the process's state in the optimizer's state dict."""
 
 
 class Binding:
@@ -98,7 +98,7 @@ class Binding:
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Makes a closure, which an optimizer calls after moving the values, see what it moved."""
+        """Make a closure, which an optimizer calls after moving the values, see what it moved."""
         del optimizer
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -141,7 +141,7 @@ def unwrap(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
     """Return an optimizer and those that it is built around, the innermost last.
 
     Raises:
-        AttachError: It is no torch optimizer, or is built around several.
+        AttachError: It is not a torch optimizer, or is built around several.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise AttachError(f"bind() takes a torch.optim optimizer, not {optimizer!r}.")
@@ -158,7 +158,7 @@ def unwrap(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
 
 
 def _optimizers_in(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
-    """The optimizers that one has among its attributes, in lists, too."""
+    """Return the optimizers that one has among its attributes, in lists, too."""
     found = []
     for value in vars(optimizer).values():
         several = isinstance(value, (list, tuple, Mapping))
@@ -202,7 +202,7 @@ def _check_copies(optimizer: torch.optim.Optimizer, weights: Mapping[str, Masked
         if any(t.shape in shapes and t.numel() > 1 and id(t) not in own for t in _tensors(value)):
             raise AttachError(
                 f"{type(optimizer).__name__} keeps copies of its parameters in {place!r}, which "
-                "would be of other entries after a redraw of the masks. Use an optimizer that "
+                "would belong to other entries once masks are redrawn. Use an optimizer that "
                 "keeps them in its state, or resample_every=None."
             )
 
@@ -218,7 +218,7 @@ def _tensors(value: Any, depth: int = 4) -> Iterator[Tensor]:
 def _warn_of_rates(
     config: GMixout, optimizer: torch.optim.Optimizer, weights: Mapping[str, MaskedWeight]
 ) -> None:
-    """Say that groups made by others give masked values the rate of what is trained densely."""
+    """Warn if the groups give masked values the learning rate of dense parameters."""
     ours = {id(masked.values) for masked in weights.values()}
     rates: dict[bool, set[float]] = {True: set(), False: set()}
     for group in optimizer.param_groups:
@@ -226,11 +226,11 @@ def _warn_of_rates(
             rate = group.get("initial_lr", group.get("lr", 0))  # before any warm-up
             rates[id(parameter) in ours].add(float(rate))
     if same := sorted(rates[True] & rates[False] - {0.0}):
-        scale = config.rate_scale
+        scale = config.lr_scale
         if abs(scale - 1) > 1e-9:
             logger.warning(
                 "The optimizer's groups give masked values the learning rate of dense parameters, "
-                "%g, where masked.param_groups(lr=%g) gives %g (GMixout.rate_scale says why). Make "
+                "%g, where masked.param_groups(lr=%g) gives %g (see GMixout.lr_scale). Make "
                 "the optimizer from masked.param_groups(), which takes weight_decay, too.",
                 same[0],
                 same[0],

@@ -11,8 +11,8 @@ import torch
 from gmixout.core.masks import STRUCTURES
 from gmixout.errors import ConfigError
 
-MOST_MADE_UP = 2.0
-"""Largest factor by which `GMixout.rate_scale` makes up for what a slow anchor gives back."""
+MAX_COMPENSATION = 2.0
+"""Largest factor by which `GMixout.lr_scale` compensates for a slow anchor."""
 
 
 @dataclass(frozen=True)
@@ -26,41 +26,42 @@ class GMixout:
     """
 
     mask_rate: float = 0.9
-    """p, the share of each masked weight that is held at the anchor, in [0, 1)."""
+    """p, the share of each masked weight that stays at the anchor, in [0, 1)."""
     anchor_decay: float = 0.9
-    """lambda, the share of the old anchor that its moving average keeps at a period's end, in
-    [0, 1]; 1: a fixed anchor. Lower values learn more in few steps: see `rate_scale`."""
+    """lambda, the decay of the anchor's moving average, updated at the end of each period, in
+    [0, 1]; 1: a fixed anchor. Lower values learn more in few steps: see `lr_scale`."""
     resample_every: int | None = 10
-    """k, optimizer steps in a period; None: one mask for the whole run."""
+    """k, optimizer steps per period; None: one mask for the whole run."""
     structure: Literal["element", "row", "column", "block"] = "row"
-    """What is drawn: single weights, whole output units, whole input units, or tiles."""
+    """Unit of the mask: single entries, output units, input units, or tiles."""
     seed: int = 0
-    """With the parameter's name and the period, all that the masks depend on."""
+    """Masks depend on it, the parameter's name and the period, and nothing else."""
     rescale: bool = False
-    """Multiply the residual of each weight by c, its units over those that are trained (1/(1-p),
-    where their count is not rounded), so that the mean of Phi over masks is A + D."""
+    """Multiply the residual of each weight by c, its units over its trained units (1/(1-p) up to
+    rounding), so that the mean of Phi over masks is A + D."""
     residual: Literal["reset", "persist"] = "reset"
-    """At a period's end: start from D = 0 (lean), or keep a dense residual of every entry."""
+    """At a period's end: start from D = 0 (saves memory), or keep a dense residual."""
     anchor: Literal["pretrained", "zero"] = "pretrained"
-    """What masked entries are held at in the beginning; zero turns Mixout into DropConnect."""
+    """Initial value of masked-out entries; zero turns Mixout into DropConnect."""
     moments: Literal["reset", "carry"] = "reset"
-    """The optimizer's moments at a period's end: start anew, or stay with their entry (dense; free
-    at p = 0, where every entry stays)."""
+    """Optimizer moments at a period's end: reset, or stay with their entry (dense; free at p = 0,
+    where every entry stays)."""
     block_size: int = 16
-    """Side of a tile of structure="block"."""
+    """Side of a tile for structure="block"."""
     mean_start_depth: float = 0.0
-    """Train, in each period, the layers above a random start: its mean, as a share of the layers,
-    in [0, 1); 0 trains all layers in every period, 0.5 draws the start uniformly. torch.compile
-    makes a graph of each start and runs the model uncompiled after eight: set
-    `torch._dynamo.config.recompile_limit` to the number of layers, at least."""
+    """Train only the layers above a random start in each period. This is the mean start as a share
+    of the layers, in [0, 1); 0 trains all layers, 0.5 draws the start uniformly. torch.compile
+    makes one graph per start and falls back to eager after eight: set
+    `torch._dynamo.config.recompile_limit` to at least the number of layers."""
     anchor_pull: float = 0.0
-    """rho, how far a period's end pulls the anchor's trained entries back to the pretrained
+    """rho, how far the end of a period pulls the anchor's trained entries back to the pretrained
     weights, in [0, 1]; above 0 it costs one copy of the weights."""
     residual_dtype: str | None = None
-    """Dtype of the dense residual, "bfloat16" say; None: float32, or the weight's if wider."""
+    """Dtype of the dense residual, for example "bfloat16"; None: float32, or the weight's if
+    wider."""
     residual_device: str | None = None
-    """Where dense copies (the residual; the pretrained weights of anchor_pull) live, "cpu" say:
-    only a period's end touches them; None: beside W."""
+    """Device of dense copies (the residual; the pretrained weights of anchor_pull), for example
+    "cpu": only the end of a period uses them; None: the device of W."""
 
     def __post_init__(self) -> None:
         for field, ask, allowed, fine in _RANGES:
@@ -126,42 +127,43 @@ class GMixout:
         return 1 - self.mask_rate
 
     @property
-    def rate_scale(self) -> float:
+    def lr_scale(self) -> float:
         """Return the factor by which `param_groups(lr)` multiplies `lr` for the masked values.
 
-        An Adam-like optimizer moves every trained value by about its rate in a step, however small
-        the gradient. Where gradients are mostly noise (a head that fits the training set), so are
-        the steps, and after each redraw, when moments start anew, all the more. So the length of a
-        step, not the progress of the anchor, sets the factor:
+        An Adam-like optimizer moves every trained value by about its learning rate per step,
+        however small the gradient. Where gradients are mostly noise (a head that fits the training
+        set), so are the steps, especially after a redraw, when moments are reset. So the length of
+        a step, not the progress of the anchor, sets the factor:
 
         * Only the share 1-p of the entries moves. 1 / sqrt(1-p) gives a step the Euclidean length
           of full finetuning's.
         * With residual="reset" only the share 1-lambda of a period's c * D enters the anchor.
-          1 / ((1-lambda) * c) would make up for it; the factor stops at 2 / c. A step of Phi has at
-          most twice the length of full finetuning's, however slow the anchor. (Without a period's
+          1 / ((1-lambda) * c) would compensate for it; the factor stops at 2 / c. A step of Phi has
+          at most twice the length of full finetuning's, however slow the anchor. (If periods never
           end, resample_every=None, the factor is 1 / c; with residual="persist", where W = A + D
           keeps all, it is 1.)
 
-        With p = 0 and nothing lost this is full finetuning's own rate.
+        With p = 0 and nothing lost this is full finetuning's own learning rate.
 
-        It promises a safe first run: at full finetuning's best rate GMixout ends, on average
-        over seeds, no lower in domain than it started (`benchmarks/first_run.py`). It does not
-        promise that this rate is GMixout's best. Above lambda = 1/2 a part 2 * (1-lambda) of full
-        finetuning's progress is left, a fifth at 0.9: try two to five times the rate, or a smaller
-        lambda, if it learns too little. It promises nothing for residual="persist" with rescale,
-        where a step of Phi is c times as long (Mixout draws a new mask each step, which averages
-        that out), nor for SGD, whose steps grow with the gradient: choose those rates by hand.
+        This makes a first run safe: at full finetuning's best learning rate GMixout ends, on
+        average over seeds, no lower in domain than it started (`benchmarks/first_run.py`). That
+        learning rate need not be GMixout's best. Above lambda = 1/2 the share 2 * (1-lambda) of
+        full finetuning's progress is left, a fifth at 0.9: if it learns too little, try two to
+        five times the learning rate, or a smaller lambda. Nothing is promised for
+        residual="persist" with rescale, where a step of Phi is c times as long (Mixout draws a new
+        mask each step, which averages that out), nor for SGD, whose steps grow with the gradient:
+        choose those learning rates by hand.
         """
         if self.residual == "persist":
             kept = 1.0
         else:
             survives = 1.0 if self.resample_every is None else 1 - self.anchor_decay
-            kept = max(survives, 1 / MOST_MADE_UP) / (self.density if self.rescale else 1)
+            kept = max(survives, 1 / MAX_COMPENSATION) / (self.density if self.rescale else 1)
         return 1 / (kept * math.sqrt(self.density))
 
 
 def mixout(mask_rate: float = 0.9, **overrides: Any) -> GMixout:
-    """Mixout (Lee, Cho, Kang, ICLR 2020, eq. 5): a new mask each step, a fixed anchor."""
+    """Return Mixout (Lee, Cho, Kang, ICLR 2020, eq. 5): a new mask each step, a fixed anchor."""
     return replace(
         GMixout(
             mask_rate=mask_rate,
@@ -177,12 +179,12 @@ def mixout(mask_rate: float = 0.9, **overrides: Any) -> GMixout:
 
 
 def high_rate_mixout(mask_rate: float = 0.9, **overrides: Any) -> GMixout:
-    """High-Rate Mixout (arXiv 2510.06955): Mixout at rate 0.9 for a ViT, 0.8 for a ResNet."""
+    """Return High-Rate Mixout (arXiv 2510.06955): Mixout at 0.9 for a ViT, 0.8 for a ResNet."""
     return mixout(mask_rate, **overrides)
 
 
 def random_mask(mask_rate: float = 0.9, **overrides: Any) -> GMixout:
-    """Random Mask (arXiv 2405.02596): one random mask for the whole run."""
+    """Return Random Mask (arXiv 2405.02596): one random mask for the whole run."""
     return replace(
         GMixout(mask_rate=mask_rate, anchor_decay=1.0, resample_every=None, structure="element"),
         **overrides,
@@ -190,17 +192,17 @@ def random_mask(mask_rate: float = 0.9, **overrides: Any) -> GMixout:
 
 
 def dropconnect(mask_rate: float = 0.5, **overrides: Any) -> GMixout:
-    """DropConnect (Wan et al., ICML 2013): Mixout whose anchor is zero."""
+    """Return DropConnect (Wan et al., ICML 2013): Mixout whose anchor is zero."""
     return replace(mixout(mask_rate, anchor="zero"), **overrides)
 
 
 def lookahead(k: int = 6, alpha: float = 0.5, **overrides: Any) -> GMixout:
-    """Lookahead (Zhang et al., NeurIPS 2019): each k steps, go a share alpha of the way they went.
+    """Return Lookahead (Zhang et al., NeurIPS 2019): every k steps, keep a share alpha of them.
 
-    The process that holds nothing back. With one batch of each of k domains in a period it is Fish
+    The process that masks nothing. With one batch of each of k domains in a period it is Fish
     (Shi et al., ICLR 2022) with `alpha` as its meta learning rate; `moments="reset"` begins each
-    period with a fresh optimizer. Biases, norms and the head are trained as they are, unless
-    `attach(select=lambda name, parameter: True)` takes them in.
+    period with a fresh optimizer. Biases, norms and the head are trained densely, unless
+    `attach(select=lambda name, parameter: True)` includes them.
     """
     share = _plain_number(alpha, whole=False)
     if share is None or not 0 < share <= 1:
@@ -213,14 +215,14 @@ def lookahead(k: int = 6, alpha: float = 0.5, **overrides: Any) -> GMixout:
 
 _RANGES: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (
     ("mask_rate", "0 trains everything, 1 would train nothing", "in [0, 1)", lambda x: 0 <= x < 1),
-    ("anchor_decay", "0 takes up all, 1 fixes the anchor", "in [0, 1]", lambda x: 0 <= x <= 1),
+    ("anchor_decay", "0 replaces the anchor, 1 fixes it", "in [0, 1]", lambda x: 0 <= x <= 1),
     (
         "resample_every",
         "optimizer steps in a period; None keeps one mask for the whole run",
         "a whole number >= 1, or None",
         lambda x: x >= 1,
     ),
-    ("seed", "the masks follow from it", "a whole number", lambda x: True),
+    ("seed", "masks depend on it", "a whole number", lambda x: True),
     ("block_size", "the side of a tile", "a whole number >= 1", lambda x: x >= 1),
     (
         "mean_start_depth",
@@ -230,7 +232,7 @@ _RANGES: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (
     ),
     (
         "anchor_pull",
-        "0 lets the anchor go, 1 puts it back at every period's end",
+        "0 never pulls the anchor, 1 resets it at the end of every period",
         "in [0, 1]",
         lambda x: 0 <= x <= 1,
     ),
@@ -248,7 +250,7 @@ _OPTIONS: dict[str, tuple[object, ...]] = {
 
 
 def _plain_number(value: Any, whole: bool) -> float | None:
-    """Python's own number for any kind of number, None for what is none."""
+    """Return Python's own number for any kind of number, None for anything else."""
     if isinstance(value, (str, bool)):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The handle of a masking process on a model: it runs behind an optimizer, and is taken off."""
+"""The handle of a masking process on a model: run it behind an optimizer, then detach it."""
 
 import weakref
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gmixout.core.binding import Binding
 from gmixout.core.config import GMixout
-from gmixout.core.layers import child_name, expose, is_lean, mask_module, unmask_module
+from gmixout.core.layers import child_name, expose, has_fast_path, mask_module, unmask_module
 from gmixout.core.process import MaskedWeight
 from gmixout.core.residuals import RESIDUALS
 from gmixout.core.saved import STATE_VERSION, check_state
@@ -29,7 +29,7 @@ from gmixout.errors import AttachError, StateError
 OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
 
 _IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
-"""An attribute of a model by which DistributedDataParallel is told names to leave alone."""
+"""Attribute of a model that lists names for DistributedDataParallel to ignore."""
 
 
 class Masked:
@@ -51,7 +51,7 @@ class Masked:
         """Optimizer steps so far."""
         self._weights: dict[str, MaskedWeight] = {}
         self._bound: Binding | None = None
-        self._lean: dict[str, bool] = {}
+        self._fast: dict[str, bool] = {}
         by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
         below = count_layers_below(model, chosen, heads)
         trained = {
@@ -66,19 +66,19 @@ class Masked:
             trained[self._weights[name].values] = below[name]
             for module, attribute in places:
                 by_module.setdefault(module, {})[attribute] = self._weights[name]
-                # A gradient left over would let weight decay move what is held.
+                # With a leftover gradient, weight decay would move anchor values.
                 module._parameters[attribute].grad = None  # type: ignore[union-attr]
                 module._parameters[attribute].requires_grad_(False)  # type: ignore[union-attr]
-            lean = (is_lean(module, attribute) for module, attribute in places)
-            self._lean[name] = not higher_order and all(lean)
+            fast = (has_fast_path(module, attribute) for module, attribute in places)
+            self._fast[name] = not higher_order and all(fast)
         self._modules = list(by_module)
         if config.mean_start_depth > 0:
             schedule = RandomStart(config.mean_start_depth)
         self._layers = ActiveLayers(schedule, layers_of(chosen), trained, config.seed)
         for module, weights in by_module.items():
-            mask_module(module, weights, lean=not higher_order)
+            mask_module(module, weights, fast=not higher_order)
         self._watch()
-        # Every process draws its own, the same as the others: DDP is to leave them alone.
+        # Every rank draws the same masks itself: DDP must ignore them.
         ours = {id(b) for masked in self._weights.values() for b in masked.buffers()}
         self._ignored: list[str] = getattr(model, _IGNORED_BY_DDP, [])
         buffers = [name for name, buffer in model.named_buffers() if id(buffer) in ours]
@@ -86,7 +86,7 @@ class Masked:
         vars(model)[_IGNORED_BY_DDP] = [*self._ignored, *buffers]
 
     def _watch(self) -> None:
-        """Notice values that are trained by others, or that a compiled model did not see."""
+        """Detect values that are trained by others, or that a compiled model did not see."""
         watch_optimizers()
         for masked in self._weights.values():
             masked.values.process = self._count_calls
@@ -95,13 +95,13 @@ class Masked:
             masked.values.register_post_accumulate_grad_hook(_check_seen(weakref.ref(masked)))
 
     def _count_calls(self) -> int | None:
-        """The bound optimizer's steps; None where none is needed, as the mask never changes."""
+        """Return the bound optimizer's steps; None if none are needed (the mask never changes)."""
         if self.config.resample_every is None:
             return None
         return 0 if self._bound is None else self._bound.calls
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy, or one from a pickle, follows no optimizer: bind one to it."""
+        """Drop the optimizer: bind one to a copy or an unpickled handle."""
         return {**vars(self), "_bound": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -114,11 +114,11 @@ class Masked:
         """The model that the process is on.
 
         Raises:
-            AttachError: The process has been taken off.
+            AttachError: The process has been removed.
         """
         if self._model is None:
             raise AttachError(
-                "This masking process was taken off its model by detach(). Call attach() again "
+                "detach() has removed this masking process from its model. Call attach() again "
                 "for a new one."
             )
         return self._model
@@ -133,15 +133,15 @@ class Masked:
         return 0 if every is None else steps // every
 
     def parameters(self) -> list[nn.Parameter]:
-        """The masked weights' trainable values, float32 or wider, one tensor a weight."""
+        """Return the masked weights' trainable values, float32 or wider, one tensor a weight."""
         self.model  # noqa: B018 - raises after detach()
         return [masked.values for masked in self._weights.values()]
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the model's parameters by their own names, masked weights as Phi with its graph.
 
-        For what is computed from weights, in the place of `named_parameters()`: the gradient of a
-        penalty on them reaches the masked values.
+        Use it instead of `named_parameters()` for penalties on weights: their gradient reaches the
+        masked values.
         """
         weights = {masked.parameter: masked for masked in self._weights.values()}
         ours = {id(masked.values) for masked in self._weights.values()}
@@ -161,21 +161,21 @@ class Masked:
     ) -> list[dict[str, Any]]:
         """Return parameter groups for any `torch.optim` optimizer: "masked", "dense" and "head".
 
-        With `residual="persist"`, weights too small to hold anything back are a group "whole".
+        With `residual="persist"`, weights too small to mask form a group "whole".
 
         Args:
-            lr: The learning rate that is right for full finetuning. The masked values get it times
-                `config.rate_scale`, which makes up for what the process takes away; all else that
-                is trained (biases, norms, embeddings) gets it as it is.
+            lr: The learning rate you would use for full finetuning. Masked values get it times
+                `config.lr_scale`, which compensates for masking; everything else that is trained
+                (biases, norms, embeddings) gets it unscaled.
             head_lr: The head's learning rate; None: `lr`.
             weight_decay: Decay of every group; None: the optimizer's own.
             no_decay: With a `weight_decay`, leave vectors (biases, norms) out of it: they are
                 groups of their own, "dense_no_decay" and "head_no_decay".
 
         Raises:
-            ConfigError: A rate or the decay is negative or no number.
+            ConfigError: A learning rate or the decay is negative or not a number.
         """
-        self._layers.end()  # what a period does not train is trained all the same
+        self._layers.end()  # layers that this period skips belong to the groups as well
         rest = dense_groups(self.model, self.heads, lr, head_lr, leave_out=self.parameters())
         if self._bound is not None:
             self._layers.begin(self.period)
@@ -184,7 +184,7 @@ class Masked:
             "masked": [m.values for m in self._weights.values() if m.redraws],
             "whole": [m.values for m in self._weights.values() if not m.redraws],
         }
-        rate = lr * self.config.rate_scale
+        rate = lr * self.config.lr_scale
         groups = [{"params": p, "lr": rate, "name": n} for n, p in parts.items() if p] + rest
         return groups if weight_decay is None else with_decay(groups, weight_decay, no_decay)
 
@@ -248,9 +248,9 @@ class Masked:
     def write(self) -> None:
         """Write values that were moved outside of `optimizer.step()` into the layers.
 
-        They are what counts, also where somebody has had the weights in hand meanwhile. The model
-        does so by itself where it is looked at: in a forward pass, `train()` and `eval()`,
-        `state_dict()`. A compiled model cannot, and raises in backward if this was forgotten.
+        They win over weights that others changed in the meantime. The model calls this itself in a
+        forward pass, `train()`, `eval()` and `state_dict()`. A compiled model cannot, and raises in
+        backward if it was forgotten.
         """
         self.model  # noqa: B018 - raises after detach()
         for masked in self._weights.values():
@@ -279,12 +279,12 @@ class Masked:
         self._layers.begin(self.period)
 
     def _is_frozen(self, masked: MaskedWeight) -> bool:
-        """Whether the user has frozen a weight, which keeps it and its mask; no schedule has."""
+        """Return whether the user (not a schedule) froze a weight, which keeps it and its mask."""
         values = masked.values
         return not (values.requires_grad or values in self._layers.resting)
 
     def state_dict(self) -> dict[str, Any]:
-        """The process's state: with the model's and the optimizer's own, an exact resume.
+        """Return the process's state: with the model's and the optimizer's own, an exact resume.
 
         The state dict of a bound optimizer holds it, too, under the key "gmixout". Tensors are
         shared with the process, as in a module's state dict. Masks are not in it: they follow from
@@ -339,11 +339,11 @@ class Masked:
             self._layers.begin(self.period)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The final model's weights as of now: what `detach()` would leave, without ending it.
+        """Return the weights that `detach()` would leave now, without ending the process.
 
         Phi for residual="reset"; for "persist" the mean of Phi over masks: A + D when rescaling,
         else A + s * D with the share s of a weight's units that is trained (1-p but for rounding).
-        Everything outside the masked weights is as it is.
+        Everything outside the masked weights is unchanged.
 
         Returns:
             A state under the model's own keys. Tensors may be the model's own: copy what is to
@@ -352,7 +352,7 @@ class Masked:
         return self._state(self._each(MaskedWeight.plain))
 
     def anchor(self) -> dict[str, Tensor]:
-        """The weights that masked entries are held at: A in place of every masked weight's Phi.
+        """Return the anchor weights: A in place of every masked weight's Phi.
 
         Returns:
             A state under the model's own keys; what is not masked may share memory with the model.
@@ -360,7 +360,7 @@ class Masked:
         return self._state(self._each(MaskedWeight.anchor))
 
     def subnetwork(self, period: int) -> dict[str, Tensor]:
-        """A member of the implicit ensemble: A + c * M' * D with the mask M' of another period.
+        """Return a member of the implicit ensemble: A + c * M' * D with another period's mask M'.
 
         The anchor A and the residual D are the present ones; M' is the mask that `period` draws, so
         the present `period` gives Phi. With residual="reset" D lives on the mask M in force alone,
@@ -375,14 +375,14 @@ class Masked:
         return self._state(self._each(lambda masked: masked.subnetwork(period)))
 
     def _each(self, form: Callable[[MaskedWeight], Tensor]) -> dict[nn.Parameter, Tensor]:
-        """One tensor for each masked parameter."""
+        """Return one tensor for each masked parameter."""
         self.model  # noqa: B018 - raises after detach()
         for masked in self._weights.values():
             masked.settle()
         return {masked.parameter: form(masked) for masked in self._weights.values()}
 
     def _state(self, weights: dict[nn.Parameter, Tensor]) -> dict[str, Tensor]:
-        """The model's state with other values in place of some parameters, tied ones too."""
+        """Return the model's state with other values in place of some parameters, tied ones too."""
         state = dict(self.model.state_dict())
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             if parameter in weights and name in state:
@@ -390,13 +390,13 @@ class Masked:
         return state
 
     def summary(self) -> Summary:
-        """What is masked, how, and the memory of each kind of state."""
+        """Return what is masked and how, with the memory of each kind of state."""
         values = self.parameters()
         taken = {id(v) for v in values}
         state = self._bound.innermost.state if self._bound is not None else {}
         return summarize(
             self._weights,
-            self._lean,
+            self._fast,
             heads=self.heads,
             dense=[p for p in self._layers.parameters if id(p) not in taken],
             optimizer=[t for v in values for t in state.get(v, {}).values() if torch.is_tensor(t)],
@@ -405,13 +405,13 @@ class Masked:
 
     @torch.no_grad()
     def detach(self) -> nn.Module:
-        """Takes the process off and leaves the plain model, with its final weights.
+        """Remove the process and leave the plain model, with its final weights.
 
         Returns:
-            The model itself: original classes and state-dict keys, nothing of ours left behind.
+            The model itself, with its original classes and state-dict keys.
 
         Raises:
-            AttachError: The process was taken off before.
+            AttachError: The process has already been removed.
         """
         model = self.model
         self.unbind()
@@ -435,7 +435,7 @@ class Masked:
 
 
 def _check_seen(masked: "weakref.ref[MaskedWeight]") -> Callable[[Tensor], None]:
-    """A hook that torch holds beyond the reach of Python's garbage collector."""
+    """Return a hook that torch holds beyond the reach of Python's garbage collector."""
 
     def check(values: Tensor) -> None:
         del values

@@ -2,13 +2,13 @@
 
 A module that owns masked weights gets a subclass of its own class, made on the spot, with
 
-* a property for each masked weight, which answers with Phi and leads the gradient to the masked
-  values. This general path is right for every module, whatever it does with its weight, at the
-  price of one dense gradient that is gathered and freed on the spot;
-* for the kinds in `LEAN`, a forward that runs the layer on Phi without tracing the weight, and
+* a property for each masked weight, which returns Phi and routes the gradient to the masked
+  values. This fallback is correct for every module, whatever it does with its weight, at the
+  cost of one dense gradient that is gathered and freed on the spot;
+* for the kinds in `FAST_PATHS`, a forward that runs the layer on Phi without tracing the weight and
   hands the layer's input and output to `collect`: only the masked part of the gradient is computed.
 
-A new layer kind is one function and one line in `LEAN`.
+A new layer kind is one function and one line in `FAST_PATHS`.
 """
 
 import math
@@ -41,7 +41,7 @@ class _Collect(torch.autograd.Function):
         kept = masked.structure.keep(product, input, index)
         ctx.save_for_backward(kept, index)
         ctx.masked, ctx.product, ctx.shape = masked, product, masked.weight.shape
-        # In place of a view: a view made here could not be modified in place later, by ReLU say.
+        # Not a view: one made here could not be modified in place later, for example by ReLU.
         ctx.mark_dirty(output)
         return output
 
@@ -79,14 +79,14 @@ class _Expose(torch.autograd.Function):
 
 
 def _scaled(masked: MaskedWeight, gradient: Tensor) -> Tensor:
-    """d loss / d values = c * (d loss / d Phi)[M], in the values' dtype."""
+    """Return d loss / d values = c * (d loss / d Phi)[M], in the values' dtype."""
     gradient = gradient.to(masked.values.dtype)
     c = masked.scale
     return gradient if c == 1 else gradient * c
 
 
 def child_name(attribute: str) -> str:
-    """Under which name a `MaskedWeight` hangs in the module that owns the weight."""
+    """Return the name of a `MaskedWeight` in the module that owns the weight."""
     return f"gmixout_{attribute}"
 
 
@@ -97,19 +97,19 @@ def _masked(module: nn.Module, attribute: str) -> MaskedWeight:
 
 
 def collect(masked: MaskedWeight, output: Tensor, input: Tensor, product: LayerProduct) -> Tensor:
-    """Returns the output; in backward, `masked.values` gets its gradient through `product`."""
+    """Return the output; in backward, `masked.values` gets its gradient through `product`."""
     if not (torch.is_grad_enabled() and masked.values.requires_grad):
         return output
     return _Collect.apply(output, input, masked.values, masked.index, masked, product)
 
 
 def expose(masked: MaskedWeight) -> Tensor:
-    """Phi, `[O, I, *k]`; in backward, `masked.values` gets its part of the dense gradient."""
+    """Return Phi, `[O, I, *k]`; backward gives `masked.values` its part of the dense gradient."""
     return _Expose.apply(masked.weight, masked.values, masked.index, masked)
 
 
 def _as_run(input: Tensor) -> Tensor:
-    """The input as autocast has it: cast here, so that the layer and `collect` share one copy."""
+    """Cast the input as autocast would, so that the layer and `collect` share one copy."""
     kind = input.device.type
     if kind == "meta" or input.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return input
@@ -160,7 +160,7 @@ def _attention_forward(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Packed self-attention without returned weights; all else goes the general way."""
+    """Compute packed self-attention without returned weights; use the fallback for the rest."""
     masked_in = self._modules.get(child_name("in_proj_weight"))
     alike = query is key and key is value and query.dim() == 3 and not query.is_nested
     rare = self.bias_k is not None or self.add_zero_attn or (is_causal and attn_mask is None)
@@ -193,7 +193,7 @@ def _attention_forward(
 def _attention_mask(
     q: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None
 ) -> Tensor | None:
-    """Both masks of `nn.MultiheadAttention` as one that is added to the logits `[B, H, L, S]`."""
+    """Merge both masks of `nn.MultiheadAttention` into one to add to the logits `[B, H, L, S]`."""
     mask = None
     if attn_mask is not None:
         mask = _additive(attn_mask, q.dtype)
@@ -206,26 +206,26 @@ def _attention_mask(
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A boolean mask (True: not allowed) as -inf and 0."""
+    """Return a boolean mask (True: not allowed) as -inf and 0."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
 
 
-LEAN: dict[Callable[..., Any], tuple[Callable[..., Any], str]] = {
+FAST_PATHS: dict[Callable[..., Any], tuple[Callable[..., Any], str]] = {
     nn.Linear.forward: (_linear_forward, "weight"),
     nn.Conv1d.forward: (_conv_forward, "weight"),
     nn.Conv2d.forward: (_conv_forward, "weight"),
     nn.Conv3d.forward: (_conv_forward, "weight"),
     nn.MultiheadAttention.forward: (_attention_forward, "in_proj_weight"),
 }
-"""The forward that a class must have, not only inherit the name of -> ours, and its weight."""
+"""The forward of a class -> ours, and its weight; the class must have that very function."""
 
 
-def is_lean(module: nn.Module, attribute: str) -> bool:
-    """Whether this weight's gradient can be computed for the masked part alone."""
-    lean = LEAN.get(_plain_class(type(module)).forward)
-    return lean is not None and lean[1] == attribute
+def has_fast_path(module: nn.Module, attribute: str) -> bool:
+    """Return whether this weight's gradient can be computed for the masked part alone."""
+    path = FAST_PATHS.get(_plain_class(type(module)).forward)
+    return path is not None and path[1] == attribute
 
 
 def _plain_class(cls: type[nn.Module]) -> type[nn.Module]:
@@ -233,29 +233,29 @@ def _plain_class(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 @cache
-def _masked_class(cls: type[nn.Module], attributes: frozenset[str], lean: bool) -> type[nn.Module]:
-    """A subclass that goes by its parent's name, the same object for the same arguments."""
+def _masked_class(cls: type[nn.Module], attributes: frozenset[str], fast: bool) -> type[nn.Module]:
+    """Return a subclass that goes by its parent's name, the same object for the same arguments."""
     namespace: dict[str, Any] = {attribute: _weight_property(attribute) for attribute in attributes}
     namespace |= {"_gmixout_plain": cls, "__module__": cls.__module__, "__doc__": cls.__doc__}
     namespace["__reduce_ex__"] = _reduce
-    namespace["_gmixout_lean"] = lean
-    fast = LEAN.get(cls.forward) if lean else None
-    if fast is not None and fast[1] in attributes:
-        namespace["forward"] = fast[0]
+    namespace["_gmixout_fast"] = fast
+    path = FAST_PATHS.get(cls.forward) if fast else None
+    if path is not None and path[1] in attributes:
+        namespace["forward"] = path[0]
     return type(cls.__name__, (cls,), namespace)
 
 
 def _reduce(module: nn.Module, protocol: int) -> tuple[Any, ...]:
-    """Pickles and copies a module of a class that no module of Python holds."""
+    """Pickle and copy a module whose class is not an attribute of any Python module."""
     del protocol
     cls = type(module)
     attributes = frozenset(name for name in vars(cls) if child_name(name) in module._modules)
-    arguments = _plain_class(cls), attributes, cls._gmixout_lean  # type: ignore[attr-defined]
+    arguments = _plain_class(cls), attributes, cls._gmixout_fast  # type: ignore[attr-defined]
     return _empty, arguments, module.__getstate__()
 
 
-def _empty(cls: type[nn.Module], attributes: frozenset[str], lean: bool) -> nn.Module:
-    masked = _masked_class(cls, attributes, lean)  # type: ignore[arg-type]
+def _empty(cls: type[nn.Module], attributes: frozenset[str], fast: bool) -> nn.Module:
+    masked = _masked_class(cls, attributes, fast)  # type: ignore[arg-type]
     return masked.__new__(masked)
 
 
@@ -263,29 +263,29 @@ def _weight_property(attribute: str) -> property:
     def weight(self: nn.Module) -> Tensor | None:
         masked = _masked(self, attribute)
         masked.settle()
-        if is_lean(self, attribute):
-            masked.hand_out()  # to somebody who may change it: the layer itself does without
+        if has_fast_path(self, attribute):
+            masked.hand_out()  # the caller may change it; the layer itself does not call this
         return expose(masked) if torch.is_grad_enabled() else self._parameters[attribute]
 
     return property(weight)
 
 
-def mask_module(module: nn.Module, weights: dict[str, MaskedWeight], lean: bool) -> None:
-    """Puts masked weights into the module that owns them, by the weight's attribute name.
+def mask_module(module: nn.Module, weights: dict[str, MaskedWeight], fast: bool) -> None:
+    """Put masked weights into the module that owns them, by the weight's attribute name.
 
     Args:
         module: The owner.
         weights: Its masked weights.
-        lean: Compute the masked part of gradients alone, where `LEAN` says how.
+        fast: Compute the masked part of gradients alone, where `FAST_PATHS` says how.
     """
     plain = _plain_class(type(module))
-    module.__class__ = _masked_class(plain, frozenset(weights), lean)  # type: ignore[arg-type]
+    module.__class__ = _masked_class(plain, frozenset(weights), fast)  # type: ignore[arg-type]
     for attribute, masked in weights.items():
         module.add_module(child_name(attribute), masked)
 
 
 def unmask_module(module: nn.Module) -> None:
-    """Gives a module its own class back and takes the masked weights out of it."""
+    """Give a module its own class back and remove the masked weights from it."""
     module.__class__ = _plain_class(type(module))
     for name, child in list(module._modules.items()):
         if isinstance(child, MaskedWeight):

@@ -24,7 +24,7 @@ STRUCTURES: dict[str, Callable[[int], Structure]] = {
 
 
 def count_units(structure: Structure, shape: Sequence[int], mask_rate: float) -> int:
-    """How many units of a weight are trained: `round(density * units)`, and at least one."""
+    """Return how many units of a weight are trained: `round(density * units)`, at least one."""
     return max(1, round((1 - mask_rate) * structure.units(shape)))
 
 
@@ -38,7 +38,7 @@ def draw(
     period: int,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Draws the units of one weight that are trained in one period.
+    """Draw the units of one weight that are trained in one period.
 
     Every unit has the same probability `count / units`. Elements are stratified: one from each of
     `count` equal strata of the flat weight, so that a draw costs O(count), with no sort. Larger
@@ -66,7 +66,7 @@ def draw(
 
 
 def uniform(shape: Sequence[int], *, seed: int, name: str, period: int, device: Any) -> Tensor:
-    """Random numbers in [0, 1) as reproducible as the masks, and independent of them, float32."""
+    """Return float32 numbers in [0, 1), as reproducible as the masks and independent of them."""
     key, _ = _keys(seed, f"{name}\0uniform", period)
     # 24 bits: as many as float32 holds exactly.
     bits = _random_bits(key, math.prod(shape), device) >> 8
@@ -76,7 +76,7 @@ def uniform(shape: Sequence[int], *, seed: int, name: str, period: int, device: 
 def _stratified(
     units: int, count: int, key: int, offset: int, device: torch.device | str
 ) -> Tensor:
-    """One entry of each stratum `[floor(i n/K), floor((i+1) n/K))`, all rotated by `offset` mod n.
+    """Draw one entry per stratum `[floor(i n/K), floor((i+1) n/K))`, rotated by `offset` mod n.
 
     Without the rotation entries of strata of unequal size would have unequal chances.
     """
@@ -96,7 +96,7 @@ def _stratified(
 
 
 def _keys(seed: int, name: str, period: int) -> tuple[int, int]:
-    """Two independent integers: a signed 64-bit hash key and an unsigned one."""
+    """Return two independent integers: a signed 64-bit hash key and an unsigned one."""
     digest = hashlib.blake2b(f"{seed}\0{period}\0{name}".encode(), digest_size=16).digest()
     return (
         int.from_bytes(digest[:8], "little", signed=True),
@@ -105,7 +105,7 @@ def _keys(seed: int, name: str, period: int) -> tuple[int, int]:
 
 
 def _random_bits(key: int, count: int, device: torch.device | str) -> Tensor:
-    """32 random bits for each counter, int64 `[count]`: the upper half of SplitMix64.
+    """Return 32 random bits per counter, int64 `[count]`: the upper half of SplitMix64.
 
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, the
     64-bit mixing function of figure 16 with Stafford's constants. Products wrap modulo 2^64.
@@ -119,7 +119,7 @@ def _random_bits(key: int, count: int, device: torch.device | str) -> Tensor:
 
 
 def _shift_right(bits: Tensor, places: int) -> Tensor:
-    """The logical shift; torch's own keeps the sign."""
+    """Return the logical shift; torch's own keeps the sign."""
     return (bits >> places).bitwise_and_((1 << (64 - places)) - 1)
 
 

@@ -1,4 +1,4 @@
-"""What becomes of the optimizer's moments when the mask is redrawn: one policy, by its name.
+"""Policies for the optimizer's moments when the mask is redrawn, by name.
 
 Works on the state of any `torch.optim` optimizer, which holds, for each parameter, tensors of the
 parameter's shape (moments) and scalars (step counts).
@@ -24,26 +24,26 @@ class MomentPolicy(Protocol):
     """Called around each redraw of each masked weight's mask."""
 
     def before(self, masked: MaskedWeight) -> None:
-        """The old mask is still in force."""
+        """Act before a redraw, while the old mask is in force."""
 
     def after(self, masked: MaskedWeight, updates: int) -> None:
-        """The new mask is in force; `updates` is the count of optimizer steps so far."""
+        """Act after a redraw, with the new mask in force, after `updates` optimizer steps."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, by the weights' names."""
+        """Return what a resumed run needs, by the weights' names."""
 
     def check_state(self, state: Any) -> None:
-        """Raises a StateError unless `load_state` can take up the state."""
+        """Raise a StateError unless `load_state` can take up the state."""
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes up what `state` returned."""
+        """Take up what `state` returned."""
 
 
 class Reset:
     """Moments and step counts of the masked values start anew with every mask.
 
-    Whatever an optimizer keeps of a value goes, in those around it, too: Lookahead's slow weights,
-    for one, are those of the old entries.
+    All per-value state goes, also that of wrapping optimizers: Lookahead's slow weights, for
+    example, belong to the old entries.
     """
 
     def __init__(self, weights: Mapping[str, MaskedWeight], optimizers: Sequence[Optimizer]):
@@ -86,10 +86,10 @@ class Carry:
 
     torch's optimizers keep one step count a tensor. Entries are trained in a random share of the
     steps, so the count that corrects the moments' bias is set to the mean over entries, that share
-    times all steps. Of a weight that is trained whole no entry changes, and nothing moves.
+    times all steps. In a weight that is trained completely no entry changes, and nothing moves.
 
     Raises:
-        AttachError: The optimizer keeps something of a parameter that is no moment: it does not
+        AttachError: The optimizer keeps state of a parameter that is not a moment: it does not
             begin at zero (copies of the weights, step sizes), or is not of the parameter's shape.
     """
 
@@ -132,13 +132,13 @@ class Carry:
             raise StateError(f"The saved moments are of other weights: {state!s:.80}.")
         for name, moments in state.items():
             if not isinstance(moments, Mapping):
-                raise StateError(f"The saved moments of {name!r} are none: {moments!s:.80}.")
+                raise StateError(f"The saved moments of {name!r} are not moments: {moments!s:.80}.")
             for key, moment in moments.items():
                 what = f"The saved moment {key!r} of {name!r}"
                 if key not in self._kept:
                     raise StateError(
-                        f"{what} is none of {type(self._optimizer).__name__}, which has "
-                        f"{', '.join(sorted(self._kept)) or 'none'}. Bind the optimizer it is of."
+                        f"{what} is not one of {type(self._optimizer).__name__}, which has "
+                        f"{', '.join(sorted(self._kept)) or 'none'}. Bind the optimizer it is from."
                     )
                 shape = self._weights[name].weight.shape
                 if not isinstance(moment, Tensor) or moment.shape != shape:
@@ -188,7 +188,7 @@ def _moments_of(optimizer: Optimizer, like: nn.Parameter) -> set[str]:
     for key, value in state.items():
         if _is_moment(value) and (value.shape != trial.shape or float(value.abs().max()) > 1e-6):
             raise AttachError(
-                f"{kind} keeps {key!r} of each parameter, which is no moment of single entries, "
+                f"{kind} keeps {key!r} of each parameter, which is not a moment of single entries, "
                 "so it cannot be carried from one mask to the next. Use moments='reset', or "
                 "another optimizer, AdamW or SGD for example."
             )
@@ -201,5 +201,5 @@ POLICIES: dict[str, type[Reset] | type[Carry]] = {"reset": Reset, "carry": Carry
 def make_policy(
     config: GMixout, weights: Mapping[str, MaskedWeight], optimizers: Sequence[Optimizer]
 ) -> MomentPolicy:
-    """The policy that `config.moments` names, for an optimizer and those inside it."""
+    """Return the policy that `config.moments` names, for an optimizer and those inside it."""
     return POLICIES[config.moments](weights, optimizers)

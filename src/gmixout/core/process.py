@@ -1,4 +1,4 @@
-"""The masking process: what is trained, what is held, and what happens when the mask is redrawn.
+"""The masking process: what is trained, what stays at the anchor, and how masks change.
 
 In a period the weight of a layer is
 
@@ -16,8 +16,8 @@ period ends: the anchor takes up the share 1-lambda of what was learned, may be 
 share rho towards the pretrained weights (ours; no paper has it), and a new mask is drawn. What
 becomes of D then is up to a `Residual` (residuals.py has both).
 
-Values that anybody else moves (half a step of SAM, averages swapped in for validation, a hand) are
-written into the weight where it is looked at next: `settle`.
+Values that anybody else moves (half a step of SAM, averages swapped in for validation, a manual
+edit) are written into the weight when it is next used: `settle`.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class Residual(Protocol):
     dense: dict[str, Tensor]
 
     def start(self, masked: "MaskedWeight") -> None:
-        """Take the weight as it is for the pretrained one."""
+        """Take the current weight as the pretrained one."""
 
     def begin(self, masked: "MaskedWeight") -> Tensor:
         """Return the values that a period begins with: W = A + D of the mask's entries."""
@@ -93,7 +93,7 @@ class MaskedWeight(nn.Module):
         weight = self.weight
         self.count = count_units(self.structure, weight.shape, config.mask_rate)
         units = self.structure.units(weight.shape)
-        # Too small a weight to hold anything back: for it p is 0.
+        # The weight is too small to mask: p is 0 for it.
         self.whole = self.count == units
         self.share = self.count / units
         self.scale = units / self.count if config.rescale else 1.0
@@ -104,7 +104,7 @@ class MaskedWeight(nn.Module):
         self.values = Values(held.clone())
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("held", held, persistent=False)
-        self._fresh = True  # nothing was trained since the weight was taken for the pretrained one
+        self._fresh = True  # nothing was trained since the weight was taken as pretrained
         self._seen: tuple[Values, nn.Parameter, int, int] | None = None
         self._start()
         self._plain_class: type[nn.Parameter] = type(self.parameter)
@@ -112,7 +112,7 @@ class MaskedWeight(nn.Module):
             self.parameter.__class__ = Phi
 
     def forward(self, input: Any) -> Any:
-        """The identity: a container that owns a masked weight may run all its children."""
+        """Return the input: a container that owns a masked weight may run all its children."""
         return input
 
     @property
@@ -140,7 +140,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def begin(self, period: int) -> None:
-        """Draws the period's mask and starts from A and, when it persists, D of its entries."""
+        """Draw the period's mask and start from A and, when it persists, D of its entries."""
         # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
         self.period = period
         self.index.copy_(self._draw())
@@ -148,7 +148,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Takes the weight as it is for the pretrained one, with the mask in force."""
+        """Take the current weight as the pretrained one, with the mask in force."""
         self.residual.start(self)
         self._take_up_entries()
         self._fresh = True
@@ -161,7 +161,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def write_(self) -> None:
-        """Phi[M] = A + c * D: makes the values effective in the layer."""
+        """Write Phi[M] = A + c * D: make the values effective in the layer."""
         self.put_(self._phi())
         self._fresh = False
         self._note()
@@ -169,8 +169,8 @@ class MaskedWeight(nn.Module):
     def settle(self) -> None:
         """Make the layer hold what the values say, if either was moved by others.
 
-        Cheap where nothing was: two version counters are compared. Weights moved together with the
-        values (an average of the whole model, say) are what counts; then the values follow them.
+        Cheap if nothing was moved: two version counters are compared. Weights moved together with
+        the values (for example, an average of the whole model) win, and the values follow them.
 
         Raises:
             AttachError: `torch.func.functional_call` put something else in the values' place, or
@@ -187,7 +187,7 @@ class MaskedWeight(nn.Module):
         if self.values is not values:
             raise AttachError(
                 f"functional_call() was given other masked values of {self.name!r}, which are "
-                "only a part of its weight. Give it whole weights: those of masked.snapshot()."
+                "only a part of its weight. Pass complete weights: those of masked.snapshot()."
             )
         if (
             values.moved
@@ -198,14 +198,14 @@ class MaskedWeight(nn.Module):
             self.look()
 
     def hand_out(self) -> None:
-        """Look at the weight next time: who has it in hand may change it by its `.data`."""
+        """Check the weight next time: its holder may change it through `.data`."""
         weight = self.parameter
         if isinstance(weight, Phi):
             weight.moved = True
 
     @torch.no_grad()
     def look(self) -> None:
-        """`settle`, comparing entry by entry; waits for the device."""
+        """Run `settle`, comparing entry by entry; waits for the device."""
         values, weight = self.values, self.parameter
         seen = self._seen or (values, weight, values._version, weight._version)
         moved = weight._version != seen[3] or getattr(weight, "moved", False)
@@ -225,7 +225,7 @@ class MaskedWeight(nn.Module):
         self._note()
 
     def put(self) -> None:
-        """`look`, where the values are what was moved unless the weight's version says otherwise.
+        """Run `look`, assuming that the values moved unless the weight's version says otherwise.
 
         A weight that was handed out may have been changed by its `.data`; that it was not is what
         a caller says who asks for the values to be written.
@@ -250,7 +250,7 @@ class MaskedWeight(nn.Module):
             if not self.is_written():
                 raise AttachError(
                     f"The masked values of {self.name!r} were moved after the last write, and the "
-                    "forward pass did not see it: a compiled model cannot look. Call "
+                    "forward pass did not see it: a compiled model cannot detect it. Call "
                     "masked.write() after moving values outside of optimizer.step(), before the "
                     "forward pass."
                 )
@@ -297,14 +297,14 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def anchor(self) -> Tensor:
-        """A, in the layer's shape and dtype: a copy."""
+        """Return a copy of A, in the layer's shape and dtype."""
         weight = self.weight.clone()
         self.put_(self.held, weight)
         return weight
 
     @torch.no_grad()
     def subnetwork(self, period: int) -> Tensor:
-        """A + c * M' * D with the mask M' of a period, in the layer's shape and dtype: a copy.
+        """Return a copy, A + c * M' * D with a period's mask M', in the layer's shape and dtype.
 
         For residual="reset" there is no D outside the mask M in force: A + c * (M' and M) * D.
         """
@@ -318,7 +318,7 @@ class MaskedWeight(nn.Module):
         return weight
 
     def export_state(self) -> State:
-        """All that the model's own state dict does not hold; tensors are shared, not copied."""
+        """Return all that the model's state dict does not hold; tensors are shared, not copied."""
         return {"values": self.values.detach(), "held": self.held, **self.residual.dense}
 
     @torch.no_grad()
@@ -339,12 +339,12 @@ class MaskedWeight(nn.Module):
         return super().train(mode)
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Adds nothing: the model's state dict holds Phi, `export_state` the rest."""
+        """Add nothing: the model's state dict holds Phi, `export_state` the rest."""
         self.settle()
 
     @torch.no_grad()
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Follows the owner, whose weight was just loaded: other weights are a new anchor."""
+        """Follow the owner, whose weight was just loaded: different weights are a new anchor."""
         if not self.is_written():
             self._start()
         self._note()
@@ -360,7 +360,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Take the weight as it is for the pretrained one, with the first period's mask."""
+        """Take the current weight as the pretrained one, with the first period's mask."""
         self.look()
         self.weight.copy_(self.plain())
         self.period = 0
@@ -369,7 +369,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def is_written(self) -> bool:
-        """Whether the layer's weight holds what the values say; waits for the device."""
+        """Return whether the layer's weight holds what the values say; waits for the device."""
         if self.weight.is_meta:
             return True
         entries = self.structure.gather(self.weight, self.index)
@@ -385,7 +385,7 @@ class MaskedWeight(nn.Module):
         self.structure.scatter_(dense, self.index.to(dense.device), entries.to(dense.device))
 
     def _draw(self, period: int | None = None) -> Tensor:
-        """The mask of a period, by default of the one in force."""
+        """Return the mask of a period, by default of the one in force."""
         return draw(
             self.structure,
             self.weight.shape,
@@ -401,7 +401,7 @@ class MaskedWeight(nn.Module):
         return self.values if c == 1 else torch.lerp(self.held, self.values, c)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MaskedWeight":
-        """Follows the model to another device, but never to a narrower dtype."""
+        """Follow the model to another device, but never to a narrower dtype."""
         device = fn(self.values.new_empty(0)).device
         if self.config.residual_device is None:
             self.residual.dense = {k: copy.to(device) for k, copy in self.residual.dense.items()}
@@ -411,5 +411,5 @@ class MaskedWeight(nn.Module):
 
     @staticmethod
     def _wide(tensor: Tensor) -> Tensor:
-        """At least float32: what is trained, and all arithmetic, is never in half precision."""
+        """Return at least float32: trained values and arithmetic are never in half precision."""
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

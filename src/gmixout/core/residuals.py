@@ -1,4 +1,4 @@
-"""What becomes of the residual D at a period's end: one strategy for each value of `residual`."""
+"""Strategies for the residual D at the end of a period, one for each value of `residual`."""
 
 import torch
 from torch import Tensor

@@ -21,7 +21,7 @@ def check_state(
     layers_of: Callable[[int], Sequence[str] | None],
     check_moments: Callable[[Any], None],
 ) -> None:
-    """Check all of a state before any of it is loaded; it may come from a file of anybody.
+    """Check all of a state before any of it is loaded; it may come from an untrusted file.
 
     Args:
         state: Should be what `Masked.state_dict` returned.
@@ -41,7 +41,7 @@ def check_state(
         or state["version"] != STATE_VERSION
     ):
         raise StateError(
-            f"This is no state of a masking process of version {STATE_VERSION}; expected what "
+            f"This is not a state of a masking process of version {STATE_VERSION}; expected what "
             "masked.state_dict() returned."
         )
     steps, saved = state["steps"], state["weights"]
@@ -50,7 +50,7 @@ def check_state(
     try:
         theirs = asdict(GMixout(**state["config"]))
     except (TypeError, ConfigError) as error:
-        raise StateError(f"The saved config is none: {error}") from error
+        raise StateError(f"The saved config is not valid: {error}") from error
     ours = asdict(config)
     differing = [key for key in ours if ours[key] != theirs[key]]
     if differing:
@@ -65,7 +65,7 @@ def check_state(
         odd = sorted(map(str, names ^ set(weights)))
         raise StateError(
             f"The saved process masks other weights: {odd[0]!r} is only on one side "
-            f"({len(odd)} such). Load it into the model it was saved from, with its select=."
+            f"({len(odd)} such weights). Load it into the model it is from, with its select=."
         )
     for name, masked in weights.items():
         _check_weight(masked, saved[name])
@@ -78,7 +78,7 @@ def _check_periods(saved: Any, weights: Mapping[str, MaskedWeight]) -> None:
     fine = isinstance(saved, Mapping) and saved.keys() <= weights.keys()
     if not fine or not all(type(each) is int and 0 <= each < 2**63 for each in saved.values()):
         raise StateError(
-            f"The saved periods of masks that were left as they were, {saved!s:.200}, must be "
+            f"The saved periods of masks that were kept, {saved!s:.200}, must be "
             "numbers >= 0 by the names of masked weights."
         )
 
@@ -106,7 +106,7 @@ def _check_weight(masked: MaskedWeight, state: Any) -> None:
 
 
 def _form(state: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Shapes of a state's tensors; all else as it is."""
+    """Return a state with shapes in place of tensors."""
     return {k: tuple(v.shape) if torch.is_tensor(v) else v for k, v in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""Which layers a period trains: any `Schedule`; `RandomStart` is the one of `mean_start_depth`.
+"""Layer schedules: which layers a period trains. `RandomStart` implements `mean_start_depth`.
 
 Where nothing below some layer is trained, autograd builds no graph there: no gradients are
 computed and no activations saved. So a period whose lowest layer is number l of n costs its forward
@@ -17,11 +17,11 @@ from gmixout.errors import ConfigError
 
 
 class Schedule(Protocol):
-    """Says which layers each period trains; `attach(..., schedule=)` takes any such object.
+    """Choose which layers each period trains; `attach(..., schedule=)` takes any such object.
 
-    A layer that rests learns nothing: its W = A + D stays the same while its masks go on being
-    redrawn. Its biases rest with it, norms and embeddings with the next layer; what comes after the
-    last layer, and the heads, are trained in every period.
+    A layer that is skipped learns nothing: its W = A + D stays the same while its masks are still
+    redrawn. Its biases are skipped with it, norms and embeddings with the next layer; everything
+    after the last layer, and the heads, are trained in every period.
 
     Example:
         Each layer in turn, after a period that trains all:
@@ -52,10 +52,10 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class RandomStart:
-    """Trains, in each period but the first, the layers at and above a start that is drawn anew.
+    """Train, in each period but the first, the layers at and above a newly drawn start.
 
-    The start is `floor(n * u**(1/mean - 1))` of n layers, with u uniform in [0, 1): `mean * n` in
-    the mean (before rounding), uniform for a mean of 1/2. The first period trains all layers, for
+    The start is `floor(n * u**(1/mean - 1))` of n layers, with u uniform in [0, 1): `mean * n` on
+    average (before rounding), uniform for a mean of 1/2. The first period trains all layers, for
     DistributedDataParallel.
 
     Args:
@@ -85,7 +85,7 @@ def layers_of(masked: Collection[str]) -> tuple[str, ...]:
 def count_layers_below(
     model: nn.Module, masked: Collection[str], heads: Collection[str]
 ) -> dict[str, int]:
-    """How many masked layers lie below each parameter, in the order in which they are registered.
+    """Return the number of masked layers below each parameter, in order of registration.
 
     A layer's bias is where its weight is, and what is in no masked layer (norms, embeddings) with
     the next one, or above them all; so are the heads. An order other than that of the forward pass
@@ -108,7 +108,7 @@ def count_layers_below(
 
 
 class ActiveLayers:
-    """Lets gradients flow to the layers that a schedule names.
+    """Let gradients flow to the layers that a schedule names.
 
     Args:
         schedule: Names them; None: all are trained in every period.
@@ -147,7 +147,7 @@ class ActiveLayers:
         return [layer for layer in self.layers if layer in active]
 
     def begin(self, period: int) -> None:
-        """Lets gradients flow to the layers of a period, and to no other."""
+        """Let gradients flow to the layers of a period only."""
         if (active := self.names(period)) is None:
             return
         self.end()
@@ -159,7 +159,7 @@ class ActiveLayers:
                 self.resting.add(parameter)
 
     def end(self) -> None:
-        """Lets gradients flow again wherever it stopped them."""
+        """Let gradients flow again wherever it stopped them."""
         for parameter in self.resting:
             parameter.requires_grad_(True)
         self.resting.clear()

@@ -30,7 +30,7 @@ def find_head(
 ) -> tuple[str, ...]:
     """Return the names of the layers that score the classes.
 
-    Without `head`, they are looked for at any depth: what timm's `get_classifier()` answers with, a
+    Without `head`, they are looked for at any depth: what timm's `get_classifier()` returns, a
     module with a classifier's name, the end of an `nn.Sequential`, the same inside of a module that
     wraps one. Of a container they are its last layer and what is as wide; so are layers of that
     width elsewhere outside of repeated blocks (auxiliary classifiers, a second head).
@@ -90,14 +90,14 @@ def _named_head(model: nn.Module, head: str | Iterable[str]) -> tuple[str, ...]:
     for name in wanted:
         if name not in names:
             raise ConfigError(
-                f"head={name!r} is no module of this model. Its top-level modules: "
+                f"head={name!r} is not a module of this model. Its top-level modules: "
                 f"{', '.join(child for child, _ in model.named_children())}."
             )
     return wanted
 
 
 def _scoring_layers(module: nn.Module) -> list[nn.Module] | None:
-    """The layers of a model or a wrapper of one that score classes; None: it says it has none."""
+    """Return the layers of a (wrapped) model that score classes; None if it says it has none."""
     get_classifier = getattr(module, "get_classifier", None)
     if callable(get_classifier):
         answer = get_classifier()
@@ -122,7 +122,7 @@ def _scoring_layers(module: nn.Module) -> list[nn.Module] | None:
 
 
 def _ends(module: nn.Module) -> list[nn.Module]:
-    """A classifier's layers that score classes: its last one, and those that are as wide."""
+    """Return a classifier's layers that score classes: its last one, and those that are as wide."""
     if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
         return [layer for child in module.children() for layer in _ends(child)]
     layers = _layers_of(module)
@@ -136,13 +136,13 @@ def _layers_of(module: nn.Module) -> list[nn.Module]:
 
 
 def _in_containers(model: nn.Module) -> set[nn.Module]:
-    """What lies in a sequence or list: repeated blocks, in which a width says nothing."""
+    """Return the modules in a sequence or list: repeated blocks, whose width means nothing."""
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     return {m for each in model.modules() if isinstance(each, containers) for m in each.modules()}
 
 
 def _may_score(module: nn.Module) -> bool:
-    """Whether a layer can be a classifier: a linear one, or a convolution of single pixels."""
+    """Return whether a layer can be a classifier: linear, or a 1x1 convolution."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return set(module.kernel_size) == {1}
     return isinstance(module, nn.Linear)
@@ -163,7 +163,7 @@ def _reads_the_same(layer: nn.Module, head: nn.Module, names: Mapping[nn.Module,
 
 
 def _sides(layer: nn.Module) -> tuple[Any, Any]:
-    """A layer's inputs and outputs."""
+    """Return a layer's inputs and outputs."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     return layer.in_channels, layer.out_channels
@@ -172,11 +172,11 @@ def _sides(layer: nn.Module) -> tuple[Any, Any]:
 def choose(
     model: nn.Module, select: Select | None, heads: tuple[str, ...]
 ) -> dict[str, list[tuple[nn.Module, str]]]:
-    """The masked parameters' names, each with every module and attribute that holds it."""
+    """Return the masked parameters' names, each with every module and attribute that holds it."""
     if select is not None and not callable(select):
         raise ConfigError(
             f"select={select!r} must be a function of a parameter's name and the parameter, "
-            "lambda name, parameter: ... say, that answers with True or False."
+            "for example lambda name, parameter: ..., that returns True or False."
         )
     places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
@@ -207,14 +207,14 @@ def choose(
 
 
 def parameters_within(model: nn.Module, modules: Iterable[str]) -> set[nn.Parameter]:
-    """The parameters of the named modules, those that other modules have, too (a tied head)."""
+    """Return the parameters of the named modules, shared ones included (a tied head)."""
     modules = tuple(modules)
     named = model.named_parameters(remove_duplicate=False)
     return {parameter for name, parameter in named if within(name, modules)}
 
 
 def within(name: str, modules: Iterable[str]) -> bool:
-    """Whether a parameter belongs to one of the named modules."""
+    """Return whether a parameter belongs to one of the named modules."""
     return any(name.startswith(f"{module}.") for module in modules)
 
 
@@ -225,7 +225,7 @@ def dense_groups(
     head_lr: float | None = None,
     leave_out: Iterable[nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
-    """Parameter groups "dense" and "head" of what is trained as it is; empty ones are left out.
+    """Return parameter groups "dense" and "head" of unmasked parameters, without empty groups.
 
     Args:
         model: The model.
@@ -235,7 +235,7 @@ def dense_groups(
         leave_out: Trainable parameters that belong to neither.
 
     Raises:
-        ConfigError: A rate is negative or no number.
+        ConfigError: A rate is negative or not a number.
     """
     head_lr = lr if head_lr is None else head_lr
     _check_rates(lr=lr, head_lr=head_lr)
@@ -259,7 +259,7 @@ def with_decay(
     """Return parameter groups with a weight decay, vectors apart without any if `no_decay`.
 
     Raises:
-        ConfigError: The decay is negative or no number.
+        ConfigError: The decay is negative or not a number.
     """
     _check_rates(weight_decay=weight_decay)
     split = []

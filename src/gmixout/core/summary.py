@@ -1,4 +1,4 @@
-"""What a masking process does to a model, in numbers."""
+"""Numbers on what a masking process does to a model."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -58,26 +58,26 @@ class Summary:
             f"head: {', '.join(self.heads) or 'none found; name it with attach(head=...)'}",
             "bytes: " + ", ".join(f"{kind} {size:,}" for kind, size in self.bytes.items()),
         ]
-        if any(w.path == "general" for w in self.weights):
+        if any(w.path == "fallback" for w in self.weights):
             lines.append(
-                "general: this layer kind's gradient is computed densely, gathered and freed."
+                "fallback: this layer kind's gradient is computed densely, gathered and freed."
             )
         return "\n".join(lines)
 
 
 def summarize(
     weights: Mapping[str, MaskedWeight],
-    lean: Mapping[str, bool],
+    fast: Mapping[str, bool],
     heads: tuple[str, ...],
     dense: Sequence[nn.Parameter],
     optimizer: Sequence[Tensor],
     carried: Mapping[str, Mapping[str, Tensor]],
 ) -> Summary:
-    """Counts entries and bytes.
+    """Count entries and bytes.
 
     Args:
         weights: The masked weights, by name.
-        lean: Whether their gradients are computed for the masked part alone.
+        fast: Whether their gradients are computed for the masked part alone.
         heads: Names of the heads' modules.
         dense: What is trained beside the masks.
         optimizer: The optimizer's state of the masked values.
@@ -92,7 +92,7 @@ def summarize(
             WeightSummary(
                 name=name,
                 kind=type(masked.owner).__name__,
-                path="lean" if lean[name] else "general",
+                path="fast" if fast[name] else "fallback",
                 shape=tuple(masked.weight.shape),
                 trained=masked.values.numel(),
                 total=masked.weight.numel(),

@@ -1,4 +1,4 @@
-"""Parameters that know when others may have moved them, and what else in a process may do so."""
+"""Parameters that detect when others may have moved them, and a watch over optimizers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -77,7 +77,7 @@ def _before(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     if steps and not any(isinstance(each, Values) for each in found):
         raise AttachError(
             f"This {type(optimizer).__name__} was made before attach(): it holds the weights that "
-            "are masked now, and not the values that are trained in their place. Make it after "
+            "are now masked, not the values that are trained in their place. Make it after "
             "attach(), from masked.param_groups(lr=...), and bind it."
         )
     _STEPS[optimizer] = steps

@@ -1,4 +1,4 @@
-"""Data sets: a file each, and one table of those whose files lie in a folder of the user's."""
+"""Data sets: one file each, and a table of those that are read from a user's folder."""
 
 from gmixout.data.base import Benchmark, LabelledImages
 from gmixout.data.cifar import cifar10, cifar100
@@ -35,6 +35,6 @@ SOURCES: dict[str, type[Source]] = {
         huggingface,
     )
 }
-"""Benchmarks whose data lies in a folder of the user's, for any model."""
+"""Benchmarks read from a user's folder, for any model."""
 
 Source._table = SOURCES

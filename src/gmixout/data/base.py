@@ -1,4 +1,4 @@
-"""The one type of a benchmark: data sets of one task, in and out of domain."""
+"""The type of a benchmark: data sets of one task, in and out of domain."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -52,25 +52,25 @@ DEV = "dev/"
 
 @dataclass(frozen=True)
 class Benchmark(Generic[Set]):
-    """A classification task with the domain shifts that it is judged on.
+    """A classification task with its domain shifts.
 
-    Items of every data set are `(image, label)`; the image is `[C, H, W]`, or a picture until the
-    sets get a transform (`map`). A set may say the group of each of its images (`groups`, `[N]`
-    int64), the names of these groups (`group_names`), and may have classes of its own (`project`
-    turns logits of the benchmark's classes into those of the set's).
+    Items of every data set are `(image, label)`; the image is `[C, H, W]`, or Pillow's until the
+    sets get a transform (`map`). A set may have a group for each of its images (`groups`, `[N]`
+    int64) with names (`group_names`), and may have its own classes (`project` maps logits of the
+    benchmark's classes to the set's).
 
     Shifts are named `group` or `group/part`; mean OOD accuracy is the mean over groups of the mean
     over a group's parts.
     """
 
     name: str
-    """What records call it."""
+    """Its name in records."""
     classes: tuple[str, ...]
     """Class names; a label is a position in this tuple, in sets without classes of their own."""
     train: Set
-    """What is finetuned on."""
+    """Training images."""
     id_val: Set
-    """In-domain validation: every choice (rate, alpha, soup) is made on it."""
+    """In-domain validation: every choice (learning rate, alpha, soup) is made on it."""
     id_test: Set
     """In-domain test, reported."""
     shifts: Mapping[str, Set]
@@ -81,22 +81,22 @@ class Benchmark(Generic[Set]):
     """The official metric, a name in `gmixout.evaluation.official.METRICS`: choices are made on it,
     and methods compared by it."""
     also: tuple[str, ...] = ()
-    """Metrics that are reported beside it."""
+    """Metrics reported in addition."""
     summary: str | None = None
-    """The official figure over all shifts, a name in `gmixout.evaluation.official.SUMMARIES`."""
+    """The official summary over all shifts, a name in `gmixout.evaluation.official.SUMMARIES`."""
     notes: tuple[str, ...] = ()
-    """What a reader of the results has to know, for example which parts are missing."""
+    """Notes for readers of the results, for example on missing parts."""
     identity: Mapping[str, Any] = field(default_factory=dict)
-    """Plain values that tell this benchmark from others of its name, for the hash of a run."""
+    """Plain values that distinguish it from others of its name, for the hash of a run."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The official metric and those beside it."""
+        """The official metric and the additional ones."""
         return (self.metric, *self.also)
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Names of the training domains, where the training set says them; else empty."""
+        """Names of the training domains, if the training set has them; else empty."""
         return tuple(getattr(self.train, "group_names", None) or ())
 
     @property

@@ -1,4 +1,4 @@
-"""What a step is taken on, from the data set to the loss."""
+"""Batches, from the data set to the loss."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with what is known of them. Fields that nobody asked for are None.
+    """Images with labels and what else regularizers request. Fields not requested are None.
 
     `to` and `pin_memory` are what loaders and Accelerate call.
     """
@@ -19,16 +19,16 @@ class Batch:
     images: Tensor
     """`[B, C, H, W]`, float."""
     labels: Tensor
-    """`[B]`, int64: the class of each image before anything was mixed."""
+    """`[B]`, int64: the class of each image before any mixing."""
     shares: Tensor | None = None
     """`[B, B]`: the share of each example (second axis) in each image's target; rows sum to 1.
-    None: each is itself."""
+    None: nothing is mixed."""
     domains: Tensor | None = None
     """`[B]`, int64: position of each image's domain among the training set's `group_names`."""
     places: Tensor | None = None
     """`[B]`, int64: position of each image in the training set."""
     views: Tensor | None = None
-    """`[B, C, H, W]`: the same pictures, augmented a second time."""
+    """`[B, C, H, W]`: the same images, augmented a second time."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,11 +41,11 @@ class Batch:
         return self.shares @ own.to(self.shares.dtype)
 
     def to(self, *where: Any, **how: Any) -> "Batch":
-        """Return the batch with every tensor's `to`."""
+        """Move or cast every tensor with its `to`."""
         return self._each(lambda tensor: tensor.to(*where, **how))
 
     def pin_memory(self) -> "Batch":
-        """Return the batch in memory that a GPU can copy from while it computes."""
+        """Move the batch to pinned memory, which a GPU copies from while it computes."""
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -54,6 +54,6 @@ class Batch:
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> Batch:
-    """Make a batch of examples, which give `Batch`'s fields in the singular, without the s."""
+    """Make a batch of examples, dicts of `Batch`'s fields in the singular (without the s)."""
     columns = default_collate(list(examples))
     return Batch(**{f"{name}s": column for name, column in columns.items()})

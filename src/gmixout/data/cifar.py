@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, corrupted (-C) and sampled anew (CIFAR-10.1)."""
+"""CIFAR-10 and CIFAR-100, corrupted (-C) and resampled (CIFAR-10.1)."""
 
 import pickle
 from abc import abstractmethod
@@ -52,7 +52,7 @@ MOST_CLASSES = 2**31
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar(Source):
-    """What CIFAR-10 and CIFAR-100 share.
+    """Base of CIFAR-10 and CIFAR-100.
 
     Args:
         val_share: Share of the training images, stratified by a fixed seed, that is held out for
@@ -62,10 +62,10 @@ class Cifar(Source):
             say so in the notes (`leave_out`).
         half: Use `both` halves of the training images, or only the `first` or `second`: fixed and
             stratified, for a model that was pretrained on the other half.
-        imbalance: Training images of the first class for one of the last: their numbers fall
-            exponentially from class to class, and the classes become many, medium and few shot (by
-            ImageNet-LT's limits of 100 and 20, as far as there are such). 1 leaves all. The
-            held-out images stay balanced.
+        imbalance: Ratio of training images of the first class to the last: their numbers fall
+            exponentially from class to class, and classes become many, medium and few shot (by
+            ImageNet-LT's limits of 100 and 20, where there are such). 1 keeps all. The held-out
+            images stay balanced.
             Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
             Loss", NeurIPS 2019, section 4.1 (with ratios of 10 and 100).
         extra: Also the four extra kinds of corruption, as development shifts, which are never
@@ -92,12 +92,12 @@ class Cifar(Source):
     """Folder of the corrupted test images."""
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Check the options."""
         super().__post_init__()
         unknown = set(self.shifts) - set(self.known_shifts)
         if unknown:
             raise ConfigError(
-                f"{self.name}(shifts={self.shifts}): {', '.join(sorted(unknown))} is none of: "
+                f"{self.name}(shifts={self.shifts}): {', '.join(sorted(unknown))} is not one of: "
                 f"{', '.join(self.known_shifts)}"
             )
         require(self, "imbalance", self.imbalance >= 1, "a finite number of at least 1")
@@ -108,7 +108,7 @@ class Cifar(Source):
         """The archive's folder."""
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the archive's files and at the shifts."""
+        """Look at the archive's files and at the shifts."""
         train, test, classes = self._in_domain(problems)
         self._count(problems, "classes", len(classes), "number of classes")
         self._count(problems, "train", len(train), "number of training images")
@@ -131,7 +131,7 @@ class Cifar(Source):
             counts = train.labels.bincount(minlength=len(classes))
             test = test.grouped(shot_groups(counts, "oltr")[test.labels], SHOT_NAMES)
             also = ("many_shot", "medium_shot", "few_shot")
-            notes.append(f"long tail: {counts.max()} to {counts.min()} training images a class")
+            notes.append(f"long tail: {counts.max()} to {counts.min()} training images per class")
         return Benchmark(
             name=str(self),
             classes=classes,
@@ -171,11 +171,11 @@ class Cifar(Source):
         )
 
     def _batch(self, file: Path) -> tuple[Array, list[int]]:
-        """Images `[N, 32, 32, 3]` and labels of one of the archive's files."""
+        """Return the images `[N, 32, 32, 3]` and labels of one of the archive's files."""
         batch = unpickle(file)
         labels: Any = batch.get(self.labels_key)
         rows: Any = batch.get("data")
-        wrong = f"{file} is no file of {self.folder}"
+        wrong = f"{file} is not a file of {self.folder}"
         if not isinstance(labels, list) or not all(type(each) is int for each in labels):
             raise DataError(f"{wrong}: {self.labels_key} {shown(labels)} are not a list of numbers")
         # by strides of zero, a small file could hold a large array
@@ -185,7 +185,7 @@ class Cifar(Source):
                 f"{wrong}: data are not {len(labels)} rows of 3,072 bytes, as labels are"
             )
         if any(not 0 <= label < MOST_CLASSES for label in labels):
-            raise DataError(f"{wrong}: {self.labels_key} are no class numbers, {shown(labels)}")
+            raise DataError(f"{wrong}: {self.labels_key} are not class numbers, {shown(labels)}")
         # a row is the red plane, then the green, then the blue
         pixels = rows.reshape(len(labels), 3, 32, 32).transpose(0, 2, 3, 1)
         return np.ascontiguousarray(pixels), labels
@@ -277,7 +277,7 @@ class cifar10(Cifar):
     names_key = "label_names"
     labels_key = "labels"
     corrupted = "CIFAR-10-C"
-    where = (
+    download_hint = (
         "https://www.cs.toronto.edu/~kriz/cifar.html (cifar-10-python.tar.gz); "
         "https://zenodo.org/record/2535967 (CIFAR-10-C); "
         "https://github.com/modestyachts/CIFAR-10.1 (datasets/)"
@@ -314,7 +314,7 @@ class cifar100(Cifar):
     names_key = "fine_label_names"
     labels_key = "fine_labels"
     corrupted = "CIFAR-100-C"
-    where = (
+    download_hint = (
         "https://www.cs.toronto.edu/~kriz/cifar.html (cifar-100-python.tar.gz); "
         "https://zenodo.org/record/3555552 (CIFAR-100-C)"
     )
@@ -327,7 +327,7 @@ class cifar100(Cifar):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads arrays and plain values alone: a pickle may otherwise run any code."""
+    """Read arrays and plain values alone: a pickle may otherwise run any code."""
 
     ALLOWED: ClassVar[Mapping[tuple[str, str], Any]] = {
         ("numpy", "ndarray"): np.ndarray,
@@ -341,14 +341,14 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
-        """The few names that the archive's files need."""
+        """Return the few names that the archive's files need."""
         if (module, name) in self.ALLOWED:
             return self.ALLOWED[module, name]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def unpickle(file: Path) -> dict[str, Any]:
-    """What a file of CIFAR's Python archives holds.
+    """Return what a file of CIFAR's Python archives holds.
 
     Raises:
         DataError: It is damaged, or holds more than arrays, numbers and text.
@@ -361,7 +361,7 @@ def unpickle(file: Path) -> dict[str, Any]:
 
 
 def _load(file: Path, problems: Problems) -> Array | None:
-    """An array mapped from a file, or None and a problem."""
+    """Return an array mapped from a file, or None and a problem."""
     if not file.exists():
         problems.add(f"there is no {file}")
         return None
@@ -373,7 +373,7 @@ def _load(file: Path, problems: Problems) -> Array | None:
 
 
 def _load_labels(file: Path, problems: Problems) -> Array | None:
-    """Labels `[N]` of a file, or None and a problem."""
+    """Return the labels `[N]` of a file, or None and a problem."""
     labels = _load(file, problems)
     if labels is None:
         return None

@@ -1,4 +1,4 @@
-"""Anybody's images in a table: a row an image, with its label and perhaps its split and domain."""
+"""A user's images in a table: one row per image, with label and optional split and domain."""
 
 import posixpath
 import re
@@ -41,8 +41,8 @@ class CsvRow(NamedTuple):
 class csv(SeveralDomains):
     """Your own images, listed in a table: `--data-root table.csv`.
 
-    - Input: image files that Pillow can read, in any size; they come as RGB, turned as their EXIF
-      data says.
+    - Input: image files that Pillow can read, in any size; read as RGB and rotated by their EXIF
+      data.
     - Files: the root is the table, in UTF-8, with commas (and quotes around values that hold
       commas); its first line names the columns, in any order, and others than these are passed
       over. `path` starts from the table's folder and does not leave it; `label` is the class;
@@ -58,12 +58,12 @@ class csv(SeveralDomains):
 
     Args:
         root: The table.
-        train_domains: The domains that are finetuned on; empty: all.
+        train_domains: The training domains; empty: all.
         test_domain: Leave this domain out: finetune on all others, and test on it.
-        path_column: Name of the column of paths.
-        label_column: Name of the column of labels.
-        split_column: Name of the column of splits; None: it is not used.
-        domain_column: Name of the column of domains; None: it is not used.
+        path_column: Name of the path column.
+        label_column: Name of the label column.
+        split_column: Name of the split column; None: not used.
+        domain_column: Name of the domain column; None: not used.
         id_val_share: Share of the training images that is held out for in-domain validation, where
             the table has no val.
         id_test_share: Share of them that is held out for in-domain test, where it has no test.
@@ -76,9 +76,9 @@ class csv(SeveralDomains):
     id_val_share: float = 0.2
     id_test_share: float = 0.2
 
-    where = (
-        "your own table beside your images, a row an image, with columns path, label and perhaps "
-        "split and domain"
+    download_hint = (
+        "your own table beside your images, one row per image, with columns path, label and "
+        "optionally split and domain"
     )
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class csv(SeveralDomains):
         require(self, "id_test_share", left, "below 1 together with id_val_share")
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the table and whether its images are there."""
+        """Look at the table and whether its images are there."""
         rows, classes = self._rows(problems)
         trained = self.trained_of(sorted({row.domain for row in rows}), problems)
         sets = self._sets(rows, classes)
@@ -107,7 +107,7 @@ class csv(SeveralDomains):
                 whose = "" if lacking == trained else f" of {', '.join(lacking)}"
                 notes.append(f"there is no {part}{whose}: it is held out of the training images")
         if not shifts:
-            notes.append("there is no shift to test on but corruptions, if any")
+            notes.append("there is no shift: only corruptions, if any, to test on")
         return Benchmark(
             name=str(self),
             classes=classes,
@@ -119,11 +119,11 @@ class csv(SeveralDomains):
         )
 
     def trains_on(self, domain: str) -> bool:
-        """Check whether a domain is finetuned on; "", of a table without, if none is named."""
+        """Return whether a domain is trained on; "" (a table without domains) if none is named."""
         return (domain != "" or not self.choice[1]) and super().trains_on(domain)
 
     def load_tests(self) -> ImageBenchmark:
-        """Gives what there is to test on: all rows, where none is to be trained on.
+        """Return the test sets: all rows, if none is to be trained on.
 
         Raises:
             DataError: As `check`.
@@ -147,7 +147,7 @@ class csv(SeveralDomains):
             problems.fail(self, f"there is no table {self.root}")
 
     def _rows(self, problems: Problems) -> tuple[list[CsvRow], tuple[str, ...]]:
-        """The rows, of which nothing is wrong, and the class names.
+        """Return the valid rows and the class names.
 
         Raises:
             DataError: Something is; the message names the lines.
@@ -178,7 +178,7 @@ class csv(SeveralDomains):
         return rows, tuple(sorted({row.label for row in rows}, key=_place))
 
     def _parsed(self) -> Iterator[tuple[CsvRow, str]]:
-        """The table's rows, and what is wrong with each; "": nothing."""
+        """Yield the table's rows, and what is wrong with each; "": nothing."""
         columns = {name: getattr(self, f"{name}_column") for name in CsvRow._fields[1:]}
         asked = {"path", "label", *(name.removesuffix("_column") for name in changed(self))}
         needed = [column for name, column in columns.items() if name in asked and column]
@@ -203,7 +203,7 @@ class csv(SeveralDomains):
     def _sets(
         self, rows: Sequence[CsvRow], classes: Sequence[str]
     ) -> dict[tuple[str, str], ImageSet]:
-        """The images by what they are for (train, val, test, shift) and domain or shift."""
+        """Return the images by role (train, val, test, shift) and domain or shift."""
         labels = {name: label for label, name in enumerate(classes)}
         found: dict[tuple[str, str], Listing] = {}
         for row in rows:
@@ -219,7 +219,7 @@ class csv(SeveralDomains):
         return {key: found[key].images(upright=True) for key in sorted(found)}
 
     def _parts(self, own: Mapping[str, ImageSet]) -> Parts:
-        """Training, validation and test images of a domain; what is not there is held out."""
+        """Return a domain's training, validation and test images; hold out missing parts."""
         shares = {"val": self.id_val_share, "test": self.id_test_share}
         wanted = {part: share for part, share in shares.items() if part not in own}
         train = own["train"]
@@ -230,6 +230,6 @@ class csv(SeveralDomains):
 
 
 def _place(label: str) -> tuple[bool, int, str]:
-    """Where a label stands: numbers in their order, then text."""
+    """Return the sort key of a label: numbers in order, then text."""
     number = whole_number(label)
     return number is None, number or 0, label

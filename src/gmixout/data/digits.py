@@ -1,8 +1,8 @@
 """The digits benchmark: robust finetuning in miniature, with nothing to download.
 
 A tiny vision transformer, pretrained on digits drawn from fonts (`gmixout.models.digits_vit`), is
-finetuned on real handwriting. How much of fonts it never saw, and of spoilt handwriting, can it
-still read afterwards?
+finetuned on real handwriting. How well does it still read unseen fonts and corrupted handwriting
+afterwards?
 
 - Input: grey images `[1, 28, 28]`, float32 in [0, 1], mostly light ink on dark paper.
 - Labels: 0 to 9, the digit. Metric: accuracy. Chance: 0.1.
@@ -32,7 +32,7 @@ from gmixout.errors import needs
 
 TRAIN_COUNT, VAL_COUNT = 300, 400
 FONT_IMAGES_PER_DIGIT = 100
-# Every part of the data has a seed of its own; none is the seed of a training run.
+# Every part of the data has its own seed; none is the seed of a training run.
 SPLIT_SEED, FONTS_SEED, DEV_FONTS_SEED, CORRUPTION_SEED = 1998, 1, 2, 3
 
 
@@ -58,7 +58,7 @@ def digits() -> Benchmark:
 
 
 def _handwriting() -> tuple[LabelledImages, LabelledImages, LabelledImages]:
-    """The real digits: train, validation and test part."""
+    """Return the real digits: train, validation and test part."""
     with needs("scikit-learn", "vision"):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -76,6 +76,6 @@ def _handwriting() -> tuple[LabelledImages, LabelledImages, LabelledImages]:
 
 
 def _enlarge(images: Tensor) -> Tensor:
-    """`[N, 8, 8]` to `[N, 1, 28, 28]`."""
+    """Enlarge `[N, 8, 8]` to `[N, 1, 28, 28]`."""
     size = (IMAGE_SIZE, IMAGE_SIZE)
     return F.interpolate(images[:, None], size, mode="bilinear", align_corners=False)

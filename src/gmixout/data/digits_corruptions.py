@@ -2,7 +2,7 @@
 
 Each kind is a function of images `[N, 1, H, W]` in [0, 1], a severity (1, 2, 3) and a generator,
 and gives images of the same shape and range. The kinds to report and the kinds to develop on are
-two separate tables.
+separate tables.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ SEVERITIES = (1, 2, 3)
 
 
 def _torchvision() -> Any:
-    """`torchvision.transforms.v2.functional`, imported on use."""
+    """Import `torchvision.transforms.v2.functional` on use."""
     with needs("torchvision", "vision"):
         from torchvision.transforms.v2 import functional
     return functional
@@ -53,7 +53,7 @@ def _rotate(images: Tensor, severity: int, generator: torch.Generator) -> Tensor
 
 
 def _occlude(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    """A grey square somewhere over the middle of the image."""
+    """Draw a grey square somewhere over the middle of the image."""
     side = (6, 8, 10)[severity - 1]
     count, _, height, width = images.shape
     top = torch.randint(4, height - side - 3, (count, 1, 1, 1), generator=generator)
@@ -64,7 +64,7 @@ def _occlude(images: Tensor, severity: int, generator: torch.Generator) -> Tenso
 
 
 def _shade(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    """Paper that grows lighter to one side, under the ink."""
+    """Lighten the paper towards one side, under the ink."""
     ramp = torch.linspace(0, (0.4, 0.6, 0.75)[severity - 1], images.shape[-1])
     paper = torch.where(_coin(images, generator), ramp, ramp.flip(0))
     return paper + (1 - paper) * images
@@ -100,7 +100,7 @@ def _thicken(images: Tensor, severity: int, generator: torch.Generator) -> Tenso
 
 
 def _coin(images: Tensor, generator: torch.Generator) -> Tensor:
-    """True or false for each image, `[N, 1, 1, 1]`."""
+    """Draw true or false for each image, `[N, 1, 1, 1]`."""
     return torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
 
 

@@ -40,13 +40,13 @@ class domainnet(DomainFolders):
     - Metric: accuracy. Licence: fair use, for research (its page).
 
     Args:
-        train_domain: The domain that is finetuned on, if the next two are not given.
-        train_domains: The domains that are finetuned on, `sketch,real` for example.
+        train_domain: The training domain, if the next two are not given.
+        train_domains: The training domains, for example `sketch,real`.
         test_domain: Leave this domain out: finetune on all others that are there, and test on it.
         protocol: See above.
         id_val_share: Share held out from the train list (`lists`) or domain for in-domain
             validation.
-        shift_domains: Domains to test on; trained ones are passed over.
+        shift_domains: Domains to test on; training domains are skipped.
 
     Source: Peng, Bai, Xia, Huang, Saenko and Wang, "Moment Matching for Multi-Source Domain
         Adaptation", ICCV 2019.
@@ -59,7 +59,7 @@ class domainnet(DomainFolders):
 
     domains = DOMAINS
     folders = ("domainnet",)
-    where = (
+    download_hint = (
         "http://ai.bu.edu/M3SDA (the cleaned version and its lists), unpacked to "
         "domainnet/{clipart,infograph,painting,quickdraw,real,sketch}/<class>/ and "
         "domainnet/splits/<domain>_{train,test}.txt; for the protocols by folders, "
@@ -88,22 +88,22 @@ class domainnet(DomainFolders):
     }
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Check the options."""
         super().__post_init__()
         if unknown := sorted(set(self.shift_domains) - set(self.domains)):
             raise ConfigError(
-                f"domainnet(shift_domains={self.shift_domains}): {', '.join(unknown)} is none of: "
-                f"{', '.join(self.domains)}"
+                f"domainnet(shift_domains={self.shift_domains}): {', '.join(unknown)} is not "
+                f"one of: {', '.join(self.domains)}"
             )
 
     @property
     def used_domains(self) -> tuple[str, ...]:
-        """The domains that are looked for: the others may lack their lists."""
+        """The domains to look for: the others may lack their lists."""
         wanted = {*self.shift_domains, self.test_domain}
         return tuple(d for d in self.domains if d in wanted or self.trains_on(d))
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the lists and whether their images are there, or at the folders."""
+        """Look at the lists and whether their images are there, or at the folders."""
         if self.protocol != "lists":
             return super().read(problems)
         present = self.domain_folders(problems)
@@ -128,7 +128,7 @@ class domainnet(DomainFolders):
     def whole_domains(
         self, present: Mapping[str, Path], problems: Problems
     ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
-        """What there is to test on of each domain: its test list, where lists are the protocol."""
+        """Return the test images of each domain: its test list, where lists are the protocol."""
         if self.protocol != "lists":
             return super().whole_domains(present, problems)
         images, classes = self._read_lists(present, (), problems)
@@ -137,7 +137,7 @@ class domainnet(DomainFolders):
     def _read_lists(
         self, present: Mapping[str, Path], trained: Sequence[str], problems: Problems
     ) -> tuple[dict[tuple[str, str], ImageSet], tuple[str, ...]]:
-        """The images of each (domain, part) that the protocol has, and the class names."""
+        """Return the images of each (domain, part) that the protocol has, and the class names."""
         root = next(iter(present.values())).parent
         lists = {
             (domain, part): self._list(root, domain, part)
@@ -163,7 +163,7 @@ class domainnet(DomainFolders):
     def read_domain(
         self, folder: Path, labels: Mapping[str, int], problems: Problems
     ) -> tuple[Listing, list[str]]:
-        """A domain's images less the duplicates, and the classes that it has no folder of."""
+        """Return a domain's images without duplicates, and the classes that have no folder."""
         listing, absent = super().read_domain(folder, labels, problems)
         file = folder.parent / DUPLICATES
         if not file.exists():

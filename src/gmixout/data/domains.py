@@ -25,7 +25,7 @@ HOLDOUT = 0.2
 
 
 def domainbed_holdout(examples: int, trial_seed: int, environment: int) -> tuple[Tensor, Tensor]:
-    """The examples that DomainBed trains on and those it holds out, in one domain.
+    """Return the examples that DomainBed trains on and those it holds out, in one domain.
 
     Args:
         examples: Number of images of the domain, sorted by class and then by file name.
@@ -56,14 +56,14 @@ class DomainFolders(SeveralDomains):
     all, with the domains as groups.
 
     Args:
-        train_domain: The domain that is finetuned on, if the next two are not given.
-        train_domains: The domains that are finetuned on, `photo,cartoon` for example.
+        train_domain: The training domain, if the next two are not given.
+        train_domains: The training domains, for example `photo,cartoon`.
         test_domain: Leave this domain out: finetune on all others that are there, and test on it
             (leave-one-domain-out; validation is on the training domains).
         protocol: How each is split: `stratified` (a fixed seed, every class in proportion,
             `id_val_share` and `id_test_share` held out) or `domainbed` (the 20 % that DomainBed
             holds out for `trial_seed`; one half of them, stratified, is id_val and the other
-            id_test, which DomainBed does not tell apart).
+            id_test, which DomainBed does not separate).
         id_val_share: Share of a training domain for in-domain validation (`stratified`).
         id_test_share: Share of a training domain for in-domain test (`stratified`).
         trial_seed: DomainBed's seed of the split (`domainbed`).
@@ -84,7 +84,7 @@ class DomainFolders(SeveralDomains):
     """Names of the folder that holds the domains, if the root is the one above it."""
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Check the options."""
         super().__post_init__()
         option, named = self.choice
         if option != "train_domain" and "train_domain" in changed(self):
@@ -111,22 +111,22 @@ class DomainFolders(SeveralDomains):
 
     @property
     def choice(self) -> tuple[str, tuple[str, ...]]:
-        """The option that says what is finetuned on, and the domains that it names."""
+        """The option that names the training domains, and these domains."""
         option, named = super().choice
         return (option, named) if named else ("train_domain", (self.train_domain,))
 
     @property
     def spoken(self) -> tuple[str, ...]:
-        """Return the option that says what is finetuned on, which tells results apart."""
+        """Options shown with results: the one that names the training domains."""
         return (self.choice[0],)
 
     @property
     def used_domains(self) -> tuple[str, ...]:
-        """The domains that are looked for."""
+        """The domains to look for."""
         return self.domains
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the domain folders."""
+        """Look at the domain folders."""
         present = self.domain_folders(problems)
         sets, classes, notes = self._read_domains(present, problems)
         trained = self.trained_of(tuple(present), problems)
@@ -135,8 +135,8 @@ class DomainFolders(SeveralDomains):
         )
         if self.protocol == "domainbed" and self.half != "both":
             notes += (
-                f"half={self.half}: protocol=domainbed holds out 20 % of that half, which are "
-                "other images than those that DomainBed holds out",
+                f"half={self.half}: protocol=domainbed holds out 20% of that half, which are "
+                "not the images that DomainBed holds out",
             )
         return Benchmark(
             name=str(self),
@@ -149,7 +149,7 @@ class DomainFolders(SeveralDomains):
         )
 
     def load_tests(self) -> ImageBenchmark:
-        """Gives what there is to test on: whole domains, where no trained one is there.
+        """Return the test sets: complete domains, if no training domain is there.
 
         Raises:
             DataError: As `check`, or there is no domain at all.
@@ -168,14 +168,14 @@ class DomainFolders(SeveralDomains):
     def whole_domains(
         self, present: Mapping[str, Path], problems: Problems
     ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
-        """What there is to test on of each domain, and the class names."""
+        """Return the test images of each domain, and the class names."""
         sets, classes, _ = self._read_domains(present, problems)
         return sets, classes
 
     def _read_domains(
         self, present: Mapping[str, Path], problems: Problems
     ) -> tuple[dict[str, ImageSet], tuple[str, ...], tuple[str, ...]]:
-        """The images of each domain, the class names, and what is to be noted."""
+        """Return the images of each domain, the class names, and notes."""
         names = {plain(name): name for f in present.values() for name in subfolders(f)}
         self._count(problems, "classes", len(names), "number of classes")
         problems.settle(self)
@@ -192,7 +192,7 @@ class DomainFolders(SeveralDomains):
         return sets, tuple(names[name] for name in labels), tuple(notes)
 
     def domain_folders(self, problems: Problems) -> dict[str, Path]:
-        """The folders of the domains that are there, in the root or in a folder in it.
+        """Return the folders of the domains present, in the root or in a folder in it.
 
         Raises:
             DataError: A domain that an option names is not there, or none to train or to test on.
@@ -205,7 +205,7 @@ class DomainFolders(SeveralDomains):
         return present
 
     def left_out(self, present: Iterable[str]) -> list[str]:
-        """A note for each domain that is not there."""
+        """Return a note for each missing domain."""
         absent = (domain for domain in self.used_domains if domain not in set(present))
         return [f"there is no domain {domain}: left out" for domain in absent]
 
@@ -221,7 +221,7 @@ class DomainFolders(SeveralDomains):
     def read_domain(
         self, folder: Path, labels: Mapping[str, int], problems: Problems
     ) -> tuple[Listing, list[str]]:
-        """A domain's images, and the classes that it has no folder of."""
+        """Return a domain's images, and the classes that have no folder."""
         listing, found = Listing(folder), set()
         # by folder name, then file name: the order that DomainBed's split is made on
         for name in subfolders(folder):
@@ -232,7 +232,7 @@ class DomainFolders(SeveralDomains):
         return listing, [name for name in labels if name not in found]
 
     def _parts(self, domain: str, images: ImageSet) -> Parts:
-        """The training, validation and test images of one domain."""
+        """Return the training, validation and test images of one domain."""
         if self.protocol == "domainbed":
             environment = self.domains.index(domain)
             train, held = domainbed_holdout(len(images), self.trial_seed, environment)
@@ -263,7 +263,7 @@ class pacs(DomainFolders):
     pretraining_half = True
     domains = ("art_painting", "cartoon", "photo", "sketch")
     folders = ("PACS", "kfold", "images")
-    where = (
+    download_hint = (
         "https://github.com/facebookresearch/DomainBed (domainbed/scripts/download.py, PACS), "
         "unpacked to PACS/{art_painting,cartoon,photo,sketch}/<class>/"
     )
@@ -299,7 +299,7 @@ class vlcs(DomainFolders):
         "VOC2007": ("VOC", "PASCAL"),
     }
     folders = ("VLCS",)
-    where = (
+    download_hint = (
         "https://github.com/facebookresearch/DomainBed (domainbed/scripts/download.py, VLCS), "
         "unpacked to VLCS/{Caltech101,LabelMe,SUN09,VOC2007}/<class>/"
     )
@@ -314,7 +314,7 @@ class vlcs(DomainFolders):
 
 @dataclass(frozen=True, kw_only=True)
 class officehome(DomainFolders):
-    """OfficeHome: things of office and home as art, clipart, product picture and photograph.
+    """OfficeHome: objects of office and home as art, clipart, product image and photograph.
 
     - Input: RGB, of many sizes. Labels: 65 classes. Domains: Art (2,427 images), Clipart (4,365),
       Product (4,439), Real World (4,357); 15,588 in all, about 1.1 GB.
@@ -332,7 +332,7 @@ class officehome(DomainFolders):
     domains = ("Art", "Clipart", "Product", "Real World")
     spellings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Real World": ("Real",)}
     folders = ("office_home", "OfficeHomeDataset_10072016")
-    where = (
+    download_hint = (
         "https://www.hemanthdv.org/officeHomeDataset.html, unpacked to "
         "office_home/{Art,Clipart,Product,Real World}/<class>/"
     )
@@ -371,7 +371,7 @@ class terra_incognita(DomainFolders):
         "location_46": ("L46", "46"),
     }
     folders = ("terra_incognita",)
-    where = (
+    download_hint = (
         "https://lila.science/datasets/caltech-camera-traps, sorted into "
         "terra_incognita/location_{100,38,43,46}/<class>/ by DomainBed's "
         "domainbed/scripts/download.py"

@@ -1,4 +1,4 @@
-"""Folders of images: found under any spelling of their name, listed, and checked against lists."""
+"""Folders of images: found under any spelling, listed, and checked against lists."""
 
 import os
 import re
@@ -15,15 +15,15 @@ from gmixout.errors import DataError
 from gmixout.settings import shown
 
 JUNK = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
-"""What operating systems leave in folders; hidden files and folders are passed over, too."""
+"""Files that operating systems leave in folders; hidden files and folders are skipped, too."""
 
 GAPS = 10
-"""How many labels there may be for each that occurs: lists leave out a class here and there."""
+"""Labels allowed for each one that occurs: lists skip a class here and there."""
 
 
 @dataclass
 class Listing:
-    """Images on the way to becoming a set: paths from one folder, and labels."""
+    """Paths from one folder, and labels: the contents of a set of images."""
 
     root: Path
     paths: list[str] = field(default_factory=list)
@@ -35,14 +35,14 @@ class Listing:
     def images(
         self, space: LabelSpace | None = None, border: int = 0, upright: bool = False
     ) -> ImageFiles:
-        """The set."""
+        """Return the set of images."""
         return ImageFiles(
             self.root, self.paths, self.labels, space=space, border=border, upright=upright
         )
 
 
 def plain(name: str) -> str:
-    """A name without case and separators: "Real World", "real_world" and "RealWorld" are one."""
+    """Return a name without case and separators: "Real World" and "real_world" are the same."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -53,11 +53,11 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def pictures(folder: Path, problems: Problems | None = None) -> list[str]:
-    """Return the image files in a folder and in the folders in it, as sorted paths from it.
+    """Return the image files below a folder, as sorted paths from it.
 
     Args:
         folder: The folder; links are followed, but no folder is entered twice.
-        problems: Takes the other files, which are passed over.
+        problems: Collects the other files, which are skipped.
 
     Raises:
         DataError: A folder cannot be read.
@@ -93,7 +93,7 @@ def _is_junk(name: str) -> bool:
 
 
 def find(folder: Path, *names: str) -> Path | None:
-    """The folder inside a folder that has one of some names, in any spelling; None without.
+    """Return the subfolder with one of some names, in any spelling; None if there is none.
 
     Raises:
         DataError: More than one has.
@@ -119,7 +119,7 @@ def read_class(listing: Listing, folder: str, label: int, problems: Problems) ->
 
 
 def read_classes(folder: Path, labels: Mapping[str, int], problems: Problems) -> Listing:
-    """The images of `<folder>/<class>/*`.
+    """Return the images of `<folder>/<class>/*`.
 
     Args:
         folder: Holds the class folders.
@@ -144,7 +144,7 @@ def read_classes(folder: Path, labels: Mapping[str, int], problems: Problems) ->
 
 
 def read_list(file: Path, root: Path, problems: Problems) -> Listing:
-    """The images of a list file: on each line a folder's image, a space and a label.
+    """Return the images of a list file: on each line a folder's image, a space and a label.
 
     Args:
         file: The list; paths `<folder>/<file>` may hold spaces, the label comes after the last.
@@ -170,10 +170,10 @@ def read_list(file: Path, root: Path, problems: Problems) -> Listing:
 
 
 def classes_of_lists(listings: Mapping[str, Listing], problems: Problems) -> tuple[str, ...]:
-    """Class names of the labels in lists, from the folder that each image lies in.
+    """Return the class name of each label in lists, from the folder of its images.
 
     The number in the list is the label, whatever the order of the folders: lists may leave out a
-    class, and a folder's position would then be wrong for all after it.
+    class, and a folder's position would then be wrong for all later ones.
 
     Args:
         listings: Images by the name of their list, each below the folder of its class.
@@ -202,11 +202,11 @@ def classes_of_lists(listings: Mapping[str, Listing], problems: Problems) -> tup
 
 
 def report_absent(listing: Listing, said: str, problems: Problems) -> None:
-    """Notes a problem if images are listed that are not there, or not in the folder they should be.
+    """Note a problem if listed images are missing, or outside of their folder.
 
     Args:
         listing: The images.
-        said: What listed them ("train.txt lists"), to begin the problem with.
+        said: Who lists them ("train.txt lists"), the start of the message.
         problems: Takes the problem.
     """
     absent, outside = absent_files(listing.root, listing.paths)
@@ -223,9 +223,9 @@ def report_absent(listing: Listing, said: str, problems: Problems) -> None:
 
 
 def absent_files(root: Path, paths: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the paths that lead to no file, and those that links lead out of the root.
+    """Return the paths of missing files, and those that links lead out of the root.
 
-    Found with one look into each folder.
+    Each folder is read once.
     """
     wanted = defaultdict(list)
     for path in paths:

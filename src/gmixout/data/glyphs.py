@@ -1,4 +1,4 @@
-"""Digits drawn from the TrueType fonts that matplotlib ships: a broad domain made from nothing.
+"""Digits drawn from the TrueType fonts that matplotlib ships: a broad domain without downloads.
 
 A font is a file; `draw` gives its ten digits as clean masks of ink, and `vary` turns masks of ink
 into images: slant, stroke, ink and paper differ from image to image.
@@ -42,12 +42,12 @@ IMAGE_SIZE = 28
 # Glyphs are drawn and warped at twice the size, then averaged down: smooth edges.
 _GLYPH_SIZE = 2 * IMAGE_SIZE
 _INK_HEIGHT = 40
-# Strokes bend by up to this share of half the image: some of the freedom of a hand.
+# Strokes bend by up to this share of half the image, a little like handwriting.
 _BEND = 0.08
 
 
 def font_folder() -> Path:
-    """The folder of matplotlib's TrueType fonts.
+    """Return the folder of matplotlib's TrueType fonts.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -81,7 +81,7 @@ def draw(fonts: tuple[str, ...]) -> Tensor:
 
 
 def _draw(font: Path, character: str) -> Tensor:
-    """One character as ink, `[56, 56]`."""
+    """Draw one character as ink, `[56, 56]`."""
     with needs("pillow", "vision"):
         from PIL import Image, ImageDraw, ImageFont
 
@@ -97,7 +97,7 @@ def _draw(font: Path, character: str) -> Tensor:
 
 
 def render(fonts: tuple[str, ...], per_digit: int, seed: int) -> LabelledImages:
-    """A balanced set of varied digits of some fonts.
+    """Return a balanced set of varied digits of some fonts.
 
     Args:
         fonts: file names in matplotlib's font folder; images take them in turn.
@@ -175,6 +175,6 @@ def _blur(images: Tensor) -> Tensor:
 
 
 def _ramp(direction: Tensor) -> Tensor:
-    """Linear ramps in [-0.7, 0.7] across the image, `[N, 1, 28, 28]`."""
+    """Return linear ramps in [-0.7, 0.7] across the image, `[N, 1, 28, 28]`."""
     axis = torch.linspace(-0.5, 0.5, IMAGE_SIZE)
     return direction.cos() * axis + direction.sin() * axis[:, None]

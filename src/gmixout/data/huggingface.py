@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _ONE_CLASS = ("int", "uint", "float", "bool", "string", "large_string", "null")
-"""How the names of the types begin that a column of classes may have."""
+"""Prefixes of the types that a label column may have."""
 
 
 class ImageRows(ImageSet):
@@ -49,8 +49,8 @@ class ImageRows(ImageSet):
 class huggingface(Source):
     """Any image classification data set of the Hugging Face `datasets` library.
 
-    - Input: an image column, as the library stores it; images come as RGB, turned
-      as their EXIF data says.
+    - Input: an image column, as the library stores it; images are read as RGB
+      and rotated by their EXIF data.
     - Labels: a column of class labels, numbers or text; classes are the library's, or the values
       that occur in the training split, sorted.
     - Files: the root is a folder that `save_to_disk` wrote, a folder that `load_dataset` can read
@@ -77,13 +77,13 @@ class huggingface(Source):
     test: str = ""
     shifts: tuple[str, ...] = ()
 
-    where = (
+    download_hint = (
         "https://huggingface.co/datasets: on a machine with a connection "
         "`datasets.load_dataset(NAME).save_to_disk(DIR)`, then give DIR as the root"
     )
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the splits and their columns."""
+        """Look at the splits and their columns."""
         found = self._open(problems)
         own = [name for name in (self.train, self.val, self.test) if name]
         shifts = self.shifts or tuple(name for name in found if name not in own)
@@ -106,7 +106,7 @@ class huggingface(Source):
         problems.settle(self)
         val = sets[self.val]
         if not shifts:
-            notes.append("no split is a shift: nothing to test on but corruptions, if any")
+            notes.append("no split is a shift: only corruptions, if any, to test on")
         if self.test:
             id_val, id_test = val, sets[self.test]
         else:
@@ -123,11 +123,11 @@ class huggingface(Source):
         )
 
     def placed(self) -> Source:
-        """The same data set; a name on the hub is no folder."""
+        """Return the same data set; a name on the hub is not a folder."""
         return super().placed() if self.root.expanduser().exists() else self
 
     def _check_root(self, problems: Problems) -> None:
-        """A name on the hub is no folder."""
+        """Accept any root: it is a name on the hub, not a folder."""
 
     def _open(self, problems: Problems) -> Any:
         with needs("datasets", "hub"):
@@ -155,7 +155,7 @@ class huggingface(Source):
         return found
 
     def _check_columns(self, name: str, rows: Any, problems: Problems) -> None:
-        """Notes what is wrong with the columns of a split."""
+        """Note what is wrong with the columns of a split."""
         import datasets
 
         for column in {self.image, self.label} - set(rows.column_names):
@@ -179,13 +179,13 @@ class huggingface(Source):
             problems.add(f"split {name}: the class names {shown(label.names)} are not all text")
 
     def _values(self, name: str, rows: Any, problems: Problems) -> list[Any]:
-        """What the label column says of each row: a class name, a number or text; None: nothing."""
+        """Return each row's label: a class name, a number or text; None if it has none."""
         import datasets
 
         feature = rows.features[self.label]
         with reading(self.root, "a data set", lambda: f", split {name}, column {self.label}"):
             values = list(rows[self.label][:])
-            set(values)  # lists, where the features say numbers, are no classes
+            set(values)  # lists, where the features say numbers, are not classes
         if not isinstance(feature, datasets.ClassLabel):
             return [None if value != value else value for value in values]  # nan: nothing
         # the same name may have another number in another split
@@ -193,7 +193,7 @@ class huggingface(Source):
         for row, value in enumerate(values):
             if value not in names and value not in (None, -1):
                 problems.add(
-                    f"split {name}, row {row}: {shown(value)} is no class label; they go from 0 "
+                    f"split {name}, row {row}: {shown(value)} is not a class label; they go from 0 "
                     f"to {len(names) - 1}"
                 )
                 break
@@ -211,7 +211,7 @@ class huggingface(Source):
         unknown = {value for value in values if value not in label_of} - {None}
         if unknown:
             problems.add(
-                f"split {name} has labels that {self.train} has not: {min(map(str, unknown))}"
+                f"split {name} has labels that {self.train} lacks: {min(map(str, unknown))}"
             )
         labels = [label_of.get(value, -1) for value in values]
         return ImageRows(

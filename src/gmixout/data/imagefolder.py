@@ -1,4 +1,4 @@
-"""Anybody's images in folders."""
+"""A user's images in folders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,29 +17,29 @@ from gmixout.errors import ConfigError
 
 SHIFT = "shift_"
 SPELLINGS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""Names of the folders that are no shifts, in any case."""
+"""Names of the folders that are not shifts, in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class imagefolder(SeveralDomains):
     """Your own images: `train/`, `val/`, and any number of `shift_<name>/`.
 
-    - Input: image files that Pillow can read, in any size; they come as RGB, turned as their EXIF
-      data says.
+    - Input: image files that Pillow can read, in any size; read as RGB and rotated by their EXIF
+      data.
     - Labels: the class folders of `train/`, sorted.
     - Files: `<root>/{train,val,shift_<name>}/<class>/*` and, if there is one, `test/<class>/*`;
-      images may lie in folders in a class's folder. Other files are passed over, which a note says.
-      `valid/` and `validation/` do for `val/`. With `layout=domains` the folders train, val and
-      test hold a folder a domain, `train/<domain>/<class>/*`, and shifts are as before.
+      images may lie in folders in a class's folder. Other files are skipped with a note.
+      `valid/` and `validation/` also work for `val/`. With `layout=domains`, train, val and test
+      hold one folder per domain, `train/<domain>/<class>/*`, and shifts are as before.
     - Domains: each `shift_<name>` is a shift called `<name>`; a shift may lack classes, and is
-      then still asked about all of them. A domain that is not trained on is a shift, with its
-      images of all three folders.
+      still scored over all of them. A domain that is not trained on is a shift, with its images
+      of all three folders.
     - Splits: id_val is `val/`, id_test is `test/`. Without `test/`, a fixed stratified half of
       `val/` (of each domain) is id_val and the other half id_test. Metric: accuracy.
 
     Args:
-        layout: Whether `train/` holds folders of `classes`, or of `domains` with folders of
-            classes in them.
+        layout: `train/` holds folders of `classes`, or of `domains` with folders of classes in
+            them.
         train_domains: With `layout=domains`: the domains that are finetuned on; empty: all.
         test_domain: With `layout=domains`: leave this domain out: finetune on all others, and test
             on it.
@@ -47,9 +47,9 @@ class imagefolder(SeveralDomains):
 
     layout: Literal["classes", "domains"] = "classes"
 
-    where = (
+    download_hint = (
         "your own images, laid out as train/<class>/*, val/<class>/*, shift_<name>/<class>/* and "
-        "perhaps test/<class>/*; or, with layout=domains, as train/<domain>/<class>/* and so on"
+        "optionally test/<class>/*; or, with layout=domains, as train/<domain>/<class>/* and so on"
     )
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class imagefolder(SeveralDomains):
             raise ConfigError(f"imagefolder({option}={','.join(named)}) goes with layout=domains")
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the folders."""
+        """Look at the folders."""
         parts = self._parts()
         for name in ("train", "val"):
             if name not in parts:
@@ -85,7 +85,7 @@ class imagefolder(SeveralDomains):
                 problems.add(f"{self.root / SHIFT}{domain} has the name of a domain: rename it")
             shifts[domain] = images
         if not shifts:
-            notes.append(f"there is no {SHIFT}<name>/: no shift to test on but corruptions, if any")
+            notes.append(f"there is no {SHIFT}<name>/: only corruptions, if any, to test on")
         notes += self._hint(parts["train"]) if self.layout == "classes" else training_note(trained)
         problems.settle(self)
         train, id_val, id_test = joined_parts(
@@ -102,7 +102,7 @@ class imagefolder(SeveralDomains):
         )
 
     def load_tests(self) -> ImageBenchmark:
-        """Gives what there is to test on: of `val/`, `test/` and the shifts, all that is there.
+        """Return the test sets: of `val/`, `test/` and the shifts, all that are there.
 
         Raises:
             DataError: As `check`, or none of them is there.
@@ -127,20 +127,20 @@ class imagefolder(SeveralDomains):
         )
 
     def _parts(self) -> dict[str, Path]:
-        """The folders that are used: train, val and test, in any spelling, and the shifts."""
+        """Return the folders in use: train, val and test, in any spelling, and the shifts."""
         found = {part: find(self.root, *names) for part, names in SPELLINGS.items()}
         shifts = (n for n in subfolders(self.root) if n.startswith(SHIFT) and n != SHIFT)
         found |= {name: self.root / name for name in shifts}
         return {name: folder for name, folder in found.items() if folder is not None}
 
     def _folders(self, part: str, folder: Path) -> dict[str, Path]:
-        """The folders of classes in one of `_parts`, by domain."""
+        """Return the folders of classes in one of `_parts`, by domain."""
         if self.layout == "classes" or part not in SPELLINGS:
             return {"": folder}
         return {name: folder / name for name in subfolders(folder)}
 
     def _classes(self, parts: Mapping[str, Path]) -> list[str]:
-        """The names of the class folders in some of `_parts`, sorted."""
+        """Return the names of the class folders in some of `_parts`, sorted."""
         folders = [f for part, top in parts.items() for f in self._folders(part, top).values()]
         if len(folders) == 1:
             return subfolders(folders[0])
@@ -151,7 +151,7 @@ class imagefolder(SeveralDomains):
     def _images(
         self, part: str, top: Path, classes: list[str], problems: Problems
     ) -> dict[str, ImageSet]:
-        """The images of one of `_parts`, by domain."""
+        """Return the images of one of `_parts`, by domain."""
         labels = {each: label for label, each in enumerate(classes)}
         found: dict[str, ImageSet] = {}
         for domain, folder in self._folders(part, top).items():
@@ -168,7 +168,7 @@ class imagefolder(SeveralDomains):
         trained: Sequence[str],
         problems: Problems,
     ) -> None:
-        """Raises if val or test lacks a domain that is trained on, or has one that train lacks."""
+        """Raise if val or test lacks a domain that is trained on, or has one that train lacks."""
         for part, domains in sets.items():
             for domain in sorted({*trained} - domains.keys()):
                 problems.add(f"there is no {parts[part] / domain}, and {domain} is trained on")
@@ -183,7 +183,7 @@ class imagefolder(SeveralDomains):
         trained: Sequence[str],
         problems: Problems,
     ) -> dict[str, dict[str, ImageSet]]:
-        """The images of `val/` as those of val and test, in whole where they are a shift."""
+        """Split the images of `val/` into val and test; keep them together for a shift."""
         val, test = dict(domains), {}
         for domain in trained:
             images = domains[domain]
@@ -198,7 +198,7 @@ class imagefolder(SeveralDomains):
 
     @staticmethod
     def _hint(train: Path) -> list[str]:
-        """A note if the folders of `train/` may be domains: they hold folders of the same names."""
+        """Return a note if the folders of `train/` may be domains (their subfolders agree)."""
         inside = [train / name for name in subfolders(train)]
         for folder in inside:
             with reading(folder, "a folder"):
@@ -217,7 +217,7 @@ class imagefolder(SeveralDomains):
 def _untrained(
     sets: Mapping[str, Mapping[str, ImageSet]], trained: Sequence[str]
 ) -> dict[str, ImageSet]:
-    """All images of each domain that is not trained on."""
+    """Return all images of each domain that is not trained on."""
     found: dict[str, dict[str, ImageSet]] = {}
     for part, domains in sets.items():
         for domain in domains.keys() - {*trained}:
@@ -226,7 +226,7 @@ def _untrained(
 
 
 def _absent(domains: Mapping[str, ImageSet] | None, classes: list[str]) -> str:
-    """The classes that val or test has no image of, for a note."""
+    """Return the classes without an image in val or test, for a note."""
     if not domains:
         return ""
     present = {label for images in domains.values() for label in images.labels.tolist()}

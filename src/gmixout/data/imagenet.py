@@ -1,4 +1,4 @@
-"""ImageNet, and the test sets that ask how far it carries: V2, R, A, Sketch, ObjectNet."""
+"""ImageNet and its shifts: V2, R, A, Sketch, ObjectNet."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -31,8 +31,8 @@ OBJECTNET_FILES = (
     "pytorch_to_imagenet_2012_id.json",
     "imagenet_to_label_2012_v2",
 )
-"""What comes with ObjectNet: its folders' labels, the names of the ImageNet classes of a label, and
-the place among the sorted wnids of each line of the list of ImageNet names."""
+"""Files of ObjectNet: its folders' labels, the names of the ImageNet classes of a label, and
+the position among the sorted wnids of each line of the list of ImageNet names."""
 _ARCHIVE = (
     "https://image-net.org/download-images (ILSVRC2012, sorted into train/<wnid>, val/<wnid>)"
 )
@@ -40,7 +40,7 @@ _ARCHIVE = (
 
 @dataclass(frozen=True)
 class ImageNet(Source):
-    """What ImageNet and the benchmarks built on it share."""
+    """Base of ImageNet and the benchmarks built on it."""
 
     corruption_summary: ClassVar[str] = "mce_alexnet"
     official: ClassVar[Mapping[str, int]] = {"classes": 1000, "train": 1_281_167, "val": 50_000}
@@ -57,7 +57,7 @@ class ImageNet(Source):
         return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
     def imagenet_root(self, problems: Problems) -> Path:
-        """The folder with `train/` in it: the root, or `imagenet` or `ILSVRC2012` in the root."""
+        """Return the folder that holds `train/`: the root, or `imagenet` or `ILSVRC2012` in it."""
         for folder in (self.root, find(self.root, "imagenet", "ILSVRC2012", "imagenet-1k")):
             if folder is not None and find(folder, "train") is not None:
                 return folder
@@ -66,12 +66,12 @@ class ImageNet(Source):
     def in_domain(
         self, val_share: float, problems: Problems
     ) -> tuple[dict[str, int], ImageBenchmark]:
-        """ImageNet itself: the label of each wnid, and the benchmark without shifts.
+        """Return the label of each wnid, and ImageNet's benchmark without shifts.
 
         Args:
             val_share: Share of the training images, stratified by a fixed seed, that is held out
                 for in-domain validation, so that ImageNet's own validation images stay a test set.
-            problems: Takes what is wrong.
+            problems: Collects what is wrong.
         """
         root = self.imagenet_root(problems)
         wnids = subfolders(root / "train")
@@ -103,7 +103,7 @@ class ImageNet(Source):
         )
 
     def all_classes(self, folder: Path, labels: Mapping[str, int], problems: Problems) -> Listing:
-        """Images in a folder that has to have a folder of every class."""
+        """Return the images of a folder that must have a subfolder for every class."""
         listing = read_classes(folder, labels, problems)
         absent = sorted(set(labels) - set(subfolders(folder)))
         if absent:
@@ -125,9 +125,9 @@ class imagenet(ImageNet):
       from `LOC_synset_mapping.txt` or `classnames.txt` beside `train/`; without, they are wnids.
     - Splits: id_val is held out from train (see `val_share`), id_test is ImageNet's own validation
       set of 50,000. Metric: accuracy.
-    - `v2`: 10,000 images anew by ImageNet's recipe; the folder's number is the label.
+    - `v2`: 10,000 new images by ImageNet's recipe; the folder's number is the label.
     - `r`, `a`: 30,000 renditions and 7,500 adversarially filtered photographs of 200 classes each.
-      Which 200 is read off their folders; a model is asked about these 200 alone (`space`).
+      Their folders say which 200; a model is scored over these 200 alone (`space`).
     - `sketch`: 50,889 drawings of all classes.
     - `objectnet`: 18,574 photographs from odd angles, of the 113 of its 313 classes that ImageNet
       has; a class's logit is the largest among its ImageNet classes', and 2 pixels of frame are cut
@@ -152,7 +152,7 @@ class imagenet(ImageNet):
     missing: Literal["refuse", "leave_out"] = "refuse"
     v2: Literal["matched-frequency", "threshold-0.7", "top-images"] = "matched-frequency"
 
-    where = (
+    download_hint = (
         f"{_ARCHIVE}; https://imagenetv2.org; https://github.com/hendrycks/imagenet-r; "
         "https://github.com/hendrycks/natural-adv-examples; "
         "https://github.com/HaohanWang/ImageNet-Sketch; https://objectnet.dev"
@@ -177,18 +177,18 @@ class imagenet(ImageNet):
     """Names of each shift's folder in the root."""
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Check the options."""
         super().__post_init__()
         known = ("v2", *self.folders)
         unknown = set(self.shifts) - set(known)
         if unknown:
             raise ConfigError(
-                f"imagenet(shifts={self.shifts}): {', '.join(sorted(unknown))} is none of: "
+                f"imagenet(shifts={self.shifts}): {', '.join(sorted(unknown))} is not one of: "
                 f"{', '.join(known)}"
             )
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at ImageNet and the shifts."""
+        """Look at ImageNet and the shifts."""
         labels, benchmark = self.in_domain(self.val_share, problems)
         readers: dict[str, Callable[[Path, dict[str, int], Problems], ImageFiles]] = {
             "v2": self._v2,
@@ -218,7 +218,7 @@ class imagenet(ImageNet):
         return self.folders[shift]
 
     def _v2(self, folder: Path, labels: dict[str, int], problems: Problems) -> ImageFiles:
-        """Reads the number of a folder as the label: sorted as text, 10 would come before 2."""
+        """Read the number of a folder as the label: sorted as text, 10 would come before 2."""
         names = subfolders(folder)
         if names and all(name in labels for name in names):
             return self.all_classes(folder, labels, problems).images()
@@ -238,7 +238,7 @@ class imagenet(ImageNet):
     def _part_of_the_classes(
         self, key: str, folder: Path, labels: dict[str, int], problems: Problems
     ) -> ImageFiles:
-        """Reads a set whose folders are some of the wnids, which become its label space."""
+        """Read a set whose folders are some of the wnids, which become its label space."""
         wnids = [name for name in subfolders(folder) if name in labels]
         for name in sorted(set(subfolders(folder)) - set(wnids)):
             problems.add(f"{folder / name} is not a class of ImageNet's train/")
@@ -260,7 +260,7 @@ class imagenet(ImageNet):
         self._count(problems, "objectnet classes", len(members), "number of ObjectNet classes")
         out = [name for name, ids in members.items() if not all(0 <= i < len(labels) for i in ids)]
         if out:
-            problems.add(f"{folder}: {out[0]} is mapped to a class that ImageNet's train/ has not")
+            problems.add(f"{folder}: {out[0]} is mapped to a class that ImageNet's train/ lacks")
         present = set(subfolders(images))
         for label, name in enumerate(members):
             if name in present:
@@ -284,7 +284,7 @@ def class_names(root: Path) -> dict[str, str]:
 
 
 def objectnet_classes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """ImageNet's classes of each ObjectNet class folder that has some, folders in sorted order.
+    """Return ImageNet's classes of each ObjectNet class folder that has some, folders sorted.
 
     Args:
         folder: Holds, itself or in `mappings/`, the four files that come with ObjectNet.
@@ -301,7 +301,7 @@ def objectnet_classes(folder: Path) -> dict[str, tuple[int, ...]]:
     try:
         place = {line: int(place) for place, line in place_to_line.items()}
         if len(place) < len(place_to_line):
-            raise ValueError(f"{tables[2].name} gives one line twice")
+            raise ValueError(f"{tables[2].name} has a line twice")
         by_name = {name: place[line - 1] for line, name in names}
         classes = {
             name: tuple(sorted(by_name[each] for each in label_to_imagenet[label].split("; ")))
@@ -317,7 +317,7 @@ def objectnet_classes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _check_mapping(file: Path, held: Any, kind: type) -> None:
-    """Checks that a file holds an object of values of one kind; JSON's keys are text."""
+    """Check that a file holds an object of values of one kind; JSON's keys are text."""
     wrong = isinstance(held, dict) and [value for value in held.values() if type(value) is not kind]
     if wrong or not isinstance(held, dict):
         raise DataError(f"{file} does not map names to {kind.__name__}: {shown(wrong or held)}")

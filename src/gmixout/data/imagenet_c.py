@@ -37,11 +37,13 @@ class imagenet_c(ImageNet):
     val_share: float = 0.02
     extra: bool = False
 
-    where = "https://zenodo.org/record/2235448 (ImageNet-C), and ImageNet: https://image-net.org"
+    download_hint = (
+        "https://zenodo.org/record/2235448 (ImageNet-C), and ImageNet: https://image-net.org"
+    )
     official: ClassVar[Mapping[str, int]] = {**ImageNet.official, "corrupted": 50_000}
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at ImageNet and its corrupted copies."""
+        """Look at ImageNet and its corrupted copies."""
         labels, benchmark = self.in_domain(self.val_share, problems)
         root = find(self.root, "ImageNet-C")
         if root is None:

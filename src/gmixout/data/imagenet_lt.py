@@ -1,4 +1,4 @@
-"""ImageNet-LT: a long-tailed part of ImageNet."""
+"""ImageNet-LT: a long-tailed subset of ImageNet."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from gmixout.data.source import ImageBenchmark, Problems
 
 @dataclass(frozen=True, kw_only=True)
 class imagenet_lt(ImageNet):
-    """ImageNet-LT: 5 to 1,280 training images a class.
+    """ImageNet-LT: 5 to 1,280 training images per class.
 
     - Input: RGB photographs of many sizes. Labels: 1000 classes, by the lists' numbers.
     - Files: `ImageNet_LT_{train,val,test}.txt` in the root, in `ImageNet_LT/` there or beside
@@ -26,7 +26,7 @@ class imagenet_lt(ImageNet):
     - Licence: ImageNet's terms of access; the lists: BSD 3-clause. Size: as ImageNet.
 
     Args:
-        shots: Whose limits tell many, medium and few apart: `oltr` (many from 100, few up to 20)
+        shots: Whose limits separate many, medium and few: `oltr` (many from 100, few up to 20)
             or `lift` (many above 100, few below 20).
 
     Source: Liu, Miao, Zhan, Wang, Gong and Yu, "Large-Scale Long-Tailed Recognition in an Open
@@ -35,7 +35,7 @@ class imagenet_lt(ImageNet):
 
     shots: Literal["oltr", "lift"] = "oltr"
 
-    where = (
+    download_hint = (
         "https://github.com/zhmiao/OpenLongTailRecognition-OLTR (the lists ImageNet_LT_*.txt), and "
         "ImageNet: https://image-net.org"
     )
@@ -47,7 +47,7 @@ class imagenet_lt(ImageNet):
     }
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the lists, and whether their images are there."""
+        """Look at the lists, and whether their images are there."""
         root = self.imagenet_root(problems)
         parts = {}
         for part in ("train", "val", "test"):

@@ -1,4 +1,4 @@
-"""Labelled images on disk or in memory, decoded when they are asked for."""
+"""Labelled images on disk or in memory, decoded on access."""
 
 import copy
 import hashlib
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Transform: TypeAlias = Callable[["Image"], Tensor]
-"""Makes a model's input `[C, H, W]` of a picture; to be picklable for workers that are spawned."""
+"""Makes a model's input `[C, H, W]` from an image; picklable, for spawned workers."""
 
 Set = TypeVar("Set", bound="ImageSet")
 
 _BLOCK = 256
-"""Images that one thread looks at in a row."""
+"""Images that one thread checks in a row."""
 
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes of a test set that has others than the model.
+    """The classes of a test set, where they differ from the model's.
 
-    ImageNet-R and -A ask for 200 of the model's 1000 classes, ObjectNet for 113 classes of its
-    own, each of which is one or more of ImageNet's.
+    ImageNet-R and -A have 200 of the model's 1000 classes; ObjectNet has 113 classes of its own,
+    each of which is one or more of ImageNet's.
     """
 
     classes: tuple[str, ...]
     """Names of the test set's own classes; its labels are positions in this tuple."""
     members: tuple[tuple[int, ...], ...]
-    """Of each own class, the positions of the model's classes that it stands for."""
+    """For each class of the set, the positions of the model's classes it covers."""
 
     def project(self, logits: Tensor) -> Tensor:
-        """Logits of the own classes, each the largest among its members'.
+        """Return logits of this set's classes, each the maximum over its members.
 
         Args:
             logits: `[N, all classes]`, the model's.
@@ -91,7 +91,7 @@ class ImageSet(Examples, ABC):
         self.broken: tuple[str, ...] = ()
         """Names of the images that `without_broken` dropped."""
         self.flat = 0
-        """Number of images of one colour all over that `without_broken` saw."""
+        """Number of images of a single colour that `without_broken` saw."""
         self._positions = np.arange(len(self.labels))
         self._kept: dict[int, Tensor] | None = None
 
@@ -109,15 +109,15 @@ class ImageSet(Examples, ABC):
 
     @abstractmethod
     def _decode(self, position: int) -> "Image":
-        """The picture at a position of the store, in RGB."""
+        """Return the image at a position of the store, in RGB."""
 
     @abstractmethod
     def _name(self, position: int) -> str:
-        """What an error calls the picture."""
+        """Return the name of the image in errors."""
 
     @property
     def in_memory(self) -> bool:
-        """Whether an image that was asked for once costs nothing the next time."""
+        """True if an image costs nothing after its first use."""
         return self._kept is not None
 
     def __len__(self) -> int:
@@ -131,7 +131,7 @@ class ImageSet(Examples, ABC):
         return self._kept[index], int(self.labels[index])
 
     def picture(self, index: int) -> "Image":
-        """The picture itself, in RGB.
+        """Return the image itself, in RGB.
 
         Raises:
             DataError: It cannot be decoded; the message names it.
@@ -139,7 +139,7 @@ class ImageSet(Examples, ABC):
         position = int(self._positions[index])
         try:
             return self._decode(position)
-        # Pillow's decoders do not agree on what they raise on spoilt files
+        # Pillow's decoders do not agree on what they raise on damaged files
         except Exception as error:
             raise DataError(
                 f"{self._name(position)} cannot be read as an image ({error}): replace it, or "
@@ -147,24 +147,24 @@ class ImageSet(Examples, ABC):
             ) from error
 
     def project(self, logits: Tensor) -> Tensor:
-        """A model's logits `[N, all classes]` as logits of this set's classes `[N, own classes]`.
+        """Map logits `[N, all classes]` to logits of this set's classes, `[N, own classes]`.
 
-        Without a label space of its own the set has the model's classes, and nothing changes.
+        Without its own label space the set has the model's classes, and nothing changes.
         """
         return logits if self.space is None else self.space.project(logits)
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits that stand for the labels and, of files, their names."""
+        """Return twelve hexadecimal digits that identify the labels and, of files, their names."""
         return hashlib.sha256(
             self.labels.numpy().tobytes() + self._identity(self._positions)
         ).hexdigest()[:12]
 
     def _identity(self, positions: "np.ndarray[Any, Any]") -> bytes:
-        """What tells the images at some positions of the store from others."""
+        """Return bytes that identify the images at some positions of the store."""
         return b""
 
     def subset(self: Set, indices: Sequence[int] | Tensor) -> Set:
-        """The examples at some indices, in that order."""
+        """Return the examples at some indices, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         part = copy.copy(self)
         part.labels = self.labels[chosen]
@@ -174,7 +174,7 @@ class ImageSet(Examples, ABC):
         return part
 
     def transformed(self: Set, transform: Transform) -> Set:
-        """The same examples, seen through another transform."""
+        """Return the same examples with another transform."""
         part = copy.copy(self)
         part.transform, part._kept = transform, None
         return part
@@ -190,16 +190,16 @@ class ImageSet(Examples, ABC):
         return part
 
     def kept(self: Set) -> Set:
-        """The same examples, which stay in memory as the transform made them, once asked for.
+        """Return the same examples, whose transformed images stay in memory after their first use.
 
-        In the memory of the process that asks: processes that load images keep nothing.
+        They stay in the memory of the calling process; loading processes keep nothing.
         """
         part = copy.copy(self)
         part._kept = {}
         return part
 
     def relabelled(self: Set, labels: Sequence[int]) -> Set:
-        """The same examples with other labels.
+        """Return the same examples with other labels.
 
         Args:
             labels: `[classes]`, the new label of each old one.
@@ -212,7 +212,7 @@ class ImageSet(Examples, ABC):
         """Decode every image, on several threads.
 
         Returns:
-            Indices of the images that cannot be decoded, and of those of one colour all over.
+            Indices of the images that cannot be decoded, and of those of a single colour.
         """
 
         def look(block: range) -> tuple[list[int], list[int]]:
@@ -233,10 +233,10 @@ class ImageSet(Examples, ABC):
         return [i for bad, _ in found for i in bad], [i for _, flat in found for i in flat]
 
     def without_broken(self: Set) -> Set:
-        """The images that can be decoded; `broken` of the new set names the others.
+        """Return the images that can be decoded; `broken` of the new set names the others.
 
-        Looking at every image takes as long as reading the whole set once, but leaves no question
-        about how many examples there are, whoever reads them and in whatever order.
+        Checking every image takes as long as reading the set once, but fixes the number of
+        examples, whoever reads them and in whatever order.
         """
         bad, flat = self.looked_through()
         good = np.setdiff1d(np.arange(len(self)), bad)
@@ -256,7 +256,7 @@ class ImageFiles(ImageSet):
         groups: See `ImageSet`.
         space: See `ImageSet`.
         border: Pixels to cut from each edge before the transform (ObjectNet's red frame has 2).
-        upright: Turn pictures as their EXIF data says; published benchmarks are read without.
+        upright: Rotate images by their EXIF data; published benchmarks are read without.
         group_names: See `ImageSet`.
     """
 
@@ -281,7 +281,7 @@ class ImageFiles(ImageSet):
         return bytes(self._paths[positions].tobytes())
 
     def path(self, index: int) -> Path:
-        """The file of an example."""
+        """Return the file of an example."""
         return self._file(int(self._positions[index]))
 
     def _file(self, position: int) -> Path:
@@ -306,7 +306,7 @@ class ImageBytes(ImageSet):
 
     Args:
         encoded: The bytes of image files.
-        names: What errors call them.
+        names: Their names in errors.
         labels: `[N]`.
     """
 
@@ -329,7 +329,7 @@ class ImageArray(ImageSet):
     Args:
         pixels: `[N, H, W, 3]`, uint8.
         labels: `[N]`.
-        name: What errors call the array.
+        name: Its name in errors.
     """
 
     def __init__(
@@ -352,7 +352,7 @@ FORMATS = (
     "PCX", "QOI", "SGI", "TGA",
 )  # fmt: skip
 """Formats of Pillow (of a plugin of it: HEIF) that are read, whatever a file is called. Others are
-for icons or for other programs, which Pillow would run (EPS: Ghostscript)."""
+for icons, or need programs that Pillow would run (EPS: Ghostscript)."""
 
 
 @cache
@@ -373,11 +373,11 @@ def suffixes() -> tuple[str, ...]:
 
 
 def decoded(file: Path | BytesIO, upright: bool = False) -> "Image":
-    """Return the picture in an image file, in RGB; raises whatever Pillow does on a broken one.
+    """Return the image in an image file, in RGB; raises whatever Pillow does on a broken one.
 
     Args:
         file: A path, or the file's bytes.
-        upright: Turn it as its EXIF data says the camera was held.
+        upright: Rotate it by its EXIF data.
     """
     from PIL import Image, ImageOps
 

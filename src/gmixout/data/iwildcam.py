@@ -1,4 +1,4 @@
-"""iWildCam of WILDS 2.0: animals seen by camera traps, at places new and old."""
+"""iWildCam of WILDS 2.0: animals seen by camera traps, at known and new locations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from gmixout.settings import shown
 UNUSED = 99_999
 """The label that `categories.csv` gives to species that occur in no split."""
 NAMELESS = (
-    "categories.csv with columns y and name is not there: classes are called by their numbers, and "
-    "a zero-shot head is made of these"
+    "categories.csv with columns y and name is missing: classes are named by their numbers, and "
+    "so is a zero-shot head"
 )
 COLUMNS = ("split", "filename", "y", "location_remapped")
 SPLITS = ("train", "val", "test", "id_val", "id_test")
@@ -45,7 +45,7 @@ class iwildcam(Source):
 
     # WiSE-FT's (src/templates/iwildcam_template.py)
     prompts = ("a photo of {}.", "{} in the wild.")
-    where = (
+    download_hint = (
         "https://wilds.stanford.edu/get_started (iwildcam v2.0), unpacked to "
         "iwildcam_v2.0/{metadata.csv,categories.csv,train/}"
     )
@@ -58,7 +58,7 @@ class iwildcam(Source):
     }
 
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the table, and whether its images are there."""
+        """Look at the table, and whether its images are there."""
         folder = find(self.root, "iwildcam_v2.0") or self.root
         for path in (folder / "metadata.csv", folder / "train"):
             if not path.exists():
@@ -123,7 +123,7 @@ class iwildcam(Source):
 
 
 def _class_names(file: Path) -> dict[int, str]:
-    """Class names by label; empty if the file or its columns are not there."""
+    """Return class names by label; empty if the file or its columns are missing."""
     if not file.exists():
         return {}
     named = {}

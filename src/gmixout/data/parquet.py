@@ -12,12 +12,12 @@ from gmixout.settings import shown
 
 COLUMNS = ("image", "label")
 MOST_TIMES = 64
-"""How much larger than the file its images may be, beyond `SMALL` bytes: they are compressed."""
+"""Largest ratio of images to file size beyond `SMALL` bytes: images are compressed already."""
 SMALL = 2**26
 
 
 def read_parquet(file: Path) -> tuple[ImageBytes, tuple[str, ...]]:
-    """The images of a parquet file, encoded, in memory; and their class names.
+    """Return the images of a parquet file, encoded, in memory; and their class names.
 
     Args:
         file: Has columns `image` (bytes of image files) and `label` (integers), perhaps `file`
@@ -57,7 +57,7 @@ def read_parquet(file: Path) -> tuple[ImageBytes, tuple[str, ...]]:
 
 
 def _columns(file: Path, schema: Any) -> list[str]:
-    """The names of the columns to read."""
+    """Return the names of the columns to read."""
     from pyarrow import types
 
     absent = [name for name in COLUMNS if name not in schema.names]
@@ -73,7 +73,7 @@ def _columns(file: Path, schema: Any) -> list[str]:
 
 
 def _check_labels(file: Path, labels: Iterable[int | None]) -> None:
-    """Refuses labels that are missing, negative or far above the number of those that occur."""
+    """Refuse labels that are missing, negative or far above the number of distinct ones."""
     most = GAPS * len(set(labels))
     for row, label in enumerate(labels):
         if label is None or not 0 <= label < most:

@@ -1,6 +1,6 @@
-"""The plain prompt of a zero-shot head, and how classes are called in prompts.
+"""The default prompt of a zero-shot head, and the names of classes in prompts.
 
-Prompts of a data set are beside it, see `Source.prompts`.
+Prompts of a data set are with it, see `Source.prompts`.
 """
 
 import re
@@ -19,7 +19,7 @@ _TWINS = {744: "projectile", 836: "sunglass"}
 
 
 def class_texts(classes: Sequence[str]) -> tuple[str, ...]:
-    """What stands for each class in a prompt.
+    """Return the text of each class in a prompt.
 
     ImageNet's classes, as WordNet ids or as the 1000 WordNet names in their order, have the names
     that OpenAI chose for CLIP; others are taken as they are, with spaces for underscores.
@@ -31,7 +31,7 @@ def class_texts(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_imagenet(classes: Sequence[str]) -> bool:
-    """Whether these are the 1000 classes of ImageNet in their order, by any of their namings.
+    """Return whether these are ImageNet's 1000 classes in order, under any known naming.
 
     WordNet ids, WordNet names (all synonyms, "tench, Tinca tinca", or the first), or OpenAI's.
     """
@@ -53,12 +53,12 @@ def is_imagenet(classes: Sequence[str]) -> bool:
 
 
 def _first_names(names: Sequence[str]) -> list[str]:
-    """What stands before the first comma of each."""
+    """Return the part of each name before its first comma."""
     return [name.partition(",")[0].strip() for name in names]
 
 
 def _imagenet_texts() -> dict[str, str]:
-    """OpenAI's name of each WordNet id of ImageNet, in ImageNet's order."""
+    """Return OpenAI's name for each WordNet id of ImageNet, in ImageNet's order."""
     with needs("timm", "vision"):
         from timm.data.imagenet_info import ImageNetInfo
     with needs("open_clip_torch", "vision"):

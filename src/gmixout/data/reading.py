@@ -1,7 +1,7 @@
-"""Files that people bring: what is wrong with one becomes an error that names it and the place.
+"""Reading of untrusted files: errors name the file and the place.
 
-A file may be broken, of another kind, or made to do harm: nothing that is not a regular file is
-opened, and what is read takes memory in proportion to the file, whatever it says of its own size.
+A file may be broken, of another kind, or malicious: only regular files are opened, and reading
+takes memory in proportion to the file, whatever it claims of its own size.
 """
 
 import csv
@@ -31,12 +31,12 @@ def reading(file: Path, kind: str, place: Callable[[], str] = str) -> Iterator[N
     memory. Only a parser's calls belong inside, so that no mistake of ours looks like the file's.
 
     Args:
-        file: What is read.
-        kind: What it is read as, in an error.
+        file: The file.
+        kind: The expected kind of file, for errors.
         place: Where in the file the parser is (", line 7").
 
     Raises:
-        DataError: Something was raised.
+        DataError: The parser raised.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def reading(file: Path, kind: str, place: Callable[[], str] = str) -> Iterator[N
 
 
 def regular(file: Path) -> Path:
-    """Return the path of a regular file as it is; links to one do.
+    """Return the path of a regular file, or of a link to one, unchanged.
 
     Raises:
         DataError: It is a folder, a pipe, a device or a socket, which may never end, or not there.
@@ -100,8 +100,8 @@ def rows_of(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str,
         columns: Those it has to have; a row that is too short has empty text in them.
 
     Raises:
-        DataError: As `text_of`; it is no such table, lacks a column or has one twice, or a row has
-            more values than there are columns.
+        DataError: As `text_of`; it is not such a table, lacks a column or has one twice, or a row
+            has more values than there are columns.
     """
     text = io.StringIO(text_of(file), newline="")
     # strict: a quote that is never closed is an error, and not a value of all lines after it
@@ -123,10 +123,10 @@ def rows_of(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str,
 
 
 def json_of(file: Path) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
-        DataError: As `text_of`, or it is no JSON.
+        DataError: As `text_of`, or it is not JSON.
     """
     text = text_of(file)
     with reading(file, "JSON"):
@@ -137,7 +137,7 @@ def array_of(file: Path) -> "np.ndarray[Any, Any]":
     """Return an array mapped from an .npy file, of numbers; nothing is read into memory.
 
     Raises:
-        DataError: It is no such file, or shorter than it says.
+        DataError: It is not such a file, or shorter than it claims.
     """
     with reading(file, "an array"):
         array = np.lib.format.open_memmap(regular(file), mode="r")

@@ -1,4 +1,4 @@
-"""Which images make a part of a data set, where the official files leave it open."""
+"""Splits and subsets of a data set, where the official files leave them open."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,17 +18,17 @@ MANY, MEDIUM, FEW = 0, 1, 2
 """Groups of the test images by the training images of their class; the metrics `many_shot`,
 `medium_shot` and `few_shot` know them by these numbers."""
 SHOT_NAMES = ("many", "medium", "few")
-"""Their names, by these numbers."""
+"""Names of the groups, by these numbers."""
 
 SHOTS: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "oltr": lambda counts: (counts >= 100, counts <= 20),
     "lift": lambda counts: (counts > 100, counts < 20),
 }
-"""Who counts as many-shot and who as few-shot, by whose code: they differ on 100 and on 20."""
+"""Limits of many-shot and few-shot by source: they differ on 100 and on 20."""
 
 
 def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> list[Tensor]:
-    """Splits examples so that every class has its share in every part.
+    """Split examples so that every class has its share in every part.
 
     Args:
         labels: `[N]`.
@@ -36,7 +36,7 @@ def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> list[Tenso
         seed: The same seed and labels give the same split, on every platform and version.
 
     Returns:
-        One tensor of ascending indices a part, `len(shares) + 1` in all. The size of a class in a
+        One tensor of ascending indices per part, `len(shares) + 1` in all. The size of a class in a
         part is rounded; the images of a class too small to be shared out stay in the last part.
     """
     # numpy promises that the stream of this generator never changes, of its newer ones it does not
@@ -57,7 +57,7 @@ def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> list[Tenso
 
 
 def in_half(images: Set, half: str) -> Set:
-    """The `first` or the `second` half of a set, every class in proportion; or `both`."""
+    """Return the `first` or the `second` half of a set, every class in proportion; or `both`."""
     if half == "both":
         return images
     first, second = stratified(images.labels, (0.5,), SPLIT_SEED)
@@ -65,7 +65,7 @@ def in_half(images: Set, half: str) -> Set:
 
 
 def long_tailed(labels: Tensor, imbalance: float, seed: int) -> Tensor:
-    """Chooses examples so that class sizes fall exponentially, `n_y = n imbalance^(-y / (C - 1))`.
+    """Choose examples so that class sizes fall exponentially, `n_y = n imbalance^(-y / (C - 1))`.
 
     Args:
         labels: `[N]`, from 0 to C - 1; no class has fewer than the n images of the smallest.
@@ -86,7 +86,7 @@ def long_tailed(labels: Tensor, imbalance: float, seed: int) -> Tensor:
 
 
 def shot_groups(counts: Tensor, convention: str) -> Tensor:
-    """`[classes]`: MANY, MEDIUM or FEW for each class.
+    """Return MANY, MEDIUM or FEW for each class, `[classes]`.
 
     Args:
         counts: `[classes]`, training images of each class.

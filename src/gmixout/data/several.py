@@ -1,4 +1,4 @@
-"""Several training domains: which of those that are there, and their images as one set."""
+"""Several training domains: their choice, and their images as one set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class JoinedImages(ImageSet):
     """The images of several sets, one set after the other; each is a group.
 
     Args:
-        sets: The sets by the names of their groups, with one transform and one label space. Groups
-            of their own are not kept.
+        sets: The sets by the names of their groups, with one transform and one label space. Their
+            own groups are dropped.
 
     Raises:
         DataError: Transforms or label spaces differ.
@@ -61,7 +61,7 @@ class JoinedImages(ImageSet):
         return part, int(self._inside[position])
 
     def _identity(self, positions: "np.ndarray[Any, Any]") -> bytes:
-        """The order of the parts' images, then of each part its name and its images' identity."""
+        """Return the order of the images, then each part's name and its images' identity."""
         order, inside = self._part[positions], self._inside[positions]
         held = [order.tobytes()]
         for number, (name, part) in enumerate(self._parts):
@@ -86,7 +86,7 @@ def joined_parts(parts: Mapping[str, Parts], problems: Problems) -> Parts:
 
     Args:
         parts: Those of each domain.
-        problems: Takes the domains that one of them has no image of.
+        problems: Collects the domains without an image in one of them.
     """
     for domain, own in parts.items():
         for name, images in zip(("train", "id_val", "id_test"), own, strict=True):
@@ -113,7 +113,7 @@ class SeveralDomains(Source):
     """A benchmark whose training images may be of several domains.
 
     Args:
-        train_domains: The domains that are finetuned on, `photo,cartoon` for example; all others
+        train_domains: The training domains, for example `photo,cartoon`; all others
             are shifts. In-domain validation and test are of each of them.
         test_domain: Leave this domain out: finetune on all others, and test on it. A folder of
             runs for each domain in turn is leave-one-domain-out.
@@ -131,22 +131,22 @@ class SeveralDomains(Source):
 
     def _refuse_both(self, one: str, other: str) -> None:
         given = ", ".join(f"{name}={getattr(self, name)!r}" for name in (one, other))
-        raise ConfigError(f"{self.name}({given}) says twice what to finetune on: leave out one")
+        raise ConfigError(f"{self.name}({given}) names training domains twice: leave out one")
 
     @property
     def choice(self) -> tuple[str, tuple[str, ...]]:
-        """The option that says what is finetuned on, and the domains that it names."""
+        """The option that names the training domains, and these domains."""
         if self.test_domain is not None:
             return "test_domain", (self.test_domain,)
         return "train_domains", self.train_domains
 
     def trains_on(self, domain: str) -> bool:
-        """Check whether a domain is finetuned on, wherever it is there."""
+        """Return whether a domain, if present, is trained on."""
         option, named = self.choice
         return not named or (domain in named) == (option != "test_domain")
 
     def trained_of(self, domains: Sequence[str], problems: Problems) -> list[str]:
-        """Return the domains to finetune on, of those that are there: the chosen ones, or all.
+        """Return the training domains among those present: the chosen ones, or all.
 
         Raises:
             DataError: A domain that an option names is not there, or no other than the left-out.

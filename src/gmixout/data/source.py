@@ -1,4 +1,4 @@
-"""A benchmark in its official files: where they lie, what must be there, how they are read."""
+"""Benchmarks in their official files: layout, required parts, reading."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -15,12 +15,12 @@ from gmixout.named import Named
 from gmixout.settings import check_settings, require, shown
 
 ImageBenchmark: TypeAlias = Benchmark[ImageSet]
-"""A benchmark whose images are decoded when they are asked for."""
+"""A benchmark whose images are decoded on access."""
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a benchmark's folder holds."""
+    """The content of a benchmark's folder."""
 
     source: str
     """Name of the benchmark."""
@@ -33,7 +33,7 @@ class Inventory:
     metric: str
     """The official metric."""
     notes: tuple[str, ...] = ()
-    """What is not there or not as usual."""
+    """Missing or unusual parts."""
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.images)
@@ -47,7 +47,7 @@ class Inventory:
 
 
 class Problems:
-    """Collects what is wrong, so that one error can say all of it."""
+    """Collect problems, so that one error can list all of them."""
 
     SHOWN = 20
 
@@ -58,13 +58,13 @@ class Problems:
         self._first = ""
 
     def pass_over(self, file: str) -> None:
-        """Note a file among the images that is left out, as its ending is of no image format."""
+        """Note a skipped file, whose ending is not of an image format."""
         self._first = self._first or shown(file)
         self._passed[Path(file).suffix.lower() or "no ending"] += 1
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was passed over."""
+        """Notes on skipped files."""
         if not self._passed:
             return ()
         kinds = ", ".join(f"{ending} ({count:,})" for ending, count in self._passed.most_common(9))
@@ -72,14 +72,14 @@ class Problems:
         return (f"{total:,} files that are not read as images: {kinds}; the first: {self._first}",)
 
     def add(self, problem: str) -> None:
-        """Notes a problem, a clause that names the thing and what is wrong with it."""
+        """Note a problem, a clause that names the thing and what is wrong with it."""
         if len(self.found) < self.SHOWN:
             self.found.append(problem)
         else:
             self._more += 1
 
     def settle(self, source: "Source") -> None:
-        """Raises a `DataError` that says all problems, if there are any."""
+        """Raise a `DataError` that lists all problems, if there are any."""
         if not self.found:
             return
         lines = [f"  - {problem}" for problem in self.found]
@@ -87,12 +87,12 @@ class Problems:
             lines.append(f"  - and {self._more} more")
         listed = "\n".join(lines)
         raise DataError(
-            f"{source.name} at {source.root} is not as it should be:\n{listed}\n"
-            f"Where to get it: {source.where}"
+            f"{source.name} at {source.root} is incomplete or has the wrong layout:\n{listed}\n"
+            f"Get it from: {source.download_hint}"
         )
 
     def fail(self, source: "Source", problem: str) -> NoReturn:
-        """Raises at once, for a problem without which nothing else can be looked at."""
+        """Raise at once, for a problem that prevents further checks."""
         self.add(problem)
         self.settle(source)
         raise AssertionError("unreachable: there is a problem")
@@ -108,8 +108,8 @@ class Source(Named, ABC):
 
     Args:
         root: Folder of the data.
-        counts: Whether numbers of images and classes must be the published ones (`official`) or
-            any will do (`any`: a subset, a copy that was cleaned).
+        counts: Numbers of images and classes must be the published ones (`official`), or may be
+            any (`any`: a subset, a cleaned copy).
         on_broken: What to do about images that cannot be decoded: stop at the first (`raise`), or
             look at every image before the start and leave out the broken (`skip`), which takes as
             long as reading everything once. `broken_in` names them.
@@ -126,15 +126,15 @@ class Source(Named, ABC):
     on_broken: Literal["raise", "skip"] = "raise"
 
     silent: ClassVar[tuple[str, ...]] = ("root", "counts", "on_broken")
-    where: ClassVar[str]
+    download_hint: ClassVar[str]
     """Where to get the data, for errors."""
     corruption_summary: ClassVar[str] = "mean_corruption_error_unnormalised"
-    """The figure over the fifteen kinds of corruption where these are made of its images."""
+    """The summary over the fifteen corruptions when these are generated from its images."""
     pretraining_half: ClassVar[bool] = False
-    """The first half of its images is what `benchmarks/pacs/pretrain.py` pretrains on; only the
-    second is left for whoever starts from there (option `half`)."""
+    """`benchmarks/pacs/pretrain.py` pretrains on the first half of its images; models that start
+    from there may only use the second (option `half`)."""
     official: ClassVar[Mapping[str, int]] = {}
-    """Published numbers by name, as `_count` asks for them."""
+    """Published counts by name, as `_count` uses them."""
 
     def __post_init__(self) -> None:
         """Check the options against their annotations, and shares; subclasses add their ranges."""
@@ -148,27 +148,27 @@ class Source(Named, ABC):
     def prompts(self) -> tuple[str, ...]:
         """Prompts of a zero-shot head, `{}` for the class: the published ones, or the plain one.
 
-        They name no domain, as the head is to serve domains that training does not see.
+        They name no domain, because the head must work for domains that training does not see.
         """
         return PLAIN
 
     def placed(self) -> "Source":
-        """The same source, found from any working directory."""
+        """Return the same source, found from any working directory."""
         return replace(self, root=self.root.expanduser().absolute())
 
     @abstractmethod
     def read(self, problems: Problems) -> ImageBenchmark:
-        """Looks at the folder, decodes nothing, and gives the benchmark without a transform.
+        """Read the folder without decoding images, and return the benchmark without a transform.
 
         Args:
-            problems: Takes what is wrong. The benchmark matters only if nothing was.
+            problems: Collects what is wrong. The benchmark is used only if nothing is.
 
         Raises:
-            DataError: Something is wrong without which the rest cannot be looked at.
+            DataError: A problem prevents further checks.
         """
 
     def check(self, decode: bool = False) -> Inventory:
-        """Verifies layout and counts.
+        """Verify layout and counts.
 
         Args:
             decode: Also decode every image.
@@ -183,7 +183,7 @@ class Source(Named, ABC):
             benchmark = benchmark.map(ImageSet.without_broken)
             flat = sum(images.flat for images in benchmark.sets.values())
             if flat:
-                notes = (*notes, f"{flat:,} images are of one colour all over")
+                notes = (*notes, f"{flat:,} images are of a single colour")
             broken = [f"{name} cannot be read as an image" for name in broken_in(benchmark)]
             problems = Problems()
             for each in broken:
@@ -201,11 +201,11 @@ class Source(Named, ABC):
         )
 
     def load(self, transform: Transform | None = None) -> ImageBenchmark:
-        """Gives the benchmark, ready to be read.
+        """Return the benchmark, ready to use.
 
         Args:
-            transform: Makes the model's input `[C, H, W]` of an RGB picture. None: items are
-                pictures until the sets get one (`Benchmark.map`, `ImageSet.transformed`).
+            transform: Makes the model's input `[C, H, W]` of an RGB image. None: items are
+                Pillow's until the sets get one (`Benchmark.map`, `ImageSet.transformed`).
 
         Raises:
             DataError: As `check`.
@@ -221,10 +221,10 @@ class Source(Named, ABC):
         return benchmark.map(lambda images: images.transformed(transform))
 
     def load_tests(self) -> ImageBenchmark:
-        """Gives what there is to test on, for a model that was trained elsewhere.
+        """Return the test sets, for a model that was trained elsewhere.
 
         Domain folders and image folders may lack what training needs: see `tests_alone`. Others
-        are loaded whole.
+        are loaded completely.
 
         Raises:
             DataError: As `check`.
@@ -240,7 +240,7 @@ class Source(Named, ABC):
 
     def _verified(self) -> ImageBenchmark:
         with needs("pillow", "vision"):
-            import PIL.Image  # noqa: F401 - a missing Pillow is no broken image
+            import PIL.Image  # noqa: F401 - a missing Pillow is not a broken image
         problems = Problems()
         self._check_root(problems)
         benchmark = self.read(problems)
@@ -258,12 +258,12 @@ class Source(Named, ABC):
             problems.fail(self, f"there is no folder {self.root}")
 
     def _count(self, problems: Problems, key: str, found: int, what: str) -> None:
-        """Notes a problem if a number is not the published one and `counts` asks for that."""
+        """Note a problem if a number is not the published one and `counts` asks for that."""
         expected = self.official.get(key)
         if self.counts == "official" and expected is not None and found != expected:
             problems.add(
                 f"{what}: {found:,}, and the published data has {expected:,} "
-                "(counts=any takes it as it is)"
+                "(counts=any accepts it)"
             )
 
 
@@ -287,7 +287,7 @@ def _check_sets(benchmark: ImageBenchmark, problems: Problems) -> None:
 
 
 def _gaps(benchmark: ImageBenchmark) -> list[str]:
-    """Classes that training never sees, which results on them depend on."""
+    """Return a note on classes that training never sees but results depend on."""
     classes = benchmark.classes
     counts = benchmark.train.labels.bincount(minlength=len(classes))
     absent = (counts == 0).nonzero().flatten().tolist()

@@ -1,1 +1,1 @@
-"""From a model to a sentence one may say: accuracies, append-only records, selection, curves."""
+"""Evaluation of a model: metrics, official summaries, ensembles."""

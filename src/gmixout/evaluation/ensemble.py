@@ -1,8 +1,8 @@
-"""The implicit ensemble of a finetuning run, measured: pure functions of predictions and weights.
+"""Measures of a run's implicit ensemble: pure functions of predictions and weights.
 
 Members are models with shared weights: snapshots of one run, or subnetworks drawn by masks. Their
 predictions are probabilities f_m(x) over classes, and the target y(x) is the label as a one-hot
-vector. Errors are squared ones,
+vector. Errors are squared errors,
 
     |f(x) - y(x)|^2, summed over classes, averaged over images: Brier's score, from 0 to 2,
 
@@ -23,7 +23,7 @@ from gmixout.weightspace import State
 
 
 def squared_error(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Brier's score: the mean over images of sum_c (f_c - [c is the label])^2.
+    """Return Brier's score: the mean over images of sum_c (f_c - [c is the label])^2.
 
     Args:
         probabilities: `[..., N, C]`.
@@ -40,12 +40,12 @@ def squared_error(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def accuracy_of(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Share of the images whose most probable class is their label: `[..., N, C]` to `[...]`."""
+    """Return the share of images whose most probable class is their label, `[...]`."""
     return (probabilities.argmax(-1) == labels).double().mean(-1)
 
 
 def disagreement(probabilities: Tensor) -> float | None:
-    """How often two members give different classes: the mean over pairs and images.
+    """Return how often two members predict different classes: the mean over pairs and images.
 
     Args:
         probabilities: `[M, N, C]`.
@@ -70,11 +70,11 @@ class Ambiguity:
     members: float
     """Mean squared error of the members."""
     ambiguity: float
-    """(1/M) sum_m |f_m - fbar|^2: what averaging predictions gains over the average member."""
+    """(1/M) sum_m |f_m - fbar|^2: the gain of averaging predictions over the average member."""
 
 
 def ambiguity(probabilities: Tensor, labels: Tensor) -> Ambiguity:
-    """Splits an ensemble's squared error by the disagreement of its members.
+    """Split an ensemble's squared error by the disagreement of its members.
 
         |fbar - y|^2 = (1/M) sum_m |f_m - y|^2 - (1/M) sum_m |f_m - fbar|^2
 
@@ -101,15 +101,15 @@ class Split:
     error: float
     """Squared error of the mean prediction, in expectation over the repeats."""
     bias2: float
-    """|E[fbar] - y|^2: what no averaging removes."""
+    """|E[fbar] - y|^2, which averaging cannot remove."""
     variance: float
     """The members' own variance over repeats, mean over members: averaging divides it by M."""
     covariance: float
-    """Mean covariance of two members of one repeat: what averaging cannot divide; 0 for M = 1."""
+    """Mean covariance of two members of one repeat, which averaging cannot reduce; 0 for M = 1."""
 
 
 def bias_variance_covariance(probabilities: Tensor, labels: Tensor) -> Split:
-    """Splits the expected squared error of an ensemble's mean prediction.
+    """Split the expected squared error of an ensemble's mean prediction.
 
     With E over repeats of the training (other seeds: data order, masks, dropout) and fbar the mean
     of the M members of one repeat,
@@ -119,10 +119,10 @@ def bias_variance_covariance(probabilities: Tensor, labels: Tensor) -> Split:
         variance   = (1/M) sum_m E |f_m - E f_m|^2
         covariance = 1/(M (M-1)) sum_{m' != m} E <f_m - E f_m, f_m' - E f_m'>
 
-    each summed over classes and averaged over images. E is the mean over the repeats there are
-    (ddof=0), which makes the identity exact; with R repeats variance and covariance come out
-    smaller by the factor (R-1)/R in expectation, and bias^2 holds what they lack. One repeat has
-    no variance at all.
+    each summed over classes and averaged over images. E is the mean over the available repeats
+    (ddof=0), which makes the identity exact; with R repeats variance and covariance are smaller by
+    the factor (R-1)/R in expectation, and bias^2 is larger by the rest. One repeat has no variance
+    at all.
 
     Args:
         probabilities: `[R, M, N, C]`; member m of each repeat was taken in the same way.
@@ -149,7 +149,7 @@ def bias_variance_covariance(probabilities: Tensor, labels: Tensor) -> Split:
 
 
 def distance(a: State, b: State) -> float:
-    """|a - b|, the L2 norm over all floating-point entries of two states, in float64."""
+    """Return |a - b|, the L2 norm over all floating-point entries of two states, in float64."""
     squares = [
         (value.double() - b[name].double()).square().sum()
         for name, value in a.items()
@@ -159,12 +159,12 @@ def distance(a: State, b: State) -> float:
 
 
 def norm(state: State) -> float:
-    """The L2 norm over all floating-point entries of a state."""
+    """Return the L2 norm over all floating-point entries of a state."""
     return distance(state, {name: torch.zeros_like(value) for name, value in state.items()})
 
 
 def relative_distance(state: State, reference: State) -> float:
-    """Locality: |state - reference| / |reference|, over all floating-point entries.
+    """Return the locality |state - reference| / |reference| over all floating-point entries.
 
     A weight average behaves like an ensemble of predictions as long as its members are close to
     each other and to their start: the locality term of DiWA (arXiv 2205.09739, proposition 1).
@@ -173,17 +173,17 @@ def relative_distance(state: State, reference: State) -> float:
 
 
 def mean_pairwise_distance(states: Sequence[State]) -> float | None:
-    """Mean L2 distance of two members' weights; None for a single one."""
+    """Return the mean L2 distance of two members' weights; None for a single one."""
     pairs = [distance(a, b) for a, b in combinations(states, 2)]
     return sum(pairs) / len(pairs) if pairs else None
 
 
 def drift(state: State, start: State, scale: State) -> dict[str, float]:
-    """How far each layer has gone: |state - start| / |scale|.
+    """Return the drift of each layer: |state - start| / |scale|.
 
     Args:
         state: The weights (or anchor) now.
-        start: The same at the start of training; its names are the ones that are looked at.
+        start: The same at the start of training; its names select the entries.
         scale: The weights whose norm counts as 1, the pretrained ones.
 
     Returns:
@@ -202,19 +202,19 @@ def drift(state: State, start: State, scale: State) -> dict[str, float]:
 
 
 def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float:
-    """How far the loss on the line between two models rises above its chord.
+    """Return how far the loss on the line between two models rises above its chord.
 
         max_alpha L((1-alpha) a + alpha b) - [(1-alpha) L(a) + alpha L(b)]
 
-    over the points there are; 0 where the loss is convex along the line. Models without a barrier
+    over the given points; 0 where the loss is convex along the line. Models without a barrier
     lie in one basin, where averages of weights make sense.
 
     Args:
-        alphas: Places on the line, from 0 to 1.
+        alphas: Positions on the line, from 0 to 1.
         losses: The loss at each of them.
 
     Raises:
-        ConfigError: The places do not go from 0 to 1, or are not as many as the losses.
+        ConfigError: The positions do not go from 0 to 1, or differ in number from the losses.
 
     Source: Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", ICML 2020,
     arXiv 1912.05671; with the chord as the level, Entezari et al., "The role of permutation
@@ -222,8 +222,8 @@ def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float:
     """
     if len(alphas) != len(losses) or len(alphas) < 2 or (alphas[0], alphas[-1]) != (0.0, 1.0):
         raise ConfigError(
-            f"barrier: {len(losses)} losses at alphas={list(alphas)}; give one loss for each place "
-            "on the line, from 0 to 1"
+            f"barrier: {len(losses)} losses at alphas={list(alphas)}; give one loss for each "
+            "position on the line, from 0 to 1"
         )
     first, last = losses[0], losses[-1]
     return max(
@@ -234,17 +234,17 @@ def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Measures:
-    """What a group of members does on one test set, or on a shift: the mean over its parts.
+    """Measures of a group of members on one test set, or on a shift (mean over its parts).
 
     A list has one entry for each repeat of the training. Errors are Brier's.
     """
 
     accuracy: list[list[float]]
-    """Of each member: `[R][M]`."""
+    """Accuracy of each member: `[R][M]`."""
     average_accuracy: list[float]
-    """Of the members' average in weights."""
+    """Accuracy of the members' weight average."""
     ensemble_accuracy: list[float]
-    """Of the members' average in predictions."""
+    """Accuracy of the members' prediction average."""
     error: list[float]
     """Mean over members."""
     average_error: list[float]
@@ -254,11 +254,11 @@ class Measures:
     disagreement: list[float] | None
     """None for a single member."""
     split: Split | None
-    """None for a single repeat, of which no expectation can be taken."""
+    """None for a single repeat, which has no expectation."""
 
 
 def measure(probabilities: Tensor, averages: Tensor, labels: Tensor) -> Measures:
-    """All measures of one group of members on one test set.
+    """Return all measures of one group of members on one test set.
 
     Args:
         probabilities: The members' predictions, `[R, M, N, C]`.
@@ -282,7 +282,7 @@ def measure(probabilities: Tensor, averages: Tensor, labels: Tensor) -> Measures
 
 
 def mean_measures(parts: Sequence[Measures]) -> Measures:
-    """The mean over the parts of a shift, figure by figure; the decompositions still hold."""
+    """Return the mean of each measure over the parts of a shift; decompositions still hold."""
 
     def mean(values: Sequence[Any]) -> Any:
         if values[0] is None:
@@ -301,7 +301,7 @@ class Members:
     """One group of members of the implicit ensemble. Lists have one entry for each repeat."""
 
     what: str
-    """What the members are, in words."""
+    """Description of the members."""
     sets: dict[str, Measures]
     """By test set: `id_test` and the groups of shifts."""
     distance: list[list[float]]
@@ -323,29 +323,29 @@ class Line:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that was measured on a run and its repeats with other seeds. JSON has the same names."""
+    """All measurements of a run and its repeats with other seeds. JSON has the same names."""
 
     run: dict[str, Any]
-    """What the run is: benchmark, method, options and training settings."""
+    """Identity of the run: benchmark, method, options and training settings."""
     seeds: list[int]
     """One for each repeat; the first is the run's own."""
     reproduced: bool
-    """Whether the run, trained again, ended in its saved weights to the last bit."""
+    """True if the run, trained again, ended in its saved weights bit for bit."""
     difference: float
     """Largest difference of an entry from the saved weights."""
     steps: list[int]
-    """When the snapshots were taken."""
+    """Steps of the snapshots."""
     snapshots: Members
     subnetworks: Members | None
     no_subnetworks: str
-    """Why there are none; empty if there are."""
+    """Reason if there are none; else empty."""
     drift_of: str
-    """What `drift` follows: "anchor" or "weights"."""
+    """Subject of `drift`: "anchor" or "weights"."""
     drift_steps: list[int]
     drift: dict[str, list[list[float]]]
     """See `drift`: by layer, from the input on, `[R][steps]`."""
     alphas: list[float]
-    """Places on the line from the pretrained to the final weights."""
+    """Positions on the line from the pretrained to the final weights."""
     line: dict[str, Line]
     """By set: `id_val`, `id_test` and the groups of shifts."""
 

@@ -1,4 +1,4 @@
-"""How well a model does on a data set, and on all the data sets of a benchmark."""
+"""Metrics of a model on a data set, and on all data sets of a benchmark."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +18,9 @@ from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.loading import make_loader
 
 MAX_BATCH = 512
-"""Images in a forward pass at most."""
+"""Most images in a forward pass."""
 MAX_BATCH_VALUES = 2**24
-"""Values in a batch of images at most, 64 MiB of float32: 111 images of 3 x 224 x 224, whose
+"""Most values in a batch of images, 64 MiB of float32: 111 images of 3 x 224 x 224, whose
 activations in a ViT-B/16 take about 1 GB."""
 
 Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
@@ -30,10 +30,10 @@ Count: TypeAlias = Annotated[int, Ge(0)]
 
 @dataclass(frozen=True)
 class Scores:
-    """How well a model does on one data set."""
+    """Metrics of a model on one data set."""
 
     accuracy: Share
-    """Share of the images whose largest logit is that of their label, in [0, 1]."""
+    """Share of images whose largest logit is that of their label, in [0, 1]."""
     nll: Amount
     """Mean negative log-likelihood of the labels, in nats."""
     ece: Share
@@ -43,10 +43,10 @@ class Scores:
     examples: Count
     """Number of images."""
     figures: dict[str, Share] = field(default_factory=dict)
-    """The benchmark's other metrics by their names in `METRICS`, as far as the set has them."""
+    """The benchmark's other metrics by their names in `METRICS`, where the set has them."""
 
     def of(self, metric: str) -> float | None:
-        """Return a metric by its name, accuracy included; None if the set does not have it."""
+        """Return a metric by its name, including accuracy; None if the set lacks it."""
         return self.accuracy if metric == "accuracy" else self.figures.get(metric)
 
 
@@ -57,9 +57,9 @@ def evaluate(
     device: torch.device | str | None = None,
     num_workers: int | None = None,
 ) -> dict[str, Scores]:
-    """Scores on `id_val`, `id_test` and every shift of the benchmark.
+    """Return scores on `id_val`, `id_test` and every shift of the benchmark.
 
-    A metric beside the official one that needs groups is left out where a set has none.
+    Additional metrics that need groups are left out for sets without groups.
 
     Args:
         model: Maps images [B, C, H, W] to logits [B, classes].
@@ -85,12 +85,12 @@ def evaluate_sets(
     device: torch.device | str | None = None,
     num_workers: int | None = None,
 ) -> dict[str, Scores]:
-    """Scores on data sets by name, with the same arguments and errors as `evaluate`.
+    """Return scores on data sets by name, with the same arguments and errors as `evaluate`.
 
     Args:
         model: See `evaluate`.
         sets: Data sets of (image, label) pairs.
-        metrics: Names in `METRICS` of figures beside accuracy.
+        metrics: Names in `METRICS` of metrics besides accuracy.
         batch_size: See `evaluate`.
         device: See `evaluate`.
         num_workers: See `evaluate`.
@@ -107,10 +107,10 @@ def evaluate_sets(
 
 
 def check_metrics(benchmark: Benchmark) -> None:
-    """Finds out before a training whether the benchmark's metrics can be had from its sets.
+    """Check before training that the benchmark's sets support its metrics.
 
     Raises:
-        ConfigError: There is no metric or summary of a name.
+        ConfigError: A metric or summary is unknown.
         DataError: The official metric needs groups and a set has none, or another metric needs them
             and no set has any.
     """
@@ -135,15 +135,15 @@ def check_metrics(benchmark: Benchmark) -> None:
 def summarise_shifts(
     name: str | None, scores: Mapping[str, Scores]
 ) -> tuple[dict[str, float], list[str]]:
-    """The official figure over all shifts.
+    """Return the official summary over all shifts.
 
     Args:
-        name: In `SUMMARIES`; None: the benchmark has no such figure.
-        scores: As `evaluate` gives them.
+        name: In `SUMMARIES`; None: the benchmark has no such summary.
+        scores: As `evaluate` returns them.
 
     Returns:
-        The figure by its name, if there is one, and notes that say why it is not there where shifts
-        it needs were left out.
+        The summary by its name, if there is one, and notes on why it is missing if shifts that it
+        needs were left out.
     """
     if name is None:
         return {}, []
@@ -155,7 +155,7 @@ def summarise_shifts(
 
 
 def _groups(dataset: Dataset[Any]) -> Tensor | None:
-    """`[N]` or None: the groups of a data set that has some."""
+    """Return the groups of a data set, `[N]`; None if it has none."""
     groups: Tensor | None = getattr(dataset, "groups", None)
     return groups
 
@@ -166,16 +166,16 @@ def score(
     metrics: Sequence[str] = (),
     groups: Tensor | None = None,
 ) -> Scores:
-    """Scores of predictions.
+    """Return scores of predictions.
 
     Args:
         logits: `[N, classes]`, finite.
         labels: `[N]`, from 0 to classes - 1.
-        metrics: Names in `METRICS` of further figures. Those that need groups are left out where
-            there are none, and so is what comes out as nan: there was nothing to measure.
+        metrics: Names in `METRICS` of additional metrics. Those that need groups are left out
+            without groups, and so are nan values, which had nothing to measure.
         groups: `[N]`.
     """
-    # Takes seconds to import, of which a command's --help should know nothing.
+    # Takes seconds to import, which --help should not pay.
     from torchmetrics.classification import MulticlassCalibrationError
 
     calibration = MulticlassCalibrationError(logits.shape[1], n_bins=15, norm="l1")
@@ -205,18 +205,18 @@ def figure(
     batch_size: int | None = None,
     num_workers: int | None = None,
 ) -> float:
-    """One metric, a name in `METRICS`, of a model on a data set; raises as `predict`."""
+    """Return one metric, a name in `METRICS`, of a model on a data set; raise as `predict`."""
     logits, labels = predict(model, dataset, batch_size, num_workers=num_workers)
     return METRICS[metric](logits, labels, _groups(dataset))
 
 
 def accuracy(model: nn.Module, dataset: Dataset[Any], batch_size: int | None = None) -> float:
-    """Share of the images whose largest logit is that of their label; raises as `predict`."""
+    """Return the share of images whose largest logit is that of their label; raise as `predict`."""
     return figure(model, dataset, "accuracy", batch_size)
 
 
 def batch_size_for(dataset: Dataset[Any]) -> int:
-    """How many images of this size go in one forward pass: see `MAX_BATCH_VALUES`."""
+    """Return the number of such images in one forward pass, see `MAX_BATCH_VALUES`."""
     values: int = dataset[0][0].numel()
     return max(1, min(MAX_BATCH, MAX_BATCH_VALUES // values))
 
@@ -228,10 +228,10 @@ def predict(
     device: torch.device | str | None = None,
     num_workers: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A model's logits on a data set, and the labels.
+    """Return a model's logits on a data set, and the labels.
 
-    The model is in eval mode meanwhile, and each of its modules gets back the mode it had. The
-    global random state is left alone.
+    The model is in eval mode meanwhile, and each of its modules gets its mode back. The global
+    random state is not touched.
 
     Args:
         model: Maps images [B, C, H, W] to logits [B, classes].
@@ -249,7 +249,7 @@ def predict(
         TrainingError: If a logit is not finite.
     """
     if len(dataset) == 0:  # type: ignore[arg-type]
-        raise DataError("the data set is empty: there is no accuracy of no images")
+        raise DataError("the data set is empty: it has no accuracy")
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     batch_size = batch_size or batch_size_for(dataset)
@@ -272,7 +272,7 @@ def predict(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module is back in the mode it was in."""
+    """Set eval mode within the context; restore the mode of every module afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -289,7 +289,7 @@ def _as_they_are(logits: Tensor) -> Tensor:
 def _check(logits: Tensor, labels: Tensor) -> None:
     if not torch.isfinite(logits).all():
         raise TrainingError(
-            "the model gives logits that are not finite: its weights are broken, most often by "
+            "the model returns logits that are not finite: its weights are broken, most often by "
             "a diverged training run. Train again with a lower learning rate."
         )
     classes = logits.shape[1]

@@ -1,7 +1,7 @@
-"""The metrics that benchmarks are published with.
+"""The official metrics of benchmarks.
 
-`METRICS` are figures of one data set, functions of its logits, labels and groups. `SUMMARIES` are
-figures of many, functions of their accuracies by name (`<kind>/<severity>`).
+`METRICS` are functions of the logits, labels and groups of one data set. `SUMMARIES` are functions
+of the accuracies of many by name (`<kind>/<severity>`).
 """
 
 from collections.abc import Callable, Mapping
@@ -15,30 +15,30 @@ from gmixout.errors import DataError
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of one data set, from 0 to 1, the higher the better."""
+    """A metric of one data set, from 0 to 1, higher is better."""
 
     title: str
-    """What people call it, in the middle of a sentence."""
+    """Its display name, for the middle of a sentence."""
     compute: Callable[[Tensor, Tensor, Tensor | None], float]
     needs_groups: bool = False
 
     def __call__(self, logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
-        """The figure of logits `[N, classes]`, labels `[N]` and groups `[N]`."""
+        """Return the metric of logits `[N, classes]`, labels `[N]` and groups `[N]`."""
         return self.compute(logits, labels, groups)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A figure of many data sets, the lower the better."""
+    """A summary of many data sets, lower is better."""
 
     title: str
-    """What people call it; they read it in per cent."""
+    """Its display name; shown in percent."""
     note: str
-    """What it is, with its normalisation."""
+    """Its definition, with its normalization."""
     compute: Callable[[Mapping[str, float]], float]
 
     def __call__(self, accuracies: Mapping[str, float]) -> float:
-        """The figure of accuracies by the names of data sets."""
+        """Return the summary of accuracies by the names of data sets."""
         return self.compute(accuracies)
 
 
@@ -63,11 +63,11 @@ ALEXNET_ERRORS: Mapping[str, float] = {
 its authors give it: https://github.com/hendrycks/robustness."""
 
 SHOTS = ("many", "medium", "few")
-"""What the groups 0, 1 and 2 of a long-tailed test set are (see `gmixout.data.imagenet_lt`)."""
+"""Groups 0, 1 and 2 of a long-tailed test set (see `gmixout.data.imagenet_lt`)."""
 
 
 def accuracy(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
-    """Share of the images whose largest logit is that of their label.
+    """Return the share of images whose largest logit is that of their label.
 
     Args:
         logits: `[N, classes]`, of the test set's own classes.
@@ -79,9 +79,9 @@ def accuracy(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> fl
 
 
 def macro_f1(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
-    """Mean F1 score of the classes that occur among the labels.
+    """Return the mean F1 score of the classes that occur among the labels.
 
-    Other classes do not count, even where they are predicted.
+    Other classes do not count, even if they are predicted.
 
     Args:
         logits: `[N, classes]`.
@@ -98,7 +98,7 @@ def macro_f1(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> fl
 
 
 def macro_recall(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
-    """Mean accuracy of the classes that occur among the labels.
+    """Return the mean accuracy of the classes that occur among the labels.
 
     Args:
         logits: `[N, classes]`.
@@ -113,7 +113,7 @@ def macro_recall(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -
 
 
 def worst_group(logits: Tensor, labels: Tensor, groups: Tensor | None) -> float:
-    """Accuracy on the group with the lowest.
+    """Return the accuracy on the group with the lowest one.
 
     Args:
         logits: `[N, classes]`.
@@ -127,7 +127,7 @@ def worst_group(logits: Tensor, labels: Tensor, groups: Tensor | None) -> float:
 
 
 def _shot(shot: str) -> Metric:
-    """Accuracy on the classes with many, medium or few training images; nan if there are none."""
+    """Return a metric: accuracy on classes with many, medium or few training images, or nan."""
     group = SHOTS.index(shot)
 
     def compute(logits: Tensor, labels: Tensor, groups: Tensor | None) -> float:
@@ -146,20 +146,20 @@ METRICS: dict[str, Metric] = {
     "medium_shot": _shot("medium"),
     "few_shot": _shot("few"),
 }
-"""Figures of one data set: `metric(logits [N, classes], labels [N], groups [N] or None)`."""
+"""Metrics of one data set: `metric(logits [N, classes], labels [N], groups [N] or None)`."""
 
 HARDEST = ("few_shot", "worst_group")
-"""Metrics of the part of a test set that training served worst: what stands for the shift where a
-benchmark has no other domain."""
+"""Metrics of the worst part of a test set, which take the place of shifts for a benchmark without
+other domains."""
 
 
 def mce_alexnet(accuracies: Mapping[str, float]) -> float:
-    """Mean corruption error of ImageNet-C: 1 is as bad as AlexNet, 0 is perfect.
+    """Return the mean corruption error of ImageNet-C: 1 is as bad as AlexNet, 0 is perfect.
 
         mCE = mean over kinds c of ( sum_s E_{s,c} / sum_s E^AlexNet_{s,c} ),    E = 1 - accuracy
 
     Args:
-        accuracies: By `<kind>/<severity>`; the fifteen kinds at five severities have to be there,
+        accuracies: By `<kind>/<severity>`; the fifteen kinds at five severities are required,
             anything else does not count.
 
     Raises:
@@ -173,11 +173,11 @@ def mce_alexnet(accuracies: Mapping[str, float]) -> float:
 
 
 def mean_corruption_error_unnormalised(accuracies: Mapping[str, float]) -> float:
-    """Mean error over the fifteen kinds and five severities, as for CIFAR-C.
+    """Return the mean error over the fifteen kinds and five severities, as for CIFAR-C.
 
-    Nothing is divided by: no baseline was published for CIFAR. Some code takes the mean of 19
-    kinds, with the four extra ones, which its authors set aside for choices: that is what the mean
-    OOD error is where all 19 are the shifts.
+    It is not normalized, because no baseline was published for CIFAR. Some code averages 19 kinds,
+    including the four extra ones, which their authors set aside for choices: that is the mean OOD
+    error if all 19 are the shifts.
 
     Args:
         accuracies: As for `mce_alexnet`.
@@ -198,15 +198,15 @@ SUMMARIES: dict[str, Summary] = {
     ),
     "mean_corruption_error_unnormalised": Summary(
         "mean corruption error",
-        "over 15 kinds at 5 severities, divided by nothing, as no baseline was published",
+        "over 15 kinds at 5 severities, not normalized, because no baseline was published",
         mean_corruption_error_unnormalised,
     ),
 }
-"""Figures of many data sets: `summary(accuracies by name)`."""
+"""Summaries of many data sets: `summary(accuracies by name)`."""
 
 
 def _errors(accuracies: Mapping[str, float]) -> dict[str, float]:
-    """Mean error over the severities of each of the fifteen kinds."""
+    """Return the mean error over the severities for each of the fifteen kinds."""
     wanted = {kind: [f"{kind}/{severity}" for severity in range(1, 6)] for kind in ALEXNET_ERRORS}
     absent = [name for names in wanted.values() for name in names if name not in accuracies]
     if absent:

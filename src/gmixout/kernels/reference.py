@@ -46,24 +46,24 @@ class LayerProduct(Protocol):
     """How a weight gradient arises: bilinear in the output's gradient and the layer's input."""
 
     def lay_out(self, grad: Tensor) -> Tensor:
-        """The gradient as the layer's own backward wants it, so that one copy serves both."""
+        """Lay out the gradient as the layer's own backward wants it: one copy serves both."""
 
     def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
-        """`dL/dW[rows]`, shape `[len(rows), I, *k]`."""
+        """Return `dL/dW[rows]`, shape `[len(rows), I, *k]`."""
 
     def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
-        """The part of the input that the weight's `columns` touch, all that `dense` needs then.
+        """Return the part of the input that the weight's `columns` touch, for `dense`.
 
         More columns may follow the chosen ones.
         """
 
     def dense(self, grad: Tensor, input: Tensor) -> Tensor:
-        """`dL/dW` for all rows and the columns of a narrowed input, `[O, len(columns), *k]`."""
+        """Return `dL/dW` of all rows and a narrowed input's columns, `[O, len(columns), *k]`."""
 
     def tiles(
         self, grad: Tensor, input: Tensor, row: Tensor, column: Tensor, sides: tuple[int, int]
     ) -> Tensor:
-        """`dL/dW` of tiles of R x C = `sides`, the t-th at tile coordinates `row[t], column[t]`."""
+        """Return `dL/dW` of tiles of R x C = `sides`, the t-th at tile `row[t], column[t]`."""
 
 
 class LinearProduct:
@@ -174,14 +174,14 @@ class ConvProduct:
         return gradient.unflatten(0, rows.shape)
 
     def of(self, input: Tensor) -> LayerProduct:
-        """The fastest equal product for inputs that lie in memory as this one."""
+        """Return the fastest equal product for inputs that lie in memory as this one."""
         batched = input.dim() == len(self.kernel_size) + 2
         channels_last = batched and _pixels(input).is_contiguous()
         return PixelProduct(self.stride) if self._of_pixels and channels_last else self
 
     @property
     def _of_pixels(self) -> bool:
-        """Whether every pixel goes its own way, through one matrix."""
+        """True for a 1x1 convolution: one matrix applied to every pixel."""
         return self.groups == 1 and set(self.kernel_size) == {1} and set(self.padding) == {0}
 
     def _batched(self, images: Tensor) -> Tensor:
@@ -235,14 +235,14 @@ class PixelProduct:
 
 
 def _channels(images: Tensor, index: Tensor) -> Tensor:
-    """The chosen channels, which lie last in memory if all of them do."""
+    """Return the chosen channels, which lie last in memory if all of them do."""
     if _pixels(images).is_contiguous():
         return _pixels(images).index_select(-1, index).movedim(-1, 1)
     return images.index_select(1, index)
 
 
 def _pixels(images: Tensor) -> Tensor:
-    """`[N, *s, C]` of images `[N, C, *s]`."""
+    """Permute images `[N, C, *s]` to `[N, *s, C]`."""
     return images.movedim(1, -1)
 
 
@@ -251,18 +251,18 @@ class Structure(ABC):
 
     @abstractmethod
     def units(self, shape: Sequence[int]) -> int:
-        """How many units a weight of this shape has."""
+        """Return how many units a weight of this shape has."""
 
     @abstractmethod
     def gather(self, weight: Tensor, index: Tensor) -> Tensor:
-        """Copies the chosen units out of a weight or a dense gradient."""
+        """Copy the chosen units out of a weight or a dense gradient."""
 
     @abstractmethod
     def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
-        """Writes `gather`'s layout back, cast to the weight's dtype; the rest stays untouched."""
+        """Write `gather`'s layout back, cast to the weight's dtype; the rest stays untouched."""
 
     def keep(self, product: LayerProduct, input: Tensor, index: Tensor) -> Tensor:
-        """What has to be kept of a layer's input until backward: by default all of it."""
+        """Return what has to be kept of a layer's input until backward: by default all of it."""
         del product, index
         return input
 
@@ -270,11 +270,11 @@ class Structure(ABC):
     def grad(
         self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
     ) -> Tensor:
-        """`dL/dW` of the chosen units alone, in `gather`'s layout."""
+        """Return `dL/dW` of the chosen units alone, in `gather`'s layout."""
 
 
 def round_randomly(tensor: Tensor, dtype: torch.dtype, uniform: Tensor) -> Tensor:
-    """Rounds float32 to a narrower dtype, up or down at random, so that the mean is kept.
+    """Round float32 to a narrower dtype, up or down at random, so that the mean is kept.
 
     Args:
         tensor: What to round, of any shape.
@@ -287,7 +287,7 @@ def round_randomly(tensor: Tensor, dtype: torch.dtype, uniform: Tensor) -> Tenso
 
 
 def _dims(shape: Sequence[int]) -> tuple[int, int]:
-    """The two sides that structures cut: `O` and `I` of `[O, I, *k]`, 1 where missing."""
+    """Return the two sides that structures cut: `O` and `I` of `[O, I, *k]`, 1 where missing."""
     return (shape[0] if len(shape) > 0 else 1, shape[1] if len(shape) > 1 else 1)
 
 
@@ -435,7 +435,7 @@ class Block(Structure):
         return _largest_divisor(outputs, self.size), _largest_divisor(inputs, self.size)
 
     def _tiles(self, weight: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A view `[O/R, R, I/C, C, *k]` and the tile's place in it."""
+        """Return a view `[O/R, R, I/C, C, *k]` and the tile's place in it."""
         rows, columns = self._sides(weight.shape)
         matrix = weight.reshape(weight.shape + (1,) * (2 - weight.dim()))
         tiles = matrix.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
@@ -444,7 +444,7 @@ class Block(Structure):
 
 
 def _aligned(index: Tensor) -> Tensor:
-    """The chosen units, and unit 0 behind them up to a multiple of `ALIGNMENT`."""
+    """Return the chosen units, and unit 0 behind them up to a multiple of `ALIGNMENT`."""
     return F.pad(index, (0, -len(index) % _most(ALIGNMENT, index)))
 
 

@@ -80,7 +80,7 @@ def _kernel(  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("gmixout::sampled_product", mutates_args=())
 def sampled_product(grad: Tensor, input: Tensor, index: Tensor) -> Tensor:
-    """Computes `(grad.T @ input).flatten()[index]`, of every chosen entry and no other.
+    """Compute `(grad.T @ input).flatten()[index]`, of every chosen entry and no other.
 
     Args:
         grad: `dL/dy`, `[N, O]`, of any strides.
@@ -127,7 +127,7 @@ def sampled_product(grad: Tensor, input: Tensor, index: Tensor) -> Tensor:
 
 
 def _parts(device: torch.device, tiles: int, tokens: int) -> int:
-    """Among how many programs a tile's sum over tokens is split."""
+    """Return how many programs share a tile's sum over tokens."""
     processors = 1
     if device.type == "cuda":
         processors = torch.cuda.get_device_properties(device).multi_processor_count
@@ -148,7 +148,7 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-    """Of a bilinear map: each factor's is the other, times the gradient put in its places."""
+    """Differentiate a bilinear map: each factor's gradient is the other times the scattered one."""
     grad, input, index = ctx.saved_tensors
     weight = torch.zeros(grad.shape[1], input.shape[1], dtype=grad.dtype, device=grad.device)
     weight.put_(index, gradient.to(grad.dtype))

@@ -1,4 +1,4 @@
-"""Losses of single examples: a file each, and one table of them."""
+"""Losses per example: one file each, and a table of all."""
 
 from gmixout.losses.base import Loss
 from gmixout.losses.cross_entropy import cross_entropy

@@ -1,4 +1,4 @@
-"""What a loss is: the cost of each example, given what the model answered."""
+"""The interface of a loss: the loss of each example, given the model's logits."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ class Loss(Named):
     """
 
     soft: ClassVar[bool] = False
-    """Whether targets give every class a share, whatever the batch holds."""
+    """True if targets give every class a share, whatever the batch holds."""
 
     def __post_init__(self) -> None:
         """Check the options against their annotations; subclasses add their ranges."""
@@ -40,7 +40,7 @@ class Loss(Named):
         """Return the loss of a run, for options that need to know the training set.
 
         Raises:
-            ConfigError: The data set does not say what is needed.
+            ConfigError: The data set lacks what is needed.
         """
         del dataset
         return self
@@ -51,7 +51,7 @@ class Loss(Named):
 
         Args:
             logits: `[B, classes]`.
-            batch: What they are of; its images may be mixtures (`Batch.targets`).
+            batch: Its examples; images may be mixtures (`Batch.targets`).
         """
 
     def mean(self, logits: Tensor, batch: Batch) -> Tensor:

@@ -1,7 +1,7 @@
-"""Cross-entropy, also for training data in which some classes are rare: of adjusted logits.
+"""Cross-entropy, optionally of adjusted logits for training data with rare classes.
 
-What makes a class likely in training alone is added to the logits, so that the model itself need
-not learn it; a test set with equally many images of each class then asks the plain logits.
+The log frequency of each class in training is added to the logits, so that the model need not learn
+it. Test sets with equally many images of each class then use the plain logits.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class cross_entropy(Loss):
 
     @property
     def soft(self) -> bool:  # type: ignore[override]
-        """Whether labels are smoothed."""
+        """True if labels are smoothed."""
         return self.label_smoothing > 0
 
     def start(self, dataset: Dataset[Any]) -> Loss:
@@ -98,10 +98,10 @@ def adjusted(logits: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
         logits: `[B, C]`.
         counts: `[C]`, training images of each class. A class without any gets -inf, and is then
             never the answer; as a label it makes the loss infinite.
-        tau: How much; 0 leaves the logits as they are.
+        tau: Strength; 0 leaves the logits unchanged.
 
     Raises:
-        ConfigError: `counts` does not go with the logits, or `tau` is negative.
+        ConfigError: `counts` does not fit the logits, or `tau` is negative.
     """
     if counts.shape != logits.shape[-1:]:
         raise ConfigError(
@@ -121,7 +121,7 @@ def class_counts(dataset: Dataset[Any], classes: int = 0) -> Tensor:
 
     Args:
         dataset: Has its labels as a tensor `labels`, `[N]`.
-        classes: How many the model has, at least.
+        classes: Minimum number of classes.
 
     Raises:
         ConfigError: The labels are not known without reading every image.

@@ -1,4 +1,4 @@
-"""Finetuning methods: a file each, and one table of them."""
+"""Finetuning methods: one file each, and a table of all."""
 
 import inspect
 from collections import ChainMap
@@ -81,15 +81,15 @@ REFERENCE = full.full.__name__
 BASELINES = (zero_shot.zero_shot.__name__, probing.linear_probe.__name__, REFERENCE)
 """Methods whose models say what OOD accuracy to expect at an ID accuracy."""
 DEFAULT_METHOD = masking.gmixout.__name__
-"""What a command trains when nobody says."""
+"""The default method of commands."""
 
 
 def get_method(name: str, **options: Any) -> Method:
-    """Returns a method of the table, or one with regularizers beside it.
+    """Return a method of the table, or one with regularizers beside it.
 
     Args:
-        name: Its key in `METHODS`, as it is or with what acts beside it, `gmixout+regmixup+sam`.
-            Options may follow each name in parentheses: what `str` writes of a method is read.
+        name: Its key in `METHODS`, alone or with regularizers, `gmixout+regmixup+sam`. Options may
+            follow each name in parentheses, as `str` of a method writes them.
         **options: Its options; the others keep their defaults.
 
     Raises:

@@ -22,13 +22,13 @@ LINEAR = (nn.Linear,)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _SMALL_RANK = 64
-"""Ranks that any model may have: more than a small layer needs, and cheap."""
+"""A rank that is always allowed: more than a small layer needs, and cheap."""
 
 _NAME = "default"  # peft's own name for the only adapter of a model
 
 
 class _Adapted(DenseFinetuning):
-    """Trains what a peft tuner adds to a model, and the head; the rest is frozen.
+    """Train what a peft tuner adds to a model, and the head; the rest is frozen.
 
     Args:
         model: The model with the tuner's layers in it.
@@ -47,7 +47,7 @@ class _Adapted(DenseFinetuning):
 
     @torch.no_grad()
     def snapshot(self) -> State:
-        """Returns the plain model's state with the adapters merged into copies of the weights."""
+        """Return the plain model's state with the adapters merged into copies of the weights."""
         merged = {}
         for name, layer in self._layers.items():
             base = layer.get_base_layer()
@@ -64,7 +64,7 @@ class _Adapted(DenseFinetuning):
         return state
 
     def detach(self) -> nn.Module:
-        """Returns the model with the adapters merged and gone."""
+        """Return the model with the adapters merged and gone."""
         self._tuner.merge_and_unload()
         return super().detach()
 
@@ -77,12 +77,12 @@ class _Adapter(Method):
     adapts: ClassVar[str] = "linear and ungrouped convolutional layers"
 
     def __post_init__(self) -> None:
-        """Refuses ranks below 1."""
+        """Refuse ranks below 1."""
         super().__post_init__()
         require(self, "rank", self.rank >= 1, "1 or more")
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Puts adapters on the model.
+        """Put adapters on the model.
 
         Raises:
             ConfigError: The model has nothing that can be adapted, or peft is not installed.
@@ -92,7 +92,7 @@ class _Adapter(Method):
         if not targets:
             raise ConfigError(
                 f"method {self.name} adapts {self.adapts}, and outside of its head this model has "
-                "none that can be trained; choose another method, full or gmixout say"
+                "none that can be trained; choose another method, for example full or gmixout"
             )
         self.check(targets)
         trainable = [
@@ -109,11 +109,11 @@ class _Adapter(Method):
         return _Adapted(model, heads, [parameter for _, parameter in trainable], tuner)
 
     def check(self, targets: dict[str, nn.Module]) -> None:
-        """Raises a `ConfigError` if a layer cannot be adapted with these options."""
+        """Raise a `ConfigError` if a layer cannot be adapted with these options."""
 
     @abstractmethod
     def tune(self, peft: Any, model: nn.Module, targets: dict[str, nn.Module], seed: int) -> Any:
-        """Returns a peft tuner on the model; torch's generator is seeded meanwhile."""
+        """Return a peft tuner on the model; torch's generator is seeded meanwhile."""
 
     def _targets(self, model: nn.Module, heads: tuple[str, ...]) -> Iterator[tuple[str, nn.Module]]:
         # nn.MultiheadAttention reads its layers' weights and never calls them; peft's own layer for
@@ -137,10 +137,10 @@ class _Adapter(Method):
 class lora(_Adapter):
     """LoRA (Hu et al., ICLR 2022, arXiv 2106.09685), through peft: low-rank changes of weights.
 
-    Adapts every linear and ungrouped convolutional layer but the head, which is trained as it is;
-    not those inside of `nn.MultiheadAttention`, which never calls them, nor subclasses with a
-    forward of their own, as timm's convolutions with standardized weights: peft's change is not one
-    of theirs.
+    Adapts every linear and ungrouped convolutional layer except the head, which is trained
+    densely. It does not adapt layers inside of `nn.MultiheadAttention`, which never calls them, nor
+    subclasses with a forward of their own, such as timm's convolutions with standardized weights,
+    which peft's change does not fit.
 
     Args:
         rank: Rank r of the change of each weight.
@@ -153,18 +153,18 @@ class lora(_Adapter):
     lora_alpha: int = 8
 
     def __post_init__(self) -> None:
-        """Refuses ranks and factors below 1."""
+        """Refuse ranks and factors below 1."""
         super().__post_init__()
         require(self, "lora_alpha", self.lora_alpha >= 1, "1 or more")
 
     def check(self, targets: dict[str, nn.Module]) -> None:
-        """Raises a `ConfigError` if the rank is above that of every weight."""
+        """Raise a `ConfigError` if the rank is above that of every weight."""
         widest = max(min(layer.weight.flatten(1).shape) for layer in targets.values())  # type: ignore[operator]
         if self.rank > max(widest, _SMALL_RANK):
             refuse(self, "rank", f"{max(widest, _SMALL_RANK)} or less: no weight here has more")
 
     def tune(self, peft: Any, model: nn.Module, targets: dict[str, nn.Module], seed: int) -> Any:
-        """Returns a LoRA tuner."""
+        """Return a LoRA tuner."""
         del seed
         return peft.LoraModel(model, self._config(peft, targets), _NAME)
 
@@ -178,7 +178,7 @@ class lora(_Adapter):
 class dora(lora):
     """DoRA (Liu et al., ICML 2024, arXiv 2402.09353), through peft: LoRA and a trained magnitude.
 
-    Adapts what LoRA adapts.
+    Adapts the same layers as LoRA.
 
     Args:
         rank: Rank r of the change of each weight.
@@ -195,8 +195,8 @@ class dora(lora):
 class shira(_Adapter):
     """SHiRA (Bhardwaj et al., NeurIPS 2024, arXiv 2406.13175), through peft: a sparse change.
 
-    Adapts every linear layer but the head, which is trained as it is. Each layer has a random mask
-    of its own; with peft's own seeding all layers of one shape would share one.
+    Adapts every linear layer except the head, which is trained densely. Each layer has its own
+    random mask; with peft's seeding all layers of one shape would share one.
 
     Args:
         rank: A layer with m inputs and n outputs gets `rank * (m + n)` trained entries, as many as
@@ -211,7 +211,7 @@ class shira(_Adapter):
     adapts: ClassVar[str] = "linear layers"
 
     def check(self, targets: dict[str, nn.Module]) -> None:
-        """Raises a `ConfigError` if a weight has fewer entries than would be trained of it."""
+        """Raise a `ConfigError` if a weight has fewer entries than would be trained of it."""
         for name, layer in targets.items():
             rows, columns = layer.weight.shape  # type: ignore[misc]
             if self.rank * (rows + columns) > rows * columns:
@@ -222,10 +222,10 @@ class shira(_Adapter):
                 )
 
     def tune(self, peft: Any, model: nn.Module, targets: dict[str, nn.Module], seed: int) -> Any:
-        """Returns a SHiRA tuner."""
+        """Return a SHiRA tuner."""
         checks: Any = torch.sparse.check_sparse_tensor_invariants
         if not checks.is_enabled():
-            checks.disable()  # as they are, but said, or torch warns of peft's sparse tensors
+            checks.disable()  # unless set, torch warns about peft's sparse tensors
         random_mask = peft.tuners.shira.mask_functions.random_mask
         names = {layer: name for name, layer in targets.items()}
 
@@ -242,7 +242,7 @@ class shira(_Adapter):
 
 
 def _exactly(targets: dict[str, nn.Module]) -> str:
-    """A pattern of these names alone; peft takes names in a list as endings of longer ones."""
+    """Return a pattern of exactly these names; peft matches listed names as suffixes."""
     return "|".join(map(re.escape, targets))
 
 

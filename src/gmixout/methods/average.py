@@ -18,16 +18,16 @@ from gmixout.weightspace import State
 
 
 class Averaged:
-    """Ends any finetuning in the average of its weights.
+    """End any finetuning in the average of its weights.
 
-    The average starts at the pretrained weights and takes in the weights after every so many
+    The average starts at the pretrained weights and adds the weights after every `every`
     optimizer steps: exponentially, `decay * average + (1 - decay) * snapshot`, or uniformly, so
     that the pretrained weights and all snapshots have the same share. Floating-point buffers
     (running statistics) are averaged with the weights; the others are those of the model. Sums are
     in float32 or wider.
 
     Args:
-        finetuning: What is averaged; it goes on as it would alone.
+        finetuning: The finetuning to average, which itself is unchanged.
         decay: Coefficient of the moving average, in [0, 1); None: the uniform average.
         every: Optimizer steps between two snapshots.
 
@@ -48,21 +48,21 @@ class Averaged:
         self._average = {key: _wide(value, copy=True) for key, value in self._floating().items()}
 
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
-        """Returns the finetuning's own groups."""
+        """Return the finetuning's own groups."""
         return self.finetuning.param_groups(lr, head_lr)
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
-        """Lets the finetuning, and after it the average, follow the optimizer's steps."""
+        """Let the finetuning, and after it the average, follow the optimizer's steps."""
         optimizer = self.finetuning.bind(optimizer)
         self._hook = optimizer.register_step_post_hook(self._after_step)
         return optimizer
 
     def write(self) -> None:
-        """Lets the finetuning's model see values that were moved by hand."""
+        """Let the finetuning's model see values that were changed by hand."""
         self.finetuning.write()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the finetuning's state and the average."""
+        """Return the finetuning's state and the average."""
         return {
             "finetuning": self.finetuning.state_dict(),
             "average": self._average,
@@ -70,14 +70,14 @@ class Averaged:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` returned."""
+        """Load what `state_dict` returned."""
         self.finetuning.load_state_dict(state["finetuning"])
         self._steps = state["steps"]
         for key, value in state["average"].items():
             self._average[key].copy_(value)
 
     def snapshot(self) -> State:
-        """Returns the averaged weights, those of the present step among them."""
+        """Return the averaged weights, including those of the current step."""
         current, average = self.finetuning.snapshot(), self._average
         if self._steps % self._every:
             average = {key: value.clone() for key, value in average.items()}
@@ -86,7 +86,7 @@ class Averaged:
         return {**current, **averaged}
 
     def detach(self) -> nn.Module:
-        """Returns the plain model with the averaged weights."""
+        """Return the plain model with the averaged weights."""
         if self._hook is not None:
             self._hook.remove()
         averaged = self.snapshot()
@@ -100,7 +100,7 @@ class Averaged:
             self._take_in(self._average, self._steps // self._every)
 
     def _take_in(self, average: dict[str, Tensor], members: int) -> None:
-        """Adds the present weights to an average of some members."""
+        """Add the current weights to an average of some members."""
         current = [_wide(value) for value in self._floating().values()]
         self._update(list(average.values()), current, members)
 
@@ -117,8 +117,8 @@ class ema(Method):
     with exponential weights that start at the pretrained model.
 
     Args:
-        decay: Share of the average that a step keeps, in [0, 1): it spans the last `1/(1-decay)`
-            steps or so, so let that be a fraction of the run.
+        decay: Coefficient of the moving average, in [0, 1): it spans about the last
+            `1/(1-decay)` steps, which should be a fraction of the run.
     """
 
     style = Style("EMA", BLUE, "p", "dash")
@@ -126,12 +126,12 @@ class ema(Method):
     decay: float = 0.99
 
     def __post_init__(self) -> None:
-        """Refuses a decay out of range."""
+        """Refuse a decay out of range."""
         super().__post_init__()
         require(self, "decay", 0 <= self.decay < 1, "in [0, 1)")
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Starts full finetuning and the average beside it."""
+        """Start full finetuning and the average beside it."""
         del seed
         return Averaged(DenseFinetuning(pretrained), self.decay)
 
@@ -140,8 +140,8 @@ class ema(Method):
 class swa(Method):
     """Stochastic weight averaging: a method that ends in a uniform soup of its own snapshots.
 
-    The pretrained and the final weights are among them, and the learning rate stays what it is. Of
-    GMixout with its own period as `every`, the snapshots are its anchors at the periods' ends.
+    The pretrained and the final weights are included, and the learning rate is unchanged. For
+    GMixout with its own period as `every`, the snapshots are its anchors at the end of periods.
 
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
         UAI 2018, algorithm 1, from the first step on.
@@ -157,13 +157,13 @@ class swa(Method):
     every: int = 10
 
     def __post_init__(self) -> None:
-        """Refuses what has no run of its own to average, and a number of steps below 1."""
+        """Refuse methods without a run of their own to average, and a number of steps below 1."""
         super().__post_init__()
         require(self, "of", not isinstance(self.of, Derived), TRAINED)
         require(self, "every", self.every >= 1, "at least 1")
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Starts the method and the average beside it."""
+        """Start the method and the average beside it."""
         return Averaged(self.of.start(pretrained, seed), decay=None, every=self.every)
 
 

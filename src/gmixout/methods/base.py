@@ -1,6 +1,6 @@
-"""What a finetuning method is to the rest of the package: a small object without a loop.
+"""The interface of a finetuning method: a small object without a loop.
 
-There are two kinds: a `Method` is trained, a `Derived` one makes its models of finished runs.
+There are two kinds: a `Method` is trained, a `Derived` one makes models from finished runs.
 """
 
 import inspect
@@ -24,7 +24,7 @@ from gmixout.weightspace import State
 MethodT = TypeVar("MethodT", bound="Method")
 
 TRAINED = "a method that is trained itself, for example full, lora or gmixout"
-"""What a method may be built on, for errors."""
+"""Methods that others may build on, for errors."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Runs:
     """Finished runs of one method from one pretrained start."""
 
     states: Sequence[State]
-    """The weights that each ended with; one or more."""
+    """Final weights of each run; one or more."""
     score: Callable[[State], float]
     """Returns the official metric of weights on in-domain validation data; higher is better."""
 
@@ -41,43 +41,43 @@ class Variant(NamedTuple):
     """A model that a method makes."""
 
     options: dict[str, Any]
-    """Tell it from the method's other models in the records."""
+    """Identifies it among the method's models in the records."""
     state: State
     members: tuple[int, ...]
-    """Positions of the runs that its weights are made of."""
+    """Positions of the runs that its weights come from."""
 
 
 class Finetuning(Protocol):
     """One model being finetuned, as the training loop sees it."""
 
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
-        """Returns the groups for a torch optimizer; `head_lr=None` means the head has `lr`."""
+        """Return the groups for a torch optimizer; `head_lr=None` means the head has `lr`."""
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
-        """Lets the method follow the optimizer's steps."""
+        """Let the method follow the optimizer's steps."""
 
     def write(self) -> None:
-        """Lets the model see values that were moved outside of the optimizer's steps."""
+        """Let the model see values that were changed outside of the optimizer's steps."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what, beside the model's and the optimizer's state, is needed to go on."""
+        """Return what a resume needs besides the model's and the optimizer's state."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` returned."""
+        """Take up what `state_dict` returned."""
 
     def snapshot(self) -> State:
-        """Returns the weights that `detach` would leave now, and goes on.
+        """Return the weights that `detach` would leave now, without ending the finetuning.
 
         The keys are the plain model's. Tensors may share memory with the model: copy what is to
         outlive the next step.
         """
 
     def detach(self) -> nn.Module:
-        """Ends finetuning and returns the plain model."""
+        """End finetuning and return the plain model."""
 
 
 class DenseFinetuning:
-    """Trains parameters as they are, the classifier head at a learning rate of its own.
+    """Train parameters densely, the classifier head at its own learning rate.
 
     Args:
         pretrained: Names the head; the model's parameters with `requires_grad` are trained.
@@ -96,30 +96,30 @@ class DenseFinetuning:
             parameter.requires_grad_(False)
 
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
-        """Returns two groups, "dense" at `lr` and "head" at `head_lr`; empty ones are left out."""
+        """Return two groups, "dense" at `lr` and "head" at `head_lr`; empty ones are left out."""
         return dense_groups(self.model, self.heads, lr, head_lr)
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
-        """Returns the optimizer as it is."""
+        """Return the optimizer unchanged."""
         return optimizer
 
     def write(self) -> None:
-        """Does nothing: the model's own parameters are what is trained."""
+        """Do nothing: the model's own parameters are trained."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns nothing: the model's own state is all there is."""
+        """Return nothing: the model's own state is all there is."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes nothing."""
+        """Do nothing."""
         del state
 
     def snapshot(self) -> State:
-        """Returns the model's own state."""
+        """Return the model's own state."""
         return self.model.state_dict()
 
     def detach(self) -> nn.Module:
-        """Returns the model, what was frozen trainable again."""
+        """Return the model, with frozen parameters trainable again."""
         for parameter in self.frozen:
             parameter.requires_grad_(True)
         return self.model
@@ -130,9 +130,9 @@ class Method(Named, ABC):
 
     Subclasses are frozen dataclasses; their fields are the options. A class is named the way a user
     types it (`--method wise_ft`), so that the command line, YAML files, records and the table of
-    methods share one name. A method of your own is such a class in a module of your own, and on the
-    command line `--method my.module.MyMethod`. Options are checked against their annotations; a
-    `__post_init__` of your own, for ranges, calls `super().__post_init__()` first.
+    methods share one name. A method of your own is such a class in your own module, and on the
+    command line `--method my.module.MyMethod`. Options are checked against their annotations; your
+    own `__post_init__`, for ranges, calls `super().__post_init__()` first.
 
     Example:
         >>> from dataclasses import dataclass
@@ -151,14 +151,14 @@ class Method(Named, ABC):
     style: ClassVar[Style | None] = None
     """How reports name and draw it; subclasses do not inherit it, and need none."""
     several_runs: ClassVar[bool] = False
-    """Whether its models are made of all runs of a seed together, and not of each run."""
+    """True if its models are made from all runs of a seed together, not from each run."""
 
     def __post_init__(self) -> None:
         """Check the options against their annotations; subclasses add their ranges."""
         check_settings(self)
 
     def __init_subclass__(cls) -> None:
-        """Keeps `alpha` for the place on an interpolation path, which records know it as."""
+        """Reserve `alpha`, which records use for the position on an interpolation path."""
         super().__init_subclass__()
         cls.style = vars(cls).get("style")
         if "alpha" in cls.__annotations__:
@@ -166,7 +166,7 @@ class Method(Named, ABC):
 
     @property
     def regularizers(self) -> tuple[Regularizer, ...]:
-        """What acts beside the method in its training runs."""
+        """Regularizers that act beside the method in its training runs."""
         return ()
 
     @property
@@ -185,7 +185,7 @@ class Method(Named, ABC):
         """
 
     def check_steps(self, steps: int) -> None:
-        """Finds out before training whether a run of so many steps would be this method.
+        """Check that this method can run for `steps` steps.
 
         Args:
             steps: Optimizer steps of the run.
@@ -198,12 +198,12 @@ class Method(Named, ABC):
                 value.check_steps(steps)
 
     def costliest(self) -> "Method":
-        """The method as it trains most of the model, to measure a step of it."""
+        """Return the method as it trains most of the model, to measure its most expensive step."""
         parts = {n: part.costliest() for n, part in vars(self).items() if isinstance(part, Method)}
         return replace(self, **parts)  # type: ignore[type-var]
 
     def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
-        """Yield the models to evaluate, one by one: of a method that is trained, its run.
+        """Yield the models to evaluate, one by one; for a trained method, its run.
 
         Args:
             pretrained: The weights that the runs started from.
@@ -214,7 +214,7 @@ class Method(Named, ABC):
 
 
 class Derived(Method):
-    """A method that trains nothing: it makes models of finished runs of another one, its `of`.
+    """A method that trains nothing: it makes models from finished runs of another one, its `of`.
 
     The runs are shared with that method: they are trained once.
 
@@ -232,7 +232,7 @@ class Derived(Method):
     """
 
     def __post_init__(self) -> None:
-        """Check the options; what has no runs of its own cannot be built on."""
+        """Check the options; `of` must have runs of its own."""
         super().__post_init__()
         require(self, "of", not isinstance(self.trained, Derived), TRAINED)
 
@@ -244,7 +244,7 @@ class Derived(Method):
 
     @property
     def of_option(self) -> dict[str, str]:
-        """Return what records say of the method underneath: nothing if it is the usual one."""
+        """The underlying method, for records; empty if it is the default."""
         return {"of": str(self.trained)} if "of" in changed(self) else {}
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
@@ -255,7 +255,7 @@ class Derived(Method):
         """
         del pretrained, seed
         raise ConfigError(
-            f"method {self.name} trains nothing itself; evaluate the models that it makes of "
+            f"method {self.name} trains nothing itself; evaluate the models that it makes from "
             f"{f'runs of {self.trained}' if self.trained else 'the pretrained weights'}"
         )
 
@@ -267,15 +267,15 @@ class Derived(Method):
 def preset(
     kind: type[MethodT], name: str, summary: str, style: Style | None = None, **defaults: Any
 ) -> type[MethodT]:
-    """Return a method that is another one with other defaults, and has no code of its own.
+    """Return a method that is another one with different defaults and no code of its own.
 
-    It is a class, since runs and records know a method by its class's name and the options that
-    are not at their defaults.
+    It is a class, because runs and records identify a method by its class's name and its
+    non-default options.
 
     Args:
         kind: The method.
         name: The name of the preset, which is to be bound in the module of `kind`.
-        summary: What it is, for the help.
+        summary: One line for the help.
         style: How reports name and draw it.
         **defaults: Its defaults; the other options keep theirs.
     """

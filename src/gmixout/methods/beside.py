@@ -12,18 +12,18 @@ from gmixout.settings import require
 
 @dataclass(frozen=True)
 class beside(Method):
-    """A method in whose training runs regularizers act.
+    """A method with regularizers in its training runs.
 
     Args:
         of: The method that is trained.
-        adds: What acts, in this order.
+        adds: The regularizers, in this order.
     """
 
     of: Method = field(default_factory=full)
     adds: tuple[Regularizer, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what is not trained itself, nothing to add, and the same thing twice."""
+        """Refuse untrained methods, an empty `adds`, and duplicates."""
         super().__post_init__()
         trained = "a method that is trained itself and has no regularizers yet"
         require(self, "of", self.of.trained == self.of and not self.of.regularizers, trained)
@@ -38,23 +38,23 @@ class beside(Method):
 
     @property
     def regularizers(self) -> tuple[Regularizer, ...]:
-        """What acts beside the method."""
+        """Regularizers that act beside the method."""
         return self.adds
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Starts the method."""
+        """Start the method."""
         return self.of.start(pretrained, seed)
 
     def __str__(self) -> str:
-        """Returns all parts with their unusual options."""
+        """Return all parts with their non-default options."""
         return "+".join(map(str, (self.of, *self.adds)))
 
 
 def with_beside(method: Method, adds: tuple[Regularizer, ...]) -> Method:
-    """Return a method in whose training runs regularizers act.
+    """Return a method with regularizers in its training runs.
 
-    Of a method that is built on the runs of another one it is that one's runs: `wise_ft+sam`
-    interpolates to what full finetuning with SAM gives.
+    For a derived method they act in the underlying runs: `wise_ft+sam` interpolates to full
+    finetuning with SAM.
 
     Raises:
         ConfigError: The method trains nothing.

@@ -13,13 +13,13 @@ from gmixout.models.pretrained import Pretrained
 class bitfit(Method):
     """BitFit (Ben Zaken et al., ACL 2022, arXiv 2106.10199): trains biases and the head.
 
-    Biases are those of linear, convolutional, attention and normalisation layers.
+    Biases are those of linear, convolutional, attention and normalization layers.
     """
 
     style = Style("BitFit", PINK, ">", "dashdot")
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Freezes all but biases and head.
+        """Freeze all but biases and head.
 
         Raises:
             ConfigError: The model has no biases outside of its head.
@@ -30,7 +30,7 @@ class bitfit(Method):
         if not any(_is_bias(name) and not within(name, heads) for name in trainable):
             raise ConfigError(
                 "method bitfit trains biases, and outside of its head this model has none that can "
-                "be trained; choose another method, linear_probe say"
+                "be trained; choose another method, for example linear_probe"
             )
         return DenseFinetuning(
             pretrained, select=lambda name: _is_bias(name) or within(name, heads)

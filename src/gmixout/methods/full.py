@@ -14,6 +14,6 @@ class full(Method):
     style = Style("full finetuning", BLUE, "o", main=True)
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Trains the model as it is."""
+        """Train the model as it is."""
         del seed
         return DenseFinetuning(pretrained)

@@ -26,12 +26,12 @@ class _Pulled(DenseFinetuning):
         self._start = [parameter.detach().clone() for parameter in self._body]
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
-        """Adds the penalty's gradient before each step."""
+        """Add the penalty's gradient before each step."""
         self._hook = optimizer.register_step_pre_hook(self._before_step)
         return optimizer
 
     def detach(self) -> nn.Module:
-        """Returns the model."""
+        """Return the model."""
         if self._hook is not None:
             self._hook.remove()
         return super().detach()
@@ -50,15 +50,15 @@ class _Pulled(DenseFinetuning):
 class l2_sp(Method):
     """L2-SP (Li et al., ICML 2018, arXiv 1802.01483): a pull towards the pretrained weights.
 
-    Minimises `loss + pull/2 ||w - w0||^2 + head_decay/2 ||v||^2` over the body's weights `w`, with
-    `w0` the pretrained ones, and the head's `v` (equation 4 of the paper). The penalty's gradient
-    is added right before each optimizer step: after a GradScaler has divided its scale out and
-    after the gradient's norm was cut (`max_grad_norm`), so neither changes the pull. Adam divides
-    it by the gradient's own size, as all of it. Costs a copy of the pretrained weights.
+    Minimizes `loss + pull/2 ||w - w0||^2 + head_decay/2 ||v||^2` over the backbone's weights `w`,
+    with `w0` the pretrained ones, and the head's `v` (paper, equation 4). The penalty's gradient
+    is added right before each optimizer step: after a GradScaler has unscaled the gradient and
+    after its norm was clipped (`max_grad_norm`), so neither changes the pull. Adam normalizes it
+    together with the gradient. It costs a copy of the pretrained weights.
 
     Args:
-        pull: Weight of the body's distance to the pretrained weights, the paper's alpha.
-        head_decay: Weight of the head's size, the paper's beta.
+        pull: Weight of the backbone's distance to the pretrained weights, the paper's alpha.
+        head_decay: Weight decay of the head, the paper's beta.
     """
 
     style = Style("L2-SP", BLUE, "h", "dot")
@@ -67,12 +67,12 @@ class l2_sp(Method):
     head_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        """Refuses weights that are negative or not finite."""
+        """Refuse weights that are negative or not finite."""
         super().__post_init__()
         for name, value in vars(self).items():
             require(self, name, value >= 0, "0 or more")
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Remembers the pretrained weights."""
+        """Remember the pretrained weights."""
         del seed
         return _Pulled(pretrained, self)

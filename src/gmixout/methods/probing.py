@@ -15,10 +15,10 @@ from gmixout.settings import require
 
 
 class _Probing(DenseFinetuning):
-    """Trains the head on the features that the pretrained body has at inference.
+    """Train the head on the features that the pretrained backbone has at inference.
 
-    The body is in eval mode meanwhile: no dropout between features and head, and the running
-    statistics of normalisation layers stay. The mode it was found in comes back at the end.
+    The backbone is in eval mode meanwhile: no dropout between features and head, and fixed running
+    statistics of normalization layers. Its previous mode is restored at the end.
     """
 
     def __init__(self, pretrained: Pretrained, method: Method) -> None:
@@ -35,20 +35,20 @@ class _Probing(DenseFinetuning):
         model.eval()
 
     def restore(self) -> None:
-        """Ends probing: what was frozen is trainable, and every module in the mode of before."""
+        """End probing: unfreeze parameters and restore the mode of every module."""
         super().detach()
         for module, mode in self._modes.items():
             module.training = mode
 
     def detach(self) -> nn.Module:
-        """Returns the model."""
+        """Return the model."""
         self.restore()
         return self.model
 
 
 class _LinearProbing(_Probing):
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
-        """Returns the group "head", at `lr`."""
+        """Return the group "head", at `lr`."""
         del head_lr
         return super().param_groups(lr, lr)
 
@@ -57,14 +57,14 @@ class _LinearProbing(_Probing):
 class linear_probe(Method):
     """Linear probe: only the classifier head is trained.
 
-    Its learning rate is `lr`, as every method's that a comparison varies: with `head_lr`, which is
-    held fixed there, all points of the curve would be one.
+    Its learning rate is `lr`, which a comparison varies for every method: with `head_lr`, which is
+    fixed there, all points of the curve would be the same.
     """
 
     style = Style("linear probe", GREY, "X", "dot")
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Freezes all but the head.
+        """Freeze all but the head.
 
         Raises:
             ConfigError: The model has no head that can be trained.
@@ -74,7 +74,7 @@ class linear_probe(Method):
 
 
 class _ProbingFirst(_Probing):
-    """Probes for a number of steps, then trains everything."""
+    """Probe for a number of steps, then train everything."""
 
     def __init__(self, pretrained: Pretrained, method: "lp_ft") -> None:
         super().__init__(pretrained, method)
@@ -84,28 +84,28 @@ class _ProbingFirst(_Probing):
         self._go_on()
 
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
-        """Returns two groups, "dense" at `lr`, without gradients at first, and "head"."""
+        """Return two groups, "dense" at `lr`, without gradients at first, and "head"."""
         body = {"params": self.frozen, "lr": lr, "name": "dense"}
         trained = [parameter for parameter in self.frozen if parameter.requires_grad]
         head = dense_groups(self.model, self.heads, lr, head_lr, leave_out=trained)
         return [body, *head]
 
     def bind(self, optimizer: Optimizer) -> Optimizer:
-        """Counts the optimizer's steps."""
+        """Count the optimizer's steps."""
         self._hook = optimizer.register_step_post_hook(self._after_step)
         return optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the number of steps."""
+        """Return the number of steps."""
         return {"steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the phase that the number of steps says."""
+        """Continue with the phase that the number of steps implies."""
         self._steps = state["steps"]
         self._go_on()
 
     def detach(self) -> nn.Module:
-        """Returns the model."""
+        """Return the model."""
         if self._hook is not None:
             self._hook.remove()
         return super().detach()
@@ -125,7 +125,7 @@ class lp_ft(Method):
     """LP-FT (Kumar et al., ICLR 2022, arXiv 2202.10054): linear probing, then full finetuning.
 
     Both phases share one budget and one schedule of the learning rate. While the head is probed
-    (at `head_lr`) the body has no gradients, so weight decay leaves it alone, too.
+    (at `head_lr`) the backbone has no gradients, so weight decay does not change it either.
 
     Args:
         probe_steps: Steps in which only the head is trained.
@@ -136,29 +136,29 @@ class lp_ft(Method):
     probe_steps: int = 100
 
     def __post_init__(self) -> None:
-        """Refuses negative numbers."""
+        """Refuse negative numbers."""
         super().__post_init__()
         require(self, "probe_steps", self.probe_steps >= 0, "0 or more")
 
     def check_steps(self, steps: int) -> None:
-        """Refuses a run that would only probe.
+        """Refuse a run that would only probe.
 
         Raises:
-            ConfigError: The body would never be trained.
+            ConfigError: The backbone would never be trained.
         """
         if self.probe_steps >= steps:
             raise ConfigError(
                 f"lp_ft(probe_steps={self.probe_steps}) in a run of {steps} steps would never "
-                f"train the body: set probe_steps below {steps}, to {steps // 3} say, or use "
-                "linear_probe"
+                f"train the backbone: set probe_steps below {steps}, for example to "
+                f"{steps // 3}, or use linear_probe"
             )
 
     def costliest(self) -> Method:
-        """Full finetuning from the first step on."""
+        """Return full finetuning from the first step on."""
         return replace(self, probe_steps=0)
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
-        """Freezes all but the head for a while.
+        """Freeze all but the head for a while.
 
         Raises:
             ConfigError: The model has no head that can be trained.

@@ -19,7 +19,7 @@ class _Soup(Derived):
     several_runs: ClassVar[bool] = True
 
     def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
-        """Yields the mean of the chosen runs."""
+        """Yield the mean of the chosen runs."""
         del pretrained
         members = self.choose(runs)
         state = mean([runs.states[member] for member in members])
@@ -27,7 +27,7 @@ class _Soup(Derived):
 
     @abstractmethod
     def choose(self, runs: Runs) -> list[int]:
-        """Returns the positions of the runs that are averaged."""
+        """Return the positions of the runs to average."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class uniform_soup(_Soup):
     style = Style("uniform soup", VIOLET, "h", main=True)
 
     def choose(self, runs: Runs) -> list[int]:
-        """Chooses all runs."""
+        """Choose all runs."""
         return list(range(len(runs.states)))
 
 
@@ -60,5 +60,5 @@ class greedy_soup(_Soup):
     style = Style("greedy soup", VIOLET, "p", main=True)
 
     def choose(self, runs: Runs) -> list[int]:
-        """Chooses the runs that do not lower the score of the mean."""
+        """Choose the runs that do not lower the score of the mean."""
         return greedy_members(runs.states, runs.score)

@@ -1,4 +1,4 @@
-"""How a method is named and drawn in reports."""
+"""Names and styles of methods in reports."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ AMBER, BROWN, GREEN, RED, SALMON = "#E69F00", "#A6761D", "#009E73", "#D55E00", "
 
 @dataclass(frozen=True)
 class Style:
-    """How a method is named and drawn."""
+    """Name and style of a method."""
 
     label: str
     color: str
@@ -19,4 +19,4 @@ class Style:
     dash: str = "solid"
     """solid, dash, dot or dashdot."""
     main: bool = False
-    """Whether a reader looks for this method first; the others are drawn lighter."""
+    """True for the main methods; the others are drawn lighter."""

@@ -15,8 +15,8 @@ from gmixout.weightspace import State, interpolate
 class wise_ft(Derived):
     """WiSE-FT (arXiv 2109.01903): interpolates from the zero-shot to the finetuned model.
 
-    Finetuning starts from the zero-shot head, which stays in the path: the pretrained end of the
-    line is the zero-shot classifier, never a random head.
+    Finetuning starts from the zero-shot head, which is part of the path: its pretrained end is the
+    zero-shot classifier, never a random head.
 
     Args:
         of: The method that finetunes; its runs are shared with it.
@@ -29,13 +29,13 @@ class wise_ft(Derived):
     alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
 
     def __post_init__(self) -> None:
-        """Refuses shares outside [0, 1]."""
+        """Refuse shares outside [0, 1]."""
         super().__post_init__()
         inside = all(0 <= alpha <= 1 for alpha in self.alphas)
         require(self, "alphas", bool(self.alphas) and inside, "one or more numbers from 0 to 1")
 
     def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
-        """Yields one model for each alpha."""
+        """Yield one model for each alpha."""
         (finetuned,) = runs.states
         for alpha in self.alphas:
             options = {"alpha": alpha, **self.of_option}
@@ -45,7 +45,7 @@ class wise_ft(Derived):
 gmixout_wise_ft = preset(
     wise_ft,
     "gmixout_wise_ft",
-    "WiSE-FT of GMixout: interpolates from the zero-shot model to the one GMixout made.",
+    "WiSE-FT of GMixout: interpolates from the zero-shot model to GMixout's.",
     Style("GMixout + WiSE-FT", SALMON, "d", "dash", main=True),
     of=gmixout(),
 )

@@ -20,6 +20,6 @@ class zero_shot(Derived):
         return None
 
     def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
-        """Yields the pretrained model."""
+        """Yield the pretrained model."""
         del runs
         yield Variant(self.options, pretrained, ())

@@ -1,6 +1,6 @@
 """Pretrained models by name: timm's, open_clip's and transformers', from the hub or a local file.
 
-A file a library; its name here is the prefix of a model's name.
+One file per library; the prefix of a model's name selects it.
 """
 
 import json
@@ -41,7 +41,7 @@ def load_pretrained(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Pretrained:
-    """Loads a pretrained model, ready to be finetuned on some classes.
+    """Load a pretrained model, ready to be finetuned on some classes.
 
     Args:
         name: `timm:`, `open_clip:` or `hf:` and the name by which that library knows the model
@@ -56,15 +56,15 @@ def load_pretrained(
         weights: Local weights instead of the hub's: a file; for `hf:` a folder.
         seed: Seeds the draw of a random head.
         device: Where the prompts of a zero-shot head are encoded: ImageNet's 80,000 take a GPU a
-            minute, and two cores more than an hour. The model comes on the CPU all the same.
+            minute, and two cores more than an hour. The model is returned on the CPU either way.
 
     Returns:
-        The model and how it sees images; its convolutions lie channels last in memory, which
-        makes them faster and changes no shape.
+        The model with its preprocessing; convolutions are channels last in memory, which makes
+        them faster and changes no shape.
 
     Raises:
         ConfigError: There is no such library or model, or it cannot have such a head.
-        DataError: The weights cannot be had or do not fit; the message says how to provide them.
+        DataError: The weights are unavailable or do not fit; the message says how to provide them.
 
     Example:
         >>> load_pretrained("timm:vit_smal_patch16_224", ["cat", "dog"])
@@ -74,7 +74,9 @@ def load_pretrained(
     if isinstance(classes, str) or not classes:
         raise ConfigError(f"classes={classes!r} must be a list of at least one class name")
     if head not in (None, "zero_shot", "random"):
-        raise ConfigError(f"head={head!r} must be zero_shot, random, or None for the best there is")
+        raise ConfigError(
+            f"head={head!r} must be zero_shot, random, or None for the best available"
+        )
     if templates is not None and (isinstance(templates, str) or not templates):
         raise ConfigError(f"templates={templates!r} must be a list of at least one prompt")
     family, source, file = _parse(name, weights)
@@ -90,13 +92,13 @@ def load_pretrained(
     )
     with seeded(seed):
         found = FAMILIES[family](request)
-    # Convolutions take a fifth to a third less time so, on CPUs, too; other layers do not mind.
+    # Convolutions take a fifth to a third less time, also on CPUs; other layers are unaffected.
     found.model.to(memory_format=torch.channels_last)
     return found
 
 
 def _parse(name: str, weights: Path | None) -> tuple[str, str, Path | None]:
-    """Family, what the family's library is asked for, and local weights."""
+    """Return the family, the name passed to its library, and local weights."""
     family, _, source = name.partition(":")
     if family not in FAMILIES:
         family, source = _family_of_path(name), name
@@ -118,7 +120,7 @@ def _parse(name: str, weights: Path | None) -> tuple[str, str, Path | None]:
 
 
 def _family_of_path(name: str) -> str:
-    """The family that a model without a prefix belongs to, which must be a folder."""
+    """Return the family that a model without a prefix belongs to, which must be a folder."""
     path = Path(name).expanduser()
     if path.is_dir():
         return _family_of_folder(path)
@@ -129,7 +131,7 @@ def _family_of_path(name: str) -> str:
         )
     close = get_close_matches(name.partition(":")[0], FAMILIES, n=1)
     meant = f"Did you mean {close[0]}:...? " if close and ":" in name else ""
-    raise ConfigError(f"model {name!r} is no local folder. {meant}Models are: {FORMS}")
+    raise ConfigError(f"model {name!r} is not a local folder. {meant}Models are: {FORMS}")
 
 
 def _family_of_folder(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""CLIP models as classifiers: an image tower, and a linear head made of text."""
+"""CLIP models as classifiers: an image tower and a linear head made from text."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ TEXTS_AT_ONCE = 256
 
 
 class ClipClassifier(nn.Module):
-    """An image tower whose features are put on the unit sphere, and a linear head without bias.
+    """An image tower with normalized features, and a linear head without bias.
 
     With the zero-shot head the logits are CLIP's: scaled cosine similarities of image and text.
     The head is a part of the state dict, so that an interpolation of weights (WiSE-FT) starts at
@@ -34,12 +34,12 @@ class ClipClassifier(nn.Module):
             self.head.weight.copy_(weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[B, classes]` of images `[B, 3, H, W]`."""
+        """Return the logits `[B, classes]` of images `[B, 3, H, W]`."""
         logits: Tensor = self.head(functional.normalize(self.visual(images), dim=-1))
         return logits
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes the tower's activations in the backward pass instead of keeping them."""
+        """Recompute the tower's activations in the backward pass instead of keeping them."""
         self.visual.set_grad_checkpointing(enable)  # type: ignore[operator]
 
 
@@ -49,11 +49,11 @@ def zero_shot_weight(
     texts: Sequence[str],
     templates: Sequence[str],
 ) -> Tensor:
-    """Weight of the zero-shot head.
+    """Return the weight of the zero-shot head.
 
-    Of each class, the mean over templates of the unit text features, made a unit vector again,
-    times `exp(logit_scale)`. A logit bias (SigLIP's) would be the same for all classes, and is
-    left out.
+    For each class: the mean over templates of the normalized text features, normalized again,
+    times `exp(logit_scale)`. A logit bias (SigLIP's) would be the same for all classes and is
+    omitted.
 
     Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
         ICML 2021, section 3.1.4; the scale in the head is that of WiSE-FT's code.
@@ -61,7 +61,7 @@ def zero_shot_weight(
     Args:
         encode: Texts to features `[N, features]`.
         logit_scale: CLIP's, the logarithm of the scale of similarities.
-        texts: What stands for each class in the prompts.
+        texts: The text of each class in the prompts.
         templates: The prompts.
 
     Returns:
@@ -85,7 +85,7 @@ def head_weight(
     encode: Callable[[list[str]], Tensor],
     logit_scale: Tensor,
 ) -> tuple[Tensor, str]:
-    """The weight `[classes, features]` that a request asks for, and what to say of it.
+    """Return the requested weight, `[classes, features]`, and a description.
 
     Args:
         request: Names the head, classes, prompts and the device.
@@ -113,4 +113,4 @@ def head_weight(
     model.to(request.device)
     weight = zero_shot_weight(encode, logit_scale, texts, templates).cpu()
     model.cpu()
-    return weight, f"zero-shot head of {len(templates)} prompts a class"
+    return weight, f"zero-shot head of {len(templates)} prompts per class"

@@ -13,7 +13,7 @@ WEIGHTS = Path(__file__).with_name("digits_vit.safetensors")
 
 
 def architecture() -> nn.Module:
-    """The vision transformer with new weights, drawn from torch's global generator."""
+    """Return the vision transformer with new weights, drawn from torch's global generator."""
     with needs("timm", "vision"):
         from timm.models import VisionTransformer
     return VisionTransformer(

@@ -1,4 +1,4 @@
-"""How libraries load models of others: no code runs, and what fails is said plainly."""
+"""Loading of models through libraries: no code runs, and failures are explained."""
 
 import os
 import sys
@@ -13,13 +13,13 @@ from gmixout.errors import ConfigError, DataError, GmixoutError, needs
 
 @contextmanager
 def loading(name: str, provide: str) -> Iterator[None]:
-    """Turns whatever a library raises while it loads a model into one of our errors.
+    """Turn whatever a library raises while it loads a model into a `GmixoutError`.
 
     Weights are loaded as weights alone, whatever the library asks torch for, and code that a
     checkpoint brings is not run, whatever the checkpoint's own config asks transformers for.
 
     Args:
-        name: The model, as it was asked for.
+        name: The requested model.
         provide: How to load it without the hub.
 
     Raises:
@@ -40,7 +40,7 @@ _FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ON
 
 @contextmanager
 def _weights_alone() -> Iterator[None]:
-    """torch unpickles tensors and plain values alone, as if all calls had `weights_only=True`."""
+    """Make torch unpickle only tensors and plain values, as with `weights_only=True`."""
     with patch.dict(os.environ, {_FORCE: "1"}):
         os.environ.pop(_FORCE_NOT, None)
         yield
@@ -48,7 +48,7 @@ def _weights_alone() -> Iterator[None]:
 
 @contextmanager
 def _no_code_of_checkpoints() -> Iterator[None]:
-    """transformers, which libraries call without `trust_remote_code=False`, neither runs nor asks.
+    """Stop transformers from running a checkpoint's code or asking, for libraries that call it.
 
     It asks on the terminal unless its time-out is 0.
     """
@@ -99,7 +99,7 @@ def _explained(error: Exception, name: str, provide: str) -> GmixoutError:
     if "custom code" in said or "trust_remote_code" in said:
         return DataError(
             f"{name} brings Python code of its own (auto_map in its config), which is not run: "
-            "take a model that transformers has itself"
+            "use a model that transformers itself provides"
         )
     if "TorchScript" in said:
         return DataError(
@@ -121,7 +121,7 @@ NETWORK = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "ProxyE
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those it came from; libraries wrap the hub's in errors of their own."""
+    """Return the error and those it came from; libraries wrap the hub's in errors of their own."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -21,16 +21,16 @@ DUAL = ("clip", "metaclip_2", "siglip")
 
 
 def load(request: Request) -> Pretrained:
-    """Loads an image model of transformers, or the image tower of its CLIP.
+    """Load an image model of transformers, or the image tower of its CLIP.
 
-    Other models than CLIP get the classifier that transformers puts on this kind of model, on the
+    Models other than CLIP get the classifier that transformers puts on this kind of model, on the
     features that it pools for it (ViT: class token; DINOv2: class token and mean of the patches;
     convolutional nets: mean), with random weights unless the checkpoint has one of exactly these
     classes. Where transformers has no such classifier (DINOv3), a random one on `pooler_output`.
 
     Raises:
         ConfigError: There is no such model, or it cannot have such a head.
-        DataError: The files cannot be had or do not fit.
+        DataError: The files are unavailable or do not fit.
     """
     with needs("transformers", "hub"):
         from transformers import (
@@ -74,18 +74,18 @@ def load(request: Request) -> Pretrained:
 
 @dataclass(frozen=True)
 class Processing:
-    """The checkpoint's image processor as a function of one picture."""
+    """The checkpoint's image processor as a function of one image."""
 
     processor: Any
 
     def __call__(self, picture: "Image") -> Tensor:
-        """`[3, H, W]` of an RGB picture."""
+        """Return an RGB image as `[3, H, W]`."""
         pixels: Tensor = self.processor(images=picture, return_tensors="pt")["pixel_values"][0]
         return pixels
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of what comes out, of a square picture."""
+        """Height and width of the output for a square image."""
         from PIL import Image
 
         _, height, width = self(Image.new("RGB", (64, 64))).shape
@@ -93,12 +93,12 @@ class Processing:
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """What it subtracts from each channel; some processors only scale to [0, 1]."""
+        """The mean subtracted from each channel; some processors only scale to [0, 1]."""
         return tuple(self.processor.image_mean) if self._normalizes else (0.0, 0.0, 0.0)
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """What it divides each channel by."""
+        """The standard deviation that each channel is divided by."""
         return tuple(self.processor.image_std) if self._normalizes else (1.0, 1.0, 1.0)
 
     @property
@@ -107,7 +107,7 @@ class Processing:
 
     @property
     def interpolation(self) -> str:
-        """How it resizes."""
+        """Interpolation of its resize."""
         from PIL import Image
 
         return Image.Resampling(self.processor.resample).name.lower()
@@ -127,23 +127,23 @@ class Logits(nn.Module):
         self._classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[B, classes]` of images `[B, 3, H, W]`."""
+        """Return the logits `[B, classes]` of images `[B, 3, H, W]`."""
         logits: Tensor = self.body(pixel_values=images).logits
         return logits
 
     def get_classifier(self) -> nn.Module:
-        """The layer that scores the classes."""
+        """Return the layer that scores the classes."""
         return self.body.get_submodule(self._classifier)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes the body's activations in the backward pass instead of keeping them."""
+        """Recompute the backbone's activations in the backward pass instead of keeping them."""
         _checkpoint(self.body, enable)
 
 
 class Pooled(nn.Module):
     """A backbone of transformers, and a linear head on the features that it pools itself.
 
-    For kinds of models that transformers has no image classifier for.
+    For models without an image classifier in transformers.
 
     Args:
         body: Takes `pixel_values` and gives an object with `pooler_output` `[B, features]`.
@@ -156,12 +156,12 @@ class Pooled(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[B, classes]` of images `[B, 3, H, W]`."""
+        """Return the logits `[B, classes]` of images `[B, 3, H, W]`."""
         logits: Tensor = self.head(self.body(pixel_values=images).pooler_output)
         return logits
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes the body's activations in the backward pass instead of keeping them."""
+        """Recompute the backbone's activations in the backward pass instead of keeping them."""
         _checkpoint(self.body, enable)
 
 
@@ -179,18 +179,18 @@ class Tower(nn.Module):
         self.visual_projection = projection
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features `[B, features]` of images `[B, 3, H, W]`."""
+        """Return the features `[B, features]` of images `[B, 3, H, W]`."""
         pooled = self.vision_model(pixel_values=images).pooler_output
         features: Tensor = self.visual_projection(pooled)
         return features
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes the tower's activations in the backward pass instead of keeping them."""
+        """Recompute the tower's activations in the backward pass instead of keeping them."""
         _checkpoint(self.vision_model, enable)
 
 
 Built: TypeAlias = tuple[nn.Module, HeadFrom, str]
-"""A model with its head, where the head comes from, and what to say of it."""
+"""A model with its head, the origin of the head, and a description."""
 
 
 def _source(request: Request) -> str:
@@ -270,7 +270,7 @@ def _backbone(request: Request, source: str, size: tuple[int, int]) -> Built:
     if pooled is None or pooled.ndim != 2:
         raise ConfigError(
             f"{request.name} ({type(body).__name__}) pools no features to put a head on, and is "
-            f"none of the CLIP-like models that are known: {', '.join(DUAL)}"
+            f"not a known CLIP-like model: {', '.join(DUAL)}"
         )
     model = Pooled(body, nn.Linear(pooled.shape[1], len(request.classes)))
     draw_head(model.head, request.seed)
@@ -278,7 +278,7 @@ def _backbone(request: Request, source: str, size: tuple[int, int]) -> Built:
 
 
 def _from_pretrained(auto: Any, source: str, **options: Any) -> tuple[Any, list[str]]:
-    """A model in float32, and which of its tensors the checkpoint lacks or has in other shapes."""
+    """Return a float32 model, and its tensors that the checkpoint lacks or shapes differently."""
     model, report = auto.from_pretrained(
         source,
         output_loading_info=True,
@@ -292,7 +292,7 @@ def _from_pretrained(auto: Any, source: str, **options: Any) -> tuple[Any, list[
 
 
 def _refuse_gaps(request: Request, lacking: list[str]) -> None:
-    """Refuses a checkpoint that would leave layers at random values.
+    """Refuse a checkpoint that would leave layers at random values.
 
     Raises:
         DataError: It lacks something.

@@ -14,14 +14,14 @@ from gmixout.models.pretrained import Pretrained, Request
 
 
 def load(request: Request) -> Pretrained:
-    """Loads the image tower of a CLIP model of open_clip, with a head made by its text tower.
+    """Load the image tower of a CLIP model of open_clip, with a head made by its text tower.
 
     The activation is the one that the weights of a tag were trained with (OpenAI's: QuickGELU),
     though open_clip itself would only warn of the other.
 
     Raises:
         ConfigError: open_clip knows no such model or tag.
-        DataError: The weights cannot be had or do not fit.
+        DataError: The weights are unavailable or do not fit.
     """
     with needs("open_clip_torch", "vision"):
         import open_clip
@@ -67,7 +67,7 @@ def load(request: Request) -> Pretrained:
 
 
 def _resolve(request: Request) -> tuple[str, dict[str, Any]]:
-    """The model as open_clip.create_model takes it, and what it knows of the weights' tag.
+    """Return the model as open_clip.create_model takes it, and what it knows of the weights' tag.
 
     Raises:
         ConfigError: open_clip does not know it.
@@ -108,7 +108,7 @@ def _resolve(request: Request) -> tuple[str, dict[str, Any]]:
 
 
 def _tags_change_activation(model: str) -> bool:
-    """Whether some weights of a model want QuickGELU, and the model by itself has GELU."""
+    """Return whether some weights of a model want QuickGELU, and the model by itself has GELU."""
     import open_clip
 
     known = map(
@@ -119,7 +119,7 @@ def _tags_change_activation(model: str) -> bool:
 
 
 def _options(weights: Path | None, tag: dict[str, Any]) -> dict[str, Any]:
-    """Options of create_model: the file, downloaded if need be, and what belongs to its tag."""
+    """Return options of create_model: the file, downloaded if needed, and those of its tag."""
     from open_clip import download_pretrained
 
     if weights is None and not tag:

@@ -1,4 +1,4 @@
-"""A pretrained model, what a library is asked for one, and the heads that all of them share."""
+"""A pretrained model, a request for one, and random heads."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def as_it_is(image: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretrained model with a head for some classes, and the images that it wants to see.
+    """A pretrained model with a head for some classes, and its preprocessing.
 
     A model of your own needs the first three fields; the others describe what a library loads.
 
@@ -45,25 +45,25 @@ class Pretrained:
     trained."""
     head: str | tuple[str, ...]
     """Name of the layer in `model` that scores the classes, of several layers all names; `()`: the
-    model has no layer of its own for it."""
+    model has no such layer."""
     classes: tuple[str, ...]
     """Class names; logits come in this order."""
     transform: Callable[[Any], Tensor] = as_it_is
-    """The checkpoint's own preprocessing for evaluation: an RGB picture to `[3, H, W]`."""
+    """The checkpoint's own preprocessing for evaluation: an RGB image to `[3, H, W]`."""
     size: tuple[int, int] | None = None
     """Height and width of the model's input, in pixels."""
     mean: tuple[float, float, float] | None = None
-    """What is subtracted from each channel of a picture in [0, 1]."""
+    """Mean subtracted from each channel of an image in [0, 1]."""
     std: tuple[float, float, float] | None = None
-    """What the channels are divided by then."""
+    """Standard deviation that each channel is then divided by."""
     interpolation: str | None = None
-    """How pictures are resized: bicubic, bilinear, ..."""
+    """Interpolation of the resize: bicubic, bilinear, ..."""
     head_from: HeadFrom = "pretrained"
-    """Where the weights of the head come from."""
+    """Origin of the head's weights."""
     name: str = "own"
-    """The name it was asked for by."""
+    """The name it was requested by."""
     description: str = ""
-    """Where weights and head come from; the licence, where the library knows it."""
+    """Origin of weights and head; the licence, if the library knows it."""
 
     def __post_init__(self) -> None:
         """Check that the head is in the model."""
@@ -82,17 +82,17 @@ class Pretrained:
         return (self.head,) if isinstance(self.head, str) else tuple(self.head)
 
     def copy(self) -> "Pretrained":
-        """Return the same with a copy of the model, which may be changed."""
+        """Return the same with a copy of the model, safe to change."""
         return replace(self, model=copy.deepcopy(self.model))
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a family is asked to load; see `load_pretrained`."""
+    """A request to a family's loader; see `load_pretrained`."""
 
     name: str
     source: str
-    """What the library knows the model by: a name, or a local folder."""
+    """The library's identifier of the model: a name, or a local folder."""
     weights: Path | None
     """Local weights; they exist."""
     classes: tuple[str, ...]
@@ -108,21 +108,22 @@ class Request:
         return path if path.is_dir() else None
 
     def refuse_zero_shot(self) -> None:
-        """Refuses a zero-shot head, for a model without a text tower.
+        """Refuse a zero-shot head for a model without a text tower.
 
         Raises:
             ConfigError: One was asked for.
         """
         if self.head == "zero_shot":
             raise ConfigError(
-                f"head=zero_shot: {self.name} has no text tower to make a head of. Use head=random "
-                "(and probe it first), or a CLIP model such as open_clip:ViT-B-16/openai"
+                f"head=zero_shot: {self.name} has no text tower to make a head from. Use "
+                "head=random (and probe it first), or a CLIP model, for example "
+                "open_clip:ViT-B-16/openai"
             )
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Models are built on random numbers of their own; the global generator stays as it was."""
+    """Seed torch's generator for building a model, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         # manual_seed would seed the generators of GPUs, too
         torch.default_generator.manual_seed(seed)
@@ -130,7 +131,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def draw_head(layer: nn.Module, seed: int) -> None:
-    """Gives a classifier random weights: uniform within `1/sqrt(fan_in)`, biases zero.
+    """Give a classifier random weights: uniform within `1/sqrt(fan_in)`, biases zero.
 
     Args:
         layer: Has `weight` `[classes, ...]`, and perhaps a `bias`.

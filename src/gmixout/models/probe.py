@@ -1,4 +1,4 @@
-"""A linear probe as the head to start from: fitted on frozen features."""
+"""A linear probe as the initial head, fitted on frozen features."""
 
 import copy
 from dataclasses import replace
@@ -14,7 +14,7 @@ from gmixout.loading import make_loader
 from gmixout.models.pretrained import Pretrained
 
 ROWS = 2**14
-"""Images whose logits are in memory at a time."""
+"""Images whose logits are in memory at once."""
 
 
 def linear_probe_head(
@@ -28,13 +28,13 @@ def linear_probe_head(
 ) -> Pretrained:
     """Return a copy whose head is fitted to a data set, on the features of the frozen backbone.
 
-    Multinomial logistic regression by L-BFGS from zero: convex, so that the result is the same
-    whatever the head was. As the start of finetuning it is the first half of LP-FT.
+    Multinomial logistic regression by L-BFGS from zero. It is convex, so the result does not depend
+    on the previous head. As the start of finetuning it is the first half of LP-FT.
 
     Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022.
 
     Args:
-        pretrained: Stays as it is; its model is copied.
+        pretrained: Unchanged; its model is copied.
         dataset: `(image [3, H, W], label)`, images as `pretrained.transform` makes them.
         penalty: Half of it times the squared norm of the weight is added to the mean cross entropy.
         steps: Iterations of L-BFGS at most.
@@ -50,7 +50,7 @@ def linear_probe_head(
     model, heads = copy.deepcopy(pretrained.model), pretrained.heads
     head = model.get_submodule(heads[0]) if len(heads) == 1 else None
     if not isinstance(head, nn.Linear):
-        raise ConfigError(f"{pretrained.name} has not one linear head, but {heads or 'none'}")
+        raise ConfigError(f"{pretrained.name} must have one linear head, and has {heads or 'none'}")
     features, labels = _features(model.to(device), head, dataset, batch_size, workers)
     weight, bias = _fit(features, labels, head, penalty, steps)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def linear_probe_head(
 def _features(
     model: nn.Module, head: nn.Module, dataset: Dataset[Any], batch_size: int, workers: int | None
 ) -> tuple[Tensor, Tensor]:
-    """What the head is given for each image `[N, features]`, and the labels `[N]`."""
+    """Return the head's inputs for each image `[N, features]`, and the labels `[N]`."""
     device = next(model.parameters()).device
     batches = make_loader(dataset, device, workers, batch_size=batch_size)
     features: list[Tensor] = []
@@ -89,7 +89,7 @@ def _features(
 def _fit(
     features: Tensor, labels: Tensor, head: nn.Linear, penalty: float, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Weight `[classes, features]` and bias `[classes]` (zero for a head without one)."""
+    """Fit the weight `[classes, features]` and bias `[classes]` (zero for a head without one)."""
     # in float64, as solvers of this kind stop early on the noise of float32
     weight = torch.zeros(head.weight.shape, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(len(weight), dtype=torch.float64, requires_grad=head.bias is not None)

@@ -15,15 +15,14 @@ from gmixout.models.pretrained import HeadFrom, Pretrained, Request, draw_head
 
 
 def load(request: Request) -> Pretrained:
-    """Loads a model of timm.
+    """Load a model of timm.
 
-    Its classifier is kept, as far as it is one of the classes that are asked for (ImageNet's, or
-    some of those that a saved model's config.json lists as label_names), if head=random does not
-    forbid.
+    If the checkpoint already has a classifier for these classes (ImageNet's, or some that a saved
+    model's config.json lists as label_names), its rows are kept, unless head=random.
 
     Raises:
         ConfigError: timm knows no such model, or has no weights of it.
-        DataError: The weights cannot be had or do not fit.
+        DataError: The weights are unavailable or do not fit.
     """
     with needs("timm", "vision"):
         import timm
@@ -67,7 +66,7 @@ def load(request: Request) -> Pretrained:
 
 
 def _name(request: Request) -> str:
-    """The name as timm.create_model takes it.
+    """Return the name as timm.create_model takes it.
 
     Raises:
         ConfigError: timm does not know it.
@@ -106,7 +105,7 @@ def _name(request: Request) -> str:
 
 
 def _from_file(name: str, weights: Path) -> dict[str, Any]:
-    """Options of create_model for local weights, whose classifier may be of any size."""
+    """Return options of create_model for local weights, whose classifier may have any size."""
     import timm
 
     if weights.is_dir():
@@ -121,7 +120,7 @@ def _from_file(name: str, weights: Path) -> dict[str, Any]:
 
 
 def _rows(model: Any, classes: tuple[str, ...]) -> list[int] | None:
-    """The rows of the pretrained classifier that score the classes; None if it lacks one."""
+    """Return the rows of the pretrained classifier that score the classes; None if it lacks one."""
     from timm.data.imagenet_info import infer_imagenet_subset
 
     labels = list(model.pretrained_cfg.get("label_names") or ())
@@ -134,7 +133,7 @@ def _rows(model: Any, classes: tuple[str, ...]) -> list[int] | None:
 
 
 def _keep_rows(model: Any, rows: list[int]) -> None:
-    """Leaves the classifier the rows of some classes, in their order."""
+    """Keep the classifier's rows of some classes, in their order."""
     before: list[Any] = _layers(model.get_classifier())
     model.reset_classifier(len(rows))
     with torch.no_grad():
@@ -154,7 +153,7 @@ def _description(config: dict[str, Any], request: Request, head: HeadFrom) -> st
 
 
 def _layers(classifier: Any) -> list[Any]:
-    """The scoring layers of a classifier: one, or two of a distilled model."""
+    """Return the scoring layers of a classifier: one, or two of a distilled model."""
     return [
         [m for m in part.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
         for part in _tuple(classifier)

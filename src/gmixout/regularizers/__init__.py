@@ -1,4 +1,4 @@
-"""What acts beside any method: a file each, and one table of them."""
+"""Regularizers, which act beside any method: one file each, and a table of all."""
 
 from gmixout.regularizers import cutmix, group_dro, mixing, mixup, regmixup, sam, teacher
 from gmixout.regularizers.base import Beginning, Hooks, Regularizer, Seen, Sites, Step, Weights

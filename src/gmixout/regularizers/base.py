@@ -1,4 +1,4 @@
-"""What acts beside any method: on what is seen, inside the net, on the loss, on the gradients."""
+"""The interface of regularizers: hooks on the batch, the layers, the loss and the gradients."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,11 +12,11 @@ from gmixout.named import Named
 from gmixout.settings import check_settings
 
 Sites: TypeAlias = Mapping[str, Callable[[Tensor], Tensor]]
-"""By the names of modules, what becomes of their outputs in one pass."""
+"""Functions of the outputs of modules in one pass, by module name."""
 
 
 class Seen(Protocol):
-    """What one pass of a batch through the model gave."""
+    """The results of one pass of a batch through the model."""
 
     batch: Batch
     logits: Tensor
@@ -24,7 +24,7 @@ class Seen(Protocol):
 
     @property
     def features(self) -> Tensor:
-        """What the head was given, `[B, ...]`; for regularizers that ask for "features"."""
+        """Inputs of the head, `[B, ...]`; for regularizers that ask for "features"."""
 
     @property
     def losses(self) -> Tensor:
@@ -38,11 +38,11 @@ class Step(Protocol):
     """One optimizer step, as the hooks see it."""
 
     number: int
-    """From 0."""
+    """Number of the step, from 0."""
     steps: int
     """Optimizer steps of the whole run."""
     passes: int
-    """Times that the loss of this step was asked for before: 0 at first, 1 in SAM's second pass."""
+    """Previous evaluations of this step's loss: 0 at first, 1 in SAM's second pass."""
 
     def forward(self, batch: Batch) -> Seen:
         """Pass another batch through the model as it is trained, with gradient."""
@@ -54,77 +54,77 @@ class Step(Protocol):
         """
 
     def draws(self, kind: str) -> AbstractContextManager[None]:
-        """Make torch's CPU generator a function of run's seed, kind and step inside."""
+        """Seed torch's CPU generator by the run's seed, a kind and the step, within the context."""
 
 
 class Weights(Protocol):
-    """What is trained, for rules that move it between two passes."""
+    """The trained values, for rules that move them between two passes."""
 
     @property
     def parameters(self) -> Sequence[nn.Parameter]:
         """All trained parameters."""
 
     def write(self) -> None:
-        """Let the model see values that were moved by hand: masked ones lie outside of it."""
+        """Let the model see values that were moved by hand; it does not hold the masked ones."""
 
 
 class Hooks:
-    """What acts in a step. Each hook does nothing here; a regularizer overrides the few it needs.
+    """Hooks of a step. Each does nothing here; a regularizer overrides the few it needs.
 
     They are called in this order. Of all regularizers of a run, at most one may override `risk`,
     and at most one `gradients`.
     """
 
     def batch(self, batch: Batch, step: Step) -> Batch:
-        """Return what is seen in place of a batch."""
+        """Return the batch to train on instead of this one."""
         del step
         return batch
 
     def inside(self, batch: Batch, step: Step) -> tuple[Batch, Sites]:
-        """Return the batch, whose targets may change, and what becomes of modules' outputs."""
+        """Return the batch, whose targets may change, and functions of modules' outputs."""
         del step
         return batch, {}
 
     def risk(self, seen: Seen, step: Step) -> Tensor:
-        """Return one number for the losses of all examples."""
+        """Return the risk, one scalar for the losses of all examples."""
         del step
         return seen.mean()
 
     def term(self, seen: Seen, step: Step) -> Tensor | None:
-        """Return what is added to the risk, a scalar; None: nothing in this step."""
+        """Return a scalar to add to the risk; None: nothing in this step."""
         del seen, step
         return None
 
     def gradients(self, loss: Callable[[], Tensor], weights: Weights) -> Tensor:
-        """Leave the gradients that the optimizer is to use, and return the loss to report.
+        """Compute the gradients for the optimizer, in place, and return the loss to report.
 
         Args:
             loss: Runs the passes of the step and backward, which adds to the gradients, and returns
                 the loss, detached. Every call repeats the first one's random draws.
-            weights: What is trained; its gradients are None before the first call.
+            weights: The trained values; their gradients are None before the first call.
         """
         del weights
         return loss()
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        """Return what is trained beside the model, at the head's rate, and not kept after it."""
+        """Return extra trained parameters, at the head's learning rate; dropped after training."""
         return ()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what an exact resume needs: tensors and plain values, of the same form always."""
+        """Return what an exact resume needs: tensors and plain values, always in the same form."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
+        """Load what `state_dict` returned."""
         del state
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a regularizer may look at when training begins."""
+    """What regularizers are given when training begins."""
 
     model: nn.Module
-    """The pretrained model, on the training device; the method is not on it yet."""
+    """The pretrained model, on the training device, before the method is applied."""
     heads: tuple[str, ...]
     """Names of the modules that score the classes."""
     domains: tuple[str, ...]
@@ -136,7 +136,7 @@ class Regularizer(Named, Hooks):
     """A regularizer and its options.
 
     Subclasses are frozen dataclasses, named the way a user types it (`--methods gmixout+NAME`). One
-    without state of its own overrides hooks; another one returns an object with hooks from `start`.
+    without state overrides hooks; one with state returns an object with hooks from `start`.
 
     Example:
         >>> from dataclasses import dataclass
@@ -152,19 +152,19 @@ class Regularizer(Named, Hooks):
     """
 
     asks: ClassVar[frozenset[str]] = frozenset()
-    """What it needs, of: "domains", "places" and "views" in the batch, "features", "pretrained"."""
+    """Its needs, of: "domains", "places" and "views" in the batch, "features", "pretrained"."""
     soft: ClassVar[bool] = False
-    """Whether it mixes labels."""
+    """True if it mixes labels."""
 
     def __post_init__(self) -> None:
         """Check the options against their annotations; subclasses add their ranges."""
         check_settings(self)
 
     def start(self, beginning: Beginning) -> Hooks:
-        """Return what acts during one run.
+        """Return the hooks of one run.
 
         Raises:
-            ConfigError: The options do not go with the model or the data.
+            ConfigError: The options do not fit the model or the data.
         """
         del beginning
         return self

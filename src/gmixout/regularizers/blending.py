@@ -1,4 +1,4 @@
-"""What batch mixing shares: which example is blended with which, and how their targets follow."""
+"""Mixing of batches: how examples are paired and blended, images and targets."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from gmixout.data.batch import Batch
 def blend(
     batch: Batch, partners: Tensor, share: float | Tensor, of: float | Tensor | None = None
 ) -> Batch:
-    """Return a batch of which each image is its own by a share, and its partner's by the rest.
+    """Blend each image, by a share, with its partner in the batch.
 
     Args:
         batch: May be blended already.

@@ -1,4 +1,4 @@
-"""GroupDRO: the domains that are served worst count most."""
+"""GroupDRO: weight the domains with the highest loss most."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -35,7 +35,7 @@ class group_dro(Regularizer):
     def start(self, beginning: Beginning) -> Hooks:
         """Return the weights of the domains, even."""
         if not beginning.domains:
-            raise ConfigError(f"{self.name} needs to know the names of the training domains")
+            raise ConfigError(f"{self.name} needs a training set that names its domains")
         return _Weighted(self.eta, len(beginning.domains))
 
 
@@ -47,7 +47,7 @@ class _Weighted(Hooks):
     def risk(self, seen: Seen, step: Step) -> Tensor:
         losses, present = domain_means(seen)
         weights = self._weights.to(losses.device, copy=True)
-        if step.passes == 0:  # a second pass of the same step tells nothing new
+        if step.passes == 0:  # a second pass of the same step adds nothing new
             weights[present] = weights[present] * (self._eta * losses.detach()).exp().to(weights)
             self._weights = weights = weights / weights.sum()
         own = weights[present]
@@ -61,7 +61,7 @@ class _Weighted(Hooks):
 
 
 def domain_means(seen: Seen) -> tuple[Tensor, Tensor]:
-    """Return the mean loss of each domain in the batch, and which domains these are, both `[D]`."""
+    """Return the mean loss of each domain in the batch, and the domains' indices, both `[D]`."""
     assert seen.batch.domains is not None
     present, own = torch.unique(seen.batch.domains, return_inverse=True)
     counts = own.bincount(minlength=len(present))

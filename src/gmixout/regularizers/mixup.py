@@ -1,4 +1,4 @@
-"""Mixup: images and targets are interpolated."""
+"""Mixup: interpolate images and targets."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,15 +9,15 @@ from gmixout.regularizers.blending import beta, blend, next_one
 from gmixout.settings import require
 
 LEAST, MOST = 1e-6, 1e6
-"""Of a Beta distribution's parameter, which is drawn from in float32."""
+"""Range of the Beta distribution's parameter; draws are in float32."""
 
 
 @dataclass(frozen=True)
 class mixup(Regularizer):
     """Mixup (Zhang et al., ICLR 2018, arXiv 1710.09412).
 
-    In torchvision's form: a batch is mixed with itself moved on by one image, with one share for
-    all images.
+    As in torchvision, a batch is mixed with itself shifted by one image, with one share for all
+    images.
 
     Args:
         concentration: The paper's alpha: shares are drawn from Beta(alpha, alpha).

@@ -1,4 +1,4 @@
-"""RegMixup: the loss of mixed images beside that of the images."""
+"""RegMixup: the loss of mixed images in addition to that of the images."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,13 @@ class regmixup(Regularizer):
     """RegMixup (Pinto et al., NeurIPS 2022, arXiv 2206.14502): `CE(x, y) + weight CE(mix)`.
 
     Images are mixed with a random permutation of the batch. The authors' code averages over both
-    halves, which is half of this loss at weight 1. A second pass: a step takes twice as long.
+    halves, which is half of this loss at weight 1. A second pass
+    doubles the time of a step.
 
     Args:
-        concentration: Of the Beta distribution that the share is drawn from: 20 in the paper, 10
-            for CIFAR-100.
-        weight: Of the mixed images' loss, the paper's eta.
+        concentration: Parameter of the Beta distribution of the share: 20 in the paper, 10 for
+            CIFAR-100.
+        weight: Weight of the mixed images' loss, the paper's eta.
     """
 
     concentration: float = 20.0

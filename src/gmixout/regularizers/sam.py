@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization: the gradient of the worst place nearby."""
+"""Sharpness-aware minimization: the gradient at the worst point nearby."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from gmixout.settings import require
 class sam(Regularizer):
     """SAM (Foret et al., ICLR 2021, arXiv 2010.01412): the gradient at `w + rho g / ||g||`.
 
-    `g` is the gradient at `w`, over everything that is trained (equation 2 of the paper, p = 2). Of
-    a masked model only what its mask lets through moves: held entries stay bit for bit what they
-    are. Two passes: a step takes twice as long. The second pass repeats the first one's dropout.
+    `g` is the gradient at `w`, over everything that is trained (equation 2 of the paper, p = 2). In
+    a masked model only trained entries move: anchor values stay bit-identical. It makes two
+    passes, so a step takes twice as long. The second pass repeats the first one's dropout.
 
     Args:
         rho: Size of the step away, in the L2 norm over all trained values.

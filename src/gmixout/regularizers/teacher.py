@@ -15,13 +15,13 @@ class teacher(Regularizer):
     """Distillation from the pretrained model: `weight T^2 KL(p_0 || p)`, softened by T.
 
     Learning without Forgetting (Li and Hoiem, ECCV 2016, arXiv 1606.09282) with the pretrained
-    model's answers to the same images, of the same classes, in the form of Hinton et al. (arXiv
-    1503.02531). It asks for a head that means something from the start: zero-shot or probed.
-    Costs a copy of the model and its forward pass.
+    model's outputs on the same images, for the same classes, in the form of Hinton et al. (arXiv
+    1503.02531). It needs a meaningful initial head: zero-shot or probed. It costs a copy of the
+    model and its forward pass.
 
     Args:
-        weight: Of the term.
-        temperature: What logits are divided by, the paper's T.
+        weight: Weight of the term.
+        temperature: Logits are divided by it, the paper's T.
     """
 
     weight: float = 1.0

@@ -1,4 +1,4 @@
-"""Records become tables, figures and a page. Nothing here trains, evaluates or decides."""
+"""Reports: tables, figures and a page from records. Nothing here trains, evaluates or decides."""
 
 import hashlib
 import os
@@ -24,21 +24,21 @@ def write_report(
     reference: str = REFERENCE,
     running: str | None = None,
 ) -> list[Path]:
-    """Write the report on one or several run folders, or write it anew.
+    """Write or rewrite the report on one or several run folders.
 
-    Records of several benchmarks never share a table: each benchmark gets a report in a folder of
-    its own inside `out`, and `report.md` says how the methods stand over all of them.
+    Records of several benchmarks never share a table: each benchmark gets a report in its own
+    folder inside `out`, and `report.md` compares the methods over all of them.
 
     Args:
         folders: Each holds `records.jsonl` and, as a rule, `config.yaml`, as `gmixout compare` and
             `gmixout finetune` leave them. Records of several folders are taken together; a record
             that several of them hold counts once.
-        out: Where the report goes; by default into the one folder.
-        reference: What the others are compared with (on the page: at first): a method, or of one
-            run in several variants one of these, see `study.series_named`.
-        running: How far a comparison is that is still running ("12 of 60 runs"). Then the page
-            alone is written: it says so and loads itself anew now and then. Before the first
-            model is finished nothing is.
+        out: Folder of the report; by default the single run folder.
+        reference: The method to compare with (on the page: initially), or one of the variants of a
+            method, see `study.series_named`.
+        running: Progress of a comparison that is still running ("12 of 60 runs"). Then only the
+            page is written: it shows the progress and reloads itself. Nothing is written before
+            the first model is finished.
 
     Returns:
         The files written: those of `RunFolder.report`.
@@ -46,13 +46,13 @@ def write_report(
     Raises:
         StateError: If a folder, its records.jsonl or every record is missing, a record is broken,
             the folders are of several benchmarks with several official metrics, or it is not said
-            where a report on several folders goes. Nothing is written then.
+            where a report on several folders goes. Then nothing is written.
     """
     paths = [Path(folders)] if isinstance(folders, str | os.PathLike) else list(map(Path, folders))
     if not paths or (out is None and len(paths) > 1):
         raise StateError(
-            f"a report on {len(paths)} folders: give at least one, and for several `out`, the "
-            "folder that the report goes to"
+            f"a report on {len(paths)} folders: give at least one, and for several also `out`, the "
+            "folder of the report"
         )
     to = RunFolder(paths[0] if out is None else Path(out))
     held = {path: RunFolder(path).log.read() for path in paths}
@@ -86,7 +86,7 @@ def _write_one(
     reference: str,
     running: str | None = None,
 ) -> list[Path]:
-    """The report on one benchmark."""
+    """Write the report on one benchmark and return its files."""
     # matplotlib and plotly are loaded for a report, not for a table in the terminal
     from gmixout.reports.figure import cost_figure, id_ood_figure, save_figure, sweep_figure
     from gmixout.reports.page import page
@@ -112,7 +112,7 @@ def _write_one(
 
 
 def _check_finished(folder: RunFolder, records: Sequence[Record]) -> None:
-    """Refuse a folder without a finished model, and say what it lacks."""
+    """Refuse a folder without a finished model, and name what it lacks."""
     if any(record.final for record in records):
         return
     log = folder.log.path
@@ -126,11 +126,11 @@ def _check_finished(folder: RunFolder, records: Sequence[Record]) -> None:
 
 
 _LONGEST_NAME = 150
-"""Of a folder; file systems allow 255 bytes."""
+"""Most bytes of a folder's name; file systems allow 255."""
 
 
 def _folder_name(benchmark: str) -> str:
-    """A folder's name that no other benchmark has, and that leads nowhere else."""
+    """Return a safe folder name that no other benchmark has."""
     name = quote(benchmark, safe=" ()=,").replace(".", "%2E") or "%"
     if len(name) > _LONGEST_NAME:
         name = f"{name[:_LONGEST_NAME]} {hashlib.sha256(benchmark.encode()).hexdigest()[:12]}"
@@ -138,7 +138,7 @@ def _folder_name(benchmark: str) -> str:
 
 
 _LONGEST_CONFIG = 2**20
-"""Bytes of a config that a page shows."""
+"""Most bytes of a config on a page."""
 
 
 def _config_of(path: Path) -> str:
@@ -153,5 +153,5 @@ def _config_of(path: Path) -> str:
     if text is None:
         return f"({path.name} of this folder cannot be read; the records hold what was run)"
     text = printable(text, keep="\n\r\t")
-    # pages go to other people: of absolute paths, the last part
+    # pages are shared: show only the last part of absolute paths
     return re.sub(r"(?<![\w./~])(~?/)(?:[^/\s'\"]+/)+(?=[^/\s'\"])", "", text)

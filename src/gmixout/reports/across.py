@@ -1,4 +1,4 @@
-"""Several benchmarks in one table: the mean over all of them, and the difference in each."""
+"""Several benchmarks in one table: the mean over all, and the difference in each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,15 +13,15 @@ from gmixout.results.statistics import Pooled
 from gmixout.results.study import Series, Study
 
 MIDDLE = len(PLACES) // 2
-"""The place that the table of single benchmarks shows, which most methods reach."""
+"""The position shown in the table of single benchmarks, which most methods reach."""
 
 
 def across_summaries(studies: Sequence[Study], reference: str = REFERENCE) -> list[Summary]:
     """Return the methods over several benchmarks, then each benchmark by itself.
 
     Args:
-        studies: Of several benchmarks with one official metric.
-        reference: What the others are compared with, see `study.series_named`.
+        studies: Studies of several benchmarks with one official metric.
+        reference: The method to compare with, see `study.series_named`.
 
     Raises:
         StateError: See `compare_across`.
@@ -50,14 +50,14 @@ def _averages(across: Across, labels: dict[Series, str], label: str, metric: str
         for row in across.rows
     ]
     notes = [
-        f"ID and OOD: {metric} in per cent of the setting that in-domain validation chooses in "
+        f"ID and OOD: {metric} in percent of the setting that in-domain validation chooses in "
         "each benchmark; means over benchmarks.",
         f"Differences: OOD {metric} at equal ID {metric}, along each method's ID-OOD front, minus "
         f"that of {label} in the same benchmark with the same seed, in points; means over "
         f"benchmarks. At its own ID: of the chosen setting; the ID range is that of {label}.",
-        "In brackets 95% intervals over seeds for these very benchmarks (Student's t by strata); "
-        "n: pairs of benchmark and seed. Bold: three benchmarks or more, and neither this nor "
-        "Student's interval over the benchmarks' means reaches 0.",
+        "In brackets 95% intervals over seeds for these benchmarks (Student's t by strata); n: "
+        "pairs of benchmark and seed. Bold: significant, with three benchmarks or more, and "
+        "neither this nor Student's interval over the benchmarks' means contains 0.",
     ]
     if any("/" in entry.text for row in table for entry in row[1:]):
         notes.append(f"2/{count}: two of the {count} benchmarks have it, and the mean is of those.")
@@ -96,7 +96,7 @@ def _differences(
 
 
 def short_names(benchmarks: Sequence[BenchmarkFacts]) -> list[str]:
-    """Return what tells benchmarks apart: "photo" and "sketch" of one data set's domains."""
+    """Return short names that distinguish benchmarks: "photo" and "sketch" for two domains."""
     every = [each.parts for each in benchmarks]
     keys = dict.fromkeys(key for parts in every for key in parts)
     differing = [key for key in keys if any(parts.get(key) != every[0].get(key) for parts in every)]
@@ -114,7 +114,7 @@ def _mean(pooled: Pooled, count: int) -> Entry:
 
 
 def _difference(pooled: Pooled | None, count: int) -> Entry:
-    """A difference in points with its interval over seeds: "+1.2 [+0.4, +2.0] (n=12)"."""
+    """Return a difference in points with its interval over seeds: "+1.2 [+0.4, +2.0] (n=12)"."""
     if pooled is None:
         return Entry(NONE)
     bounds = pooled.interval()
@@ -124,5 +124,5 @@ def _difference(pooled: Pooled | None, count: int) -> Entry:
 
 
 def _share(pooled: Pooled, count: int) -> str:
-    """How many of the benchmarks have a figure, unless all do."""
+    """Return how many of the benchmarks have a value, unless all do."""
     return "" if len(pooled.parts) == count else f" {len(pooled.parts)}/{count}"

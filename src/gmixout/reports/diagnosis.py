@@ -1,4 +1,4 @@
-"""What `gmixout diagnose` measured, as tables for the terminal."""
+"""Results of `gmixout diagnose` as tables for the terminal."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ NAMES = {"id_test": "ID", "id_val": "ID validation"}
 
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console | None = None) -> None:
-    """The same figures as tables, with what the run and its members are."""
+    """Print the results as tables, with a description of the run and its members."""
     console = console or Console()
     console.print(title_of(diagnosis), markup=False, highlight=False, style="bold")
     for make in (accuracy_table, error_table, line_table, place_table):
@@ -27,7 +27,7 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console | None = None) -> Non
 
 
 def accuracy_table(diagnosis: Diagnosis) -> Table:
-    """Accuracy of members and of their averages, by set."""
+    """Return the accuracy of members and of their averages, by set."""
     sets = list(diagnosis.snapshots.sets)
     table = _table("Accuracy (%)", [set_name(each) for each in sets])
     for label, place in (("pretrained", 0), ("final model", -1)):
@@ -48,7 +48,7 @@ def accuracy_table(diagnosis: Diagnosis) -> Table:
 
 
 def error_table(diagnosis: Diagnosis) -> Table:
-    """Brier's squared error and its two decompositions, by set."""
+    """Return Brier's squared error and its two decompositions, by set."""
     sets = list(diagnosis.snapshots.sets)
     table = _table("Squared error (Brier, x100)", [set_name(each) for each in sets])
     for name, members in groups_of(diagnosis):
@@ -67,7 +67,7 @@ def error_table(diagnosis: Diagnosis) -> Table:
 
 
 def line_table(diagnosis: Diagnosis) -> Table:
-    """The ends of the line from pretrained to final weights, and its barrier, by set."""
+    """Return the ends of the line from pretrained to final weights, and its barrier, by set."""
     table = _table("From pretrained to final", [set_name(each) for each in diagnosis.line])
     lines = list(diagnosis.line.values())
     for label, place in (("pretrained", 0), ("final", -1)):
@@ -79,7 +79,7 @@ def line_table(diagnosis: Diagnosis) -> Table:
 
 
 def place_table(diagnosis: Diagnosis) -> Table:
-    """Where members and layers lie, relative to the pretrained weights."""
+    """Return the positions of members and layers relative to the pretrained weights."""
     table = _table("In the space of weights (%)", ["of the pretrained norm"])
     for name, members in groups_of(diagnosis):
         distances = [float(np.mean(each)) for each in members.distance]
@@ -95,23 +95,23 @@ def place_table(diagnosis: Diagnosis) -> Table:
 
 
 def groups_of(diagnosis: Diagnosis) -> list[tuple[str, Members]]:
-    """The kinds of members that there are, by name."""
+    """Return the existing groups of members, by name."""
     groups = [("snapshots", diagnosis.snapshots), ("subnetworks", diagnosis.subnetworks)]
     return [(name, members) for name, members in groups if members is not None]
 
 
 def set_name(test: str) -> str:
-    """What tables and figures call a test set."""
+    """Return the display name of a test set."""
     return NAMES.get(test, test)
 
 
 def mean_accuracies(measures: Measures) -> list[float]:
-    """Of the members, for each repeat."""
+    """Return the mean accuracy of the members, for each repeat."""
     return [float(np.mean(each)) for each in measures.accuracy]
 
 
 def shares_of(measures: Measures) -> tuple[float, float, float] | None:
-    """The three parts that add up to the ensemble's expected error."""
+    """Return the three parts that add up to the ensemble's expected error."""
     split, count = measures.split, len(measures.accuracy[0])
     if split is None:
         return None
@@ -119,14 +119,14 @@ def shares_of(measures: Measures) -> tuple[float, float, float] | None:
 
 
 def percent(values: Sequence[float]) -> Estimate:
-    """Of shares, in per cent."""
+    """Return an estimate of shares, in percent."""
     return Estimate.of(100 * value for value in values)
 
 
 def _text(estimate: Estimate | None, digits: int = 1) -> str:
     if estimate is None:
         return NONE
-    # What has no randomness, the pretrained model's figures say, has no spread to show.
+    # Values without randomness, such as the pretrained model's, have no spread.
     sd = "" if len(set(estimate.values)) == 1 else f" ±{estimate.sd:.{digits}f}"
     return f"{estimate.mean:.{digits}f}{sd}"
 
@@ -140,7 +140,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def title_of(diagnosis: Diagnosis) -> str:
-    """Of which run it is."""
+    """Return the title, which names the run."""
     run = diagnosis.run
     return (
         f"The implicit ensemble of {run['method']['class_path']} on {run['benchmark']}, "
@@ -149,11 +149,11 @@ def title_of(diagnosis: Diagnosis) -> str:
 
 
 def note_of(diagnosis: Diagnosis) -> str:
-    """What the members are, what the spread is over, and whether the run came out again."""
+    """Return a note on the members, the spread, and whether the run was reproduced."""
     repeats, count = len(diagnosis.seeds), len(diagnosis.snapshots.distance[0])
     seeds = ", ".join(map(str, diagnosis.seeds))
     lines = [
-        f"{count} snapshots a run, of steps {_steps(diagnosis.steps)}: {diagnosis.snapshots.what}."
+        f"{count} snapshots per run, steps {_steps(diagnosis.steps)}: {diagnosis.snapshots.what}."
     ]
     if diagnosis.subnetworks is not None:
         lines.append(f"Subnetworks: {diagnosis.subnetworks.what}.")
@@ -165,9 +165,9 @@ def note_of(diagnosis: Diagnosis) -> str:
         else f"n = 1 training (seed {seeds}), so no spread and no split into variance."
     )
     lines.append(
-        "Trained again, the run ended in its saved weights to the last bit."
+        "Trained again, the run ended in its saved weights bit for bit."
         if diagnosis.reproduced
-        else "Trained again, the run did NOT end in its saved weights: the largest difference is "
+        else "Trained again, the run did NOT end in its saved weights; the largest difference is "
         f"{diagnosis.difference:.2g}. This describes a run of the same settings, not that one."
     )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What `gmixout diagnose` measured, as one figure."""
+"""Results of `gmixout diagnose` as one figure."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ from gmixout.results.statistics import Estimate
 
 COLORS = {"snapshots": "#0072B2", "subnetworks": "#D55E00"}
 SET_COLORS = ("#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#A6761D", "#D55E00", "#8C6BB1")
-"""Of the shifts; the in-domain sets are drawn in grey and black."""
+"""Colours of the shifts; the in-domain sets are grey and black."""
 MARKS = {"average in weights": "s", "average in predictions": "o", "final model": "*"}
 
 
@@ -38,10 +38,10 @@ def save_diagnosis_figure(diagnosis: Diagnosis, path: str | os.PathLike[str]) ->
 
 
 def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
-    """One panel for each measure, mean over repeats with bars or bands of one standard deviation.
+    """Draw a panel per measure: mean over repeats, with one standard deviation.
 
-    Above what the members are and gain by being averaged, below where they lie: their distance from
-    the pretrained weights, the drift of each layer, and the line from pretrained to final.
+    The top row shows the members and the gain of averaging them. The bottom row shows their
+    distance from the pretrained weights, the drift of each layer, and the line between the two.
     """
     layout = ConstrainedLayoutEngine(wspace=0.05, hspace=0.07)
     figure = Figure(figsize=(16.5, 8.6), layout=layout, facecolor="white")
@@ -66,7 +66,7 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
 
 
 def _accuracy(axes: Axes, diagnosis: Diagnosis) -> None:
-    """Averages and the final model, relative to the mean member; members as faint dots."""
+    """Draw averages and the final model relative to the mean member; members as faint dots."""
     sets = list(diagnosis.snapshots.sets)
     means: list[list[str]] = [[] for _ in sets]
     for place, name, test, color in _beside(diagnosis):
@@ -120,7 +120,7 @@ def _disagreement(axes: Axes, diagnosis: Diagnosis) -> None:
 
 
 def _ambiguity(axes: Axes, diagnosis: Diagnosis) -> None:
-    """Full bar: the members' error. Its light part is what averaging predictions gains."""
+    """Draw the members' error as bars, whose light part is the gain of averaging predictions."""
     width = _width(diagnosis)
     for place, name, test, color in _beside(diagnosis):
         measures = dict(groups_of(diagnosis))[name].sets[test]
@@ -141,7 +141,7 @@ def _ambiguity(axes: Axes, diagnosis: Diagnosis) -> None:
 
 
 def _split(axes: Axes, diagnosis: Diagnosis) -> None:
-    """Variance / M and (1 - 1/M) covariance, stacked; bias squared, much larger, in words."""
+    """Draw variance / M and (1 - 1/M) covariance, stacked; bias squared, much larger, as text."""
     if len(diagnosis.seeds) < 2:
         _say(axes, "an expectation takes two repeats or more")
         return
@@ -166,7 +166,7 @@ def _split(axes: Axes, diagnosis: Diagnosis) -> None:
 
 
 def _locality(axes: Axes, diagnosis: Diagnosis) -> None:
-    """Of each snapshot over time, and of the subnetworks at the end; dashes: of two members."""
+    """Draw the distance of each snapshot and of the subnetworks; dashes: between two members."""
     for name, members in groups_of(diagnosis):
         color, values = COLORS[name], 100 * np.array(members.distance)
         if name == "snapshots":
@@ -184,7 +184,7 @@ def _locality(axes: Axes, diagnosis: Diagnosis) -> None:
 
 
 def _drift(axes: Axes, diagnosis: Diagnosis) -> None:
-    """One line a layer, from dark (input) to light (output); the farthest ones are named."""
+    """Draw one line per layer, from dark (input) to light (output); name the furthest."""
     layers = list(diagnosis.drift)
     means = {each: 100 * np.mean(diagnosis.drift[each], axis=0) for each in layers}
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.92, max(len(layers), 2)))
@@ -245,7 +245,7 @@ def _width(diagnosis: Diagnosis) -> float:
 
 
 def _beside(diagnosis: Diagnosis) -> Iterator[tuple[float, str, str, str]]:
-    """Place, group, set and colour of the marks of a panel whose axis is the sets."""
+    """Yield position, group, set and colour of the marks of a panel with sets on its axis."""
     groups = groups_of(diagnosis)
     for number, (name, members) in enumerate(groups):
         offset = (number - (len(groups) - 1) / 2) * (_width(diagnosis) + 0.04)
@@ -273,7 +273,7 @@ def _set_colors(diagnosis: Diagnosis) -> dict[str, str]:
 
 
 def _band(axes: Axes, x: Sequence[float], values: np.ndarray, color: str, label: str) -> None:
-    """Mean over repeats, and a band of one standard deviation where there are several."""
+    """Draw the mean over repeats, and a band of one standard deviation if there are several."""
     mean = values.mean(0)
     axes.plot(x, mean, color=color, linewidth=1.7, label=label or None)
     if len(values) > 1:
@@ -282,7 +282,7 @@ def _band(axes: Axes, x: Sequence[float], values: np.ndarray, color: str, label:
 
 
 def _from_zero(axes: Axes) -> None:
-    """The axis starts at 0, with room for the legend above."""
+    """Start the axis at 0, with room for the legend above."""
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
 
 

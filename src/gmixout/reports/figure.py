@@ -1,4 +1,4 @@
-"""The pictures as images: the ID-OOD plane, and cost against robustness."""
+"""The figures as image files: the ID-OOD plane, costs and sweeps."""
 
 import os
 from collections import Counter
@@ -35,18 +35,18 @@ from gmixout.results.study import Series, Setting, Study
 INK, SOFT, GRID = "#222222", "#666666", "#e4e4e4"
 LIGHT = "#a6a6a6"
 MANY_SETTINGS = 6
-"""Settings of one method from which on a legend does not name each."""
+"""Number of settings of one method from which a legend does not name each."""
 LINES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 COSTS = ("step_seconds", "peak_memory_bytes", "trainable_share")
 
 
 def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Path:
-    """An older file stays whole until the new one is; equal records make equal files."""
+    """Save a figure atomically; equal records make equal files."""
     path = Path(path)
     kind = path.suffix.removeprefix(".")
     with mpl.rc_context({"svg.hashsalt": __name__}):
         figure = draw()
-        # of all formats PNG alone would refuse to leave the date out
+        # of all formats only PNG refuses to leave the date out
         metadata = {} if kind == "png" else {"CreationDate" if kind == "pdf" else "Date": None}
         write_atomically(
             path,
@@ -56,13 +56,13 @@ def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Pat
 
 
 def id_ood_figure(study: Study) -> Figure:
-    """Draw in-domain accuracy (the official metric, that is) against its mean under shift.
+    """Draw in-domain accuracy (the official metric) against its mean under shift.
 
     A marker is a setting's mean over seeds, in an ellipse of one standard deviation; it grows with
-    the learning rate. A ring marks what in-domain validation chooses. Where the zero-shot model or
-    a collapsed run lies far off, a small plot on the left shows everything and the large one the
-    part where the methods differ. Of many methods those that a reader looks for second are grey
-    and named at the right-hand side.
+    the learning rate. A ring marks the choice of in-domain validation. If the zero-shot model or a
+    collapsed run lies far off, a small plot on the left shows everything and the large one the
+    part where the methods differ. With many methods, secondary ones are grey and named on the
+    right.
     """
     rows = rows_of(study)
     settings = study.settings
@@ -82,17 +82,17 @@ def id_ood_figure(study: Study) -> Figure:
         each.set_xlabel(f"{names.in_domain} (%)", color=INK)
     axes[0].set_ylabel(f"{names.under_shift} (%)", color=INK)
     _legend(figure, _told_apart({s: style for s, style in styles.items() if s not in light}))
-    # the name of a benchmark can be as long as its options and its model's
+    # the name of a benchmark can be long, with its options and its model's
     note = f"{_plain(study.benchmark, 120)}\n{_note(settings)}"
     figure.supxlabel(note, fontsize=8.5, color=SOFT, x=0.01, ha="left")
     return figure
 
 
 def cost_figure(study: Study) -> Figure:
-    """Draw what each method's chosen setting reaches under shift against what it costs.
+    """Draw the OOD accuracy of each method's chosen setting against its cost.
 
-    One plot each for step time, memory and trainable share, as far as they were measured; bars are
-    one standard deviation over seeds.
+    One plot each for step time, memory and trainable share, if measured; bars are one standard
+    deviation over seeds.
     """
     rows = [row for row in rows_of(study) if row.selected and row.setting.trained]
     by_key = {column.key: column for column in columns_of(rows)} if rows else {}
@@ -118,18 +118,18 @@ def cost_figure(study: Study) -> Figure:
 
 
 SWEPT = ("OOD", "ID")
-"""What `sweep_figure` shows of a sweep: official figures."""
+"""Measures of `sweep_figure`."""
 
 
 def sweep_figure(study: Study) -> Figure:
     """Draw the official metric over every option, or pair of options, that a method's runs vary.
 
-    A row for each measure of `SWEPT`. For each combination of options in-domain validation chooses
-    the learning rate; a field is the median over combinations with its two values, a dot of a line
+    One row per measure of `SWEPT`. For each combination of options in-domain validation chooses the
+    learning rate. A cell is the median over combinations with its two values; a dot of a line is
     one combination's mean over seeds. Of several methods the one with the most options is shown.
 
     Args:
-        study: Models with a method of which some option varies.
+        study: A study with a method whose options vary.
     """
     rows = rows_of(study)
     sweep = max(sweeps_of(rows), key=lambda each: len(each["options"]))
@@ -152,7 +152,7 @@ def sweep_figure(study: Study) -> Figure:
 
 
 def _field(axes: Axes, plot: dict[str, Any], measure: int, labels: list[list[str]]) -> None:
-    """A heat map over two options."""
+    """Draw a heat map over two options."""
     across, up = plot["options"]
     values = np.full((len(labels[1]), len(labels[0])), np.nan)
     for point in plot["points"]:
@@ -173,7 +173,7 @@ def _field(axes: Axes, plot: dict[str, Any], measure: int, labels: list[list[str
 
 
 def _line(axes: Axes, plot: dict[str, Any], measure: int, labels: list[list[str]]) -> None:
-    """Means over one option, with their intervals."""
+    """Draw means over one option, with their intervals."""
     places = [point["at"][0] for point in plot["points"]]
     means = [point["best"][measure] for point in plot["points"]]
     axes.plot(places, means, "o-", color="#D55E00", linewidth=1.7)
@@ -201,7 +201,7 @@ def _mark(axes: Axes, cost: float, row: Row) -> None:
 
 
 def _light(styles: dict[Series, CurveStyle]) -> dict[Series, CurveStyle]:
-    """The curves that are drawn grey."""
+    """Return the curves that are drawn grey."""
     if len(styles) <= MANY or not any(style.main for style in styles.values()):
         return {}
     return {series: style for series, style in styles.items() if not style.main}
@@ -215,7 +215,7 @@ def _overview(
     view: Box,
     title: str,
 ) -> None:
-    """All models, small, with the part that the large plot shows."""
+    """Draw all models in the small plot, with a box around the close-up."""
     _draw(axes, settings, styles, light, size=0.55)
     _frame(axes, whole(settings), title)
     corner = (view.id[0], view.ood[0])
@@ -231,7 +231,7 @@ def _detail(
     view: Box,
     title: str,
 ) -> None:
-    """The part where the methods differ, with spread and selection."""
+    """Draw the part where the methods differ, with spread and selection."""
     settings = [row.setting for row in rows]
     _draw(axes, settings, styles, light, size=1.0)
     for setting in settings:
@@ -254,7 +254,7 @@ def _draw(
     light: Iterable[Series],
     size: float,
 ) -> None:
-    """Lines and markers of every curve, the markers growing with the learning rate."""
+    """Draw lines and markers of every curve; markers grow with the learning rate."""
     for series, path in paths_of(settings):
         x, y = zip(*map(point_of, path), strict=True)
         style = styles[series]
@@ -292,14 +292,14 @@ def _draw(
 
 
 def _name_beside(axes: Axes, rows: list[Row], view: Box) -> None:
-    """Names at the right-hand side, each with a thin line to its point, none over another."""
+    """Write names on the right, each with a thin line to its point, without overlaps."""
     height = view.ood[1] - view.ood[0]
     rows = sorted(rows, key=lambda row: point_of(row.setting).ood)
     gap, places = 0.045 * height, list[float]()
     for row in rows:
         wanted = point_of(row.setting).ood
         places.append(max(wanted, places[-1] + gap) if places else wanted)
-    # what was pushed over the top edge pushes the others down again
+    # names pushed over the top edge push the others down again
     limit = view.ood[1] - gap / 2
     for index in reversed(range(len(places))):
         places[index] = min(places[index], limit)
@@ -325,7 +325,7 @@ def _frame(axes: Axes, box: Box, title: str) -> None:
 
 
 def decorate(axes: Axes) -> None:
-    """Gives axes the look of all our pictures."""
+    """Give axes the style of all our figures."""
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=SOFT, length=0, labelsize=9)
@@ -334,7 +334,7 @@ def decorate(axes: Axes) -> None:
 
 
 def _told_apart(styles: dict[Series, CurveStyle]) -> list[CurveStyle]:
-    """The entries of a legend: one for all settings of a method of which nobody knows so many."""
+    """Return the entries of a legend: one per curve, or one for a method with many settings."""
     variants = Counter(method for method, _ in styles)
     entries: dict[Series, CurveStyle] = {}
     for (method, variant), style in styles.items():
@@ -375,13 +375,13 @@ def _legend(figure: Figure, styles: Sequence[CurveStyle], lines: bool = True) ->
 
 
 def _plain(text: str, longest: int = 44) -> str:
-    """The text, not too long, and without what matplotlib would read as mathematics."""
+    """Return the text, shortened, with matplotlib's mathematics escaped."""
     short = text if len(text) <= longest else text[: longest - 1] + "…"
     return short.replace("$", r"\$")
 
 
 def _note(settings: list[Setting]) -> str:
-    """What the picture's signs mean, as far as it has them."""
+    """Return a note on the symbols in the figure."""
     trained = [setting for setting in settings if setting.trained]
     seeds = max(len(setting.records) for setting in settings)
     many = f"Mean of {seeds} seeds, ellipses of 1 standard deviation"

@@ -1,4 +1,4 @@
-"""What the figures of a benchmark are called: after its official metric and its shifts."""
+"""Display names of a benchmark's values, by its official metric and its shifts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,43 +9,43 @@ from gmixout.results.record import Record, by_group
 
 @dataclass(frozen=True)
 class Names:
-    """Words for the figures of one benchmark, for the middle of a sentence."""
+    """Display names of one benchmark's values, for the middle of a sentence."""
 
     metric: str
     """The official metric: "accuracy", "macro F1"."""
     under_shift: str
-    """What `Record.ood` is."""
+    """Name of `Record.ood`."""
     ood_note: str
-    """The same for a reader who knows what OOD means."""
+    """Short name of `Record.ood`, for readers who know OOD."""
     has_domains: bool
-    """Whether there are test sets of other domains."""
+    """True if there are test sets of other domains."""
 
     @property
     def title(self) -> str:
-        """The official metric for the beginning of a sentence."""
+        """The official metric, for the beginning of a sentence."""
         return self.metric[:1].upper() + self.metric[1:]
 
     @property
     def in_domain(self) -> str:
-        """What `Record.id` is."""
+        """Name of `Record.id`."""
         return f"in-domain {self.metric}"
 
     def heading(self, what: str) -> str:
-        """What a column is called: "ID %", or "ID macro F1 %" where that is no accuracy."""
+        """Return the heading of a column: "ID %", or "ID macro F1 %" for other metrics."""
         return f"{what} %" if self.metric == "accuracy" else f"{what} {self.metric} %"
 
     def shift_heading(self, group: str) -> str:
-        """The same for a shift group, which may be a metric that stands for one."""
+        """Return the heading of a shift group, or of a metric in its place."""
         return self.heading(group) if self.has_domains else f"{short_title(group)} %"
 
     def also_heading(self, where: str, metric: str) -> str:
-        """The same for a metric beside the official one, in domain (ID) or under shift (OOD)."""
+        """Return the heading of an additional metric, in domain (ID) or under shift (OOD)."""
         short = short_title(metric)
         return f"{where} {short} %" if self.has_domains else f"{short} %"
 
 
 def names_of(record: Record) -> Names:
-    """The words for the benchmark of a record."""
+    """Return the display names for the benchmark of a record."""
     metric = title_of(record.benchmark.metric)
     if by_group(record.official):
         return Names(metric, f"{metric} under shift, mean", "mean over the shift groups", True)
@@ -57,17 +57,17 @@ def names_of(record: Record) -> Names:
 
 
 def title_of(metric: str) -> str:
-    """What people call a metric."""
+    """Return the display name of a metric."""
     return METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
 
 
 def short_title(metric: str) -> str:
-    """The same with as little as a heading needs: "few-shot"."""
+    """Return a metric's shortest name, for headings: "few-shot"."""
     return title_of(metric).removesuffix(" accuracy")
 
 
 def notes_of(records: Iterable[Record]) -> list[str]:
-    """What a reader of any of the records has to know, each thing once."""
+    """Return the notes of all records, each once."""
     records = list(records)
     worse = [record for record in records if record.final and record.below_start]
     own = {record.below_start for record in worse} if len(worse) > 1 else set()

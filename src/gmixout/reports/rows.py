@@ -1,7 +1,7 @@
-"""The one model behind every table: settings as rows, figures as columns.
+"""The data behind every table: settings as rows, values as columns.
 
-The page, the terminal, CSV, Markdown and LaTeX differ in what they show of it and how; what a
-figure is, what it is called and in which unit it is read stands here alone.
+The page, the terminal, CSV, Markdown and LaTeX show parts of it in their own format. Definitions,
+names and units are only here.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,18 +27,18 @@ class Row:
     chosen_by: frozenset[str]
     """Names of the selection rules that choose this setting for its method."""
     front_area: Estimate | None
-    """Of the method's whole front; on the row that ID validation chooses."""
+    """Area of the method's front; on the row that ID validation chooses."""
     effective_robustness: Estimate | None
-    """On the row that ID validation chooses."""
+    """Effective robustness; on the row that ID validation chooses."""
 
     @property
     def label(self) -> str:
-        """What the curve is called."""
+        """Name of the curve."""
         return self.style.name
 
     @property
     def selected(self) -> bool:
-        """Whether in-domain validation chooses this setting for its method."""
+        """True if in-domain validation chooses this setting for its method."""
         return "id_validation" in self.chosen_by
 
     @property
@@ -48,20 +48,20 @@ class Row:
 
     @property
     def names(self) -> Names:
-        """What its figures are called."""
+        """Display names of its values."""
         return names_of(self.setting.records[0])
 
     def estimate(self, value: Callable[[Record], float]) -> Estimate:
-        """Mean and spread of any figure of the records."""
+        """Return mean and spread of a value of the records."""
         return self.setting.estimate(value)
 
     def known(self, value: Callable[[Record], float | None]) -> Estimate | None:
-        """The same of a figure that a record may not have; None unless all have it."""
+        """Return mean and spread of an optional value; None unless all records have it."""
         values = [v for record in self.setting.records if (v := value(record)) is not None]
         return Estimate.of(values) if len(values) == len(self.setting.records) else None
 
     def cost(self, value: Callable[[Training], float | None]) -> float | None:
-        """Median over seeds of a cost, None where it was not measured or nothing was trained."""
+        """Return the median of a cost over seeds; None if not measured or nothing was trained."""
         trainings = [record.training for record in self.setting.records if record.training]
         known = [v for training in trainings if (v := value(training)) is not None]
         return median(known) if known else None
@@ -83,30 +83,30 @@ def rows_of(study: Study) -> list[Row]:
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of every row."""
+    """One value of every row."""
 
     key: str
     """Its name in files, with its unit."""
     heading: str
-    """Its name for people, with the unit they read it in."""
+    """Its heading, with the displayed unit."""
     value: Callable[[Row], Estimate | float | None]
     form: str = ".1f"
-    """How people read it, as a format specification."""
+    """Its format specification."""
     scale: float = 1.0
-    """What people read is this times the value."""
+    """Factor from the value to the displayed number."""
     note: str = ""
-    """What it is, where the heading does not say."""
+    """Its definition, if the heading does not give it."""
     is_further: bool = False
-    """Whether it is a metric beside the official one, on several test sets."""
+    """True for an additional metric, on several test sets."""
 
     def text(self, row: Row) -> str:
-        """The mean as people read it; nothing where there is none."""
+        """Return the mean as text; empty if there is none."""
         value = self.value(row)
         mean = value.mean if isinstance(value, Estimate) else value
         return "" if mean is None else format(self.scale * mean, self.form)
 
     def spread(self, row: Row) -> str:
-        """The standard deviation as people read it, with its sign; nothing where there is none."""
+        """Return the standard deviation as text with its sign; empty if there is none."""
         value = self.value(row)
         if not isinstance(value, Estimate) or value.sd is None:
             return ""
@@ -114,13 +114,13 @@ class Column:
 
 
 def columns_of(rows: Sequence[Row]) -> list[Column]:
-    """The figures that at least one of the rows has."""
+    """Return the columns that at least one of the rows has."""
     columns = [*_official_columns(rows), *_further_columns(rows), *_COMMON]
     return [column for column in columns if any(column.value(row) is not None for row in rows)]
 
 
 def _official_columns(rows: Sequence[Row]) -> list[Column]:
-    """The official metric, in domain and under each shift."""
+    """Return the official metric, in domain and under each shift."""
     names, groups = rows[0].names, rows[0].groups
     columns = [
         Column("n", "n", lambda row: len(row.setting.records), "d", 1, "seeds"),
@@ -138,14 +138,14 @@ def _official_columns(rows: Sequence[Row]) -> list[Column]:
                 "worst",
                 names.heading("worst"),
                 lambda row: row.estimate(lambda r: r.worst),
-                note="the shift group that suffers most, seed by seed",
+                note="the worst shift group, seed by seed",
             )
         )
     return columns
 
 
 def _further_columns(rows: Sequence[Row]) -> list[Column]:
-    """The official figures over all shifts, and the metrics beside the official one."""
+    """Return the official summaries over all shifts, and the additional metrics."""
     names, records = rows[0].names, [record for row in rows for record in row.setting.records]
     columns = [
         _percent(
@@ -166,7 +166,7 @@ def _further_columns(rows: Sequence[Row]) -> list[Column]:
                     is_further=names.has_domains,
                 )
             )
-    # what stands for a shift has its column already
+    # a metric in place of a shift has its column already
     return [column for column in columns if column.key.removesuffix("_id") not in rows[0].groups]
 
 
@@ -185,7 +185,7 @@ def _of_id(row: Row, metric: str) -> Estimate | None:
 
 
 def _of_ood(row: Row, metric: str) -> Estimate | None:
-    """Mean over the shift groups, where every shift has the metric."""
+    """Return the mean over the shift groups, if every shift has the metric."""
 
     def value(record: Record) -> float | None:
         figures, shifted = record.of(metric), record.scores.keys() - set(ID_SETS)
@@ -200,7 +200,7 @@ _COMMON = [
         "ece_id",
         "ECE ID %",
         lambda row: row.estimate(lambda r: r.scores["id_test"].ece),
-        note="expected calibration error: how far confidence is from accuracy",
+        note="expected calibration error: distance of confidence from accuracy",
     ),
     Column("seconds", "time s", lambda row: row.cost(lambda training: training.seconds)),
     Column(
@@ -221,7 +221,7 @@ _COMMON = [
         "trainable_share",
         "train %",
         lambda row: _trainable_share(row.setting.records[0]),
-        note="share of the values that get a gradient in a step",
+        note="share of the values with a gradient in a step",
     ),
     _percent(
         "front_area",
@@ -234,7 +234,7 @@ _COMMON = [
         "eff. rob.",
         lambda row: row.effective_robustness,
         "+.1f",
-        note="OOD above what a line through the baselines predicts from ID, in points",
+        note="OOD above the prediction of a line through the baselines from ID, in points",
     ),
     _percent(
         "ece_ood", "ECE OOD %", lambda row: row.known(lambda r: _over_groups(_each(r, "ece")))
@@ -250,7 +250,7 @@ _COMMON = [
         "nll_ood", "NLL OOD", lambda row: row.known(lambda r: _over_groups(_each(r, "nll"))), ".2f"
     ),
 ]
-"""What every benchmark has."""
+"""Columns of every benchmark."""
 
 
 def _trainable_share(record: Record) -> float:
@@ -267,7 +267,7 @@ def _shift(row: Row, group: str) -> Estimate:
 
 
 def _over_groups(figures: dict[str, float]) -> float | None:
-    """Mean over the shift groups, if there are any."""
+    """Return the mean over the shift groups, if there are any."""
     groups = by_group(figures)
     return fmean(groups.values()) if groups else None
 

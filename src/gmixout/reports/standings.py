@@ -1,4 +1,4 @@
-"""Where methods stand: each against a reference, and the table a paper or a README would show."""
+"""Standings: each method against a reference, and the summary table for papers and READMEs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from gmixout.results.study import Series, Study
 
 @dataclass(frozen=True)
 class Standing:
-    """Where one method stands: its setting chosen by ID validation, and it against a reference."""
+    """The standing of one method: its setting chosen by ID validation, against a reference."""
 
     row: Row
     at_own_id: Estimate | None
@@ -23,7 +23,7 @@ class Standing:
 
     @property
     def differences(self) -> list[Estimate | None]:
-        """All differences: at its own ID accuracy first."""
+        """All differences, first at its own ID accuracy."""
         return [self.at_own_id, *self.at_levels]
 
 
@@ -32,18 +32,18 @@ class Standings:
     """Every method against one of them."""
 
     reference: Series | None
-    """None where nothing can be compared."""
+    """None if nothing can be compared."""
     label: str
-    """What the reference is called."""
+    """Name of the reference."""
     id_levels: list[float]
     reference_ood: list[Estimate]
     every: list[Standing]
     metric: str
-    """What the official metric is called."""
+    """Name of the official metric."""
 
     @property
     def notes(self) -> list[str]:
-        """What the differences are."""
+        """Definitions of the differences."""
         return [
             note.replace("{metric}", self.metric).replace("{reference}", self.label)
             for note in (MATCHED_NOTE, OWN_NOTE, DASH_NOTE)
@@ -51,7 +51,7 @@ class Standings:
 
     @property
     def compared(self) -> list[Standing]:
-        """The trained methods beside the reference; none where nothing can be compared."""
+        """The trained methods other than the reference; empty if nothing can be compared."""
         others = [
             each
             for each in self.every
@@ -61,13 +61,13 @@ class Standings:
 
 
 def standings_of(study: Study, rows: Sequence[Row], reference: str = REFERENCE) -> Standings:
-    """Return one entry a method and variant, in the order of the rows.
+    """Return one entry per method and variant, in the order of the rows.
 
     Args:
         study: The models of one benchmark.
         rows: `rows_of` the study.
-        reference: What the others are compared with, see `study.series_named`; one that was not
-            run, or was run in several variants, leaves the differences empty.
+        reference: The method to compare with, see `study.series_named`; one that was not run, or
+            was run in several variants, leaves the differences empty.
     """
     selected = [row for row in rows if row.selected]
     matched = compare_at_matched_id(study, reference)
@@ -95,7 +95,7 @@ def standings_of(study: Study, rows: Sequence[Row], reference: str = REFERENCE) 
 
 SELECTION_NOTE = (
     "The setting that in-domain validation (mean over seeds) chooses for its method; "
-    "no test set and no shift had a say."
+    "no test set and no shift is used."
 )
 MATCHED_NOTE = (
     "OOD {metric} at equal ID {metric}, interpolated along each method's ID-OOD front, minus that "
@@ -111,17 +111,17 @@ DASH_NOTE = (
 )
 NOISE_NOTE = (
     "95% percentile bootstrap intervals over seeds; from few seeds they are too narrow (at n = 5 "
-    "they hold the truth in five cases of six). Bold: three seeds or more, and neither this nor "
-    "Student's t interval reaches 0."
+    "they contain the truth in five cases of six). Bold: significant, which means three seeds or "
+    "more, and neither this nor Student's t interval contains 0."
 )
 
 
 NONE = "\N{EN DASH}"
-"""What stands for a difference that there is none of."""
+"""Text of a missing difference."""
 
 
 def interval_text(estimate: Estimate | None) -> str:
-    """A difference in points with its bootstrap interval and n: "+1.2 [+0.4, +2.1] (n=5)"."""
+    """Return a difference in points with bootstrap interval and n: "+1.2 [+0.4, +2.1] (n=5)"."""
     if estimate is None:
         return NONE
     bounds = estimate.bootstrap()
@@ -136,12 +136,12 @@ class Entry:
     text: str
     is_figure: bool = True
     significant: bool = False
-    """Whether it is a difference that stands out of the noise: the only thing set in bold."""
+    """True for a significant difference, the only entries in bold."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A table for people with one row a method."""
+    """A display table with one row per method."""
 
     title: str
     headings: list[str]
@@ -150,7 +150,7 @@ class Summary:
 
 
 def summary_of(study: Study, reference: str = REFERENCE) -> Summary:
-    """Return the table that a paper or a README would show."""
+    """Return the summary table for papers and READMEs."""
     rows = [row for row in rows_of(study) if row.selected]
     standings = standings_of(study, rows, reference)
     columns = [column for column in columns_of(rows) if column.key not in LEFT_OUT]
@@ -186,7 +186,7 @@ def summary_of(study: Study, reference: str = REFERENCE) -> Summary:
     if against:
         notes += [*standings.notes, NOISE_NOTE]
     headings = ["method", "setting", *(c.heading for c in accuracies), *against]
-    title = f"{study.benchmark}: one row a method"
+    title = f"{study.benchmark}: one row per method"
     return Summary(title, [*headings, *(c.heading for c in costs)], table, notes)
 
 

@@ -1,4 +1,4 @@
-"""How methods are drawn: the same in the figures and on the page."""
+"""Styles of methods, the same in the figures and on the page."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ SYMBOLS = {
     "X": "x",
     "P": "cross",
 }
-"""matplotlib's markers in plotly's words."""
+"""Plotly's names of matplotlib's markers."""
 
 
 SPARE = [("#AA7744", "X"), ("#7C6BBF", "p"), ("#B0527A", "h")]
@@ -32,20 +32,20 @@ DASHES = ["solid", "dash", "dot", "dashdot"]
 
 @dataclass(frozen=True)
 class CurveStyle(Style):
-    """How one curve of a method is named and drawn."""
+    """Name and style of one curve of a method."""
 
     variant: str = ""
 
     @property
     def name(self) -> str:
-        """What the curve is called."""
+        """Name of the curve."""
         return f"{self.label} ({self.variant})" if self.variant else self.label
 
 
 def styles_of(study: Study) -> dict[Series, CurveStyle]:
     """Return a style for each curve.
 
-    Variants of one method, and what regularizers make of it, differ in their line.
+    Variants of one method, with or without regularizers, differ in their line.
     """
     styles: dict[Series, CurveStyle] = {}
     drawn: list[str] = []
@@ -57,7 +57,7 @@ def styles_of(study: Study) -> dict[Series, CurveStyle]:
             style = Style(name, *SPARE[len(spare.keys() - {name}) % len(SPARE)], main=True)
             style = spare.setdefault(name, style)
         label = " + ".join([style.label, *facts.regularizers])
-        if "of" in facts.options and "of=" not in variant:  # built on runs of an unusual method
+        if "of" in facts.options and "of=" not in variant:  # built on runs of a non-default method
             label += f" of {facts.options['of']}"
         dash = DASHES[(DASHES.index(style.dash) + drawn.count(name)) % len(DASHES)]
         drawn.append(name)
@@ -68,13 +68,13 @@ def styles_of(study: Study) -> dict[Series, CurveStyle]:
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of the ID-OOD plane, in per cent."""
+    """A rectangle of the ID-OOD plane, in percent."""
 
     id: tuple[float, float]
     ood: tuple[float, float]
 
     def holds(self, point: Point) -> bool:
-        """Whether the point lies in this rectangle."""
+        """Return whether the point lies in this rectangle."""
         return self.id[0] <= point.id <= self.id[1] and self.ood[0] <= point.ood <= self.ood[1]
 
 
@@ -83,7 +83,7 @@ MAX_FOCUS_ID = 6.0
 
 
 def point_of(setting: Setting) -> Point:
-    """ID and OOD accuracy of a setting in per cent, mean over seeds."""
+    """Return ID and OOD accuracy of a setting in percent, mean over seeds."""
     return Point(
         100 * setting.estimate(lambda record: record.id).mean,
         100 * setting.estimate(lambda record: record.ood).mean,
@@ -91,7 +91,7 @@ def point_of(setting: Setting) -> Point:
 
 
 def ellipse_of(setting: Setting, turns: int = 32) -> list[Point] | None:
-    """Outline of one standard deviation over seeds around `point_of`, in per cent.
+    """Return the outline of one standard deviation over seeds around `point_of`, in percent.
 
     The points whose Mahalanobis distance from the mean is 1 by the covariance of ID and OOD over
     seeds (n - 1): about two fifths of the runs lie inside. None for one seed.
@@ -108,19 +108,19 @@ def ellipse_of(setting: Setting, turns: int = 32) -> list[Point] | None:
 
 
 MANY = 10
-"""Curves above which those that a reader looks for second are drawn lighter."""
+"""Number of curves above which secondary methods are drawn lighter."""
 
 
 def whole(settings: Iterable[Setting]) -> Box:
-    """The rectangle that holds every setting."""
+    """Return the rectangle that contains every setting."""
     return _around([point_of(setting) for setting in settings])
 
 
 def focus(settings: Iterable[Setting]) -> Box:
-    """The rectangle that matters: the trade-offs of the trained methods, close up.
+    """Return the rectangle of the close-up on the trade-offs of the trained methods.
 
-    It holds the front of every method that was trained (`pareto_front` of its means), as far as it
-    lies within `MAX_FOCUS_ID` of the best, and what WiSE-FT reaches and the model trained from
+    It contains the front of every method that was trained (`pareto_front` of its means), as far as
+    it lies within `MAX_FOCUS_ID` of the best, and what WiSE-FT reaches and the model trained from
     beside them. A zero-shot model far below and collapsed runs lie outside.
     """
     settings = list(settings)
@@ -138,7 +138,7 @@ def focus(settings: Iterable[Setting]) -> Box:
 
 
 def paths_of(settings: Sequence[Setting]) -> list[tuple[Series, list[Setting]]]:
-    """Return the lines of a picture: over learning rates, or over alpha at one rate.
+    """Return the lines of a figure: over learning rates, or over alpha at one learning rate.
 
     A line over alpha begins at the zero-shot model and ends at the finetuned one of the same runs,
     where these were evaluated: they are its models at alpha 0 and 1.
@@ -166,7 +166,7 @@ def _runs(setting: Setting) -> frozenset[str]:
 
 
 def _around(points: list[Point]) -> Box:
-    """The rectangle around the points, with a margin, and at least two per cent wide and high."""
+    """Return the rectangle around the points with a margin, at least two percent wide and high."""
 
     def span(values: list[float]) -> tuple[float, float]:
         margin = max(0.12 * (max(values) - min(values)), 1 - (max(values) - min(values)) / 2)
@@ -176,5 +176,5 @@ def _around(points: list[Point]) -> Box:
 
 
 def rate(value: float | None) -> str:
-    """A learning rate as people write it: 1e-3."""
+    """Return a learning rate as text: 1e-3."""
     return "" if value is None else np.format_float_scientific(value, trim="-", exp_digits=1)

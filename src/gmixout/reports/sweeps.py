@@ -1,4 +1,4 @@
-"""Sweeps: what the options of a method do, from the settings that were run."""
+"""Sweeps: effects of a method's options, from the settings that were run."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
@@ -12,7 +12,7 @@ from gmixout.results.study import Setting
 
 
 def sweeps_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """For each method with options that vary: every measure over one or two of them.
+    """Return every measure over one or two varying options, for each method that has them.
 
     For each combination of options ID validation chooses the rate (and alpha). A point of a plot
     stands for all combinations with its values of the plot's options: "best" is the one among them
@@ -53,7 +53,7 @@ def sweeps_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _axes(settings: Iterable[Setting]) -> dict[str, list[Any]]:
-    """The options whose values differ between the settings, each with its values in order."""
+    """Return the options that differ between the settings, each with its values in order."""
     values: dict[str, dict[str, Any]] = {}
     for setting in settings:
         for name, value in setting.facts.settings.items():
@@ -62,7 +62,7 @@ def _axes(settings: Iterable[Setting]) -> dict[str, list[Any]]:
 
 
 def _in_order(values: dict[str, Any]) -> list[Any]:
-    """Numbers by size with None at the end (no resampling is the slowest), words by alphabet."""
+    """Sort numbers by size, None last (no resampling is the slowest), words by alphabet."""
     if all(isinstance(value, int | float | None) for value in values.values()):
         return sorted(values.values(), key=lambda value: (value is None, value or 0))
     return [values[word] for word in sorted(values)]
@@ -78,7 +78,7 @@ def _sweep(
     picked: tuple[str, ...],
     measures: Sequence[Callable[[Record], float]],
 ) -> dict[str, Any]:
-    """The points of one plot: places on its axes, and best and median of every measure."""
+    """Return the points of one plot: coordinates, and best and median of every measure."""
     groups: dict[tuple[int, ...], list[Setting]] = {}
     for setting in settings:
         options = setting.facts.settings

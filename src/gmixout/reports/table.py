@@ -1,4 +1,4 @@
-"""Records as tables for the terminal: one row a method; the page has every setting."""
+"""Tables for the terminal: one row per method; the page has every setting."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -28,19 +28,19 @@ from gmixout.results.statistics import Estimate
 from gmixout.results.study import Study
 
 FIRST = ("n", "id", "ood")
-"""Figures that come first for the room of a terminal."""
+"""Columns by priority for the width of a terminal."""
 SETTING_WIDTH = 18
-"""Characters that the method (which may fill two lines), its rate and alpha take at least."""
+"""Minimum width of the method (which may fill two lines), its lr and alpha."""
 WIDE = 110
-"""Console columns from which on every spread has room."""
+"""Console width from which every spread fits."""
 
 
 def print_tables(
     studies: Sequence[Study], console: Console | None = None, reference: str = REFERENCE
 ) -> None:
-    """Where each method stands, and it against the reference, fitted to the console.
+    """Print each method, and its difference to the reference, fitted to the console.
 
-    Of several benchmarks: how it stands over all of them, and in each.
+    For several benchmarks: over all of them, and in each.
     """
     console = console or Console()
     if len(studies) > 1:
@@ -65,14 +65,14 @@ def results_table(study: Study, width: int = 100) -> Table:
     seeds = {len(row.setting.records) for row in rows if row.setting.trained} or {1}
     columns = _columns_for(rows, width, several=len(seeds) > 1)
     names = rows[0].names
-    table = plain_table(f"{study.benchmark}: one row a method", width)
+    table = plain_table(f"{study.benchmark}: one row per method", width)
     table.add_column("method", min_width=11, overflow="fold")
     table.add_column("lr", justify="right", no_wrap=True)
     has_alpha = any(row.setting.alpha is not None for row in rows)
     if has_alpha:
         table.add_column("α", justify="right", no_wrap=True)  # noqa: RUF001 - a narrow heading
     for column in columns:
-        # a unit of its own line keeps the column narrow
+        # a unit on its own line keeps the column narrow
         heading = escape(column.heading).replace(" ", "\n")
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
@@ -93,16 +93,16 @@ def results_table(study: Study, width: int = 100) -> Table:
             *([] if names.has_domains or not rows[0].groups else [f"OOD: {names.ood_note}."]),
             *(f"{each.heading}: {each.note}." for each in columns if each.key in SUMMARIES),
             SELECTION_NOTE,
-            f"{spread} train: share of the values that get a gradient.",
+            f"{spread} train: share of the values with a gradient.",
             "mem: peak memory of training above the loaded model.",
-            f"{RunFolder(Path()).page.name} shows all {len(every)} settings and all figures.",
+            f"{RunFolder(Path()).page.name} shows all {len(every)} settings and values.",
         ]
     )
     return table
 
 
 def _columns_for(rows: Sequence[Row], width: int, several: bool) -> list[Column]:
-    """The figures that the console has room for; `several`: methods differ in seeds."""
+    """Return the columns that fit the console; `several`: methods differ in seeds."""
     left_out = {*LEFT_OUT, *(() if several else ("n",))}
     if len(rows[0].groups) == 1:  # that is OOD
         left_out.add(f"shift {rows[0].groups[0]}")
@@ -118,7 +118,7 @@ def _columns_for(rows: Sequence[Row], width: int, several: bool) -> list[Column]
     kept: list[Column] = []
     for rank, some in groupby(sorted(columns, key=_rank), key=_rank):
         every = list(some)
-        # the shifts all or none, so that none seems to be missing
+        # all shifts or none, so that none seems to be missing
         for block in [every] if rank == _SHIFTS else [[column] for column in every]:
             if sum(map(needed, block)) <= room or rank == 0:
                 kept += block
@@ -130,7 +130,7 @@ _SHIFTS = 2
 
 
 def _rank(column: Column) -> int:
-    """The lower, the sooner a figure gets room."""
+    """Return the priority of a column; lower comes first."""
     if column.key in FIRST:
         return 0
     if column.key.startswith("shift "):
@@ -178,7 +178,7 @@ def across_tables(
         for heading in summary.headings:
             table.add_column(escape(heading), justify="right" if table.columns else "left")
         for row in summary.rows:
-            # an interval on a line of its own is not broken in two
+            # an interval on its own line is not broken in two
             texts = [escape(entry.text.replace(" [", "\n[")) for entry in row]
             table.add_row(
                 *(
@@ -197,7 +197,7 @@ def _percent(estimate: Estimate) -> str:
 
 
 def _difference(estimate: Estimate | None) -> str:
-    """A difference in points with its spread and its number of seeds; bold if clear of noise."""
+    """Return a difference in points with spread and number of seeds; bold if significant."""
     if estimate is None:
         return NONE
     sd = f" ±{100 * estimate.sd:.1f}" if estimate.sd is not None else ""
@@ -207,15 +207,15 @@ def _difference(estimate: Estimate | None) -> str:
 
 def _seeds_note(standings: Standings) -> str:
     if max(estimate.n for estimate in standings.reference_ood) == 1:
-        return "One seed: there is no telling chance from effect."
+        return "One seed: differences may be noise."
     return (
-        "±: the standard deviation over the n seeds that reach the level; bold: neither the "
-        "bootstrap nor Student's t interval (95%) reaches 0."
+        "±: the standard deviation over the n seeds that reach the level; bold: significant, "
+        "neither the bootstrap nor Student's t interval (95%) contains 0."
     )
 
 
 def plain_table(title: str, width: int) -> Table:
-    """An empty table as all of ours look, for a console of so many columns."""
+    """Return an empty table in our style, for a console of `width` columns."""
     return Table(
         title=escape(title),
         title_justify="left",

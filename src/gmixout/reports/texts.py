@@ -1,7 +1,7 @@
-"""Records as text: CSV of every setting, and one row a method for papers and READMEs.
+"""Reports as text: CSV of every setting, and one row per method for papers and READMEs.
 
-CSV holds every figure to the last digit, in the units of the records. Markdown and LaTeX hold what
-`standings.summary_of` has for people.
+CSV has every value with all digits, in the units of the records. Markdown and LaTeX have the table
+of `standings.summary_of`.
 """
 
 import csv
@@ -20,9 +20,9 @@ from gmixout.results.study import Study
 
 
 def as_csv(study: Study, reference: str = REFERENCE) -> str:
-    """Return one line a setting: what it is, which rules choose it, every figure with its spread.
+    """Return one line per setting: its options, the rules that choose it, every value with spread.
 
-    The settings that ID validation chooses also hold their differences to the reference.
+    Settings chosen by ID validation also have their differences to the reference.
     """
     rows = rows_of(study)
     columns = columns_of(rows)
@@ -62,7 +62,7 @@ def as_csv(study: Study, reference: str = REFERENCE) -> str:
 
 
 def _csv(value: object) -> object:
-    """A value for a setting, where no spreadsheet takes a text for a formula."""
+    """Return a cell that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@") else value
 
 
@@ -90,7 +90,7 @@ def across_as_markdown(studies: Sequence[Study], reference: str, reports: Mappin
 
     Args:
         studies: Of several benchmarks.
-        reference: What the others are compared with, see `study.series_named`.
+        reference: The method to compare with, see `study.series_named`.
         reports: By benchmark, the address of its report.
     """
     tables = across_summaries(studies, reference)
@@ -136,7 +136,7 @@ def as_latex(study: Study, reference: str = REFERENCE) -> str:
 
 
 def _markdown(text: str) -> str:
-    """The text, with what Markdown (and the HTML in it) would read as markup made harmless."""
+    """Return the text with the markup of Markdown and HTML escaped."""
     return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()))
 
 
@@ -161,7 +161,7 @@ def _latex_entry(entry: Entry) -> str:
     text = _latex(entry.text)
     if entry.is_figure:
         text = re.sub(r"[+-]\d+(\.\d+)?", r"$\g<0>$", text)
-    # an entry that starts with a bracket would be taken for an argument of the line break before it
+    # an entry that starts with a bracket would be read as an argument of the preceding line break
     return (
         rf"\textbf{{{text}}}"
         if entry.significant

@@ -1,4 +1,4 @@
-"""What came out: records, their file, the folder of a run, and the study that aggregates them."""
+"""Results: records and their file, run folders, and the study that aggregates records."""
 
 from gmixout.results.folder import RunFolder
 from gmixout.results.log import RecordLog

@@ -1,8 +1,8 @@
-"""Methods compared over several benchmarks: each domain as the source in turn, for instance.
+"""Comparison of methods over several benchmarks, for example each domain as the source in turn.
 
-One benchmark says little where its test sets are small. The comparisons of
-`gmixout.results.curves` are made within each benchmark and paired by seed, as ever; only their
-differences are averaged, so that a benchmark that is easier than the others moves nothing.
+One benchmark with small test sets is weak evidence. The comparisons of `gmixout.results.curves` are
+made within each benchmark and paired by seed, as always. Only their differences are averaged, so a
+benchmark that is easier than the others changes nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,29 +16,29 @@ from gmixout.results.statistics import Estimate, Pooled
 from gmixout.results.study import Series, Setting, Study, place_of, series_named
 
 PLACES = (0.25, 0.5, 0.75)
-"""Where in the reference's ID range methods are compared: a share of the way from its lowest to its
-highest ID accuracy in each benchmark, as accuracies themselves do not compare between them."""
+"""Positions in the reference's ID range at which methods are compared: shares of the way from its
+lowest to its highest ID accuracy in each benchmark, as accuracies differ between benchmarks."""
 
 
 @dataclass(frozen=True)
 class AcrossRow:
-    """One method over all benchmarks, each time at the setting that ID validation chooses there."""
+    """One method over all benchmarks, in each at the setting chosen by ID validation."""
 
     chosen: Mapping[str, Setting]
     """By benchmark: the setting."""
     at_own_id: Pooled | None
-    """OOD of the chosen model minus the reference's on its curve at the same ID accuracy; None
-    where no benchmark has it."""
+    """OOD of the chosen model minus the reference's curve at the same ID accuracy; None if no
+    benchmark has it."""
     at_places: list[Pooled | None]
     """OOD on the method's curve minus the reference's at each of `PLACES`."""
 
     @property
     def series(self) -> Series:
-        """The curve this row is of."""
+        """The curve of this row."""
         return next(iter(self.chosen.values())).series
 
     def estimate(self, value: Callable[[Record], float]) -> Pooled:
-        """Return any figure of the records of the chosen settings."""
+        """Return a value of the records, over the chosen settings."""
         return Pooled({name: setting.estimate(value) for name, setting in self.chosen.items()})
 
 
@@ -47,10 +47,10 @@ class Across:
     """Every method against a reference, over several benchmarks."""
 
     reference: Series | None
-    """None where nothing, or more than one, was run that the name fits."""
+    """None if the name matches no method that was run, or several."""
     benchmarks: list[str]
     id_levels: dict[str, list[float]]
-    """The ID accuracies that `PLACES` are in each benchmark; empty where the reference has none."""
+    """ID accuracies of `PLACES` in each benchmark; empty if the reference has none."""
     rows: list[AcrossRow]
 
 
@@ -58,14 +58,14 @@ def compare_across(studies: Sequence[Study], reference: str = REFERENCE) -> Acro
     """Compare every method with the reference in each benchmark and over all of them.
 
     Args:
-        studies: Of several benchmarks, on which the same methods, rates and seeds were run. A
-            method or seed that is missing in some is averaged over the others, and its
-            `Pooled.parts` show it.
-        reference: What the others are compared with, see `study.series_named`.
+        studies: Studies of several benchmarks with the same methods, learning rates and seeds. A
+            method or seed that is missing in some is averaged over the others, as its
+            `Pooled.parts` show.
+        reference: The method to compare with, see `study.series_named`.
 
     Raises:
-        StateError: There are no studies, or the benchmarks' official metrics differ: points of
-            accuracy and of F1 have no mean.
+        StateError: There are no studies, or the benchmarks' official metrics differ: accuracy and
+            F1 cannot be averaged.
     """
     metrics = {study.first.benchmark.metric for study in studies}
     if len(metrics) != 1:
@@ -112,7 +112,7 @@ def _levels(study: Study, reference: str) -> list[float]:
 def _at_levels(
     study: Study, reference: str, levels: Sequence[float]
 ) -> list[dict[Series, Estimate | None]]:
-    """Return the differences at each level, by series; none where there is nothing to compare."""
+    """Return the differences at each level, by series; empty if nothing can be compared."""
     compared = compare_at_matched_id(study, reference, levels) if levels else None
     if compared is None:
         return []

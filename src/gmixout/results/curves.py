@@ -1,4 +1,4 @@
-"""Methods compared as curves: out-of-domain accuracy at matched in-domain accuracy.
+"""Comparison of methods as curves: out-of-domain accuracy at matched in-domain accuracy.
 
 Accuracy stands for the benchmark's official metric throughout (`Record.official`).
 
@@ -9,27 +9,28 @@ Definitions used everywhere in this project:
 
 - The *points* of a method are (ID test accuracy, mean OOD accuracy) of all its models of one seed:
   every learning rate and every alpha.
-- Its *front* are the points that no other point of it beats or equals in both. Along the front
-  OOD falls strictly as ID rises, and the line through neighbouring points is an upper envelope:
-  no point of the method lies above it.
+- Its *Pareto front* (front for short) are the points that no other point of it beats or equals in
+  both. Along the front OOD falls strictly as ID rises, and the line through neighbouring points is
+  an upper envelope: no point of the method lies above it.
 - Its *OOD at matched ID* is that line's height at an ID level: what the method offers at that ID
-  accuracy or more. Left of the front, where all its models are beaten by the front's first one,
-  that is the first one's OOD. Outside of the ID range of its models there is none: nothing is
+  accuracy or more. Left of the front, where the front's first model beats all its models, that is
+  the first one's OOD. Outside of the ID range of its models it is undefined: nothing is
   extrapolated.
 - Methods are compared *paired by seed*: the difference to the reference at the level, seed by seed,
   then mean, standard deviation (n - 1) and a 95% Student t interval over seeds.
 
-- The *area of the front* sums a curve up in one number: the share of the box between the lowest and
-  the highest ID and OOD accuracy of all fronts that the method's front dominates.
-- A method that is a point (a soup) has no curve; `against_reference_curve` compares the model that
-  ID validation selects for each method with the reference's front at that model's own ID accuracy.
+- The *area of the front* summarizes a curve in one number: the share of the box between the lowest
+  and the highest ID and OOD accuracy of all fronts that the method's front dominates.
+- A method that is a single point (a soup) has no curve; `against_reference_curve` compares the
+  model that ID validation selects for each method with the reference's front at that model's own ID
+  accuracy.
 - *Effective robustness* is OOD accuracy above what a line through baseline models predicts from ID
   accuracy, both on the logit scale (Taori et al., "Measuring Robustness to Natural Distribution
   Shifts in Image Classification", NeurIPS 2020, section 3, arXiv 2007.00644).
 
-The front is drawn from test accuracies: it describes what a method offers to a perfect choice of
-rate, and favours methods with many points a little. What an honest choice gets is the business of
-`gmixout.results.selection`.
+The front is drawn from test accuracies: it describes what a method offers with a perfect choice of
+learning rate, and slightly favours methods with many points. `gmixout.results.selection` covers
+realistic choices.
 """
 
 from collections.abc import Iterable, Sequence
@@ -63,13 +64,13 @@ def compare_at_matched_id(
 
     Args:
         study: The models of one benchmark.
-        reference: What the others are compared with, see `Study.trained_series`.
+        reference: The method to compare with, see `Study.trained_series`.
         id_levels: ID accuracies to compare at; `id_levels_of` the reference by default. Levels
             that the reference itself reached in no seed are left out.
 
     Returns:
-        None when the reference was not run, was run in several variants (and which is not said), or
-        has no level of ID accuracy that all its seeds reached.
+        None if the reference was not run, was run in several variants (and none is named), or has
+        no level of ID accuracy that all its seeds reached.
     """
     base = study.trained_series(reference)
     if base is None:
@@ -108,8 +109,8 @@ def front_area(study: Study) -> dict[Series, Estimate]:
 
     The hypervolume indicator of multi-objective optimization (Zitzler and Thiele, IEEE Transactions
     on Evolutionary Computation 3(4), 1999) with the box's lower left corner as reference point: a
-    point dominates the rectangle from that corner to itself. One box for all methods and seeds, so
-    the areas compare within one set of records, and with nothing else.
+    point dominates the rectangle from that corner to itself. All methods and seeds share one box,
+    so areas compare within one set of records only.
 
     Returns:
         Share in [0, 1] by series, over seeds; empty where the fronts span no box.
@@ -142,8 +143,8 @@ def against_reference_curve(
     """Compare the model that ID validation selects of each method with the reference's curve.
 
     This is the comparison for methods that are a point rather than a curve. The reference's curve
-    is drawn from its test accuracies (a perfect choice of its rate), the other side is an honest
-    choice: the difference is, if anything, to the disadvantage of the method.
+    uses test accuracies (a perfect choice of its learning rate), while the method's model is
+    chosen by validation: if anything, the difference is biased against the method.
 
     Returns:
         OOD minus the reference's at the same ID accuracy, over the seeds at whose ID accuracy the
@@ -170,7 +171,7 @@ def effective_robustness(
 
     The line is fitted by least squares to logit(OOD) over logit(ID) of every model of the baseline
     methods (one variant or many, every rate, every seed); see the module's docstring. Among
-    finetuned models of one foundation OOD falls as ID rises, so the line falls too.
+    finetuned models of one pretrained model OOD falls as ID rises, so the line falls too.
 
     Returns:
         A difference of accuracies by series, for the model that ID validation selects; empty where
@@ -197,7 +198,7 @@ def _ood_examples(record: Record) -> int:
 
 
 def _logit(accuracy: float, examples: int) -> float:
-    """log(a / (1 - a)) with half an image on either side, so that 0 and 1 stay finite."""
+    """Return log(a / (1 - a)) with half an image on either side, so that 0 and 1 stay finite."""
     right = accuracy * examples + 0.5
     return float(np.log(right / (examples + 1 - right)))
 
@@ -212,9 +213,9 @@ def id_range_of(references: Sequence[Curve]) -> tuple[float, float] | None:
 
 
 def id_levels_of(references: Sequence[Curve], count: int = 3) -> list[float]:
-    """Return levels spread evenly inside the ID range that the reference covers in every seed.
+    """Return levels evenly spaced inside the ID range that the reference covers in every seed.
 
-    Inside, not at its ends: there the other methods have models on both sides more often. Rounded
+    Inside, not at its ends, the other methods more often have models on both sides. Rounded
     to tenths of a percent where that stays inside.
     """
     covered = id_range_of(references)

@@ -1,4 +1,4 @@
-"""The folder of a run: what its files are called."""
+"""Run folders: the names of their files."""
 
 import re
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """What was run, with every setting."""
+        """Every setting of the run."""
         return self.path / "config.yaml"
 
     @property
     def identity(self) -> Path:
-        """What tells the run from others, beside the config, in which paths may change."""
+        """Identity of the run besides the config, in which paths may change."""
         return self.path / "identity.json"
 
     @property
@@ -38,12 +38,12 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Where an unfinished training goes on from."""
+        """State from which an unfinished training resumes."""
         return self.path / "checkpoint.pt"
 
     @property
     def error(self) -> Path:
-        """The traceback of a run that failed in a way that nobody foresaw."""
+        """Traceback of a run that failed unexpectedly."""
         return self.path / "error.txt"
 
     @property
@@ -53,7 +53,7 @@ class RunFolder:
 
     @property
     def diagnosis(self) -> "DiagnosisFolder":
-        """What `gmixout diagnose` found out about the run."""
+        """Results of `gmixout diagnose`."""
         return DiagnosisFolder(self.path / "diagnosis")
 
     @property
@@ -68,7 +68,7 @@ class RunFolder:
 
     @property
     def markdown(self) -> Path:
-        """The report as a table of one row a method."""
+        """The report as a table with one row per method."""
         return self.path / "report.md"
 
     @property
@@ -77,28 +77,28 @@ class RunFolder:
         return self.path / "report.tex"
 
     def picture(self, name: str, kind: str) -> Path:
-        """A picture of the report: id_ood, cost or sweep, as png or svg."""
+        """Return a figure of the report: id_ood, cost or sweep, as png or svg."""
         return self.path / f"{name}.{kind}"
 
     @property
     def report(self) -> list[Path]:
-        """All files of a report; the last two where a method's options were varied."""
+        """All files of a report; the last two only if a method's options were varied."""
         pictures = [self.picture(n, k) for n in ("id_ood", "cost", "sweep") for k in ("png", "svg")]
         return [self.page, self.csv, self.markdown, self.latex, *pictures]
 
     @property
     def runs(self) -> "list[RunFolder]":
-        """The runs of a comparison that are there."""
+        """The existing runs of a comparison."""
         found = sorted((self.path / _RUNS).glob("*"))
         return [RunFolder(each) for each in found if _HASH.fullmatch(each.name)]
 
     def run(self, name: str) -> "RunFolder":
-        """The folder of one run of a comparison, by the hash of what it is."""
+        """Return the folder of one run of a comparison, by the hash of the run."""
         return RunFolder(self.path / _RUNS / name)
 
     @property
     def comparison(self) -> "RunFolder":
-        """The folder of the comparison that a run in `runs` is part of."""
+        """The folder of the comparison that a run in `runs` belongs to."""
         return RunFolder(self.path.parent.parent)
 
 
@@ -110,13 +110,13 @@ class DiagnosisFolder:
 
     @property
     def found(self) -> Path:
-        """All figures."""
+        """All measurements."""
         return self.path / "diagnosis.json"
 
     def picture(self, kind: str) -> Path:
-        """The picture, as png or svg."""
+        """Return the figure, as png or svg."""
         return self.found.with_suffix(f".{kind}")
 
     def repeat(self, seed: int) -> Path:
-        """A finished repeat."""
+        """Return a finished repeat."""
         return self.path / f"seed-{seed}.safetensors"

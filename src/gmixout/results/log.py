@@ -14,12 +14,12 @@ from gmixout.results.record import Record
 
 
 class RecordLog:
-    """The records of a run folder, in one file that only ever grows.
+    """The records of a run folder, in one append-only file.
 
     Several processes may append; a lock file beside it keeps their lines apart.
 
-    A writer that is killed can leave one torn line at the end. Reading passes over it, and the
-    next `append` cuts it off; anything else that is broken is an error, not a silent loss.
+    A killed writer can leave one incomplete line at the end. Reading skips it, and the next
+    `append` removes it. Any other damage is an error, not a silent loss.
 
     Args:
         path: The file; it need not exist yet.
@@ -32,7 +32,7 @@ class RecordLog:
         """Write one record and return when it is on the disk.
 
         Raises:
-            StateError: It cannot be written; the file is as before then.
+            StateError: It cannot be written; the file is unchanged.
         """
         line = record.to_json().encode() + b"\n"
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
@@ -53,10 +53,10 @@ class RecordLog:
             os.fsync(file.fileno())
 
     def read(self, run: str = "") -> list[Record]:
-        """The records in the order they were written; none when there is no file yet.
+        """Return the records in the order they were written; none when there is no file yet.
 
         Args:
-            run: Hash of the training run whose records are wanted; empty: all.
+            run: Hash of the training run to read; empty: all.
 
         Raises:
             StateError: If the file cannot be read, or a line other than a torn last one is broken;
@@ -85,7 +85,7 @@ _ENDS = (b"\n", b"\r")  # an editor may have written the line breaks of any syst
 
 
 def _split(content: bytes) -> tuple[list[bytes], bytes]:
-    """The lines of a log, and what a killed writer left of one at its end."""
+    """Return the lines of a log, and an incomplete one at its end."""
     lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
     if lines and content[-1:] not in _ENDS and _is_torn(lines[-1]):
         return lines[:-1], lines[-1]
@@ -93,7 +93,7 @@ def _split(content: bytes) -> tuple[list[bytes], bytes]:
 
 
 def _is_torn(tail: bytes) -> bool:
-    """Whether a last line without line break is the beginning of a record, and no more."""
+    """Return whether a last line without line break is only the beginning of a record."""
     try:
         read_json(tail)
     except ValueError:
@@ -102,7 +102,7 @@ def _is_torn(tail: bytes) -> bool:
 
 
 def _write_all(file: FileIO, content: bytes) -> None:
-    """Writes every byte: on a full disk the system takes some of them without an error."""
+    """Write every byte: on a full disk the system may write only some without an error."""
     left = memoryview(content)
     while left:
         left = left[file.write(left) :]
@@ -110,7 +110,7 @@ def _write_all(file: FileIO, content: bytes) -> None:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Names the file in an error of the system."""
+    """Name the file in an error of the system."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""One evaluated model: what was run, how well it did, what it cost and on which machine.
+"""A record of one evaluated model: settings, scores, costs and machine.
 
-Tables, figures and pages are functions of records alone, so a record holds all they need, as values
-of their own: nothing is read out of a name that is meant for people.
+Tables, figures and pages are functions of records alone, so a record holds everything they need as
+separate values: nothing is parsed from display names.
 """
 
 import json
@@ -40,13 +40,13 @@ class MethodFacts:
     """The method that made a model, by names and plain values."""
 
     name: Name
-    """As on the command line; with regularizers beside it "gmixout+sam"."""
+    """Name as on the command line; with regularizers "gmixout+sam"."""
     options: dict[str, Any] = field(default_factory=dict)
     """The options of the method itself."""
     alpha: Share | None = None
-    """Place on the line from the pretrained (0) to the finetuned weights (1), if it has one."""
+    """Position on the line from the pretrained (0) to the finetuned weights (1), if any."""
     base: Name | None = None
-    """The method that regularizers stand beside; None without any."""
+    """The method without its regularizers; None without any."""
     regularizers: dict[Name, dict[str, Any]] = field(default_factory=dict)
     """The options of each regularizer by its name."""
 
@@ -77,7 +77,7 @@ class MethodFacts:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All options by name, those of regularizers as "sam.rho"; not alpha."""
+        """All options by name, those of regularizers as "sam.rho"; without alpha."""
         adds = {
             f"{name}.{option}": value
             for name, options in self.regularizers.items()
@@ -95,7 +95,7 @@ class Training:
     """The training run behind a model, or all runs of a soup together."""
 
     lr: Amount | None
-    """Learning rate as the user gave it; None for a soup of several."""
+    """Learning rate as given by the user; None for a soup of several."""
     head_lr: Amount | None
     seed: Count
     step: Count
@@ -104,11 +104,11 @@ class Training:
     """Optimizer steps of the whole run."""
     batch_size: Count | None
     settings: dict[str, Any] = field(default_factory=dict)
-    """All other settings that decide the outcome."""
+    """All other settings that determine the result."""
     loss: Annotated[float, Interval(ge=-1e100, le=1e100)] | None = None
     """Mean training loss of the steps before the evaluation."""
     trainable: Count = 0
-    """Number of values that got a gradient in a step."""
+    """Number of values with a gradient in a step."""
     seconds: Amount = 0.0
     """Wall time of the training run."""
     step_seconds: Amount | None = None
@@ -118,30 +118,29 @@ class Training:
 
     @property
     def all_settings(self) -> dict[str, Any]:
-        """All settings but the learning rate and the seed."""
+        """All settings except the learning rate and the seed."""
         own = {name: getattr(self, name) for name in ("steps", "batch_size", "head_lr")}
         return self.settings | own
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkFacts:
-    """The data and the model to start from."""
+    """The data and the pretrained model."""
 
     name: Name
-    """For people; equal names are one benchmark."""
+    """Display name; equal names are the same benchmark."""
     parts: dict[str, Any] = field(default_factory=dict)
-    """What the name stands for, as values: `data`, its options, `model`; empty for benchmarks that
-    have a name alone."""
+    """Values behind the name: `data`, its options, `model`; empty if there is only a name."""
     metric: Name = "accuracy"
     """The official metric, a name in `official.METRICS`."""
     digests: dict[Name, Name] = field(default_factory=dict)
-    """Of what the name stood for: `data`, all images with their labels, and `pretrained`, the
-    weights that training started from; as far as they are known."""
+    """Digests of `data`, all images with their labels, and of `pretrained`, the initial weights, if
+    known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a model was evaluated, and with which code."""
+    """Machine and code version of an evaluation."""
 
     device: Name
     threads: Count
@@ -153,38 +152,37 @@ class Machine:
 class Record:
     """One evaluated model. Accuracies, metrics and calibration errors are fractions in [0, 1].
 
-    What is chosen and compared by is `official`: the benchmark's official metric, mostly accuracy.
+    Choices and comparisons use `official`: the benchmark's official metric, mostly accuracy.
 
-    Texts are made `printable`. The annotations are what `checked` holds a record to, wherever it
-    comes from.
+    Texts are made `printable`. `checked` enforces the annotations, wherever a record comes from.
 
     Raises:
-        StateError: If a field has a foreign type, a figure is out of range, `scores` lacks
+        StateError: If a field has the wrong type, a value is out of range, `scores` lacks
             `id_val` or `id_test`, or the official metric is missing for a set.
     """
 
     schema: int = SCHEMA
-    """Version of this layout."""
+    """Version of the layout."""
     time: Name = field(default_factory=_now)
     """When the model was evaluated, UTC, ISO 8601."""
     run: Name
-    """Hash of what the training run is; the variants of one run (WiSE-FT's alphas) share it."""
+    """Hash of the training run; the variants of one run (WiSE-FT's alphas) share it."""
     benchmark: BenchmarkFacts
     method: MethodFacts
     training: Training | None
-    """None when nothing was trained."""
+    """None if nothing was trained."""
     scores: dict[Name, Scores]
     """`id_val`, `id_test` and one entry for each shift, named "group" or "group/part"."""
     summary: dict[Name, Amount] = field(default_factory=dict)
-    """Official figures over all shifts, by name in `official.SUMMARIES`."""
+    """Official summaries over all shifts, by name in `official.SUMMARIES`."""
     parameters: Annotated[int, Ge(1)]
     machine: Machine
     pool: list[Name] = field(default_factory=list)
-    """Hashes of the training runs that a soup was made of or chosen from; empty for others."""
+    """Hashes of the training runs that a soup was made or chosen from; empty for others."""
     members: list[Name] = field(default_factory=list)
-    """Those of `pool` that are in the mean."""
+    """Members of `pool` that are in the mean."""
     notes: list[str] = field(default_factory=list)
-    """What a reader of the figures has to know."""
+    """Notes for readers of the results."""
 
     def __post_init__(self) -> None:
         try:
@@ -213,22 +211,22 @@ class Record:
 
     @property
     def lr(self) -> float | None:
-        """Learning rate; None when nothing was trained, or with several."""
+        """Learning rate; None if nothing was trained, or for several."""
         return self.training.lr if self.training else None
 
     @property
     def seed(self) -> int:
-        """Seed of the training; 0 when nothing was trained."""
+        """Seed of the training; 0 if nothing was trained."""
         return self.training.seed if self.training else 0
 
     @property
     def step(self) -> int:
-        """Optimizer steps that led to the model; 0 when nothing was trained."""
+        """Optimizer steps that led to the model; 0 if nothing was trained."""
         return self.training.step if self.training else 0
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run; 0 when nothing was trained."""
+        """Optimizer steps of the whole run; 0 if nothing was trained."""
         return self.training.steps if self.training else 0
 
     @property
@@ -238,7 +236,7 @@ class Record:
 
     @property
     def final(self) -> bool:
-        """Whether this is the model at the end of its training (and not on the way there)."""
+        """True for the model at the end of its training, not during it."""
         return self.step == self.steps
 
     def of(self, metric: str) -> dict[str, float]:
@@ -248,32 +246,32 @@ class Record:
 
     @cached_property
     def official(self) -> dict[str, float]:
-        """The official metric of each set; "the figure" of a set everywhere in this project."""
+        """The official metric of each set."""
         return self.of(self.benchmark.metric)
 
     @property
     def id_val(self) -> float:
-        """The figure of in-domain validation: the one that choices are made on."""
+        """The official metric on in-domain validation data, used for choices."""
         return self.official["id_val"]
 
     @property
     def id(self) -> float:
-        """The figure of the in-domain test."""
+        """The official metric on the in-domain test set."""
         return self.official["id_test"]
 
     @cached_property
     def shifts(self) -> dict[str, float]:
-        """The figure of each shift group: the mean over its parts.
+        """The official metric of each shift group: the mean over its parts.
 
-        Where a benchmark has no other domains, its worst-served images stand for them: few-shot or
-        worst-group accuracy of the in-domain test, if it has one; else there are none.
+        For a benchmark without other domains, few-shot or worst-group accuracy of the in-domain
+        test takes their place, if it has one; otherwise there are none.
         """
         own = self.scores["id_test"].figures
         return by_group(self.official) or {name: own[name] for name in HARDEST if name in own}
 
     @cached_property
     def ood(self) -> float:
-        """Mean over the shift groups, so that a group with many parts weighs no more.
+        """Mean over the shift groups, so that a group with many parts has the same weight.
 
         Without any it is `id`, the only test there is.
         """
@@ -281,12 +279,12 @@ class Record:
 
     @property
     def worst(self) -> float:
-        """The figure of the shift group that suffers most; as `ood` without any."""
+        """The official metric of the worst shift group; as `ood` without any."""
         return min(self.shifts.values(), default=self.id)
 
     @property
     def model(self) -> tuple[str, str, str, str, int, int | None]:
-        """What this model is: of records with the same, the latest one counts.
+        """Identity of the model: of records with the same one, the latest counts.
 
         They are of one model that was evaluated twice, or of a soup that was made of more runs.
         """
@@ -296,13 +294,13 @@ class Record:
 
     @property
     def below_start(self) -> str:
-        """The note that `against_start` left; empty without one."""
+        """The note that `against_start` added; empty without one."""
         return next((note for note in self.notes if note.startswith(_BELOW)), "")
 
     def against_start(self, start: float) -> "Record":
-        """Return the record, with a note where the model is clearly worse than its start.
+        """Return the record, with a note if the model is significantly worse than its start.
 
-        Clearly: by more than two standard errors of the difference of two shares of `id_val`.
+        Significantly: by more than two standard errors of the difference of two shares of `id_val`.
 
         Args:
             start: `id_val` of the pretrained model.
@@ -323,7 +321,7 @@ class Record:
         return json.dumps(self._values(), allow_nan=False)
 
     def _values(self) -> dict[str, Any]:
-        """Return what `dataclasses.asdict` does, without copies."""
+        """Return the result of `dataclasses.asdict`, without copies."""
         values = {each.name: _as_dict(getattr(self, each.name)) for each in fields(self)}
         if isinstance(scores := values["scores"], dict):
             values["scores"] = {name: _as_dict(each) for name, each in scores.items()}
@@ -331,7 +329,7 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str | bytes) -> "Record":
-        """Return the record that a line holds, of this schema or the one before.
+        """Return the record in a line, of this schema or the previous one.
 
         Raises:
             StateError: If the line is not a JSON object of one of them.
@@ -367,7 +365,7 @@ def _as_dict(value: Any) -> Any:
 
 @cache
 def _form(kind: Any) -> Any:
-    """Return the `TypedDict` that says of plain values what a dataclass says of its fields."""
+    """Return the `TypedDict` that describes plain values as a dataclass describes its fields."""
     hints = {name: _plain(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
     for each in fields(kind):
         if _has_default(each):
@@ -376,7 +374,7 @@ def _form(kind: Any) -> Any:
 
 
 def _plain(hint: Any) -> Any:
-    """Return a type with the form of each dataclass in its place."""
+    """Return a type with each dataclass replaced by its form."""
     origin, args = get_origin(hint), get_args(hint)
     if isinstance(hint, type) and is_dataclass(hint):
         return _form(hint)

@@ -1,6 +1,6 @@
-"""Records of schema 2, whose fields lay side by side, in the layout of today.
+"""Conversion of records of schema 2, a flat layout, to the current layout.
 
-The one place that reads them. `benchmarks/rewrite_records.py` rewrites files of them.
+The only place that reads them. `benchmarks/rewrite_records.py` rewrites files of them.
 """
 
 import ast

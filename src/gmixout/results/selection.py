@@ -1,4 +1,4 @@
-"""Selection rules: which of a method's models one would have taken, and on what grounds.
+"""Selection rules: which of a method's models is chosen, and by which criterion.
 
 A comparison of methods is a comparison of choices, so the rule is part of the result: it has a
 name, and every table that shows a selected model says which rule selected it.
@@ -12,15 +12,15 @@ from gmixout.errors import StateError
 
 
 class Candidate(Protocol):
-    """What a rule may look at: a record, or a setting over its seeds (then means)."""
+    """A candidate of a rule: a record, or a setting over its seeds (then means)."""
 
     @property
     def id_val(self) -> float:
-        """The official figure of in-domain validation."""
+        """The official metric on in-domain validation data."""
 
     @property
     def ood(self) -> Any:
-        """Mean figure over the reported shifts: for the oracle's eyes alone."""
+        """Mean over the reported shifts, for the oracle only."""
 
     @property
     def lr(self) -> float | None:
@@ -28,7 +28,7 @@ class Candidate(Protocol):
 
     @property
     def alpha(self) -> float | None:
-        """Place on an interpolation path."""
+        """Position on an interpolation path."""
 
     @property
     def step(self) -> int:
@@ -42,18 +42,18 @@ C = TypeVar("C", bound=Candidate)
 class Rule:
     """A selection rule.
 
-    Of candidates that are equal by it, the one that moved least is chosen: lower learning rate,
-    then lower alpha, then fewer steps.
+    Ties go to the candidate that moved least: lower learning rate, then lower alpha, then fewer
+    steps.
     """
 
     name: str
     note: str
-    """What is looked at, in words for the reader of a table."""
+    """The criterion, for readers of a table."""
     _worth: Callable[[Any], float]
     _admits: Callable[[Any, list[Any]], bool] = lambda candidate, every: True
 
     def choose(self, candidates: Iterable[C]) -> C:
-        """Returns the candidate that the rule selects.
+        """Return the candidate that the rule selects.
 
         Raises:
             StateError: There are no candidates.
@@ -74,18 +74,19 @@ def _is_of_the_end(candidate: Candidate, every: list[Candidate]) -> bool:
 
 id_validation = Rule(
     "id_validation",
-    "best on in-domain validation data; no test set and no shift had a say",
+    "best on in-domain validation data; no test set and no shift is used",
     lambda candidate: candidate.id_val,
 )
 last = Rule(
     "last",
-    "the end of training, whatever was better on the way; the rate by in-domain validation",
+    "the end of training, even if an earlier model was better; the learning rate by in-domain "
+    "validation",
     lambda candidate: candidate.id_val,
     _is_of_the_end,
 )
 oracle = Rule(
     "oracle",
-    "ORACLE: best on the shifted test sets themselves, which nobody can know",
+    "ORACLE: best on the shifted test sets themselves, which are unknown in practice",
     lambda candidate: candidate.ood,
 )
 

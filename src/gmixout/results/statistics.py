@@ -1,4 +1,4 @@
-"""Means over seeds and over benchmarks, and what is known of their uncertainty."""
+"""Means over seeds and over benchmarks, with their uncertainty."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from scipy.special import stdtrit
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, with what is known of its uncertainty."""
+    """A mean over seeds, with its uncertainty."""
 
     values: tuple[float, ...]
     """One for each seed."""
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Estimate":
-        """Gathers one value a seed; there must be one at least."""
+        """Collect one value per seed, at least one."""
         return cls(tuple(values))
 
     @property
@@ -35,22 +35,22 @@ class Estimate:
     def sd(self) -> float | None:
         """Standard deviation over seeds, with n - 1 in the denominator.
 
-        One seed has no spread: None then, never 0.
+        None for one seed, never 0.
         """
         return stdev(self.values) if self.n > 1 else None
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
-        """Student's t interval of the mean; None when there is one seed only."""
+        """Return Student's t interval of the mean; None for a single seed."""
         if self.sd is None:
             return None
         half = stdtrit(self.n - 1, (1 + confidence) / 2) * self.sd / self.n**0.5
         return self.mean - half, self.mean + half
 
     def bootstrap(self, confidence: float = 0.95) -> tuple[float, float] | None:
-        """Percentile bootstrap interval of the mean; None when there is one seed only.
+        """Return the percentile bootstrap interval of the mean; None for a single seed.
 
-        With the few seeds of a study it is narrower than it should be (with n values it never
-        leaves their range), which is why `significant` asks Student's interval as well.
+        With few seeds it is too narrow (it never leaves the range of the values), which is why
+        `significant` also requires Student's interval.
 
         Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
         """
@@ -58,16 +58,16 @@ class Estimate:
 
     @property
     def significant(self) -> bool:
-        """Whether a difference stands out of the noise: no 95% interval of it reaches 0.
+        """True if a difference is significant: none of its 95% intervals contains 0.
 
-        Two seeds are not enough: they may well agree to a single image.
+        Two seeds are not enough: they may agree to a single image.
         """
         return self.n > 2 and _excludes_zero(self.interval(), self.bootstrap())
 
 
 @cache
 def _bootstrap(values: tuple[float, ...], confidence: float) -> tuple[float, float]:
-    """The same for the same values; a page asks for most of them several times."""
+    """Return a cached interval; a page needs most of them several times."""
     from scipy.stats import bootstrap  # a second, which --help should not pay
 
     drawn = bootstrap((values,), np.mean, confidence_level=confidence, method="percentile", rng=0)
@@ -76,14 +76,14 @@ def _bootstrap(values: tuple[float, ...], confidence: float) -> tuple[float, flo
 
 @dataclass(frozen=True)
 class Pooled:
-    """A figure in several benchmarks, and its mean over them.
+    """A value in several benchmarks, and its mean over them.
 
-    The mean is over benchmarks of the mean over seeds, so each benchmark weighs the same however
+    The mean over benchmarks of the mean over seeds: each benchmark has the same weight, however
     many seeds it has.
     """
 
     parts: Mapping[str, Estimate]
-    """By benchmark; one that does not have the figure is not there. There is one at least."""
+    """Estimates by benchmark, at least one; benchmarks without the value are omitted."""
 
     @property
     def mean(self) -> float:
@@ -91,20 +91,20 @@ class Pooled:
         return fmean(each.mean for each in self.parts.values())
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
-        """Interval of the mean over these very benchmarks, for new seeds.
+        """Return an interval of the mean over these benchmarks, for new seeds.
 
         Student's t with the benchmarks as strata of one spread, as in an analysis of variance:
 
             s^2 = 1/df sum_b sum_i (d_bi - mean d_b)^2,   df = sum_b (n_b - 1)
             SE^2 = s^2 / B^2 sum_b 1/n_b
 
-        Pairs of benchmark and seed are not taken as one sample: what differs between benchmarks is
-        no noise of the seeds. Nor is it a bootstrap within benchmarks: that of three seeds never
-        leaves their range and is far too narrow. Strata share their spread as two seeds, or the one
-        that reached a level, say next to nothing of it.
+        Pairs of benchmark and seed are not one sample: differences between benchmarks are not noise
+        of the seeds. A bootstrap within benchmarks is not used either: with three seeds it never
+        leaves their range and is far too narrow. Strata share one spread, because two seeds, or the
+        only one that reached a level, hardly determine it.
 
         Returns:
-            None where every benchmark has one seed only.
+            None if every benchmark has a single seed.
         """
         parts = self.parts.values()
         freedom = sum(each.n - 1 for each in parts)
@@ -122,18 +122,18 @@ class Pooled:
 
     @property
     def over_benchmarks(self) -> Estimate:
-        """The benchmarks' means as one sample, for what a benchmark like these would show.
+        """The benchmarks' means as one sample, to generalize to similar benchmarks.
 
-        Its interval holds all there is to be unsure of (seeds, the images of each test set, what
-        suits which benchmark), and it is wide, as benchmarks are few.
+        Its interval covers all uncertainty (seeds, test images, differences between benchmarks) and
+        is wide, because benchmarks are few.
         """
         return Estimate.of(each.mean for each in self.parts.values())
 
     @property
     def significant(self) -> bool:
-        """Whether a difference stands out of the noise: neither interval of it reaches 0.
+        """True if a difference is significant: neither of its intervals contains 0.
 
-        Neither that over seeds nor Student's over benchmarks, of which it takes three.
+        That is, neither the one over seeds nor Student's over at least three benchmarks.
         """
         intervals = (self.interval(), self.over_benchmarks.interval())
         return len(self.parts) > 2 and _excludes_zero(*intervals)

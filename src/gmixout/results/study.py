@@ -1,4 +1,4 @@
-"""The records of one benchmark, aggregated once: what every table, figure and page is made of."""
+"""The records of one benchmark, aggregated once for every table, figure and page."""
 
 import json
 from collections import Counter
@@ -25,12 +25,12 @@ class Setting:
     """One setting of one method, run with one or several seeds."""
 
     series: Series
-    """The curve it lies on: the method, and what tells this curve of the method from its others
+    """Its curve: the method, and the variant that distinguishes the method's curves
     ("mask_rate=0.95"); mostly empty."""
     lr: float | None
     alpha: float | None
     records: tuple[Record, ...]
-    """One for each seed, in the order of seeds."""
+    """One record per seed, in the order of seeds."""
 
     @property
     def method(self) -> str:
@@ -49,7 +49,7 @@ class Setting:
 
     @property
     def trained(self) -> bool:
-        """Whether these models were trained at all; a soup has no learning rate and yet was."""
+        """True if these models were trained; a soup was, although it has no learning rate."""
         return self.records[0].training is not None
 
     @property
@@ -59,17 +59,17 @@ class Setting:
 
     @cached_property
     def id_val(self) -> float:
-        """The official figure of in-domain validation, mean over seeds."""
+        """The official metric on in-domain validation data, mean over seeds."""
         # rounded, so that means equal on paper are a tie for a selection rule too
         return round(fmean(record.id_val for record in self.records), 9)
 
     @cached_property
     def ood(self) -> float:
-        """The official figure under shift, mean over the shift groups and over seeds."""
+        """The official metric under shift, mean over the shift groups and over seeds."""
         return round(fmean(record.ood for record in self.records), 9)
 
     def estimate(self, value: Callable[[Record], float]) -> Estimate:
-        """Return mean and spread of a figure: `setting.estimate(lambda record: record.ood)`."""
+        """Return mean and spread of a value: `setting.estimate(lambda record: record.ood)`."""
         return Estimate.of(value(record) for record in self.records)
 
 
@@ -99,7 +99,7 @@ class Curve:
 
     @cached_property
     def front(self) -> list[Point]:
-        """The method's trade-off, see `pareto_front`."""
+        """The method's Pareto front, see `pareto_front`."""
         return pareto_front(self.points)
 
     def ood_at(self, id_level: float) -> float | None:
@@ -115,32 +115,32 @@ class Curve:
 
 
 class Study:
-    """The records of one benchmark, gathered over seeds and compared; computed once, when asked.
+    """The records of one benchmark, grouped over seeds and compared; computed once, on demand.
 
-    A model that was evaluated again counts once, with its latest record. Methods stand in the order
-    of `METHODS`, own ones behind, their variants by name, settings by learning rate and alpha.
+    A model that was evaluated again counts once, with its latest record. Methods are in the order
+    of `METHODS`, then the user's own; variants by name; settings by learning rate and alpha.
 
     Args:
-        records: At least one of a finished model.
+        records: Records, at least one of a finished model.
 
     Raises:
         StateError: The records are of several benchmarks or official metrics, of other test sets or
-            images under one benchmark's name, two runs of one setting have the same seed, so that
-            something differs between them that no setting shows, or no model is finished.
+            images under one benchmark's name; two runs of one setting have the same seed, so they
+            differ in something that no setting shows; or no model is finished.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
         self.records = tuple(records)
         every = _settings(self.records)
         self.settings = [each for each in every if each.records[0].final]
-        """Finished models, one for each setting."""
+        """Finished models, one per setting."""
         self._every = every
         if not self.settings:
             raise StateError("nothing to report on: no model is finished yet")
 
     @property
     def first(self) -> Record:
-        """Any record of a finished model, for what all of them share."""
+        """Any record of a finished model, for values that all of them share."""
         return self.settings[0].records[0]
 
     @property
@@ -160,7 +160,7 @@ class Study:
 
     @cached_property
     def chosen(self) -> dict[str, dict[Series, Setting]]:
-        """The setting that each selection rule chooses of each curve, by the rule's name."""
+        """The setting that each selection rule chooses on each curve, by the rule's name."""
         candidates = {series: complete(own) for series, own in self.by_series.items()}
         return {
             name: {series: rule.choose(own) for series, own in candidates.items()}
@@ -169,12 +169,12 @@ class Study:
 
     @property
     def selected(self) -> dict[Series, Setting]:
-        """The setting that in-domain validation chooses of each curve."""
+        """The setting that in-domain validation chooses on each curve."""
         return self.chosen["id_validation"]
 
     @cached_property
     def curves(self) -> list[Curve]:
-        """A curve for each trained method, variant and seed; none of a benchmark without shifts."""
+        """A curve per trained method, variant and seed; none for a benchmark without shifts."""
         points: dict[tuple[Series, int], list[Point]] = {}
         for setting in self.settings if self.groups else ():
             for record in setting.records if setting.trained else ():
@@ -192,9 +192,9 @@ class Study:
 
     @cached_property
     def learning_curves(self) -> list[list[Setting]]:
-        """The way of every setting through its training: by rising step, the end included.
+        """The evaluations of every setting during its training, by step, including the last.
 
-        Settings that were evaluated at their end alone are left out.
+        Settings that were evaluated only at the end are left out.
         """
         lines: dict[tuple[Series, float | None, float | None], list[Setting]] = {}
         for each in sorted(self._every, key=lambda each: each.step):
@@ -202,7 +202,7 @@ class Study:
         return [line for line in lines.values() if len(line) > 1]
 
     def trained_series(self, name: str) -> Series | None:
-        """Return the trained series with a curve that a name stands for, see `series_named`."""
+        """Return the trained series with a curve that matches a name, see `series_named`."""
         return series_named(name, self.curves_of)
 
 
@@ -215,21 +215,21 @@ def studies(records: Iterable[Record]) -> list[Study]:
 
 
 def complete(settings: Sequence[Setting]) -> list[Setting]:
-    """Return those that as many seeds reached as any: the others owe their mean to lucky seeds."""
+    """Return the settings with the most seeds: others may owe their mean to lucky seeds."""
     most = max((len(each.records) for each in settings), default=0)
     return [each for each in settings if len(each.records) == most]
 
 
 def series_named(name: str, series: Iterable[Series]) -> Series | None:
-    """Return the series that a user's words stand for: "lora", or "gmixout(mask_rate=0.8)".
+    """Return the series that matches a name: "lora", or "gmixout(mask_rate=0.8)".
 
     Args:
-        name: A method; in brackets, of a method run in several variants, as many of the options
-            in which they differ as tell this one.
-        series: Those there are.
+        name: A method; for one run in several variants, with enough of the differing options in
+            brackets to identify one.
+        series: The existing series.
 
     Returns:
-        None where none or several fit.
+        None if none or several match.
     """
     method, _, options = name.removesuffix(")").partition("(")
     asked, there = _options(options), set(series)
@@ -240,7 +240,7 @@ def series_named(name: str, series: Iterable[Series]) -> Series | None:
 
 
 def _options(text: str) -> set[str]:
-    """The options that are listed, without quotes, which a shell takes off."""
+    """Return the listed options without quotes, which a shell removes."""
     return {option.strip() for option in text.replace('"', "").split(",")} - {""}
 
 
@@ -287,12 +287,12 @@ def _refuse_several(records: Sequence[Record]) -> None:
     if len(metrics) > 1:
         raise StateError(
             f"records of several official metrics of one benchmark, {', '.join(metrics)}: its "
-            "definition has changed in between; keep such runs in folders of their own"
+            "definition has changed in between; keep such runs in separate folders"
         )
 
 
 def _refuse_different_data(records: Sequence[Record]) -> None:
-    """Figures over other test sets, or other images in them, have no common mean."""
+    """Refuse records of different test sets, or of different images in them."""
     seen: dict[str, Record] = {}
     sizes = [{name: each.examples for name, each in r.scores.items()} for r in records]
     for record, size in zip(records, sizes, strict=True):
@@ -322,7 +322,7 @@ def _shorten(names: Sequence[str], shown: int = 5) -> str:
 
 
 def _variants(records: Sequence[Record]) -> list[str]:
-    """For each record the settings in which its method's records differ; rate and alpha aside."""
+    """Return for each record the settings that differ within its method; not lr and alpha."""
     settings = [
         {
             (name, json.dumps(value))
@@ -349,5 +349,5 @@ def _refuse_repeated_seeds(setting: Setting) -> None:
         raise StateError(
             f"several runs of {setting.method} (lr={setting.lr}, alpha={setting.alpha}) with seed "
             f"{sorted(repeated)[0]}: {', '.join(runs)}. They differ in something that records "
-            "do not show (for example the code's version); keep such runs in folders of their own."
+            "do not show (for example the code's version); keep such runs in separate folders."
         )

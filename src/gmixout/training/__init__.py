@@ -1,4 +1,4 @@
-"""The one training loop, its settings, and how a run is kept on disk."""
+"""The training loop, its settings, and checkpoints."""
 
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.loop import (

@@ -13,16 +13,16 @@ from gmixout.settings import check_settings, require
 from gmixout.training.optimizers import OPTIMIZERS, Optimizer
 
 Ranges: TypeAlias = tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
-"""Settings by what they may be; None, where it is allowed, is off."""
+"""Ranges of settings; None, where it is allowed, is off."""
 
 
 class _Settings:
-    """What the parts of `TrainingArguments` share: their values are checked when they are made."""
+    """Base of the parts of `TrainingArguments`: values are checked on construction."""
 
     _ranges: ClassVar[Ranges] = ()
 
     def __post_init__(self) -> None:
-        """Refuse values of another kind or out of range."""
+        """Refuse values of another type or out of range."""
         check_settings(self)
         for part in type(self).__mro__:
             for names, fine, allowed in vars(part).get("_ranges", ()):
@@ -33,27 +33,27 @@ class _Settings:
 
 @dataclass(frozen=True)
 class Optimization(_Settings):
-    """How weights follow from gradients."""
+    """Optimizer, learning rate and schedule."""
 
     lr: float = 1e-3
-    """Peak learning rate; methods that hold weights back scale it to the same effect."""
+    """Peak learning rate, as for full finetuning; masked methods scale it accordingly."""
     head_lr: float | None = 1e-3
-    """Peak learning rate of the classifier head; null: `lr`, as befits a zero-shot head."""
+    """Peak learning rate of the classifier head; null: `lr`, best for a zero-shot head."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the optimizer."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up: down to zero along a cosine, or constant."""
+    """Learning rate after the warm-up: cosine decay to zero, or constant."""
     warmup_steps: int = 0
-    """Steps over which the learning rate rises from zero to its peak."""
+    """Steps of linear warm-up of the learning rate."""
     optimizer: Literal["adamw", "sgd"] | Optimizer = "adamw"
     """AdamW, SGD with momentum 0.9, or a class: torch.optim.NAdam, my_module:MyOptimizer. Its
     options follow as `--optimizer.betas 0.9,0.95`."""
     max_grad_norm: float | None = None
-    """Longest gradient (L2 norm over everything trained); longer ones are cut to it."""
+    """Clip the global gradient L2 norm to this value; null is off."""
     layer_decay: float = 1.0
-    """Factor of the learning rate for each layer further below the head; 1 is off."""
+    """Learning-rate factor per layer below the head; 1 is off."""
     ema_decay: float | None = None
-    """End in the moving average of the weights: the share that a step keeps of it; null is off."""
+    """Decay of an exponential moving average of the weights, which is the result; null is off."""
 
     _ranges: ClassVar[Ranges] = (
         (("lr", "head_lr", "weight_decay"), lambda x: x >= 0, "0 or more"),
@@ -64,7 +64,7 @@ class Optimization(_Settings):
     )
 
     def __post_init__(self) -> None:
-        """Refuse values of another kind or out of range; an optimizer without options is a name."""
+        """Refuse values of another type or out of range; store a default optimizer as its name."""
         super().__post_init__()
         for name, kind in OPTIMIZERS.items():
             if type(self.optimizer) is kind and not changed(self.optimizer):
@@ -80,18 +80,18 @@ class Optimization(_Settings):
 
 @dataclass(frozen=True)
 class Augmentation(_Settings):
-    """How single images are changed before the model sees them."""
+    """Augmentation of single images."""
 
     augment: Literal["none", "randaugment"] = "none"
     """RandAugment (arXiv 1909.13719) of every image, or none."""
     randaugment_ops: int = 2
-    """Operations that RandAugment applies to an image, one after another."""
+    """Number of operations that RandAugment applies to an image."""
     randaugment_magnitude: int = 9
     """Strength of RandAugment's operations, from 0 to 30."""
     crop_scale: float = 1.0
-    """Least share of an image's area that a random crop keeps; 1 is off."""
+    """Smallest share of an image's area that a random crop keeps; 1 is off."""
     flip: bool = False
-    """Mirror images at random."""
+    """Flip images horizontally at random."""
 
     _ranges: ClassVar[Ranges] = (
         (("crop_scale",), lambda x: 0 < x <= 1, "in (0, 1]; 1 is off"),
@@ -102,17 +102,17 @@ class Augmentation(_Settings):
 
 @dataclass(frozen=True)
 class Conduct(_Settings):
-    """How a run is carried out, not what it is: a resumed run may change these."""
+    """Runtime settings, which do not change the result: a resumed run may change them."""
 
     log_every_steps: int = 10
-    """Steps between two looks at the loss: progress, and whether it is still finite."""
+    """Steps between reports of progress and checks that the loss is finite."""
     checkpoint_every_steps: int = 100
-    """Steps between two checkpoints: the most a killed run can lose."""
+    """Steps between checkpoints: the most that a killed run can lose."""
     evaluate_every_steps: int | None = None
-    """Steps between two evaluations on the way, for learning curves; None: at the end alone."""
+    """Steps between evaluations during training, for learning curves; None: only at the end."""
     num_workers: int | None = None
-    """Processes that load images beside the training process; by default none on a CPU or for
-    images in memory, else one a CPU thread, eight at most."""
+    """Processes that load images. Default: none on a CPU or for images in memory, else one per CPU
+    thread, at most eight."""
 
     _ranges: ClassVar[Ranges] = (
         (("log_every_steps", "checkpoint_every_steps"), lambda x: x >= 1, "at least 1"),
@@ -123,18 +123,18 @@ class Conduct(_Settings):
 
 @dataclass(frozen=True)
 class Objective(_Settings):
-    """What is minimised, and what acts beside every method."""
+    """Loss and regularizers."""
 
     loss: Loss | None = None
-    """The loss of an example; null: cross-entropy with the two settings after this one."""
+    """Loss per example; null: cross-entropy with the next two settings."""
     label_smoothing: float = 0.0
-    """Share of each target that is spread over all classes."""
+    """Share of each target that is spread evenly over all classes."""
     logit_adjustment: float = 0.0
-    """Tau of the logit adjusted loss for rare classes (arXiv 2007.07314); 1: balanced softmax."""
+    """Tau of the logit-adjusted loss for rare classes (arXiv 2007.07314); 1: balanced softmax."""
     regularizers: tuple[Regularizer, ...] = ()
-    """What acts beside every method; what is to act beside one alone is written gmixout+sam."""
+    """Regularizers beside every method; for a single method write gmixout+sam."""
     mixup: float = 0.0
-    """Alpha of Mixup beside every method; 0 is off. With CutMix, a batch gets either at random."""
+    """Alpha of Mixup beside every method; 0 is off. With CutMix, each batch gets one at random."""
     cutmix: float = 0.0
     """Alpha of CutMix beside every method; 0 is off."""
 
@@ -146,7 +146,7 @@ class Objective(_Settings):
     )
 
     def __post_init__(self) -> None:
-        """Refuse values of another kind or out of range, and options of a loss that is not used."""
+        """Refuse values of another type or out of range, and options of an unused loss."""
         super().__post_init__()
         if self.loss is not None:
             for name in ("label_smoothing", "logit_adjustment"):
@@ -169,25 +169,25 @@ class Objective(_Settings):
 class TrainingArguments(Optimization, Objective, Augmentation, Conduct):
     """Settings of one training run. Numbers of steps are optimizer steps.
 
-    Composed of parts, each a small dataclass for what needs no more than that. Names are unique
-    over all of them: a setting is written without its part.
+    Composed of parts, each a small dataclass for code that needs only that part. Names are unique
+    over all parts: a setting is written without its part.
     """
 
     seed: int = 0
-    """Seed of the data order, of the masks and of dropout."""
+    """Seed of the data order, the masks and dropout."""
     steps: int = 300
-    """Number of optimizer steps of the whole run."""
+    """Optimizer steps of the whole run."""
     batch_size: int = 32
-    """Images a step."""
+    """Images per step."""
     batches: Literal["shuffled", "even_domains", "even_classes", "one_domain", "weighted"] = (
         "shuffled"
     )
-    """Make-up of batches: any images, equally many of each domain or class, of one domain each, or
-    drawn by the data set's weights."""
+    """Composition of batches: shuffled images, equally many of each domain or class, one domain per
+    batch, or drawn by the data set's weights."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Type of the forward pass; fp16 is for GPUs, with a scaled loss."""
+    """Precision of the forward pass; fp16 is for GPUs, with a scaled loss."""
     freeze_batch_norm: bool = True
-    """Keep the statistics of batch norms at their pretrained values; their affine part trains."""
+    """Keep batch-norm statistics at their pretrained values; scales and shifts are trained."""
 
     _ranges: ClassVar[Ranges] = (
         (("steps", "batch_size"), lambda x: x >= 1, "at least 1"),
@@ -195,26 +195,26 @@ class TrainingArguments(Optimization, Objective, Augmentation, Conduct):
     )
 
     def __post_init__(self) -> None:
-        """Refuse values of another kind, out of range, or that do not go together."""
+        """Refuse values of another type, out of range, or inconsistent."""
         super().__post_init__()
         require(
             self, "warmup_steps", self.warmup_steps < self.steps, f"fewer than steps={self.steps}"
         )
 
     def identity(self) -> dict[str, Any]:
-        """Returns the settings that decide the outcome, by name."""
+        """Return the settings that determine the result, by name."""
         return {k: v for k, v in self.plain().items() if k not in self.conduct()}
 
     def plain(self) -> dict[str, Any]:
-        """Returns all settings as plain values, by name, the way a YAML file spells them."""
+        """Return all settings as plain values, by name, the way a YAML file spells them."""
         return {name: plain(value) for name, value in vars(self).items()}
 
     def conduct(self) -> tuple[str, ...]:
-        """Returns the names of the settings that do not decide the outcome."""
+        """Return the names of the runtime settings, which do not change the result."""
         return tuple(each.name for each in fields(Conduct))
 
     def lr_factor(self, step: int) -> float:
-        """Returns the share of the peak learning rate at a step, counted from 0."""
+        """Return the share of the peak learning rate at a step, counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         if self.schedule == "constant":

@@ -1,6 +1,6 @@
 """Augmentation of single images; its draws follow from the seed and the place.
 
-A draw depends on the run's seed and the image's position in the run alone: a resumed run, another
+Draws depend only on the run's seed and the image's position in the run: a resumed run, another
 number of loading processes and another method see the same images.
 """
 
@@ -16,17 +16,17 @@ from gmixout.training.arguments import TrainingArguments
 
 
 class Augmented(Dataset[dict[str, Any]]):
-    """The images of a data set as a training run sees them: cropped, mirrored, RandAugment.
+    """The images of a data set in a training run: cropped, flipped, RandAugment.
 
-    Its items are asked for by (position in the run, index in the data set), see `Batches`; they are
-    what `gmixout.data.batch.collate` takes.
+    Items are indexed by (position in the run, index in the data set), see `Batches`, and collated
+    by `gmixout.data.batch.collate`.
 
     Args:
         dataset: Items are (image `[C, H, W]`, label), float images in [0, 1] if they are to be
             augmented. A data set of pictures (`ImageSet`) has methods `picture(index)` and
             `transform(picture)`: the picture is augmented before the model's own preprocessing.
-        arguments: Say how; without augmentation images are those of the data set.
-        asks: What is needed beside image and label, of "domains", "places" and "views".
+        arguments: The augmentation; without any, images are those of the data set.
+        asks: Requests besides image and label, of "domains", "places" and "views".
 
     Raises:
         ConfigError: The data set does not say its domains (`groups`), there is no augmentation to
@@ -56,13 +56,13 @@ class Augmented(Dataset[dict[str, Any]]):
         self.in_memory = not steps and getattr(dataset, "in_memory", False)
         if "domains" in asks and not isinstance(self.groups, Tensor):
             raise ConfigError(
-                "the domain of each training image is asked for, and the training set is of one "
-                "domain: name several, --train-domains A,B"
+                "a regularizer or --batches needs the domain of each training image, and the "
+                "training set has one domain: name several, --train-domains A,B"
             )
         if "views" in asks and not steps:
             raise ConfigError(
-                "a second view of each image is asked for, and without augmentation it would be "
-                "the first one: --augment randaugment, --crop-scale 0.5 or --flip"
+                "a regularizer needs a second view of each image, which without augmentation "
+                "equals the first: --augment randaugment, --crop-scale 0.5 or --flip"
             )
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class Augmented(Dataset[dict[str, Any]]):
         return item
 
     def _seen(self, kind: str, position: int, index: int) -> tuple[Tensor, Any]:
-        """An image after the draws of a kind at a position, and its label."""
+        """Return an image after the draws of a kind at a position, and its label."""
         if not self._steps:
             item: tuple[Tensor, Any] = self._dataset[index]
             return item
@@ -95,7 +95,7 @@ class Augmented(Dataset[dict[str, Any]]):
         return self._dataset.transform(image), int(self.labels[index])  # type: ignore[attr-defined]
 
     def _crop(self, image: Any) -> Any:
-        """A part of the image, stretched by up to 4/3, enlarged to the image's own size."""
+        """Return a part of the image, stretched by up to 4/3, enlarged to the image's own size."""
         height, width = self._v2.functional.get_size(image)
         ratio = (3 / 4 * width / height, 4 / 3 * width / height)
         crop = self._v2.RandomResizedCrop(

@@ -1,4 +1,4 @@
-"""The order in which training sees its examples."""
+"""The order of training examples."""
 
 import itertools
 from collections.abc import Iterator
@@ -17,29 +17,31 @@ Order: TypeAlias = Literal["shuffled", "even_domains", "even_classes", "one_doma
 class Batches(Sampler[list[tuple[int, int]]]):
     """Batches of (position in the run, index).
 
-    A pure function of the seed, whoever trains: processes that share a run take a batch apart in
-    slices, and an even batch goes round its domains or classes, so that even slices are even, too.
+    A pure function of the seed on any number of processes: processes that share a run take slices
+    of a batch, and an even batch cycles through its domains or classes, so that slices are even,
+    too.
 
     - `shuffled`: one permutation of all examples after another; a batch at the end of a permutation
       is filled up from the next one, so every batch is full and holds no example twice.
     - `even_domains`, `even_classes`: of each domain (class) as many as of any other, or one more
-      where the batch cannot be divided; they take turns at that. Each goes through permutations of
-      its own, so that those with few examples come round more often.
+      in turn where the batch cannot be divided. Each goes through its own permutations, so
+      examples of small ones are repeated more often.
     - `one_domain`: each batch is of one domain; they take turns, in a new order each time.
-    - `weighted`: drawn with replacement, each example with a chance that goes with its weight.
+    - `weighted`: drawn with replacement, each example with a probability in proportion to its
+      weight.
 
     Args:
-        dataset: What is trained on. Has `groups` `[N]` (domains) for what is by domain, `labels`
-            `[N]` for what is by class, `weights` `[N]` for what is weighted.
-        batch_size: Indices a batch.
+        dataset: The training set. It has `groups` `[N]` (domains) for orders by domain, `labels`
+            `[N]` for orders by class, `weights` `[N]` for `weighted`.
+        batch_size: Indices per batch.
         steps: Number of batches of the whole run.
         seed: Seed of the order.
-        start: First batch to give out; those before it are drawn and dropped.
-        order: How batches are made up.
+        start: First batch to return; earlier ones are drawn and dropped.
+        order: Composition of batches.
 
     Raises:
-        ConfigError: A batch would hold an example twice, or the data set does not say what the
-            order goes by.
+        ConfigError: A batch would hold an example twice, or the data set lacks what the
+            order needs.
         DataError: There are no examples.
     """
 
@@ -62,7 +64,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
     @staticmethod
     def check(dataset: Dataset[Any], batch_size: int, order: Order = "shuffled") -> None:
-        """Find out before training whether batches can be made; raises as the class does."""
+        """Check before training that batches can be made; raise as the class does."""
         examples: int = len(dataset)  # type: ignore[arg-type]
         if examples == 0:
             raise DataError("the training set is empty: there is nothing to learn from")
@@ -78,7 +80,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
             if batch_size < kinds:
                 raise ConfigError(
                     f"batch_size={batch_size} is smaller than the {kinds} {what} of the training "
-                    f"set, of which each batch is to hold every one: choose {kinds} or more"
+                    f"set, all of which each batch must hold: choose {kinds} or more"
                 )
 
     def __len__(self) -> int:
@@ -92,7 +94,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
                 yield list(enumerate(batch, start=step * self.batch_size))
 
     def _indices(self) -> Iterator[int]:
-        """The indices of all batches, one batch after another."""
+        """Return the indices of all batches, one batch after another."""
         if self._keys is None:
             return _permuted(torch.arange(self._examples), self._seed)
         if self._order == "weighted":
@@ -100,7 +102,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
         return self._by_key(self._keys)
 
     def _by_key(self, keys: Tensor) -> Iterator[int]:
-        """Examples of the keys in turn: one of each, or a whole batch of each."""
+        """Yield examples of the keys in turn: one of each, or a whole batch of each."""
         kinds = torch.unique(keys)
         own = [
             _permuted((keys == kind).nonzero().flatten(), seed_of(self._seed, "key", int(kind)))
@@ -129,17 +131,17 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 
 def _permuted(indices: Tensor, seed: int) -> Iterator[int]:
-    """One permutation after another."""
+    """Yield one permutation after another."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield from indices[torch.randperm(len(indices), generator=generator)].tolist()
 
 
 def _keys_of(dataset: Dataset[Any], order: Order) -> Tensor | None:
-    """What an order goes by, `[N]`.
+    """Return the keys of an order, `[N]`.
 
     Raises:
-        ConfigError: The data set does not say it, or not for every example.
+        ConfigError: The data set lacks them, or some of them.
     """
     if order == "shuffled":
         return None

@@ -30,17 +30,17 @@ _NEW_START = "Start over with --overwrite"
 
 
 def previous(path: Path) -> Path:
-    """Returns the file that the checkpoint before the latest is kept in."""
+    """Return the file of the checkpoint before the latest."""
     return path.with_stem(f"{path.stem}.previous")
 
 
 def is_there(path: Path) -> bool:
-    """Returns whether there is a checkpoint to go on from, or what was one."""
+    """Return whether there is a checkpoint to resume from, even a damaged one."""
     return path.exists() or previous(path).exists()
 
 
 def delete_checkpoint(path: Path) -> None:
-    """Deletes the checkpoint, the latest one last: what it says of the run holds until then.
+    """Delete the checkpoints, the latest one last: it describes the run until then.
 
     Raises:
         StateError: It cannot be deleted.
@@ -53,15 +53,15 @@ def delete_checkpoint(path: Path) -> None:
 
 
 def save_checkpoint(path: Path, run: str, state: dict[str, Any]) -> None:
-    """Writes the state of a training run and keeps the one before it.
+    """Write the state of a training run and keep the previous one.
 
     Args:
         path: The checkpoint file.
-        run: What the run is (its hash); `load_checkpoint` compares it.
+        run: The hash of the run; `load_checkpoint` compares it.
         state: Tensors and plain values.
 
     Raises:
-        StateError: It cannot be written; what was there before is untouched.
+        StateError: It cannot be written; the previous one is untouched.
     """
     content = {"format": _FORMAT, "run": run, **state}
 
@@ -70,8 +70,8 @@ def save_checkpoint(path: Path, run: str, state: dict[str, Any]) -> None:
             torch.save(content, temporary)
         except RuntimeError as error:  # what torch makes of an error of the system
             raise OSError(
-                "it cannot be written in full. Most often the disk is full, or a quota or a limit "
-                "on the size of files is reached: make room, then go on with --resume"
+                "it cannot be written completely. Most often the disk is full, or a quota or a "
+                "limit on the size of files is reached: make room, then use --resume"
             ) from error
         _seal(temporary)
         if path.exists():
@@ -81,9 +81,9 @@ def save_checkpoint(path: Path, run: str, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, run: str) -> dict[str, Any]:
-    """Reads what `save_checkpoint` wrote, on the CPU.
+    """Read what `save_checkpoint` wrote, on the CPU.
 
-    Where the latest one is damaged, says so and reads the one before it.
+    If the latest one is damaged, warn and read the one before it.
 
     Raises:
         StateError: None can be used: truncated, changed since, of another kind or another run.
@@ -109,7 +109,7 @@ def load_checkpoint(path: Path, run: str) -> dict[str, Any]:
 
 
 def check_form(saved: object, own: object, what: str) -> None:
-    """Checks that saved values are of the form of a run's own: names, types, shapes, lengths.
+    """Check that saved values are of the form of a run's own: names, types, shapes, lengths.
 
     Args:
         saved: What a checkpoint holds.
@@ -142,7 +142,7 @@ def check_form(saved: object, own: object, what: str) -> None:
 
 
 def check_moments(saved: Mapping[int, Any], shapes: Sequence[torch.Size]) -> None:
-    """Checks that an optimizer's state is of parameters of these shapes.
+    """Check that an optimizer's state is of parameters of these shapes.
 
     Args:
         saved: By the number of the parameter: moments of its shape, counters, by their names.
@@ -160,14 +160,13 @@ def check_moments(saved: Mapping[int, Any], shapes: Sequence[torch.Size]) -> Non
                 fits = fits and value.shape in allowed and value.is_floating_point()
         if not fits:
             raise StateError(
-                f"the checkpoint's optimizer was one of other parameters ({number!s:.20}). "
-                f"{_NEW_START}."
+                f"the checkpoint's optimizer has other parameters ({number!s:.20}). {_NEW_START}."
             )
 
 
 @contextmanager
 def taking_up() -> Iterator[None]:
-    """Says of whatever a library makes of a state that does not fit that it does not.
+    """Turn whatever a library raises on a state that does not fit into a `StateError`.
 
     Raises:
         StateError: Something inside failed.
@@ -197,7 +196,7 @@ def _load(path: Path) -> Any:
     kind = content.get("format") if isinstance(content, dict) else None
     if kind not in (_FORMAT, _UNSEALED):
         raise StateError(
-            f"{path} is no checkpoint of gmixout, or not of this version. {_NEW_START}."
+            f"{path} is not a checkpoint of gmixout, or not of this version. {_NEW_START}."
         )
     if kind == _FORMAT and not sealed:
         raise StateError(f"{path} has lost its checksum: it is damaged. {_NEW_START}.")
@@ -205,7 +204,7 @@ def _load(path: Path) -> Any:
 
 
 def _seal(path: Path) -> None:
-    """Appends the digest of a ZIP file as its comment, whose length its last two bytes are."""
+    """Append the digest of a ZIP file as its comment; its last two bytes are its length."""
     with open(path, "r+b") as file:
         file.seek(-2, os.SEEK_END)
         file.write(struct.pack("<H", _SEAL_BYTES))
@@ -214,10 +213,10 @@ def _seal(path: Path) -> None:
 
 
 def _has_seal(path: Path) -> bool:
-    """Whether a file says what its digest is.
+    """Return whether a file has a digest, and check it.
 
     Raises:
-        StateError: It has another one.
+        StateError: The digest does not match.
     """
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -227,13 +226,13 @@ def _has_seal(path: Path) -> bool:
         return False
     if digest.decode(errors="replace") != _digest(path, size - _SEAL_BYTES):
         raise StateError(
-            f"{path} is damaged: its checksum is not that of its content. {_NEW_START}."
+            f"{path} is damaged: its checksum does not match its content. {_NEW_START}."
         )
     return True
 
 
 def _digest(path: Path, size: int | None = None) -> str:
-    """SHA-256 of a file, or of its first bytes."""
+    """Return the SHA-256 of a file, or of its first bytes."""
     digest = hashlib.sha256()
     left = path.stat().st_size if size is None else size
     with open(path, "rb") as file:

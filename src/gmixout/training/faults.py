@@ -1,4 +1,4 @@
-"""What a user can mend about errors that libraries raise."""
+"""Explanations of library errors that a user can fix."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from gmixout.errors import ConfigError, GmixoutError, TrainingError
 from gmixout.plain import printable
 
-_GO_ON = "What was saved before is untouched; --resume goes on from there"
+_GO_ON = "Everything saved is untouched; --resume continues from there"
 _FAULTS: dict[str, tuple[type[GmixoutError], str]] = {
     r"Expected more than 1 value per channel when training": (
         ConfigError,
@@ -26,12 +26,12 @@ _FAULTS: dict[str, tuple[type[GmixoutError], str]] = {
         f"mixed_precision. {_GO_ON}",
     ),
 }
-"""By what the error's type and text say."""
+"""Explanations by a pattern of the error's type and text."""
 _HANDED_ON = "in DataLoader worker process"
 
 
 def explained(error: BaseException) -> GmixoutError | None:
-    """Returns an error that says what to do about another; None where that is not known.
+    """Return an error that explains how to fix another one; None if that is unknown.
 
     Of an error of ours that a loading process handed on, with its traceback as text, the text.
     """
@@ -50,7 +50,7 @@ def explained(error: BaseException) -> GmixoutError | None:
 
 @contextmanager
 def foreseen() -> Iterator[None]:
-    """Says of errors of libraries what to do about them, where that is known.
+    """Explain known errors of libraries and what to do about them.
 
     Raises:
         GmixoutError: See `explained`.

@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop, and training that loses nothing by them."""
+"""Signals that stop a process without losing training progress."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from types import FrameType
 
 _ASKING = ("SIGINT", "SIGTERM", "SIGHUP")
 WORKER_STOP = getattr(signal, "SIGUSR1", signal.SIGINT)
-"""How a worker process is asked to stop by its parent; Ctrl-C is for the parent to hear."""
+"""Signal by which a parent stops a worker process; the parent handles Ctrl-C itself."""
 _PATIENCE = 2
 """Signals after which training still ends at a step, with its state saved."""
 
@@ -17,7 +17,7 @@ class Stopped(KeyboardInterrupt):
     """A signal asked this process to stop.
 
     Args:
-        message: Where things stand.
+        message: The state of the run.
         number: The signal.
     """
 
@@ -27,13 +27,13 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """Returns what a shell expects of a process that a signal ended: 130 after Ctrl-C."""
+    """Return the exit code that a shell expects after a signal: 130 after Ctrl-C."""
     return 128 + int(getattr(error, "number", signal.SIGINT))
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP what Ctrl-C is, unless they are ignored (nohup) or handled."""
+    """Treat SIGTERM and SIGHUP like Ctrl-C, unless they are ignored (nohup) or handled."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped("", number)
@@ -44,7 +44,7 @@ def stoppable() -> Iterator[None]:
 
 
 class StopFlag:
-    """What has been heard during training."""
+    """Signals received during training."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -52,11 +52,11 @@ class StopFlag:
         self._count, self._shielded = 0, False
 
     def is_set(self) -> bool:
-        """Returns whether this process was asked to stop."""
+        """Return whether this process was asked to stop."""
         return self.number is not None
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal: the first ones ask for an end after this step, then for one at once."""
+        """Handle a signal: the first ones stop after this step, a later one at once."""
         del frame
         self.number = number if self.number is None else self.number
         self._count += 1
@@ -65,7 +65,7 @@ class StopFlag:
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
-        """No signal cuts short what is done inside."""
+        """Keep signals from cutting the block short."""
         self._shielded = True
         try:
             yield
@@ -75,9 +75,9 @@ class StopFlag:
 
 @contextmanager
 def interrupt_flag() -> Iterator[StopFlag]:
-    """Turns signals into a flag, so that neither a step nor the saving of it is torn.
+    """Turn signals into a flag, so that they interrupt neither a step nor a save.
 
-    The third one ends a step at once: it may hang.
+    The third one ends the step at once, in case it hangs.
     """
     flag = StopFlag()
     heard = [number for number in _numbers() if signal.getsignal(number) != signal.SIG_IGN]
@@ -93,7 +93,7 @@ def _numbers() -> list[int]:
 
 @contextmanager
 def _handled(handlers: dict[int, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    """Handles signals inside, where that is possible: they reach the main thread alone."""
+    """Handle signals in the context, if possible: only the main thread receives them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

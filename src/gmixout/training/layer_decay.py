@@ -1,4 +1,4 @@
-"""Layer-wise decay of the learning rate: the deeper below the head, the smaller the rate."""
+"""Layer-wise decay of the learning rate: the further below the head, the smaller."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from gmixout.errors import ConfigError, needs
 
 
 class LayerDecay:
-    """Multiplies a parameter's rate by `decay` once for each layer between it and the top.
+    """Multiply a parameter's learning rate by `decay` for each layer between it and the head.
 
     Source: Clark et al. (ELECTRA, ICLR 2020, arXiv 2003.10555); layers are timm's
     (`model.group_matcher`), as in its own `layer_decay`.
@@ -19,14 +19,14 @@ class LayerDecay:
         decay: The factor of a layer, in (0, 1].
 
     Raises:
-        ConfigError: The model does not say what its layers are, or timm is not installed.
+        ConfigError: The model does not define its layers, or timm is not installed.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         matcher = getattr(model, "group_matcher", None)
         if not callable(matcher):
             raise ConfigError(
-                f"layer_decay={decay} needs a model that says what its layers are, as timm's do "
+                f"layer_decay={decay} needs a model that defines its layers, as timm's do "
                 f"with group_matcher(); {type(model).__name__} does not. Use layer_decay=1"
             )
         with needs("timm", "vision", f"layer_decay={decay}"):
@@ -41,10 +41,10 @@ class LayerDecay:
                 self._scale[module] = scale
 
     def apply(self, groups: Iterable[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
-        """Splits parameter groups by layer.
+        """Split parameter groups by layer.
 
         Args:
-            groups: A method's groups; what is in no known layer keeps its rate.
+            groups: A method's groups; parameters in no known layer keep their learning rate.
             model: The model with the method on it.
         """
         names = {id(parameter): name for name, parameter in model.named_parameters()}

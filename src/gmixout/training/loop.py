@@ -1,4 +1,4 @@
-"""The one training loop. It knows the protocol `Finetuning` and no method."""
+"""The training loop. It knows the protocol `Finetuning` and no method."""
 
 import math
 import os
@@ -46,11 +46,11 @@ from gmixout.training.optimizers import OPTIMIZERS
 from gmixout.training.steps import Passes, asks_of, check_regularizers
 
 Observe = Callable[[int, Finetuning, float], None]
-"""Gets the number of steps done, the run, and its mean loss since the observation before."""
+"""Gets the number of steps done, the run, and its mean loss since the last observation."""
 
 
 class TrainingInterrupted(Stopped):
-    """A signal came during training; the message says where the run stands."""
+    """A signal came during training; the message gives the state of the run."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TrainingResult:
     seconds: float
     """Wall-clock seconds of the training steps, checkpoints excluded."""
     step_seconds: float
-    """Median seconds of a step, over the stretches between two looks at the loss."""
+    """Median seconds of a step, over the intervals between two reads of the loss."""
     peak_memory_bytes: int
     """Peak memory of training above the loaded model (see `PeakMemory`)."""
 
@@ -77,17 +77,17 @@ def check_settings(
     arguments: TrainingArguments,
     regularizers: Sequence[Regularizer] = (),
 ) -> None:
-    """Finds out before training whether settings go with model, data and what is installed.
+    """Check before training that settings fit the model, the data and the installation.
 
     Args:
         model: The plain model, before a method is put on it.
-        dataset: What is to be trained on.
+        dataset: The training set.
         arguments: The settings.
-        regularizers: What acts beside the method, see `train`.
+        regularizers: Regularizers beside the method, see `train`.
 
     Raises:
         ConfigError: They do not.
-        DataError: There is nothing to train on.
+        DataError: The training set is empty.
     """
     Batches.check(dataset, arguments.batch_size, arguments.batches)
     check_regularizers((*arguments.beside, *regularizers), dataset, arguments)
@@ -108,33 +108,33 @@ def train(
     observe_at: Collection[int] = (),
     regularizers: Sequence[Regularizer] = (),
 ) -> TrainingResult:
-    """Finetunes a model in place.
+    """Finetune a model in place.
 
-    The outcome is a function of model, method, data and `arguments.identity()`: on one machine the
-    same to the last bit, however often the run was stopped and resumed; on a GPU as far as its
-    libraries add up in one order (attention's backward, for one, does not). The global random state
-    of torch is left as it was.
+    The result is a function of model, method, data and `arguments.identity()`. On one machine it is
+    bit-identical, however often the run was stopped and resumed; on a GPU only if its libraries sum
+    in a fixed order (attention's backward, for example, does not). The global random state
+    of torch is left unchanged.
 
     Args:
         model: The pretrained model.
         start: Puts a method on the model, which is on its training device by then.
         dataset: Items are (image `[C, H, W]`, label). Its `labels`, `groups` (domains) and
-            `weights`, `[N]` each, are asked for by some settings.
+            `weights`, `[N]` each, are needed by some settings.
         arguments: The settings.
-        checkpoint: File that keeps the state; if it is there, training goes on from it.
-        run: What the run is; a checkpoint of another one is refused.
+        checkpoint: File that keeps the state; if it exists, training resumes from it.
+        run: Hash of the run; a checkpoint of another run is refused.
         on_progress: Called every `log_every_steps` with the number of steps done and the loss.
         observe: Called after each of the steps `observe_at`, before a checkpoint of that step is
             written, so that a run that is killed and resumed may repeat an observation and never
-            lacks one. Its time and memory count for nothing in the result; what it does to the
-            modes of the model's modules and to torch's random state is undone.
+            lacks one. Its time and memory are not counted in the result, and its changes to the
+            modes of the model's modules and to torch's random state are undone.
         observe_at: Numbers of steps, counted from 1.
-        regularizers: What acts beside this method, after `arguments.beside`.
+        regularizers: Regularizers of this method, after those of `arguments.beside`.
 
     Raises:
         ConfigError: The settings do not fit the machine or the data.
         StateError: The checkpoint cannot be used.
-        TrainingError: The loss is not finite, or what the machine has does not suffice.
+        TrainingError: The loss is not finite, or the machine lacks resources.
         TrainingInterrupted: After Ctrl-C, SIGTERM or SIGHUP, when the checkpoint is written.
     """
     accelerator = _make_accelerator(arguments.mixed_precision)
@@ -152,7 +152,7 @@ def train(
 
 
 def _train_mode(model: nn.Module, freeze_batch_norm: bool) -> None:
-    """Train mode. Statistics of the source domain alone would follow it, whatever is held back."""
+    """Set train mode; batch norms may stay in eval mode, or their statistics follow the source."""
     model.train()
     if freeze_batch_norm:
         for module in model.modules():
@@ -162,7 +162,7 @@ def _train_mode(model: nn.Module, freeze_batch_norm: bool) -> None:
 
 @cache
 def _load_libraries(device: torch.device) -> None:
-    """Takes a step in miniature: what libraries load on first use is no memory of a run."""
+    """Take a tiny step, so that what libraries load on first use is not counted as memory."""
     model = nn.Sequential(nn.Linear(1, 2), nn.LayerNorm(2), nn.GELU()).to(device)
     for make in OPTIMIZERS.values():
         optimizer = make().make(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
@@ -177,7 +177,7 @@ def _load_libraries(device: torch.device) -> None:
 
 @dataclass
 class _Progress:
-    """How far a run is, as plain numbers."""
+    """Progress of a run, as plain numbers."""
 
     step: int = 0
     seconds: float = 0.0
@@ -187,10 +187,10 @@ class _Progress:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], steps: int) -> "_Progress":
-        """What a checkpoint says of a run of so many steps.
+        """Return the progress in a checkpoint of a run of `steps` steps.
 
         Raises:
-            StateError: It cannot be.
+            StateError: It is inconsistent.
         """
         found = cls(**values)
         numbers = [found.seconds, *found.losses, *found.step_seconds]
@@ -268,7 +268,7 @@ class _Trainer:
         self.finetuning.write()
 
     def keep_state_in(self, checkpoint: Path | None, run: str) -> None:
-        """Names the checkpoint file and takes up the state it holds."""
+        """Set the checkpoint file and load its state."""
         self.checkpoint, self.run_name = checkpoint, run
         if checkpoint is None or not is_there(checkpoint):
             return
@@ -277,7 +277,7 @@ class _Trainer:
             self._take_up(state)
 
     def _take_up(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state; all that can be is checked before anything is changed."""
+        """Continue from a state; check all that can be checked before changing anything."""
         progress = _Progress.of(state["progress"], self.arguments.steps)
         own = self._state()
         for name in ("model", "scheduler", "scaler", "rng", "regularizers"):
@@ -298,7 +298,7 @@ class _Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"], self.accelerator.device)
 
     def save(self) -> None:
-        """Writes the checkpoint."""
+        """Write the checkpoint."""
         if self.checkpoint is None:
             return
         save_checkpoint(self.checkpoint, self.run_name, self._state())
@@ -323,7 +323,7 @@ class _Trainer:
         observe: Observe | None,
         observe_at: Collection[int],
     ) -> None:
-        """Trains up to the last step."""
+        """Train up to the last step."""
         settings, progress = self.arguments, self.progress
         with interrupt_flag() as stop:
             self._since = time.perf_counter()
@@ -353,7 +353,7 @@ class _Trainer:
                 )
 
     def _batches(self, stop: StopFlag) -> Iterator[Any]:
-        """The batches that are left; a signal may end the processes that load them, too."""
+        """Yield the remaining batches; a signal may end the loading processes, too."""
         try:
             yield from self._loader()
         except RuntimeError:
@@ -377,7 +377,7 @@ class _Trainer:
             module.training = mode
 
     def finish(self) -> TrainingResult:
-        """Takes the method off the model and sums up the run."""
+        """Detach the method from the model and summarize the run."""
         self.passes.close()
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
@@ -418,7 +418,7 @@ class _Trainer:
         self.progress.step += 1
 
     def _look(self) -> None:
-        """Fetches the losses since the last look, so that a GPU is waited for here alone."""
+        """Fetch the losses since the last call: the only place that waits for a GPU."""
         losses = torch.stack(self._losses).tolist()
         first = self.progress.step - len(losses) + 1
         for step, loss in enumerate(losses, start=first):
@@ -426,7 +426,7 @@ class _Trainer:
                 raise TrainingError(
                     f"the loss is {loss} at step {step} of {self.arguments.steps} "
                     f"(lr={self.arguments.lr}, head_lr={self.arguments.head_lr}): try a smaller "
-                    "lr, warmup_steps, or max_grad_norm=1. What was saved before is untouched"
+                    "lr, warmup_steps, or max_grad_norm=1. Everything saved is untouched"
                 )
         now = time.perf_counter()
         progress = self.progress
@@ -453,7 +453,7 @@ def _make_accelerator(mixed_precision: str) -> Accelerator:
 
 
 def refuse_several_processes() -> None:
-    """Refuses to be one of several processes of a launcher.
+    """Refuse to be one of several processes of a launcher.
 
     Raises:
         ConfigError: This is one.

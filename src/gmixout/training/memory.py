@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of code."""
+"""Peak memory of a block of code."""
 
 import ctypes
 import re
@@ -16,16 +16,16 @@ _STATUS = Path("/proc/self/status")
 
 
 class PeakMemory:
-    """Measures the highest memory use inside a `with` block above that at its start.
+    """Measure the peak memory inside a `with` block above that at its start.
 
     On a CUDA device: bytes of tensors (`torch.cuda.max_memory_allocated`). Otherwise: resident
     memory of this process. Linux keeps the high-water mark itself (`VmHWM`, reset at the start);
-    elsewhere a thread looks every 2 ms and can miss a short peak. Memory that earlier code freed is
-    given back to the system first, where the C library can, so that it does not hide new use;
-    differences of a few MB are noise all the same.
+    elsewhere a thread samples every 2 ms and can miss a short peak. Memory that earlier code freed
+    is given back to the system first, where the C library can, so that it does not hide new use;
+    differences of a few MB are still noise.
 
     Args:
-        device: Where the memory of interest is.
+        device: The device to measure.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,7 +36,7 @@ class PeakMemory:
         self._sampled = 0
 
     def __enter__(self) -> "PeakMemory":
-        """Starts measuring."""
+        """Start measuring."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             self._start = torch.cuda.memory_allocated(self._device)
@@ -56,14 +56,14 @@ class PeakMemory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stops measuring."""
+        """Stop measuring."""
         del kind, error, trace
         self._stop.set()
         if self._sampler is not None:
             self._sampler.join()
 
     def read(self) -> int:
-        """Returns the peak so far, in bytes above the start."""
+        """Return the peak so far, in bytes above the start."""
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self._device)
         elif self._sampler is not None:
@@ -75,9 +75,9 @@ class PeakMemory:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves out what happens inside: read the peak before, it starts anew afterwards.
+        """Exclude what happens inside: read the peak before, it starts anew afterwards.
 
-        Memory that the body keeps beyond its end is counted.
+        Memory that the block keeps beyond its end is counted.
         """
         yield
         if self._device.type == "cuda":

@@ -18,7 +18,7 @@ _OURS = {
     # how it is computed
     "foreach", "fused", "capturable", "differentiable", "maximize",
 }  # fmt: skip
-"""Parameters of optimizers that are not options."""
+"""Constructor parameters of optimizers that are not options."""
 
 
 class Optimizer(Named):
@@ -40,7 +40,7 @@ class Optimizer(Named):
 
     @classmethod
     def adopted(cls, found: Any) -> Any:
-        """Return what an optimizer class is here; anything else as it is."""
+        """Return the wrapper of an optimizer class; anything else unchanged."""
         if isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
             kind: Any = found
             return _adopted(kind)
@@ -53,9 +53,9 @@ class Optimizer(Named):
 
         Args:
             groups: Parameters, or groups of them.
-            lr: Learning rate of groups without one of their own.
+            lr: Learning rate of groups without their own.
             weight_decay: Weight decay; 0 is right for every optimizer.
-            fused: Ask for one pass over a parameter, several times as fast, where it can be had.
+            fused: Use the fused implementation, several times as fast, if available.
 
         Raises:
             ConfigError: The optimizer cannot be made with these options, or has no weight decay.
@@ -72,7 +72,7 @@ class Optimizer(Named):
             raise ConfigError(f"optimizer {self} cannot be made: {error}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles by the path of the optimizer's class, as a worker process imports it."""
+        """Pickle by the path of the optimizer's class, as a worker process imports it."""
         kind = self.kind
         path = f"{kind.__module__}:{kind.__qualname__}"
         if type(self) in OPTIMIZERS.values():
@@ -82,7 +82,7 @@ class Optimizer(Named):
 
 @cache
 def _adopted(kind: Any, name: str = "", **usual: Any) -> type[Optimizer]:
-    """Makes the class of an optimizer's options; `usual` are other defaults than its own."""
+    """Make the class of an optimizer's options; `usual` overrides its defaults."""
     options: list[Any] = []
     for parameter in inspect.signature(kind).parameters.values():
         variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
@@ -108,7 +108,7 @@ def _adopted(kind: Any, name: str = "", **usual: Any) -> type[Optimizer]:
 
 
 def _kind_of(default: Any) -> Any:
-    """The type of an option, by its default."""
+    """Return the type of an option, by its default."""
     if isinstance(default, bool):
         return bool
     if isinstance(default, (int, float)):
@@ -119,7 +119,7 @@ def _kind_of(default: Any) -> Any:
 
 
 def _restored(path: str, options: dict[str, Any]) -> Any:
-    """The inverse of `Optimizer.__reduce__`."""
+    """Return the inverse of `Optimizer.__reduce__`."""
     return restore(OPTIMIZERS.get(path) or Optimizer.adopted(own_object(path)), options)
 
 
@@ -127,6 +127,6 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adamw": _adopted(torch.optim.AdamW, "adamw"),
     "sgd": _adopted(torch.optim.SGD, "sgd", momentum=0.9),
 }
-"""By the names that users type."""
+"""Optimizers by the names that users type."""
 
 Optimizer._table = OPTIMIZERS

@@ -1,4 +1,4 @@
-"""How one step comes to its loss and its gradients: batch, passes, risk, terms, backward."""
+"""Loss and gradients of one step: batch, passes, risk, terms, backward."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,19 +24,19 @@ from gmixout.training.augmentation import Augmented
 def check_regularizers(
     regularizers: Sequence[Regularizer], dataset: Dataset[Any], arguments: TrainingArguments
 ) -> None:
-    """Find out before training whether regularizers go together, with the data and the settings.
+    """Check before training that regularizers fit each other, the data and the settings.
 
     Raises:
         ConfigError: They do not.
     """
     names = [each.name for each in regularizers]
     if double := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"regularizer {', '.join(double)} is there twice; once is allowed")
+        raise ConfigError(f"regularizer {', '.join(double)} is given twice; once is allowed")
     Augmented(dataset, arguments, asks_of(regularizers))
 
 
 def asks_of(regularizers: Sequence[Regularizer]) -> frozenset[str]:
-    """Return what any of the regularizers asks for."""
+    """Return the requests of all regularizers together."""
     return frozenset().union(*(each.asks for each in regularizers))
 
 
@@ -54,7 +54,7 @@ class _Seen:
         if self.given is None:
             raise ConfigError(
                 "the input of the classifier was not seen in the forward pass: the method has put "
-                "another module in the place of the model's head"
+                "another module in place of the model's head"
             )
         return self.given
 
@@ -67,22 +67,22 @@ class _Seen:
 
 
 class Passes:
-    """The model of a run and all that acts on its steps.
+    """The model of a run with the hooks on its steps.
 
-    Made in two parts: before a method is put on the model, which regularizers want to see as it
-    was pretrained, and `ready` with what is trained then.
+    Construct it before a method is put on the model, which regularizers see as pretrained; then
+    call `ready` with what is trained.
 
     Args:
         accelerator: Runs backward.
         model: The pretrained model, on the training device.
         heads: Names of the modules that score the classes.
-        dataset: What is trained on.
-        regularizers: What acts, in this order.
+        dataset: The training set.
+        regularizers: The regularizers, in this order.
         arguments: The settings.
 
     Raises:
-        ConfigError: Two regularizers make the risk or the gradients, or one of them does not go
-            with the model, the data or the settings.
+        ConfigError: Two regularizers make the risk or the gradients, or one of them does not fit
+            the model, the data or the settings.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class Passes:
         self._gradients = _only("gradients", names, self._hooks)
         if self._gradients is not None and arguments.mixed_precision == "fp16":
             raise ConfigError(
-                "a regularizer that makes the gradients of several backward passes does not go "
-                "with mixed_precision=fp16, whose loss is scaled: use bf16"
+                "a regularizer with several backward passes does not work with "
+                "mixed_precision=fp16, whose loss is scaled: use bf16"
             )
         asks = asks_of(regularizers)
         self._start = None
@@ -119,7 +119,7 @@ class Passes:
 
     def _watch(self, model: nn.Module, heads: tuple[str, ...]) -> None:
         if not heads:
-            raise ConfigError("a regularizer asks for the input of the head; none was found")
+            raise ConfigError("a regularizer needs the input of the head; no head was found")
 
         def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._features = inputs[0]
@@ -128,24 +128,24 @@ class Passes:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What regularizers train beside the model."""
+        """Parameters that regularizers train beside the model."""
         return [parameter for hooks in self._hooks for parameter in hooks.parameters()]
 
     def ready(self, model: nn.Module, weights: Weights) -> None:
-        """Take the model as it is trained, and what is trained."""
+        """Set the model in training and its trained values."""
         self._model, self._weights = model, weights
 
     def close(self) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         if hasattr(self, "_watching"):
             self._watching.remove()
 
     def take(self, batch: Batch, number: int) -> Tensor:
-        """Leave the gradients of a step, from none; return its loss, detached.
+        """Compute the gradients of a step, in place; return its loss, detached.
 
         Args:
-            batch: What the loader gave.
-            number: Of the step, from 0.
+            batch: The batch from the loader.
+            number: Number of the step, from 0.
         """
         step = _Step(self, number)
         for hooks in self._hooks:
@@ -188,7 +188,7 @@ class Passes:
         return total.detach()
 
     def draws(self, kind: str, number: int) -> AbstractContextManager[None]:
-        """Make torch's CPU generator a function of the run's seed, a kind and a step."""
+        """Seed torch's CPU generator by the run's seed, a kind and a step, within the context."""
         return draws_of(self._arguments.seed, kind, number)
 
     @property
@@ -201,9 +201,11 @@ class Passes:
         return [hooks.state_dict() for hooks in self._hooks]
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Take up what `state_dict` returned."""
+        """Load what `state_dict` returned."""
         if len(states) != len(self._hooks):
-            raise StateError(f"{len(states)} regularizers, and this run has {len(self._hooks)}")
+            raise StateError(
+                f"the state has {len(states)} regularizers, and this run {len(self._hooks)}"
+            )
         for hooks, state in zip(self._hooks, states, strict=True):
             hooks.load_state_dict(state)
 
@@ -221,7 +223,7 @@ class _Step:
 
 
 class _Loss:
-    """The loss of a step, as often as it is asked for; all random draws are those of the first."""
+    """The loss of a step; every call repeats the random draws of the first."""
 
     def __init__(self, of: Passes, batch: Batch, sites: Mapping[str, Any], step: _Step) -> None:
         self._of, self._batch, self._sites, self._step = of, batch, sites, step
@@ -265,7 +267,7 @@ def _output_through(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]
 
 
 def _only(hook: str, names: Sequence[str], hooks: Sequence[Hooks]) -> Hooks | None:
-    """The one that overrides a hook; None if nobody does.
+    """Return the hooks that override one; None if nobody does.
 
     Raises:
         ConfigError: Several do.
@@ -277,5 +279,7 @@ def _only(hook: str, names: Sequence[str], hooks: Sequence[Hooks]) -> Hooks | No
     ]
     if len(ones) > 1:
         several = ", ".join(name for name, _ in ones)
-        raise ConfigError(f"of {several} only one can act: each of them makes the {hook} of a step")
+        raise ConfigError(
+            f"{several} cannot be combined: each of them defines the {hook} of a step"
+        )
     return ones[0][1] if ones else None

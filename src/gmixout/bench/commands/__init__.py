@@ -1,1 +1,1 @@
-"""The commands, a file each: plain typed functions, from whose signatures come their options."""
+"""The commands, one file each: plain typed functions, whose signatures define their options."""

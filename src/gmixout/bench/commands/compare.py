@@ -21,7 +21,7 @@ from gmixout.training import TrainingArguments
 
 COMPARED = ("zero_shot", "full", "wise_ft", "random_mask", "mixout", "gmixout")
 EachRun: TypeAlias = Annotated[Any, Fields(TrainingArguments, without=("lr", "seed"))]
-"""Settings of the runs of a grid, each of which gets a learning rate and a seed."""
+"""Settings of a grid's runs, each of which gets a learning rate and a seed."""
 LEVERS: dict[str, list[Any]] = {
     "mask_rate": [0.8, 0.9, 0.95],
     "anchor_decay": [0.5, 0.9, 0.97],
@@ -48,41 +48,40 @@ def compare(
     dry_run: bool = False,
     **training: EachRun,
 ) -> list[Record]:
-    """Compares finetuning methods under one protocol, each over several learning rates.
+    """Compare finetuning methods under one protocol, each over several learning rates.
 
-    A training run is recognised by what it is: methods that build on the same run (wise_ft on full
-    finetuning) share it, and a resumed comparison trains only what is missing. So methods, learning
-    rates and seeds can be added to a folder with `--resume`. The page in the folder, report.html,
-    is refreshed meanwhile.
+    Methods that build on the same training run (wise_ft on full finetuning) share it, and a resumed
+    comparison trains only what is missing. So `--resume` can add methods, learning rates and seeds
+    to a folder. The page in the folder, report.html, is refreshed during the comparison.
 
     Args:
-        benchmark: digits, `module:function` of your own, or a data set, whose options follow as
+        benchmark: digits, your own `module:function`, or a data set, whose options follow as
             `--data-root DIR --train-domain photo`.
         model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
-        head: Classifier to start from; by default the best that the model has.
-        corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
+        head: Initial classifier; by default the best that the model has.
+        corruptions: Also test on corrupted images of a data set: the 15 kinds of ImageNet-C at 5
             severities (common).
-        corruption_share: Share of the test images that is corrupted; evaluating all of them takes
-            75 times as long as the test set does.
-        methods: The methods, `full,gmixout` say, or `all` (that this model allows); by default
-            zero_shot, full, wise_ft, random_mask, mixout and gmixout. `module:Class` is a method of
-            your own.
-        lrs: Learning rates each method is run with: a method is a curve over them, not a point.
-        lrs_of: Other learning rates for some methods, `--lrs-of.lora 3e-4,1e-3` say, for those that
-            have their best elsewhere. What is built on runs (wise_ft) has the rates of the runs.
-        seeds: Each method is run with each of them.
-        out: Folder for config.yaml, records.jsonl, the report and a folder a run.
+        corruption_share: Share of the test images to corrupt; evaluating all of them takes 75 times
+            as long as the test set.
+        methods: The methods, for example `full,gmixout`, or `all` (that work with this model); by
+            default zero_shot, full, wise_ft, random_mask, mixout and gmixout. `module:Class` is
+            your own method.
+        lrs: Learning rates of each method: a method is a curve over them, not a point.
+        lrs_of: Other learning rates for some methods, for example `--lrs-of.lora 3e-4,1e-3`, if
+            their best ones differ. Methods built on runs (wise_ft) have the runs' learning rates.
+        seeds: Seeds of each method.
+        out: Folder for config.yaml, records.jsonl, the report and one folder per run.
         workers: Runs at a time; by default one for each GPU, or, for models too small for several
             threads, one for each core.
-        resume: Go on with the comparison in the folder.
+        resume: Continue the comparison in the folder.
         overwrite: Delete the comparison in the folder first.
-        dry_run: Try each method for a few steps, say what time and memory all runs would take,
-            and write nothing.
+        dry_run: Try each method for a few steps, report the time and memory of all runs, and write
+            nothing.
         **training: Fields of `TrainingArguments`.
 
     Raises:
         GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
-            finished all the same).
+            finished anyway).
     """
     every = methods == "all"
     if methods is None or methods == "all":
@@ -116,36 +115,36 @@ def sweep(
     dry_run: bool = False,
     **training: EachRun,
 ) -> list[Record]:
-    """Runs one method with every combination of some options, each over several learning rates.
+    """Run one method with every combination of some options, each over several learning rates.
 
     Without `over` these are the three levers of the GMixout paper: mask_rate, anchor_decay and
     resample_every.
 
     Args:
-        benchmark: digits, `module:function` of your own, or a data set, whose options follow as
+        benchmark: digits, your own `module:function`, or a data set, whose options follow as
             `--data-root DIR --train-domain photo`.
         model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
-        head: Classifier to start from; by default the best that the model has.
-        corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
+        head: Initial classifier; by default the best that the model has.
+        corruptions: Also test on corrupted images of a data set: the 15 kinds of ImageNet-C at 5
             severities (common).
-        corruption_share: Share of the test images that is corrupted; evaluating all of them takes
-            75 times as long as the test set does.
+        corruption_share: Share of the test images to corrupt; evaluating all of them takes 75 times
+            as long as the test set.
         method: The method, by default gmixout; options that are not swept follow as
             `--method.NAME VALUE`.
         over: Values by option: `--over.mask_rate 0.8,0.9 --over.structure row,column`.
-        lrs: Learning rates each combination is run with: it is a curve over them, not a point.
-        seeds: Each combination is run with each of them.
-        out: Folder for config.yaml, records.jsonl, the report and a folder a run.
+        lrs: Learning rates of each combination: it is a curve over them, not a point.
+        seeds: Seeds of each combination.
+        out: Folder for config.yaml, records.jsonl, the report and one folder per run.
         workers: Runs at a time, see compare.
-        resume: Go on with the sweep in the folder.
+        resume: Continue the sweep in the folder.
         overwrite: Delete the sweep in the folder first.
-        dry_run: Try each method for a few steps, say what time and memory all runs would take,
-            and write nothing.
+        dry_run: Try each method for a few steps, report the time and memory of all runs, and write
+            nothing.
         **training: Fields of `TrainingArguments`.
 
     Raises:
         GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
-            finished all the same).
+            finished anyway).
     """
     method = method or get_method(DEFAULT_METHOD)
     over = LEVERS if over is None else over
@@ -159,7 +158,7 @@ def sweep(
     for name, values in over.items():
         if isinstance(getattr(method, name), tuple):
             if not all(isinstance(value, (list, tuple)) for value in values):
-                raise ConfigError(f"sweep: {name} takes lists of values, [[0.5],[0.9]] say")
+                raise ConfigError(f"sweep: {name} takes lists of values, for example [[0.5],[0.9]]")
             over = over | {name: [tuple(value) for value in values]}
     combinations = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
     methods = [replace(method, **options) for options in combinations]  # type: ignore[type-var]

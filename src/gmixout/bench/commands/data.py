@@ -1,4 +1,4 @@
-"""`gmixout data check`: are the files of a benchmark there, and whole?"""
+"""`gmixout data check`: check that the files of a benchmark are present and intact."""
 
 from rich.console import Console
 
@@ -6,14 +6,14 @@ from gmixout.data import Source
 
 
 def check(source: Source, decode: bool = False) -> None:
-    """Checks the files of a benchmark: layout, counts and, if wished, every image.
+    """Check the files of a benchmark: layout, counts and, optionally, every image.
 
     Args:
         source: `gmixout data check NAME --root DIR`: the benchmark's name; its other options follow
             as `--OPTION VALUE`.
-        decode: Open every image, too.
+        decode: Also open every image.
 
     Raises:
-        DataError: Something is missing or broken; says what, and where to get it.
+        DataError: Something is missing or broken; the message lists it and where to get it.
     """
     Console(highlight=False, markup=False).print(str(source.check(decode)), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`gmixout interpolate` and `gmixout soup`: models made of the weights of finished runs."""
+"""`gmixout interpolate` and `gmixout soup`: models from the weights of finished runs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +33,7 @@ def interpolate(
     overwrite: bool = False,
     num_workers: int | None = None,
 ) -> list[Record]:
-    """Interpolates between the weights of two runs and evaluates the result.
+    """Interpolate between the weights of two runs and evaluate the result.
 
     Args:
         a: Folder of the run at alpha 0.
@@ -42,7 +42,7 @@ def interpolate(
         out: Folder for the result.
         overwrite: Delete the run in the folder first.
         num_workers: Processes that load images; by default none on a CPU or for images in memory,
-            else one a CPU thread, eight at most.
+            else one per CPU thread, at most eight.
 
     Raises:
         GmixoutError: A folder holds no model, the models do not share their pretrained start, or
@@ -61,7 +61,7 @@ def soup(
     overwrite: bool = False,
     num_workers: int | None = None,
 ) -> list[Record]:
-    """Averages the weights of several runs and evaluates the result.
+    """Average the weights of several runs and evaluate the result.
 
     Args:
         models: `gmixout soup RUN RUN [...]`: folders of the runs.
@@ -69,7 +69,7 @@ def soup(
         out: Folder for the result.
         overwrite: Delete the run in the folder first.
         num_workers: Processes that load images; by default none on a CPU or for images in memory,
-            else one a CPU thread, eight at most.
+            else one per CPU thread, at most eight.
 
     Raises:
         GmixoutError: A folder holds no model, or the models do not share their pretrained start.
@@ -87,7 +87,7 @@ def soup(
 
 
 def _load_models(paths: Sequence[Path], num_workers: int | None) -> tuple[list[State], Task]:
-    """The weights of several runs, and their benchmark and model."""
+    """Return the weights of several runs, and their benchmark and model."""
     loaded = [load_model(path) for path in paths]
     for what, says in (("benchmark", "are of"), ("pretrained", "were finetuned from")):
         found = {about[what]: path for path, (_, about) in zip(paths, loaded, strict=True)}

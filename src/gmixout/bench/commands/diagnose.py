@@ -1,4 +1,4 @@
-"""`gmixout diagnose`: trains a run again, watches it, and measures the ensemble that it is."""
+"""`gmixout diagnose`: train a run again, observe it, and measure its implicit ensemble."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,31 +39,31 @@ from gmixout.weightspace import State, fingerprint, interpolate, uniform_soup
 PLACES = [place / 20 for place in range(21)]
 """Points on the line from the pretrained (0) to the final weights (1)."""
 VERSION = 1
-"""Of the files of finished repeats; those of another version are measured again."""
+"""Version of the files of finished repeats; others are measured again."""
 
 Show = Callable[[str, int, int], None]
-"""Is told what is being done, how much of it is, and how much there is."""
+"""Gets the current activity, the amount done, and the total."""
 
 
 def diagnose(run: Path, members: int = 8, repeats: int = 3, data_root: Path | None = None) -> None:
-    """Measures the implicit ensemble of a finished run: its members, their averages, its basin.
+    """Measure the implicit ensemble of a finished run: its members, their averages, its basin.
 
-    Trains the run again, and once more with each of the next seeds, and watches: snapshots from the
+    Trains the run again, and once more with each of the next seeds, and observes snapshots from the
     second half of the run and, for the Mixout family, subnetworks around the final anchor. Writes
-    diagnosis.json, diagnosis.png and diagnosis.svg to a folder `diagnosis` in the run's own, where
-    finished repeats are kept and found again. The run's own files stay as they are.
+    diagnosis.json, diagnosis.png and diagnosis.svg to a folder `diagnosis` in the run folder, where
+    finished repeats are kept and reused. The run's own files are not changed.
 
     Args:
         run: `gmixout diagnose RUN`: folder of a run that finetune wrote, or one of a comparison,
             FOLDER/runs/HASH.
         members: Snapshots, and subnetworks, of each repeat.
         repeats: Trainings, the first with the run's own seed.
-        data_root: Where the data is now, if it has moved since.
+        data_root: Current folder of the data, if it has moved.
 
     Raises:
         ConfigError: `members` or `repeats` is below 1, or a `data_root` is given for a benchmark
-            that brings its data.
-        StateError: The folder holds no run that was trained, or none that can be trained again.
+            that includes its data.
+        StateError: The folder holds no trained run, or none that can be trained again.
     """
     # matplotlib is loaded for a figure, not with the command line
     from gmixout.reports.diagnosis_figure import save_diagnosis_figure
@@ -86,7 +86,7 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3, data_root: Path | No
                 found.append(_obtain(known, number, members, folder, show))
     except KeyboardInterrupt:
         Console(stderr=True).print(
-            f"{len(found)} of {repeats} repeats are finished and kept; the same command goes on."
+            f"{len(found)} of {repeats} repeats are finished and kept; the same command continues."
         )
         raise KeyboardInterrupt from None
     diagnosis = combine(known, members, found)
@@ -104,25 +104,25 @@ def _show(update: Any, task: Any, seed: int, what: str, done: int, total: int) -
 
 @dataclass(frozen=True)
 class KnownRun:
-    """A finished run and all that it takes to train it again."""
+    """A finished run with everything needed to train it again."""
 
     job: Job
     method: Method
-    """What the user asked for, which may build on the run of another method."""
+    """The requested method, which may build on the run of another one."""
     saved: State
     about: dict[str, Any]
-    """What the model file says of itself."""
+    """Metadata of the model file."""
 
     def seed(self, number: int) -> int:
-        """The seed of a repeat, counted from 0."""
+        """Return the seed of a repeat, counted from 0."""
         return self.job.arguments.seed + number
 
     def repeat(self, number: int) -> Job:
-        """The training run of a repeat."""
+        """Return the training run of a repeat."""
         return replace(self.job, arguments=replace(self.job.arguments, seed=self.seed(number)))
 
     def difference(self, final: State) -> float:
-        """Largest difference of an entry between the saved model and what the run ended in."""
+        """Return the largest difference of an entry between the saved and the repeated model."""
         if self.method.name == self.about["method"]:
             pretrained = self.job.pretrained()
             for options, state, _ in self.method.models(pretrained, self.job.runs(final)):
@@ -136,14 +136,14 @@ class KnownRun:
 
 
 def find_run(folder: Path, data_root: Path | None = None) -> KnownRun:
-    """Finds out what a run was, from its model file, its record and its config.
+    """Reconstruct a run from its model file, its record and its config.
 
     Args:
         folder: Of the run.
-        data_root: Where its data is now; None: where it was.
+        data_root: Current folder of its data; None: unchanged.
 
     Raises:
-        StateError: There is no run, it trained nothing, or what is noted makes another run.
+        StateError: There is no run, it trained nothing, or its files describe another run.
     """
     if folder.is_file():
         raise StateError(f"{folder} is a file; diagnose takes the folder of a run")
@@ -156,7 +156,7 @@ def find_run(folder: Path, data_root: Path | None = None) -> KnownRun:
     else:
         raise StateError(
             f"{folder} is not the folder of a run: its records and its config are missing, which "
-            f"say how to train it again. Give one that finetune wrote, or FOLDER/runs/HASH"
+            f"are needed to train it again. Give one that finetune wrote, or FOLDER/runs/HASH"
         )
     training = records[0].training
     if training is None or training.lr is None or training.batch_size is None:
@@ -190,8 +190,10 @@ def find_run(folder: Path, data_root: Path | None = None) -> KnownRun:
 
 
 def _specs(config: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[Any]:
-    """The methods that may have made a run: a sweep has options, a resumed comparison methods,
-    that its config does not list, but the model file does.
+    """Yield specs of the methods that may have made a run.
+
+    A config may lack the options of a sweep and the methods of a resumed comparison; the model file
+    has them.
     """
     listed = config.get("methods", [config["method"]] if "method" in config else [])
     listed = listed if isinstance(listed, list) else []
@@ -203,7 +205,7 @@ def _specs(config: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[Any]
 
 @dataclass(frozen=True)
 class Repeat:
-    """What one training showed; enough to put several together."""
+    """Measurements of one training, enough to combine several."""
 
     tensors: dict[str, Tensor]
     """Probabilities "GROUP members SET" `[M, N, C]` and "GROUP average SET" `[N, C]`, float32, and
@@ -215,7 +217,7 @@ class Repeat:
 def _obtain(
     known: KnownRun, number: int, members: int, folder: DiagnosisFolder, show: Show
 ) -> Repeat:
-    """Finds a finished repeat, or trains and measures and keeps it."""
+    """Load a finished repeat, or train, measure and save it."""
     job = known.repeat(number)
     file = folder.repeat(job.arguments.seed)
     # The saved model is part of it: `difference` compares with it.
@@ -229,7 +231,7 @@ def _obtain(
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
                 return Repeat(tensors, about["facts"])
     except (SafetensorError, OSError, ValueError):
-        pass  # not there, or not whole: it is made anew
+        pass  # missing or incomplete: made again
     repeat = _train_and_measure(known, job, members, show)
     metadata = {"gmixout": json.dumps({"what": what, "facts": repeat.facts})}
     content = save(repeat.tensors, metadata)
@@ -280,7 +282,7 @@ def _train_and_measure(known: KnownRun, job: Job, members: int, show: Show) -> R
 
 
 class _Look:
-    """Runs states on the test sets, in one model."""
+    """Evaluate states on the test sets, in one model."""
 
     def __init__(self, job: Job, show: Callable[[int], None]) -> None:
         loaded, self._workers = job.loaded, job.arguments.num_workers
@@ -306,7 +308,7 @@ class _Look:
 
 
 def _line(look: _Look, pretrained: State, final: State) -> dict[str, dict[str, list[float]]]:
-    """Loss and accuracy by set at all places."""
+    """Return loss and accuracy by set at all positions."""
     line: dict[str, dict[str, list[float]]] = {n: {"loss": [], "accuracy": []} for n in look.sets}
     for place in PLACES:
         for name, found in look.logits(interpolate(pretrained, final, place), look.sets).items():
@@ -317,7 +319,7 @@ def _line(look: _Look, pretrained: State, final: State) -> dict[str, dict[str, l
 
 
 def combine(known: KnownRun, members: int, repeats: Sequence[Repeat]) -> Diagnosis:
-    """Puts the repeats of a run together."""
+    """Combine the repeats of a run."""
     facts, arguments = [repeat.facts for repeat in repeats], known.job.arguments
     assert known.job.method is not None
     what = plan(known.job, members)
@@ -372,7 +374,7 @@ def _members(group: str, what: str, repeats: Sequence[Repeat], sets: Iterable[st
 
 
 def _mean_line(parts: Sequence[Sequence[Mapping[str, list[float]]]]) -> Line:
-    """The line of a shift: the mean over its parts, of each `[repeat][place]`."""
+    """Return the line of a shift: the mean over its parts, `[repeat][position]` each."""
 
     def mean(kind: str) -> list[list[float]]:
         each = [[repeat[kind] for repeat in part] for part in parts]
@@ -383,7 +385,7 @@ def _mean_line(parts: Sequence[Sequence[Mapping[str, list[float]]]]) -> Line:
 
 
 def _parts(sets: Iterable[str]) -> dict[str, list[str]]:
-    """The test sets by in-domain set or group of shifts, as records group them."""
+    """Return the test sets by in-domain set or group of shifts, as records group them."""
     parts: dict[str, list[str]] = {}
     for name in sets:
         parts.setdefault(name if name in ID_SETS else name.split("/")[0], []).append(name)

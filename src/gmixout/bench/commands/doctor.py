@@ -1,4 +1,4 @@
-"""`gmixout doctor`: what is installed, and which devices there are."""
+"""`gmixout doctor`: show installed packages and devices."""
 
 from importlib.metadata import PackageNotFoundError, requires, version
 
@@ -11,7 +11,7 @@ from gmixout.bench.code_version import versions
 
 
 def doctor() -> None:
-    """Says what is installed and which devices there are."""
+    """Show installed packages and available devices."""
     console = Console(highlight=False, markup=False)
     for name, value in versions().items():
         console.print(f"{name:<20}{value}")
@@ -27,7 +27,7 @@ def doctor() -> None:
 
 
 def _optional_packages() -> dict[str, str]:
-    """The extra that brings each optional package, as the installed package itself says."""
+    """Return the extra of each optional package, from the installed metadata."""
     found: dict[str, str] = {}
     for extra in ("vision", "train", "report", "lora", "hub"):
         for line in requires("gmixout") or ():

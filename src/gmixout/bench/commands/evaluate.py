@@ -1,4 +1,4 @@
-"""`gmixout evaluate`: a saved model once more, against its record or on other data."""
+"""`gmixout evaluate`: evaluate a saved model again, against its record or on other data."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,25 +32,25 @@ def evaluate(
     data_root: Path | None = None,
     num_workers: int | None = None,
 ) -> dict[str, float]:
-    """Evaluates a saved model again and says whether the recorded figures come out.
+    """Evaluate a saved model again and compare it with its record.
 
-    With other data, all that is there is a test set: a PACS folder with a domain that training
-    never saw, say. Its classes may be some of the model's.
+    With other data, everything in it is a test set, for example a PACS folder with an unseen
+    domain. Its classes may be a subset of the model's.
 
     Args:
         model: `gmixout evaluate RUN`: folder of a run, or a model.safetensors.
-        benchmark: Another data set than that of the run, with its options.
-        data_root: Where the data is now, or another folder of the same kind; of domains and of
-            image folders it may lack what the model was trained on.
+        benchmark: Another data set than the run's, with its options.
+        data_root: Current folder of the data, or another folder of the same kind; domain folders
+            and image folders may lack the training data.
         num_workers: Processes that load images; by default none on a CPU or for images in memory,
-            else one a CPU thread, eight at most.
+            else one per CPU thread, at most eight.
 
     Returns:
-        Accuracy by data set; those that are set aside for choices are `dev/NAME`.
+        Accuracy by data set; development sets are `dev/NAME`.
 
     Raises:
-        StateError: There is no model, or it is not of its benchmark.
-        DataError: The data cannot be had, or has classes that the model does not know.
+        StateError: There is no model, or it does not fit its benchmark.
+        DataError: The data is unavailable, or has classes that the model does not know.
     """
     state, about = load_model(model)
     task = replace(task_of(about), num_workers=num_workers)
@@ -69,7 +69,7 @@ def evaluate(
             say(f"{elsewhere}: {tell_once}")
     with few_threads(network):
         sets = {**tests.tests, **tests.dev_tests}
-        if elsewhere is not None:  # where the sets of training may be absent
+        if elsewhere is not None:  # which may lack the training sets
             sets = {name: images for name, images in sets.items() if len(images)}  # type: ignore[arg-type]
         scores = evaluate_sets(network, sets, tests.metrics, num_workers=num_workers)
     console = Console(highlight=False, markup=False)
@@ -85,7 +85,7 @@ def evaluate(
 
 
 def _is_whole(source: Source) -> bool:
-    """Whether all is there that a training needs."""
+    """Return whether everything for a training is there."""
     try:
         source.load()
     except DataError:
@@ -96,7 +96,7 @@ def _is_whole(source: Source) -> bool:
 def _on_other_data(
     task: Task, source: Source, classes: tuple[str, ...]
 ) -> tuple[nn.Module, ImageBenchmark]:
-    """The model's architecture, and test sets as it sees them, with labels of its own classes."""
+    """Return the model's architecture, and test sets with its preprocessing and labels."""
     tests, pretrained = source.load_tests(), task.load_model(classes)
     there = tests.classes
     tests = tests.map(lambda images: images.transformed(pretrained.transform))
@@ -129,7 +129,7 @@ def _table(scores: Mapping[str, Scores]) -> Table:
 
 
 def _over_all(tests: Benchmark, scores: Mapping[str, Scores]) -> list[str]:
-    """The mean over groups of shifts, and the benchmark's own figure over them."""
+    """Return the mean over groups of shifts, and the benchmark's own summary."""
     shifts = {name: each for name, each in scores.items() if not name.startswith(DEV)}
     official = tests.metric
     groups = by_group({n: each.figures.get(official, each.accuracy) for n, each in shifts.items()})
@@ -148,17 +148,17 @@ def _compare_with_record(
 ) -> None:
     recorded = _find_record(model, about)
     if recorded is None:
-        console.print("No record of this model was found beside it.")
+        console.print("No record of this model was found next to it.")
     elif recorded.of("accuracy").items() <= accuracy.items():
-        console.print("Equal to the recorded figures, to the last digit.")
+        console.print("Equal to the recorded values, to the last digit.")
     else:
         console.print(
-            f"Not equal to the recorded figures: {recorded.of('accuracy')}", soft_wrap=True
+            f"Not equal to the recorded values: {recorded.of('accuracy')}", soft_wrap=True
         )
 
 
 def _find_record(model: Path, about: dict[str, Any]) -> Record | None:
-    """The latest record of a model file, from its own folder or that of its comparison."""
+    """Return the latest record of a model file, from its folder or its comparison's."""
     folder = RunFolder(model if model.is_dir() else model.parent)
     for place in (folder, folder.comparison):
         for record in reversed(place.log.read()):

@@ -34,27 +34,26 @@ def finetune(
     dry_run: bool = False,
     **training: Annotated[Any, Fields(TrainingArguments)],
 ) -> list[Record]:
-    """Finetunes a foundation model with one method and evaluates it in and out of domain.
+    """Finetune a pretrained model with one method and evaluate it in and out of domain.
 
-    Of a method that gives several models (wise_ft: one for each alpha) the one with the best
-    in-domain validation accuracy is saved; all are recorded.
+    If a method makes several models (wise_ft: one per alpha), the one with the best in-domain
+    validation accuracy is saved; all are recorded.
 
     Args:
-        benchmark: digits, `module:function` of your own, or a data set, whose options follow as
+        benchmark: digits, your own `module:function`, or a data set, whose options follow as
             `--data-root DIR --train-domain photo`.
         model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
-        head: Classifier to start from; by default the best that the model has.
-        corruptions: Test on corrupted images of a data set, too: the 15 kinds of ImageNet-C at 5
+        head: Initial classifier; by default the best that the model has.
+        corruptions: Also test on corrupted images of a data set: the 15 kinds of ImageNet-C at 5
             severities (common).
-        corruption_share: Share of the test images that is corrupted; evaluating all of them takes
-            75 times as long as the test set does.
-        method: The finetuning method, by default gmixout, or `module:Class` of your own; its
-            options follow as `--method.NAME VALUE`.
+        corruption_share: Share of the test images to corrupt; evaluating all of them takes 75 times
+            as long as the test set.
+        method: The finetuning method, by default gmixout, or your own `module:Class`; its options
+            follow as `--method.NAME VALUE`.
         out: Folder for config.yaml, records.jsonl, model.safetensors and report.html.
-        resume: Go on with the run in the folder, from its last checkpoint.
+        resume: Continue the run in the folder from its last checkpoint.
         overwrite: Delete the run in the folder first.
-        dry_run: Train for a few steps, say what time and memory the run would take, and write
-            nothing.
+        dry_run: Train for a few steps, report the time and memory of the run, and write nothing.
         **training: Fields of `TrainingArguments`.
 
     Raises:
@@ -64,7 +63,7 @@ def finetune(
     method = method or get_method(DEFAULT_METHOD)
     if method.several_runs:
         raise ConfigError(
-            f"method {method.name} makes one model of several runs, and finetune trains one: use "
+            f"method {method.name} makes one model from several runs, and finetune trains one: use "
             f"`gmixout compare --methods {method.name}`, or `gmixout soup` on runs that you have"
         )
     arguments = TrainingArguments(**training)

@@ -1,4 +1,4 @@
-"""`gmixout report`: tables, pictures and the page once more, from records alone."""
+"""`gmixout report`: tables, figures and the page, from records alone."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -16,19 +16,19 @@ from gmixout.results.study import series_named
 
 
 def report(folders: list[Path], out: Path | None = None, reference: str = REFERENCE) -> None:
-    """Makes the tables, the pictures and the page of one or several run folders.
+    """Make the tables, the figures and the page of one or several run folders.
 
     Args:
         folders: `gmixout report FOLDER [FOLDER ...]`: folders that finetune, compare, sweep,
-            interpolate or soup wrote. Benchmarks of one metric stand side by side, and methods
-            are compared on the average.
-        out: Folder for the files; by default the run folder, which must be a single one then.
-        reference: The method that the others are compared with at matched in-domain accuracy; of
-            a method run in several variants, one: "gmixout(mask_rate=0.8)".
+            interpolate or soup wrote. Benchmarks with one metric are reported side by side, and
+            methods are compared on average.
+        out: Folder for the files; by default the run folder, if there is only one.
+        reference: The method to compare with at matched in-domain accuracy; for a method run in
+            several variants, one of them: "gmixout(mask_rate=0.8)".
 
     Raises:
-        ConfigError: The reference was not run, or in several variants, or several folders and no
-            `out` are given.
+        ConfigError: The reference was not run, or in several variants, or several folders are given
+            without `out`.
         StateError: A folder holds no records, or the benchmarks have different metrics.
     """
     if out is None and len(folders) != 1:
@@ -47,7 +47,7 @@ def report(folders: list[Path], out: Path | None = None, reference: str = REFERE
 
 
 def _check_reference(reference: str, every: Sequence[Study]) -> None:
-    """Refuse a name that stands for nothing, or for several, in one of the benchmarks."""
+    """Refuse a name that matches no series, or several, in one of the benchmarks."""
     for study in every:
         there = study.by_series
         if series_named(reference, there) is None:
@@ -59,6 +59,6 @@ def _check_reference(reference: str, every: Sequence[Study]) -> None:
 
 
 def present(folder: Path) -> list[Record]:
-    """What every job ends with: the report on its folder. Returns the folder's records."""
+    """Write and show the report on a folder; return its records."""
     report([folder])
     return RunFolder(folder).log.read()

@@ -1,10 +1,10 @@
-"""The common corruptions of ImageNet-C and CIFAR-10-C, made on the fly of any pictures.
+"""The common corruptions of ImageNet-C and CIFAR-10-C, made on the fly from any images.
 
 Fifteen kinds and four more at five severities, by Hendrycks and Dietterich, "Benchmarking Neural
 Network Robustness to Common Corruptions and Perturbations", ICLR 2019. A kind has the constants
-of the published set whose pictures are nearest in size: CIFAR-10-C (32 pixels), Tiny ImageNet-C
+of the published set whose images are nearest in size: CIFAR-10-C (32 pixels), Tiny ImageNet-C
 (64) or ImageNet-C (224). Draws are made in the order of the published programs, so that the same
-stream of numbers gives the same picture to a level or so; where it does not, the kind says so
+stream of numbers gives the same image to a level or so; where it does not, the kind says so
 (frost, spatter, defocus blur; impulse noise draws otherwise).
 
 Why own code: no maintained library has these definitions. `imagecorruptions` (1.1.2) cannot be
@@ -65,24 +65,24 @@ CORRUPTIONS: Mapping[str, Corruption] = {
 """The kinds by the names of ImageNet-C's folders: the fifteen, then the four extra ones."""
 
 LARGEST = 256
-"""Short side, in pixels, that larger pictures of a set are reduced to: ImageNet-C's own."""
+"""Short side, in pixels, that larger images of a set are reduced to: ImageNet-C's own."""
 
 NOTES = (
     "corruptions are made on the fly by the published definitions, with draws of our own: compare "
     "methods with each other, not with figures on the files of ImageNet-C or CIFAR-10-C",
     "frost is drawn, where the published kind adds photographs of frost: its figure, and so the "
     "mean over the 15 kinds, is not the published one",
-    "each picture has the constants of the published set nearest in size (32, 64 or 224 pixels), "
-    f"after pictures whose short side is above {LARGEST} pixels were reduced to that",
-    "ImageNet-C's files were compressed once more, as JPEG of quality 85; these pictures are not",
+    "each image has the constants of the published set nearest in size (32, 64 or 224 pixels), "
+    f"after images whose short side is above {LARGEST} pixels were reduced to that",
+    "ImageNet-C's files were compressed once more, as JPEG of quality 85; these images are not",
 )
-"""What a reader of results has to know."""
+"""Notes for readers of the results."""
 
 
 def corrupt(
     picture: "Image", kind: str, severity: int, seed: int, size: int | None = None
 ) -> "Image":
-    """Corrupts a picture.
+    """Corrupt an image.
 
     Args:
         picture: Of any size; another mode than RGB is converted to it.
@@ -90,11 +90,11 @@ def corrupt(
         severity: 1 to 5.
         seed: 0 to 2**32 - 1. The result depends on the arguments alone, and severities share the
             draw as far as they can: more noise is the same noise, stronger.
-        size: 32, 64 or 224: whose constants to use. By default those nearest to the picture's
+        size: 32, 64 or 224: whose constants to use. By default those nearest to the image's
             short side (by ratio).
 
     Returns:
-        An RGB picture of the same size.
+        An RGB image of the same size.
 
     Raises:
         ConfigError: There is no such kind, severity or size, or the seed is out of range.
@@ -112,10 +112,10 @@ def corrupt(
 def corrupted(
     images: ImageSet, kind: str, severity: int, seed: int = 0, size: int | None = None
 ) -> ImageSet:
-    """The same examples, corrupted before the transform.
+    """Return the same examples, corrupted before the transform.
 
     The draw depends on the seed, the kind and the image's place in its store, so that a subset,
-    another order or another severity meets the same one. Pictures whose short side is above 256
+    another order or another severity meets the same one. Images whose short side is above 256
     pixels are reduced to that first, as for ImageNet-C: noise on a photograph of 12 megapixels
     would be gone once a model's transform has reduced it.
 
@@ -129,7 +129,7 @@ def corrupted(
 
     Raises:
         ConfigError: There is no such kind, severity or size.
-        DataError: scipy is not there.
+        DataError: scipy is not installed.
     """
     _check(kind, severity, size)
     ndimage()
@@ -143,17 +143,17 @@ def corruption_shifts(
     seed: int = 0,
     size: int | None = None,
 ) -> dict[str, ImageSet]:
-    """The shifts `<kind>/<severity>` of a set of images.
+    """Return the shifts `<kind>/<severity>` of a set of images.
 
     Args:
         images: See `corrupted`.
         kinds: The fifteen that the published mean is over, the four set aside for choices, or all.
-        severities: Which.
+        severities: The severities.
         seed: See `corrupted`.
         size: See `corrupt`.
 
     Raises:
-        ConfigError: `kinds`, a severity or the size is none of those that there are.
+        ConfigError: `kinds`, a severity or the size is unknown.
     """
     groups = {"common": KINDS, "extra": EXTRA_KINDS, "all": KINDS + EXTRA_KINDS}
     if kinds not in groups:

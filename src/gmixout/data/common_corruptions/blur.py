@@ -16,7 +16,7 @@ from gmixout.data.common_corruptions.filters import (
 
 
 def disk(radius: float, deviation: float) -> Array:
-    """A lens's kernel `[K, K]`, whose sum is 1: a disk whose edge is smoothed.
+    """Return a lens's kernel `[K, K]`, whose sum is 1: a disk whose edge is smoothed.
 
     The published one lies on a grid of 17 pixels (or 2 radius + 1) and is mirrored at its border
     when smoothed, so that at radius 8 and 10 its sum is 1.01; elsewhere the two are the same.
@@ -35,7 +35,7 @@ def disk(radius: float, deviation: float) -> Array:
 def defocus_blur(
     pixels: Array, constant: tuple[float, float], generator: np.random.RandomState
 ) -> Array:
-    """Out of focus: a mean over a disk; the picture is mirrored at its edges."""
+    """Blur out of focus: a mean over a disk; the image is mirrored at its edges."""
     del generator
     kernel = disk(*constant)
     reach = len(kernel) // 2
@@ -51,11 +51,11 @@ def defocus_blur(
 def glass_blur(
     pixels: Array, constant: tuple[float, int, int], generator: np.random.RandomState
 ) -> Array:
-    """Through frosted glass: each pixel is one of its neighbours, between two Gaussian blurs.
+    """Blur through frosted glass: swap each pixel with a neighbour, between two Gaussian blurs.
 
     The published program means to swap pixels, one after the other from the last to the first,
     with a neighbour; but its swap of two views of one array only copies the neighbour, and all
-    published pictures are made so. This is that copying, in the same order, all at once.
+    published images are made so. This is that copying, in the same order, all at once.
     """
     deviation, reach, times = constant
     shuffled = to_bytes(smooth(pixels, deviation))
@@ -73,7 +73,7 @@ def glass_blur(
 
 
 def _settled(source: Array) -> Array:
-    """Where each pixel's value comes from if all are copied in turn, from the last to the first.
+    """Return where each pixel's value comes from if all are copied in turn, last to first.
 
     Args:
         source: `[N]`, the pixel that each copies; its own place if it does not.
@@ -95,7 +95,7 @@ def _settled(source: Array) -> Array:
 def motion_blur(
     pixels: Array, constant: tuple[int, float], generator: np.random.RandomState
 ) -> Array:
-    """In motion, by up to 45 degrees from the horizontal."""
+    """Blur by motion, up to 45 degrees from the horizontal."""
     blurred = streak(pixels, *constant, angle=generator.uniform(-45, 45))
     # ImageMagick rounds to whole levels
     levels: Array = np.rint(blurred * 255)
@@ -105,7 +105,7 @@ def motion_blur(
 def zoom_blur(
     pixels: Array, constant: tuple[float, float], generator: np.random.RandomState
 ) -> Array:
-    """Moving towards the thing: the mean of the picture and of its enlargements."""
+    """Blur by zooming: return the mean of the image and its enlargements."""
     del generator
     picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
     factors = np.arange(1, *constant)
@@ -117,6 +117,6 @@ def zoom_blur(
 
 
 def gaussian_blur(pixels: Array, deviation: float, generator: np.random.RandomState) -> Array:
-    """A plain Gaussian blur."""
+    """Apply a Gaussian blur."""
     del generator
     return smooth(pixels, deviation)

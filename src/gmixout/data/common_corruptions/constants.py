@@ -1,4 +1,4 @@
-"""The kinds, and how strong each is at each severity, for pictures of three sizes.
+"""The kinds, and how strong each is at each severity, for images of three sizes.
 
 The numbers are those of the programs that made CIFAR-10-C (32 pixels), Tiny ImageNet-C (64) and
 ImageNet-C (224): `create_c/make_{cifar,tinyimagenet,imagenet}_c.py` of hendrycks/robustness.
@@ -13,13 +13,13 @@ KINDS = (
     "snow", "frost", "fog", "brightness",
     "contrast", "elastic_transform", "pixelate", "jpeg_compression",
 )  # fmt: skip
-"""The fifteen kinds that the published figure is the mean over."""
+"""The fifteen kinds of the published mean."""
 EXTRA_KINDS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 """Four more that its authors set aside for making choices."""
 SEVERITIES = (1, 2, 3, 4, 5)
 
 SIZES = (32, 64, 224)
-"""Sides of the pictures that the published constants are for."""
+"""Sides of the images that the published constants are for."""
 
 CONSTANTS: Mapping[str, Mapping[int, tuple[Any, ...]]] = {
     # standard deviation; the range of a channel is 1, here and below
@@ -65,7 +65,7 @@ CONSTANTS: Mapping[str, Mapping[int, tuple[Any, ...]]] = {
         224: ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
     },
     # flakes: mean, standard deviation, zoom, threshold, radius and deviation of the streak;
-    # share of the picture that stays as it is
+    # share of the image that stays as it is
     "snow": {
         32: (
             (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
@@ -89,7 +89,7 @@ CONSTANTS: Mapping[str, Mapping[int, tuple[Any, ...]]] = {
             (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
         ),
     },
-    # share of the picture, share of the frost, how much the photographs of frost were reduced
+    # share of the image, share of the frost, how much the photographs of frost were reduced
     "frost": {
         32: ((1, 0.2, 0.2), (1, 0.3, 0.2), (0.9, 0.4, 0.2), (0.85, 0.4, 0.2), (0.75, 0.45, 0.2)),
         64: ((1, 0.3, 0.3), (0.9, 0.4, 0.3), (0.8, 0.45, 0.3), (0.75, 0.5, 0.3), (0.7, 0.55, 0.3)),

@@ -11,7 +11,7 @@ from gmixout.errors import needs
 
 
 def contrast(pixels: Array, share: float, generator: np.random.RandomState) -> Array:
-    """Each channel comes nearer to its mean over the picture."""
+    """Reduce contrast: move each channel towards its mean over the image."""
     del generator
     mean = pixels.mean(axis=(0, 1), dtype=np.float64)
     nearer: Array = (pixels - mean) * share + mean
@@ -21,7 +21,7 @@ def contrast(pixels: Array, share: float, generator: np.random.RandomState) -> A
 def elastic_transform(
     pixels: Array, constant: tuple[float, float, float], generator: np.random.RandomState
 ) -> Array:
-    """Stretched by a random affine map of three corners, then by a smooth random displacement."""
+    """Stretch by a random affine map of three corners, then by a smooth random displacement."""
     amplitude, smoothness, jitter = constant
     height, width = pixels.shape[:2]
     reach = max(min(height, width) // 3, 1)
@@ -40,7 +40,7 @@ def elastic_transform(
 
 
 def _at(places: Array, planes: torch.Tensor, mirror_pixels: bool) -> torch.Tensor:
-    """Planes `[1, C, H, W]` at `places` `[H, W, 2]` (x, y in pixels), linearly interpolated.
+    """Interpolate planes `[1, C, H, W]` linearly at `places` `[H, W, 2]` (x, y in pixels).
 
     Beyond the edge they are mirrored, at the middle of the last pixel (`mirror_pixels`) or at its
     outer border.
@@ -59,7 +59,7 @@ def _at(places: Array, planes: torch.Tensor, mirror_pixels: bool) -> torch.Tenso
 
 
 def _smooth_field(field: Array, deviation: float) -> Array:
-    """Gaussian blur of planes `[C, H, W]` to three deviations, mirrored at the outer border.
+    """Blur planes `[C, H, W]` by a Gaussian to three deviations, mirrored at the border.
 
     Mirroring makes it a product in cosine space, whatever its width: at 224 pixels the published
     kernel has a thousand.
@@ -78,7 +78,7 @@ def _smooth_field(field: Array, deviation: float) -> Array:
 
 
 def pixelate(pixels: Array, share: float, generator: np.random.RandomState) -> Array:
-    """Reduced, and enlarged again, by the area that pixels cover."""
+    """Reduce and enlarge again, by the area that pixels cover."""
     from PIL import Image
 
     del generator
@@ -89,7 +89,7 @@ def pixelate(pixels: Array, share: float, generator: np.random.RandomState) -> A
 
 
 def jpeg_compression(pixels: Array, quality: int, generator: np.random.RandomState) -> Array:
-    """Stored as JPEG of low quality."""
+    """Compress as a JPEG of low quality."""
     from PIL import Image
 
     del generator
@@ -102,9 +102,9 @@ def jpeg_compression(pixels: Array, quality: int, generator: np.random.RandomSta
 def saturate(
     pixels: Array, constant: tuple[float, float], generator: np.random.RandomState
 ) -> Array:
-    """HSV's saturation is scaled and raised; hue and value stay.
+    """Scale and raise HSV's saturation; keep hue and value.
 
-    Grey has no hue and is taken for red, as in the published pictures: where saturation is raised,
+    Grey has no hue and is taken for red, as in the published images: where saturation is raised,
     it turns reddish.
     """
     del generator

@@ -1,4 +1,4 @@
-"""What several corruptions are made of: blurs, zooms and streaks."""
+"""Building blocks of several corruptions: blurs, zooms and streaks."""
 
 import math
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Array: TypeAlias = np.ndarray[Any, Any]
-"""A picture `[H, W, 3]`, or a plane of it `[H, W]`; full range is 0 to 1."""
+"""An image `[H, W, 3]`, or a plane of it `[H, W]`; full range is 0 to 1."""
 
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in a grey value."""
 
 
 def ndimage() -> Any:
-    """`scipy.ndimage`, imported on use.
+    """Import `scipy.ndimage` on use.
 
     Raises:
         DataError: scipy is not there.
@@ -31,32 +31,32 @@ def ndimage() -> Any:
 
 
 def to_array(picture: "Image") -> Array:
-    """A picture as an array of float32."""
+    """Return an image as an array of float32."""
     return np.asarray(picture.convert("RGB"), np.float32) / 255
 
 
 def to_bytes(pixels: Array) -> Array:
-    """An array as uint8, clipped and cut off, as the published files are, never rounded up."""
+    """Return an array as uint8, clipped and truncated (not rounded), as in the published files."""
     # what is added is above the error of float32, which would cut a whole number to the one below
     return (np.clip(pixels, 0, 1) * 255 + 1e-3).astype(np.uint8)
 
 
 def to_picture(pixels: Array) -> "Image":
-    """An array as a picture."""
+    """Return an array as an image."""
     from PIL import Image
 
     return Image.fromarray(to_bytes(pixels))
 
 
 def smooth(pixels: Array, deviation: float) -> Array:
-    """Gaussian blur in the plane, to four deviations; pixels of the edge go on beyond it."""
+    """Blur by a Gaussian in the plane, to four deviations; edge pixels are repeated beyond it."""
     around = (deviation, deviation, 0)[: pixels.ndim]
     blurred: Array = ndimage().gaussian_filter(pixels, around, mode="nearest", truncate=4)
     return blurred
 
 
 def streak(pixels: Array, radius: int, deviation: float, angle: float) -> Array:
-    """Each pixel becomes a mean along a ray from it, by half a Gaussian, in steps of a pixel.
+    """Average each pixel along a ray from it, by half a Gaussian, in steps of a pixel.
 
     This is ImageMagick's motion blur, with its rounding of the ray to whole pixels.
 
@@ -83,7 +83,7 @@ def streak(pixels: Array, radius: int, deviation: float, angle: float) -> Array:
 
 
 def zoom(pixels: Tensor, factor: float) -> Tensor:
-    """The middle of planes `[N, C, H, W]`, enlarged linearly to the same size; factor >= 1."""
+    """Return the middle of planes `[N, C, H, W]`, enlarged linearly to their size; factor >= 1."""
     sides = pixels.shape[-2:]
     kept = [math.ceil(side / factor) for side in sides]
     top, left = ((side - keep) // 2 for side, keep in zip(sides, kept, strict=True))

@@ -15,7 +15,7 @@ Drops: TypeAlias = tuple[float, float, float, float, float, bool]
 
 
 def spatter(pixels: Array, constant: Drops, generator: np.random.RandomState) -> Array:
-    """Water that shines at the edges of its drops, or mud.
+    """Add water that shines at the edges of its drops, or mud.
 
     Distances to a drop's edge are exact, where the published program's are those of a 5 x 5 mask.
     """
@@ -36,7 +36,7 @@ def spatter(pixels: Array, constant: Drops, generator: np.random.RandomState) ->
 
 
 def _relief(depth: Array) -> Array:
-    """Light on drops `[H, W]`, from the side, by the distance to their edges."""
+    """Light drops `[H, W]` from the side, by the distance to their edges."""
     filters = ndimage()
     ground = ~edges(depth, low=50, high=150)
     # without an edge everything is far from one
@@ -52,7 +52,7 @@ def _relief(depth: Array) -> Array:
 
 
 def equalised(levels: Array) -> Array:
-    """Histogram equalisation of uint8 `[H, W]`: levels become as frequent as each other."""
+    """Equalize the histogram of uint8 `[H, W]`, so that all levels are equally frequent."""
     counts = np.bincount(levels.ravel(), minlength=256)
     first = counts[levels.min()]
     if first == levels.size:
@@ -64,7 +64,7 @@ def equalised(levels: Array) -> Array:
 
 
 def edges(levels: Array, low: float, high: float) -> Array:
-    """Canny's edges of uint8 `[H, W]`: ridges of the gradient above `low` that reach `high`.
+    """Find Canny's edges of uint8 `[H, W]`: gradient ridges above `low` that reach `high`.
 
     As OpenCV has them: Sobel's gradient, the sum of its two absolute values as its size.
     """

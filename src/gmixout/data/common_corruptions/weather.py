@@ -14,7 +14,7 @@ _BLUE = np.array([-0.4, 0.14, 0.27], np.float32)
 
 
 def snow(pixels: Array, constant: tuple[float, ...], generator: np.random.RandomState) -> Array:
-    """Streaks of falling flakes over a whitened picture."""
+    """Draw streaks of falling flakes over a whitened image."""
     mean, deviation, factor, threshold, radius, length, keep = constant
     noise = mean + deviation * generator.standard_normal(pixels.shape[:2])
     flakes = zoom(torch.from_numpy(noise)[None, None], factor)[0, 0].numpy()
@@ -30,7 +30,7 @@ def snow(pixels: Array, constant: tuple[float, ...], generator: np.random.Random
 def frost(
     pixels: Array, constant: tuple[float, float, float], generator: np.random.RandomState
 ) -> Array:
-    """Ice on a window: some of the picture and some of a sheet of frost, added.
+    """Add a share of a sheet of frost to a share of the image, as ice on a window.
 
     The published kind adds a cut-out of one of five photographs, which are not ours to pass on.
     Here the sheet is drawn; see `frost_sheet`.
@@ -41,7 +41,7 @@ def frost(
 
 
 def frost_sheet(height: int, width: int, shrink: float, generator: np.random.RandomState) -> Array:
-    """Needles of ice in random places and directions, one over the other, on an uneven ground.
+    """Draw needles of ice at random places and directions, overlapping, on an uneven ground.
 
     Mean, contrast and colour are drawn from the ranges of the published photographs (mean grey
     levels of 110 to 203 of 255, standard deviations within a cut-out of 16 to 35), and the
@@ -66,7 +66,7 @@ def frost_sheet(height: int, width: int, shrink: float, generator: np.random.Ran
 
 
 def _needles(size: tuple[int, int], generator: np.random.RandomState) -> Array:
-    """Slim rhombi: `[count, 8]`, x and y of four corners."""
+    """Draw slim rhombi: `[count, 8]`, x and y of four corners."""
     count = 1 + size[0] * size[1] // _NEEDLE_AREA
     middle = generator.random_sample((count, 2)) * size
     turn = generator.uniform(0, 2 * math.pi, count)
@@ -77,14 +77,14 @@ def _needles(size: tuple[int, int], generator: np.random.RandomState) -> Array:
 
 
 def _standard(plane: Array) -> Array:
-    """With mean 0 and standard deviation 1, or all 0."""
+    """Standardize to mean 0 and standard deviation 1, or return all 0."""
     centred = plane - plane.mean()
     standard: Array = centred / max(centred.std(), 1e-6)
     return standard
 
 
 def plasma(side: int, decay: float, generator: np.random.RandomState) -> Array:
-    """A fractal landscape from 0 to 1 by the diamond-square algorithm, on a torus.
+    """Return a fractal landscape from 0 to 1 by the diamond-square algorithm, on a torus.
 
     Each round puts a point into the middle of every square of four, then one into the middle of
     every diamond of four; a new point is the mean of its four neighbours and a uniform draw, whose
@@ -115,7 +115,7 @@ def plasma(side: int, decay: float, generator: np.random.RandomState) -> Array:
 
 
 def fog(pixels: Array, constant: tuple[float, float], generator: np.random.RandomState) -> Array:
-    """A fractal of mist is added, and the brightest value stays what it was."""
+    """Add a fractal mist and keep the maximum value."""
     thickness, decay = constant
     height, width = pixels.shape[:2]
     mist = plasma(max(height, width), decay, generator)[:height, :width, None]
@@ -125,7 +125,7 @@ def fog(pixels: Array, constant: tuple[float, float], generator: np.random.Rando
 
 
 def brightness(pixels: Array, lift: float, generator: np.random.RandomState) -> Array:
-    """HSV's value, which is the largest channel, is raised; hue and saturation stay."""
+    """Raise HSV's value, the largest channel; keep hue and saturation."""
     del generator
     value = pixels.max(axis=2, keepdims=True)
     lifted = np.minimum(value + lift, 1)

@@ -1,4 +1,4 @@
-"""One HTML file with everything that records have to say; it needs no network to be read.
+"""The report page: one self-contained HTML file that works offline.
 
 `page.html` is the document, `panels` holds its sections, `data.py` computes what the plots show,
 and the scripts draw it: `state.js` keeps what the reader chose, `tables.js` sorts and filters,
@@ -39,10 +39,10 @@ def page(
 
     Args:
         study: The models of one benchmark.
-        configs: Text of the `config.yaml` of each run folder by the folder's name, shown as it is.
-        reference: What the others are compared with at first; the reader can choose others.
-        running: How far a comparison is that is still running ("12 of 60 runs"): the page says so
-            and loads itself anew now and then. It offers the one reference only, to be made fast.
+        configs: Text of the `config.yaml` of each run folder by the folder's name, shown verbatim.
+        reference: The initial method to compare with; the reader can choose others.
+        running: Progress of a comparison that is still running ("12 of 60 runs"): the page shows
+            it and reloads itself. It then offers only one reference, to be fast.
     """
     rows = rows_of(study)
     columns = columns_of(rows)
@@ -91,14 +91,14 @@ def _asset(name: str) -> str:
 
 
 def _comparisons(study: Study, rows: Sequence[Row], reference: str, only: bool) -> list[Standings]:
-    """Against every method that something can be compared with; `reference` first."""
+    """Return the comparisons with every possible reference; `reference` first."""
     methods = dict.fromkeys([reference, *(row.setting.method for row in rows)])
     every = (standings_of(study, rows, name) for name in ([reference] if only else methods))
     return [each for each in every if each.compared]
 
 
 def _rendered(column: Column, rows: Sequence[Row]) -> dict[str, Any]:
-    """A column of the page's table: its heading and, for each row, text, spread and sort key."""
+    """Return a column of the page: its heading and, per row, text, spread and sort key."""
 
     def key(row: Row) -> float | None:
         value = column.value(row)
@@ -112,7 +112,7 @@ def _rendered(column: Column, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _summary(rows: Sequence[Row]) -> str:
-    """How much the page rests on, in one line."""
+    """Return the evidence behind the page, in one line."""
     counts = {
         "method": len({row.setting.method for row in rows}),
         "setting": len(rows),
@@ -123,7 +123,7 @@ def _summary(rows: Sequence[Row]) -> str:
 
 
 def _facts(records: Sequence[Record]) -> dict[str, str]:
-    """What was run, on what, when: each with all the values that occur."""
+    """Return facts on the runs, each with all values that occur."""
 
     def values(each: Iterable[Any]) -> str:
         return ", ".join(dict.fromkeys(str(value) for value in each if value is not None)) or "none"
@@ -143,7 +143,7 @@ def _facts(records: Sequence[Record]) -> dict[str, str]:
         "learning rates": values(
             rate(lr) for lr in sorted({run.lr for run in runs if run.lr is not None})
         ),
-        "rate of the head": values(rate(run.head_lr) or "as the rest" for run in runs),
+        "learning rate of the head": values(rate(run.head_lr) or "as the rest" for run in runs),
         "images": values(
             ", ".join(f"{name} {each.examples}" for name, each in record.scores.items())
             for record in records
@@ -173,4 +173,4 @@ GLYPHS = {
     "x": "M10 1.5l3 3 3-3 1.5 1.5-3 3 3 3-1.5 1.5-3-3-3 3-1.5-1.5 3-3-3-3z",
     "cross": "M11.5 1.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
 }
-"""Plotly's markers as SVG paths on a field of 26 by 12."""
+"""Plotly's markers as SVG paths on a canvas of 26 by 12."""

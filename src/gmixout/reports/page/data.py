@@ -1,8 +1,7 @@
-"""What the plots of the page are drawn from, as plain data for JSON.
+"""Data of the page's plots, as plain values for JSON.
 
-The scripts of the page choose, scale and draw; they compute no statistic. Accuracies (the official
-metric, that is) and their differences are in per cent (points) here, costs in the units of
-`rows.columns_of`.
+The scripts of the page select, scale and draw; they compute no statistics. Accuracies (the official
+metric) and their differences are in percent (points), costs in the units of `rows.columns_of`.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from gmixout.results.statistics import Estimate
 from gmixout.results.study import Series, Setting, Study, by_series, pareto_front
 
 MAX_CURVES = 24
-"""Curves up to which each has a switch of its own; above, the variants of a method share one."""
+"""Most curves with their own switches; above, the variants of a method share one."""
 COSTS = ("step_seconds", "peak_memory_bytes", "trainable_share", "seconds")
 
 
@@ -39,7 +38,7 @@ def page_data(
     columns: Sequence[Column],
     standings: Sequence[Standings],
 ) -> dict[str, Any]:
-    """Return all that the scripts of the page are given."""
+    """Return all data for the scripts of the page."""
     settings = study.settings
     styles = {row.setting.series: row.style for row in rows}
     place = {series: index for index, series in enumerate(styles)}
@@ -71,7 +70,7 @@ def page_data(
 
 @dataclass(frozen=True)
 class Group:
-    """What one switch of the page shows and hides: a curve, or all variants of a method."""
+    """A switch of the page, which shows or hides a curve or all variants of a method."""
 
     key: str
     label: str
@@ -80,7 +79,7 @@ class Group:
 
 
 def groups_of(rows: Sequence[Row]) -> dict[Series, int]:
-    """For each curve the number of its switch."""
+    """Return the number of each curve's switch."""
     series = list(dict.fromkeys(row.setting.series for row in rows))
     if len(series) <= MAX_CURVES:
         return {each: index for index, each in enumerate(series)}
@@ -89,7 +88,7 @@ def groups_of(rows: Sequence[Row]) -> dict[Series, int]:
 
 
 def switches_of(rows: Sequence[Row]) -> list[Group]:
-    """The switches, in their order."""
+    """Return the switches, in their order."""
     groups = groups_of(rows)
     found: dict[int, Group] = {}
     for row in rows:
@@ -142,7 +141,7 @@ def _paths(settings: Sequence[Setting], place: dict[Series, int]) -> list[dict[s
 
 
 def _fronts(study: Study, place: dict[Series, int]) -> dict[str, Any]:
-    """The fronts of the means over seeds: of every trained method, and of all models."""
+    """Return the Pareto fronts of means over seeds: of every trained method, and of all models."""
     own = [
         {"series": place[series], "points": pareto_front(map(point_of, each))}
         for series, each in study.by_series.items()
@@ -152,7 +151,7 @@ def _fronts(study: Study, place: dict[Series, int]) -> dict[str, Any]:
 
 
 def _standings(standings: Standings, place: dict[Series, int]) -> dict[str, Any]:
-    """The differences, a list a comparison: at its own ID, and at each level."""
+    """Return the differences, a list per comparison: at its own ID, and at each level."""
 
     def difference(each: Estimate | None) -> dict[str, Any] | None:
         if each is None:
@@ -183,7 +182,7 @@ def _cost(
     standings: Sequence[Standings],
     place: dict[Series, int],
 ) -> dict[str, Any]:
-    """Costs of each method's chosen setting against its OOD, and against that at matched ID."""
+    """Return costs of each chosen setting against its OOD, and against OOD at matched ID."""
     by_key = {column.key: column for column in columns}
     known = [by_key[key] for key in COSTS if key in by_key]
     levels = standings[0].id_levels if standings else []
@@ -228,7 +227,7 @@ Measure = tuple[str, Callable[[Record], float | None]]
 
 
 def _learning(study: Study, place: dict[Series, int], names: Names) -> dict[str, Any]:
-    """What was measured on the way, setting by setting."""
+    """Return the learning curves of each setting."""
     measures: list[Measure] = [
         (names.heading("OOD"), lambda r: 100 * r.ood),
         (names.heading("ID validation"), lambda r: 100 * r.id_val),
