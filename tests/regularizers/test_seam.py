@@ -50,8 +50,9 @@ class every_hook(Regularizer):
     def term(self, seen, step):
         CALLS.append("term")
         answer = step.pretrained(seen.batch)
-        assert torch.equal(answer, net()(seen.batch.images))
-        assert not answer.requires_grad
+        assert torch.equal(answer.logits, net()(seen.batch.images))
+        assert torch.equal(net().head(answer.features), answer.logits)
+        assert not answer.logits.requires_grad
         assert step.forward(seen.batch).logits.requires_grad
 
     def gradients(self, loss, weights):
@@ -92,23 +93,28 @@ class halve_inside(Regularizer):
         return batch, {self.layer: lambda output: output / 2}
 
 
+class Whole(nn.Module):
+    """The toy network without dropout."""
+
+    divisor = 1
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = net().body, net().head
+
+    def forward(self, images):
+        return self.head(torch.tanh(self.body(images.flatten(1)) / self.divisor))
+
+
+class Half(Whole):
+    divisor = 2
+
+
 def test_what_happens_inside_happens_in_the_main_pass_alone():
-    class Half(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body, self.head = net().body, net().head
-
-        def forward(self, images):
-            return self.head(torch.tanh(self.body(images.flatten(1)) / 2))
-
-    class Whole(Half):
-        def forward(self, images):
-            return self.head(torch.tanh(self.body(images.flatten(1))))
-
     inside = run(beside(adds=(halve_inside(),)), model=Whole())
     assert same(inside, run(model=Half()))
     assert not inside.model.body._forward_hooks
-    with pytest.raises(AttributeError, match="nowhere"):
+    with pytest.raises(ConfigError, match="no module 'nowhere'"):
         with_(halve_inside("nowhere"))
 
 
@@ -160,7 +166,7 @@ def test_what_does_not_go_together_is_refused():
 
     with pytest.raises(ConfigError, match="risky, riskier cannot be combined"):
         with_(risky(), riskier())
-    with pytest.raises(ConfigError, match="mixup is there twice"):
+    with pytest.raises(ConfigError, match="mixup is given twice"):
         run("full+mixup", regularizers=(REGULARIZERS["mixup"](),))
     with pytest.raises(ConfigError, match=r"second view.*--augment"):
         with_(every_hook())
@@ -174,3 +180,38 @@ def test_a_batch_goes_to_a_device_and_keeps_what_is_not_there():
     assert (there.images.device.type, there.domains.device.type) == ("meta", "meta")
     assert there.places is None
     assert len(batch) == 2
+
+
+@dataclass(frozen=True)
+class domain_by_domain(Regularizer):
+    """The gradient of the whole batch, one domain after another, as rules over domains need it."""
+
+    asks: ClassVar = frozenset({"domains"})
+
+    def gradients(self, loss, weights):
+        total = 0.0
+        for domain in loss.batch.domains.unique():
+            own = loss.batch.domains == domain
+            share = own.double().mean().item()
+            before = [None if p.grad is None else p.grad.clone() for p in weights.parameters]
+            for parameter in weights.parameters:
+                parameter.grad = None
+            total += share * loss(loss.batch.part(own))
+            for parameter, earlier in zip(weights.parameters, before, strict=True):
+                parameter.grad.mul_(share)
+                if earlier is not None:
+                    parameter.grad.add_(earlier)
+        return total
+
+
+def test_a_rule_may_take_the_gradients_of_parts_of_the_batch():
+    """Weighted by their sizes they are those of the whole."""
+    parts = run(beside(adds=(domain_by_domain(),)), model=Whole())
+    whole = run(model=Whole())
+    torch.testing.assert_close(torch.tensor(parts.losses), torch.tensor(whole.losses))
+
+
+def test_a_mixed_batch_is_not_taken_apart():
+    batch = Batch(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), shares=torch.eye(2))
+    with pytest.raises(ConfigError, match="mixed cannot be taken apart"):
+        batch.part(torch.tensor([0]))

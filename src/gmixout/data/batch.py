@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
 
+from gmixout.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -39,6 +41,19 @@ class Batch:
         if self.shares is None:
             return own.to(self.images.dtype)
         return self.shares @ own.to(self.shares.dtype)
+
+    def part(self, where: Tensor) -> "Batch":
+        """Return some of the examples.
+
+        Args:
+            where: Positions, or a mask `[B]`.
+
+        Raises:
+            ConfigError: The batch was mixed: its images belong together.
+        """
+        if self.shares is not None:
+            raise ConfigError("a batch whose images were mixed cannot be taken apart")
+        return self._each(lambda tensor: tensor[where])
 
     def to(self, *where: Any, **how: Any) -> "Batch":
         """Move or cast every tensor with its `to`."""

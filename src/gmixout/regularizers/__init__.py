@@ -1,7 +1,16 @@
 """Regularizers, which act beside any method: one file each, and a table of all."""
 
 from gmixout.regularizers import cutmix, group_dro, mixing, mixup, regmixup, sam, teacher
-from gmixout.regularizers.base import Beginning, Hooks, Regularizer, Seen, Sites, Step, Weights
+from gmixout.regularizers.base import (
+    Beginning,
+    Hooks,
+    Regularizer,
+    Seen,
+    Sites,
+    Step,
+    StepLoss,
+    Weights,
+)
 
 __all__ = [
     "REGULARIZERS",
@@ -11,6 +20,7 @@ __all__ = [
     "Seen",
     "Sites",
     "Step",
+    "StepLoss",
     "Weights",
 ]
 

@@ -47,8 +47,8 @@ class Step(Protocol):
     def forward(self, batch: Batch) -> Seen:
         """Pass another batch through the model as it is trained, with gradient."""
 
-    def pretrained(self, batch: Batch) -> Tensor:
-        """Return the pretrained model's logits, `[B, classes]`: eval mode, no gradient.
+    def pretrained(self, batch: Batch) -> Seen:
+        """Pass a batch through the pretrained model: eval mode, no gradient.
 
         For regularizers that ask for "pretrained", as it takes a copy of the model.
         """
@@ -66,6 +66,24 @@ class Weights(Protocol):
 
     def write(self) -> None:
         """Let the model see values that were moved by hand; it does not hold the masked ones."""
+
+
+class StepLoss(Protocol):
+    """The loss of a step, for rules that need its gradient more than once."""
+
+    batch: Batch
+
+    def __call__(self, part: Batch | None = None) -> Tensor:
+        """Run the passes of the step and backward, which adds to the gradients.
+
+        Every call repeats the first one's random draws.
+
+        Args:
+            part: A part of the batch, see `Batch.part`; None: the whole batch.
+
+        Returns:
+            The loss, detached.
+        """
 
 
 class Hooks:
@@ -95,12 +113,11 @@ class Hooks:
         del seen, step
         return None
 
-    def gradients(self, loss: Callable[[], Tensor], weights: Weights) -> Tensor:
+    def gradients(self, loss: StepLoss, weights: Weights) -> Tensor:
         """Compute the gradients for the optimizer, in place, and return the loss to report.
 
         Args:
-            loss: Runs the passes of the step and backward, which adds to the gradients, and returns
-                the loss, detached. Every call repeats the first one's random draws.
+            loss: Computes the loss and adds its gradients, as often as it is called.
             weights: The trained values; their gradients are None before the first call.
         """
         del weights

@@ -1,13 +1,12 @@
 """Sharpness-aware minimization: the gradient at the worst point nearby."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from gmixout.regularizers.base import Regularizer, Weights
+from gmixout.regularizers.base import Regularizer, StepLoss, Weights
 from gmixout.settings import require
 
 
@@ -30,7 +29,7 @@ class sam(Regularizer):
         super().__post_init__()
         require(self, "rho", self.rho >= 0, "0 or more")
 
-    def gradients(self, loss: Callable[[], Tensor], weights: Weights) -> Tensor:
+    def gradients(self, loss: StepLoss, weights: Weights) -> Tensor:
         """Leave the gradients at the perturbed weights; return the loss at the weights."""
         here = loss()
         if not self.rho:

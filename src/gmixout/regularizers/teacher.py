@@ -40,6 +40,6 @@ class teacher(Regularizer):
         if not self.weight:
             return None
         own = (seen.logits / self.temperature).log_softmax(1)
-        goal = (step.pretrained(seen.batch) / self.temperature).log_softmax(1)
+        goal = (step.pretrained(seen.batch).logits / self.temperature).log_softmax(1)
         divergence = functional.kl_div(own, goal, reduction="batchmean", log_target=True)
         return self.weight * self.temperature**2 * divergence

@@ -66,6 +66,33 @@ class _Seen:
         return self.loss.mean(self.logits, self.batch)
 
 
+class _Net:
+    """A model, with the input of its head if heads are named."""
+
+    def __init__(self, model: nn.Module, heads: tuple[str, ...] | None) -> None:
+        self.model = model
+        self._given: Tensor | None = None
+        self._handle: Any = None
+        if heads == ():
+            raise ConfigError("a regularizer needs the input of the head; no head was found")
+        if heads is not None:
+            self._handle = model.get_submodule(heads[0]).register_forward_pre_hook(self._keep)
+
+    def _keep(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._given = inputs[0]
+
+    def __call__(self, batch: Batch, loss: Loss) -> _Seen:
+        """Pass a batch through the model."""
+        self._given = None
+        logits = self.model(batch.images)
+        return _Seen(batch, logits, loss, self._given)
+
+    def close(self) -> None:
+        """Remove the hook."""
+        if self._handle is not None:
+            self._handle.remove()
+
+
 class Passes:
     """The model of a run with the hooks on its steps.
 
@@ -95,7 +122,7 @@ class Passes:
         arguments: TrainingArguments,
     ) -> None:
         self._accelerator, self._arguments = accelerator, arguments
-        self._plain = self._model = model
+        self._plain = model
         self._weights: Weights | None = None
         self._loss = arguments.criterion.start(dataset)
         domains = tuple(map(str, getattr(dataset, "group_names", ())))
@@ -110,21 +137,12 @@ class Passes:
                 "mixed_precision=fp16, whose loss is scaled: use bf16"
             )
         asks = asks_of(regularizers)
-        self._start = None
+        watched = heads if "features" in asks else None
+        self._pretrained = None
         if "pretrained" in asks:
-            self._start = copy.deepcopy(model).eval().requires_grad_(False)
-        self._features: Tensor | None = None
-        if "features" in asks:
-            self._watch(model, heads)
-
-    def _watch(self, model: nn.Module, heads: tuple[str, ...]) -> None:
-        if not heads:
-            raise ConfigError("a regularizer needs the input of the head; no head was found")
-
-        def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self._features = inputs[0]
-
-        self._watching = model.get_submodule(heads[0]).register_forward_pre_hook(keep)
+            start = copy.deepcopy(model).eval().requires_grad_(False)
+            self._pretrained = _Net(start, watched)
+        self._net = _Net(model, watched)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -133,12 +151,11 @@ class Passes:
 
     def ready(self, model: nn.Module, weights: Weights) -> None:
         """Set the model in training and its trained values."""
-        self._model, self._weights = model, weights
+        self._net.model, self._weights = model, weights
 
     def close(self) -> None:
         """Remove the hooks from the model."""
-        if hasattr(self, "_watching"):
-            self._watching.remove()
+        self._net.close()
 
     def take(self, batch: Batch, number: int) -> Tensor:
         """Compute the gradients of a step, in place; return its loss, detached.
@@ -163,17 +180,14 @@ class Passes:
 
     def forward(self, batch: Batch) -> _Seen:
         """Pass a batch through the model as it is trained."""
-        self._features = None
-        logits = self._model(batch.images)
-        return _Seen(batch, logits, self._loss, self._features)
+        return self._net(batch, self._loss)
 
-    def pretrained(self, batch: Batch) -> Tensor:
-        """Return the pretrained model's logits."""
-        if self._start is None:
+    def pretrained(self, batch: Batch) -> _Seen:
+        """Pass a batch through the pretrained model."""
+        if self._pretrained is None:
             raise ConfigError('a regularizer that uses step.pretrained must ask for "pretrained"')
         with torch.no_grad(), self._accelerator.autocast():
-            logits: Tensor = self._start(batch.images)
-            return logits
+            return self._pretrained(batch, self._loss)
 
     def loss(self, batch: Batch, sites: Mapping[str, Any], step: "_Step") -> Tensor:
         """Run the passes of a step, and backward."""
@@ -223,10 +237,10 @@ class _Step:
 
 
 class _Loss:
-    """The loss of a step; every call repeats the random draws of the first."""
+    """See `regularizers.StepLoss`."""
 
     def __init__(self, of: Passes, batch: Batch, sites: Mapping[str, Any], step: _Step) -> None:
-        self._of, self._batch, self._sites, self._step = of, batch, sites, step
+        self._of, self.batch, self._sites, self._step = of, batch, sites, step
         self._device = batch.labels.device
         self._random = self._states() if of._gradients is not None else ()
 
@@ -235,13 +249,14 @@ class _Loss:
         own = (torch.cuda.get_rng_state(self._device),) if on_gpu else ()
         return (torch.get_rng_state(), *own)
 
-    def __call__(self) -> Tensor:
+    def __call__(self, part: Batch | None = None) -> Tensor:
         if self._step.passes:
             cpu, *gpu = self._random
             torch.set_rng_state(cpu)
             for state in gpu:
                 torch.cuda.set_rng_state(state, self._device)
-        loss = self._of.loss(self._batch, self._sites, self._step)
+        batch = self.batch if part is None else part
+        loss = self._of.loss(batch, self._sites, self._step)
         self._step.passes += 1
         return loss
 
@@ -252,7 +267,11 @@ def _changed_inside(model: nn.Module, sites: Mapping[str, Any]) -> Iterator[None
     handles = []
     try:
         for name, changes in sites.items():
-            module = model.get_submodule(name)
+            try:
+                module = model.get_submodule(name)
+            except AttributeError:
+                text = f"a regularizer changes the output of a layer: there is no module {name!r}"
+                raise ConfigError(text) from None
             for change in changes:
                 hook = _output_through(change)
                 handles.append(module.register_forward_hook(hook))
