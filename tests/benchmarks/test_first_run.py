@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gmixout.data import LabelledImages
+from gmixout.models.pretrained import Pretrained
 
 ENDS = {("full", 1e-4): 50.0, ("full", 1e-3): 70.0, ("mixout", 1e-3): 40.0}
 
@@ -17,9 +18,11 @@ def case(monkeypatch):
     """A case whose runs end where ENDS says, GMixout one point up or down by turns."""
     images = LabelledImages(torch.zeros(4, 1, 2, 2), torch.tensor([0, 0, 0, 1]))
     monkeypatch.setattr(first_run, "CASES", {"toy": lambda args: toy})
-    toy = first_run.Case(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), images, images, {}, 1)
-    nn.init.zeros_(toy.model[1].weight)
-    toy.model[1].bias.data = torch.tensor([1.0, 0.0])  # right for three in four
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    pretrained = Pretrained(model, head="1", classes=("a", "b"))
+    toy = first_run.Case(pretrained, images, images, {}, 1)
+    nn.init.zeros_(model[1].weight)
+    model[1].bias.data = torch.tensor([1.0, 0.0])  # right for three in four
 
     def run(case, method, lr, seed):
         end = 75 + (-1.0, 2.0)[seed] if method == "gmixout" else ENDS[method, lr]
