@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gmixout.data import digits
-from gmixout.data.glyphs import PRETRAINING_FONTS, draw, render, vary
+from gmixout.data.glyphs import PRETRAINING_FONTS, draw_glyphs, render, vary
 from gmixout.models.digits_vit import WEIGHTS, architecture
 
 LOG = Path(__file__).parent / "results" / "pretrain_digits.log"
@@ -36,7 +36,7 @@ def pretrain(steps: int, batch_size: int, lr: float, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         model = architecture()
     generator = torch.Generator().manual_seed(seed)
-    glyphs = draw(PRETRAINING_FONTS)
+    glyphs = draw_glyphs(PRETRAINING_FONTS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
     warmup = max(1, steps // 20)
 

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,9 +35,9 @@ FLOORS = [
     {"plain"},
     {"errors"},
 ]
-"""The house from the top down: a room imports those on lower floors alone, and itself.
+"""Packages and modules from the top down: each imports only from lower floors, and from itself.
 
-The package's own names ("gmixout") stand above the rooms that they come from.
+The package's own names ("gmixout") stand above the modules that they come from.
 """
 
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -239,6 +240,37 @@ def test_data_knows_no_model(text, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "planted.py").write_text(text)
     assert len(models_in_data(tmp_path)) == 1
+
+
+SHARED = {
+    *("dropconnect", "greedy_soup", "high_rate_mixout", "mixout", "random_mask", "uniform_soup"),
+    *("evaluate", "interpolate"),  # a command and the function that it runs
+    *("load", "main"),  # the loader of each model library; the entry point
+}
+"""Public names that stand in two modules: what a user types is a function of the library, too."""
+
+
+def public_names(package: Path) -> Counter[str]:
+    """How many modules define each public name at their top level."""
+    found: Counter[str] = Counter()
+    for path in sorted(package.rglob("*.py")):
+        names = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+                names.add(node.name)
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names.update(target.id for target in targets if isinstance(target, ast.Name))
+        found.update(name for name in names if not name.startswith("_"))
+    return found
+
+
+def test_a_public_name_means_one_thing(tmp_path):
+    twice = {name for name, modules in public_names(PACKAGE).items() if modules > 1}
+    assert twice == SHARED
+    (tmp_path / "one.py").write_text("class Row: ...\n")
+    (tmp_path / "two.py").write_text("Row: int = 1\n")
+    assert public_names(tmp_path)["Row"] == 2
 
 
 def test_the_head_of_a_pretrained_model_is_named_and_not_guessed():

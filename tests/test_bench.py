@@ -406,7 +406,10 @@ def test_a_damaged_checkpoint_is_reported_and_kept(tmp_path):
         ({"benchmark": "imagenot"}, "digits"),
         ({"lrs": ()}, "at least one"),
         ({"lrs_of": {"full": []}}, "at least one"),
-        ({"lrs_of": {"wise_ft": [1e-3]}}, "lrs_of names wise_ft: no method that is trained"),
+        (
+            {"lrs_of": {"wise_ft": [1e-3]}},
+            "lrs_of names wise_ft, which is not a method that is trained",
+        ),
         ({"lrs": (1e-3, -1.0)}, r"lr=-1\.0"),
         ({"methods": []}, "at least one"),
     ],

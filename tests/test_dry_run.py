@@ -13,7 +13,7 @@ from toy_benchmark import install, toy
 
 from gmixout import bench
 from gmixout.bench import task as task_module
-from gmixout.bench.costs import Costs, Kind
+from gmixout.bench.costs import Costs, MethodCosts
 from gmixout.bench.grid import Grid
 from gmixout.bench.task import Task
 from gmixout.errors import ConfigError
@@ -38,7 +38,7 @@ def _toy(monkeypatch, tmp_path):
 
 seconds, counts = st.floats(0, 10), st.integers(0, 2**20)
 kinds = st.builds(
-    Kind,
+    MethodCosts,
     name=st.just("full"),
     runs=st.integers(1, 5),
     models=st.integers(1, 5),

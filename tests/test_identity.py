@@ -12,7 +12,7 @@ from gmixout import bench
 from gmixout.bench import code_version
 from gmixout.bench import job as job_module
 from gmixout.bench.job import Job, identity_of_training
-from gmixout.bench.task import SCHEMA, Task
+from gmixout.bench.task import IDENTITY_SCHEMA, Task
 from gmixout.data import SOURCES
 from gmixout.methods import METHODS, Method, get_method
 from gmixout.methods.masking import _Masked
@@ -102,11 +102,11 @@ def test_a_default_changes_with_the_schema_alone():
     """What is at its default is not part of a run's hash: of two defaults runs must not be one."""
     classes = {**METHODS, **SOURCES, "training": TrainingArguments}
     now = {name: plain(defaults_of(kind)) for name, kind in classes.items()}
-    now = json.loads(json.dumps({"schema": SCHEMA, "defaults": now}))
+    now = json.loads(json.dumps({"schema": IDENTITY_SCHEMA, "defaults": now}))
     if not DEFAULTS.exists():
         DEFAULTS.write_text(json.dumps(now, indent=1) + "\n")
     then = json.loads(DEFAULTS.read_text())
-    if then["schema"] == SCHEMA:
+    if then["schema"] == IDENTITY_SCHEMA:
         for name, options in then["defaults"].items():
             for option, value in options.items():
                 here = now["defaults"].get(name, {})

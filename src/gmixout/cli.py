@@ -51,7 +51,7 @@ class Command:
 Commands: TypeAlias = dict[str, "Command | dict[str, Command]"]
 COMMANDS: Commands = {}
 """The commands by their words; a first word may group several."""
-for typed, file in bench.COMMANDS.items():
+for typed, file in bench.COMMAND_FILES.items():
     group, _, last = typed.rpartition(" ")
     place: Any = COMMANDS.setdefault(group, {}) if group else COMMANDS
     place[last] = Command(last, file)

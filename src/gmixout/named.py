@@ -38,7 +38,7 @@ class Named:
 
     _table: ClassVar[Mapping[str, type]] = {}
     """Classes of the package by name, set where they are collected."""
-    silent: ClassVar[tuple[str, ...]] = ()
+    never_shown: ClassVar[tuple[str, ...]] = ()
     """Options that `str` omits."""
 
     @classmethod
@@ -57,7 +57,7 @@ class Named:
         return {name: plain(value) for name, value in vars(self).items()}
 
     @property
-    def spoken(self) -> tuple[str, ...]:
+    def always_shown(self) -> tuple[str, ...]:
         """Options that `str` always shows, even at their defaults."""
         return ()
 
@@ -68,7 +68,7 @@ class Named:
         return {
             option: value
             for option, value in vars(self).items()
-            if option in self.spoken or (option in unusual and option not in self.silent)
+            if option in self.always_shown or (option in unusual and option not in self.never_shown)
         }
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -34,7 +34,7 @@ def test_a_development_shift_may_be_called_as_a_reported_one():
 
 
 def test_a_function_reaches_every_set_and_nothing_else():
-    before = made(metric="macro_f1", also=("accuracy",), notes=("a note",))
+    before = made(metric="macro_f1", extra_metrics=("accuracy",), notes=("a note",))
     after = before.map(lambda each: LabelledImages(each.images + 10, each.labels))
     assert values(after.sets) == {name: 10 + value for name, value in values(before.sets).items()}
     kept = [f.name for f in fields(before) if f.name not in {*before.sets, "shifts", "dev_shifts"}]

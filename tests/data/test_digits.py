@@ -8,7 +8,7 @@ import torch
 from gmixout.bench.benchmarks import BENCHMARKS, load_benchmark
 from gmixout.data.base import LabelledImages
 from gmixout.data.digits import digits
-from gmixout.data.digits_corruptions import DEV, REPORTED, SEVERITIES, corrupt
+from gmixout.data.digits_corruptions import DEV, DIGITS_SEVERITIES, REPORTED, corrupt_digits
 from gmixout.errors import ConfigError
 from gmixout.models import digits_vit
 
@@ -89,7 +89,7 @@ def test_global_generators_are_left_alone():
 def test_reported_and_dev_shifts_have_nothing_in_common(benchmark):
     assert not set(REPORTED) & set(DEV)
     assert not set(REPORTED.values()) & set(DEV.values())
-    for severity in SEVERITIES:
+    for severity in DIGITS_SEVERITIES:
         reported = benchmark.shifts[f"corrupted/{severity}"]
         dev = benchmark.dev_shifts[f"dev_corrupted/{severity}"]
         assert not rows(reported.images) & rows(dev.images)
@@ -100,8 +100,8 @@ def test_a_higher_severity_is_further_from_the_clean_image(kind, benchmark):
     table = {kind: (REPORTED | DEV)[kind]}
     clean = benchmark.id_val
     distances = [
-        (corrupt(clean, table, severity, seed=0).images - clean.images).pow(2).mean().item()
-        for severity in SEVERITIES
+        (corrupt_digits(clean, table, severity, seed=0).images - clean.images).pow(2).mean().item()
+        for severity in DIGITS_SEVERITIES
     ]
     assert 0 < distances[0] < distances[1] < distances[2]
 
@@ -109,7 +109,7 @@ def test_a_higher_severity_is_further_from_the_clean_image(kind, benchmark):
 def test_corruption_depends_on_the_seed_alone_and_leaves_its_input(benchmark):
     clean = benchmark.id_val
     before = clean.images.clone()
-    first, same, other = (corrupt(clean, REPORTED, 2, seed).images for seed in (0, 0, 1))
+    first, same, other = (corrupt_digits(clean, REPORTED, 2, seed).images for seed in (0, 0, 1))
     assert torch.equal(clean.images, before)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
@@ -121,7 +121,7 @@ def test_every_kind_takes_its_turn():
     def paint(value):
         return lambda images, severity, generator: torch.full_like(images, value)
 
-    corrupted = corrupt(clean, {"a": paint(0.25), "b": paint(0.5)}, severity=1, seed=0)
+    corrupted = corrupt_digits(clean, {"a": paint(0.25), "b": paint(0.5)}, severity=1, seed=0)
     assert corrupted.images[:, 0, 0, 0].tolist() == [0.25, 0.5] * 3
 
 

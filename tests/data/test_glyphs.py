@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from gmixout.data import glyphs
-from gmixout.data.glyphs import DEV_FONTS, HELD_OUT_FONTS, PRETRAINING_FONTS, draw, render, vary
+from gmixout.data.glyphs import (
+    DEV_FONTS,
+    HELD_OUT_FONTS,
+    PRETRAINING_FONTS,
+    draw_glyphs,
+    render,
+    vary,
+)
 from gmixout.errors import DataError
 
 
@@ -20,7 +27,7 @@ def test_no_family_is_in_two_groups():
 
 @pytest.mark.parametrize("font", [*PRETRAINING_FONTS, *HELD_OUT_FONTS, *DEV_FONTS])
 def test_each_font_draws_ten_whole_and_different_digits(font):
-    (ink,) = draw((font,))
+    (ink,) = draw_glyphs((font,))
     assert ink.shape == (10, 56, 56)
     assert len({digit.numpy().tobytes() for digit in ink}) == 10
     for digit in ink:
@@ -37,7 +44,7 @@ def test_same_seed_same_images():
 
 
 def test_variation_goes_both_ways_in_polarity_and_keeps_the_range():
-    ink = draw(("DejaVuSans.ttf",))[0].repeat(100, 1, 1)
+    ink = draw_glyphs(("DejaVuSans.ttf",))[0].repeat(100, 1, 1)
     images = vary(ink, torch.Generator().manual_seed(0))
     assert images.shape == (1000, 1, 28, 28)
     assert images.min() >= 0
@@ -55,4 +62,4 @@ def test_a_set_of_a_font_holds_every_font_and_digit_equally():
 def test_missing_font_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(glyphs, "font_folder", lambda: tmp_path)
     with pytest.raises(DataError, match=r"DejaVuSans\.ttf.*reinstall matplotlib"):
-        draw(("DejaVuSans.ttf",))
+        draw_glyphs(("DejaVuSans.ttf",))

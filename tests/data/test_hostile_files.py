@@ -21,7 +21,7 @@ from PIL import Image
 from gmixout.data import SOURCES
 from gmixout.data.common_corruptions.constants import KINDS
 from gmixout.data.images import ImageFiles
-from gmixout.data.reading import array_of, lines_of, reading, rows_of, whole_number
+from gmixout.data.reading import array_of, lines_of, reading, table_rows, whole_number
 from gmixout.data.source import broken_in
 from gmixout.errors import DataError
 
@@ -269,7 +269,7 @@ def test_a_byte_order_mark_and_any_line_ends_are_no_part_of_a_list(tmp_path):
     (tmp_path / "x").write_bytes(b"\xef\xbb\xbfa/b 0\r\n\r\na/c 1\rx y\n")
     assert list(lines_of(tmp_path / "x")) == [(1, "a/b 0"), (3, "a/c 1"), (4, "x y")]
     (tmp_path / "t").write_bytes(b'\xef\xbb\xbfa,b\r\n"1\r\n2",3\r\n')
-    assert list(rows_of(tmp_path / "t", ["a"])) == [(3, {"a": "1\r\n2", "b": "3"})]
+    assert list(table_rows(tmp_path / "t", ["a"])) == [(3, {"a": "1\r\n2", "b": "3"})]
 
 
 def test_what_a_parser_raises_names_file_and_place_and_other_errors_stay(tmp_path):
@@ -281,7 +281,7 @@ def test_what_a_parser_raises_names_file_and_place_and_other_errors_stay(tmp_pat
         raise KeyboardInterrupt
     (tmp_path / "t").write_bytes(b"a\n1\n" + b"b" * 200_000)
     with pytest.raises(DataError, match=r"t, line 3 cannot be read as a table"):
-        list(rows_of(tmp_path / "t", ["a"]))
+        list(table_rows(tmp_path / "t", ["a"]))
 
 
 def npy(path, array=None, header=None):

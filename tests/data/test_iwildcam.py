@@ -31,7 +31,7 @@ def test_the_tables_splits_are_the_splits(root):
         places = [images.group_names[group] for group in images.groups.tolist()]
         assert places == [f"location {50 + number + label}" for label in (0, 1, 3)]
         assert images.group_names == splits.train.group_names
-    assert (splits.metric, splits.also) == ("macro_f1", ("accuracy", "macro_recall"))
+    assert (splits.metric, splits.extra_metrics) == ("macro_f1", ("accuracy", "macro_recall"))
 
 
 def test_a_gap_in_the_labels_moves_none_and_unused_species_are_no_class(root):

@@ -152,7 +152,7 @@ def test_a_data_set_with_classes_of_its_own_is_scored_among_them():
 
 def test_official_metrics_are_those_of_each_set_and_accuracy_stays_itself(seven_of_ten):
     names = ("macro_recall", "accuracy")
-    benchmark = benchmark_of(metric="macro_f1", also=names, id_test=seven_of_ten)
+    benchmark = benchmark_of(metric="macro_f1", extra_metrics=names, id_test=seven_of_ten)
     found = evaluate(nn.Identity(), benchmark, batch_size=4)
     logits, labels = seven_of_ten.tensors
     assert found["id_test"].figures == {
@@ -162,7 +162,7 @@ def test_official_metrics_are_those_of_each_set_and_accuracy_stays_itself(seven_
     assert {*found} == {"id_val", "id_test", "fonts"}
     assert found["fonts"].figures["macro_f1"] == 1.0
     assert figure(nn.Identity(), seven_of_ten, "macro_f1") == found["id_test"].figures["macro_f1"]
-    plain = evaluate(nn.Identity(), benchmark_of(also=("accuracy",)))
+    plain = evaluate(nn.Identity(), benchmark_of(extra_metrics=("accuracy",)))
     assert all(scores.figures == {} for scores in plain.values())
 
 
@@ -171,7 +171,7 @@ def test_metrics_of_groups_are_left_out_where_a_set_has_none():
     logits, labels = torch.eye(3)[[0, 1, 1, 2]], [0, 1, 2, 2]
     shots = ("many_shot", "medium_shot", "few_shot")
     test = dataset(logits, labels, groups=[0, 0, 1, 1])
-    found = evaluate(nn.Identity(), benchmark_of(also=shots, id_test=test, shifts={}))
+    found = evaluate(nn.Identity(), benchmark_of(extra_metrics=shots, id_test=test, shifts={}))
     assert found["id_val"].figures == {}
     # there is no class with few images, so nothing to measure
     assert found["id_test"].figures == {"many_shot": 1.0, "medium_shot": 0.5}
@@ -184,9 +184,13 @@ def test_what_cannot_be_measured_is_said_before_anything_is():
     grouped = dataset(torch.eye(3), [0, 1, 2], groups=[0, 1, 2])
     for error, words, changes in (
         (ConfigError, "metric='f1' must be one of: accuracy, macro_f1", {"metric": "f1"}),
-        (ConfigError, "also='f1' must be", {"also": ("accuracy", "f1")}),
+        (ConfigError, "extra_metrics='f1' must be", {"extra_metrics": ("accuracy", "f1")}),
         (ConfigError, "summary='mce' must be one of: mce_alexnet", {"summary": "mce"}),
-        (DataError, "also='few_shot' needs groups, and no set has any", {"also": ("few_shot",)}),
+        (
+            DataError,
+            "extra_metrics='few_shot' needs groups, and no set has any",
+            {"extra_metrics": ("few_shot",)},
+        ),
         (
             DataError,
             "metric='worst_group' needs groups.*have none: id_val, fonts.*`groups`",
@@ -197,7 +201,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is():
         for act in (check_metrics, lambda each: evaluate(broken, each)):
             with pytest.raises(error, match=words):
                 act(benchmark)
-    check_metrics(benchmark_of(also=("worst_group",), id_test=grouped))
+    check_metrics(benchmark_of(extra_metrics=("worst_group",), id_test=grouped))
 
 
 def test_the_official_figure_over_all_shifts_is_there_or_a_note_says_why_not():

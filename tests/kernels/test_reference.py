@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from gmixout.core.masks import count_units, draw
 from gmixout.kernels import reference
 from gmixout.kernels.reference import (
-    Block,
-    Column,
+    Blocks,
+    Columns,
     ConvProduct,
-    Element,
+    Elements,
     LinearProduct,
     PixelProduct,
-    Row,
+    Rows,
 )  # fmt: skip
 
-STRUCTURES = (Element(), Row(), Column(), Block(1), Block(4), Block(16))
+STRUCTURES = (Elements(), Rows(), Columns(), Blocks(1), Blocks(4), Blocks(16))
 structures = st.sampled_from(STRUCTURES)
 shapes = st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple)
 rates = st.floats(0, 0.99)
@@ -110,7 +110,7 @@ def test_convolution(data, structure, dims, rate):
     check(structure, product, lambda x, w: conv(x, w, product), input, weight, index)
 
 
-@pytest.mark.parametrize("structure", [Row(), Column()], ids=repr)
+@pytest.mark.parametrize("structure", [Rows(), Columns()], ids=repr)
 @pytest.mark.parametrize("count", [1, 7, 8, 9])
 def test_products_of_as_many_units_as_a_gpu_likes(monkeypatch, structure, count):
     monkeypatch.setattr(reference, "ALIGNMENT", {"cpu": 8})
@@ -177,9 +177,9 @@ def test_chosen_channels_lie_in_memory_as_all_do(monkeypatch, structure, groups)
 def test_tiles_of_single_pixels_are_never_a_convolution(monkeypatch, batch):
     product = ConvProduct((1, 1), (2, 2), (0, 0), (1, 1), groups=1)
     weight, input = normal(6, 8, 1, 1), normal(*batch, 8, 5, 6)
-    index = index_of(Block(2), weight.shape, 0.5)
+    index = index_of(Blocks(2), weight.shape, 0.5)
     monkeypatch.delattr(ConvProduct, "_product")
-    check(Block(2), product, lambda x, w: conv(x, w, product), input, weight, index)
+    check(Blocks(2), product, lambda x, w: conv(x, w, product), input, weight, index)
 
 
 @pytest.mark.parametrize("strip", [1, 7, 40, 10**6])
@@ -187,16 +187,16 @@ def test_element_in_strips_of_any_size(monkeypatch, strip):
     monkeypatch.setattr(reference, "STRIP_ENTRIES", {"cpu": strip})
     weight = normal(13, 5)
     for rate in (0.0, 0.6, 0.98):
-        index = index_of(Element(), weight.shape, rate)
-        check(Element(), LinearProduct(), F.linear, normal(4, 5), weight, index)
+        index = index_of(Elements(), weight.shape, rate)
+        check(Elements(), LinearProduct(), F.linear, normal(4, 5), weight, index)
 
 
 @pytest.mark.parametrize("entries", [1, 50, 10**6])
 def test_blocks_in_pieces_of_any_size(monkeypatch, entries):
     monkeypatch.setattr(reference, "GATHER_ENTRIES", {"cpu": entries})
     weight = normal(12, 8)
-    index = index_of(Block(4), weight.shape, 0.3)
-    check(Block(4), LinearProduct(), F.linear, normal(6, 8), weight, index)
+    index = index_of(Blocks(4), weight.shape, 0.3)
+    check(Blocks(4), LinearProduct(), F.linear, normal(6, 8), weight, index)
 
 
 def largest_tensor(function):
@@ -218,7 +218,7 @@ def largest_tensor(function):
     return watch.largest
 
 
-@pytest.mark.parametrize("structure", [Element(), Row(), Column(), Block(16)], ids=repr)
+@pytest.mark.parametrize("structure", [Elements(), Rows(), Columns(), Blocks(16)], ids=repr)
 def test_no_dense_gradient_is_ever_made(monkeypatch, structure):
     """The weight is far larger than anything that its masked gradient touches."""
     monkeypatch.setattr(reference, "STRIP_ENTRIES", {"cpu": 4096})
@@ -233,12 +233,12 @@ def test_no_dense_gradient_is_ever_made(monkeypatch, structure):
 
 def test_column_keeps_only_the_chosen_inputs():
     index = torch.tensor([1, 4])
-    assert Column().keep(LinearProduct(), normal(3, 8), index).shape == (3, 2)
+    assert Columns().keep(LinearProduct(), normal(3, 8), index).shape == (3, 2)
     two_groups = ConvProduct((3,), (1,), (1,), (1,), groups=2)
-    assert Column().keep(two_groups, normal(3, 10, 7), index).shape == (3, 4, 7)
+    assert Columns().keep(two_groups, normal(3, 10, 7), index).shape == (3, 4, 7)
 
 
-@pytest.mark.parametrize("structure", [Row(), Column(), Block(4)], ids=repr)
+@pytest.mark.parametrize("structure", [Rows(), Columns(), Blocks(4)], ids=repr)
 def test_parts_that_are_not_chosen_do_not_reach_the_gradient(structure):
     """NaN in every row of the output's gradient, or input, that the chosen units do not touch."""
     shape, product = (8, 8), LinearProduct()
@@ -246,9 +246,9 @@ def test_parts_that_are_not_chosen_do_not_reach_the_gradient(structure):
     touched = torch.zeros(shape)
     structure.scatter_(touched, index, torch.ones_like(structure.gather(touched, index)))
     grad, input = normal(5, 8), normal(5, 8)
-    if not isinstance(structure, Column):
+    if not isinstance(structure, Columns):
         grad[:, touched.sum(1) == 0] = math.nan
-    if not isinstance(structure, Row):
+    if not isinstance(structure, Rows):
         input[:, touched.sum(0) == 0] = math.nan
     kept = structure.keep(product, input, index)
     assert structure.grad(product, grad, kept, index, shape).isfinite().all()

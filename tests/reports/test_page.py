@@ -19,7 +19,7 @@ from report_records import (
 )
 
 from gmixout.reports import page as page_module
-from gmixout.reports.page import DASHES, GLYPHS, PANELS, page
+from gmixout.reports.page import GLYPHS, PANELS, SVG_DASHES, page
 from gmixout.reports.page.data import MAX_CURVES, switches_of
 from gmixout.reports.rows import rows_of
 from gmixout.reports.style import SYMBOLS, point_of
@@ -108,7 +108,7 @@ def test_every_method_has_a_switch_and_a_sign_of_its_own(large):
     assert len(large.having("input", "data-group")) == len(STYLES)
     assert len(large.having("input", "data-main")) == sum(s.main for s in STYLES.values())
     assert {SYMBOLS[style.marker] for style in STYLES.values()} <= set(GLYPHS)
-    assert {style.dash for style in STYLES.values()} <= set(DASHES)
+    assert {style.dash for style in STYLES.values()} <= set(SVG_DASHES)
     groups = {cell["series"] for cell in large.data["cells"]}
     assert {series["group"] for series in large.data["series"]} == groups
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-COMMANDS: dict[str, str] = {
+COMMAND_FILES: dict[str, str] = {
     "finetune": "finetune",
     "compare": "compare",
     "sweep": "compare",
@@ -17,7 +17,7 @@ COMMANDS: dict[str, str] = {
 }
 """File in `commands` by the typed command; the function has the name of the last word."""
 
-_FILES = {typed.rpartition(" ")[2]: file for typed, file in COMMANDS.items()}
+_FILES = {typed.rpartition(" ")[2]: file for typed, file in COMMAND_FILES.items()}
 
 __all__ = sorted(_FILES)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Kind:
+class MethodCosts:
     """The runs of one method, and the cost of each."""
 
     name: str
@@ -27,7 +27,7 @@ class Kind:
 class Costs:
     """Costs of all runs."""
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[MethodCosts, ...]
     soups: int
     """Models made from several runs."""
     images: int
@@ -58,11 +58,11 @@ class Costs:
         """Seconds to evaluate one model on all test sets."""
         return self.images * self._pace(self.forward, self.loading)
 
-    def step_seconds(self, kind: Kind) -> float:
+    def step_seconds(self, kind: MethodCosts) -> float:
         """Return the seconds of one step, with loading its batch."""
         return self._pace(kind.step_seconds, self.batch_size * self.loading)
 
-    def run_seconds(self, kind: Kind) -> float:
+    def run_seconds(self, kind: MethodCosts) -> float:
         """Return the seconds of one run, with the evaluations of its models."""
         return kind.steps * self.step_seconds(kind) + kind.models * self.evaluation_seconds
 

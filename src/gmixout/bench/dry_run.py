@@ -18,9 +18,9 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import Dataset
 
-from gmixout.bench.costs import Costs, Kind
+from gmixout.bench.costs import Costs, MethodCosts
 from gmixout.bench.grid import Grid, Run
-from gmixout.bench.progress import tell
+from gmixout.bench.progress import print_notes
 from gmixout.bench.task import LoadedTask
 from gmixout.bench.threads import few_threads
 from gmixout.data import LabelledImages
@@ -60,8 +60,8 @@ def dry_run(grid: Grid, methods: Sequence[Method]) -> None:
         say(f"{method} does not work with this model: {reason}")
     if not grid.runs:
         raise ConfigError("none of the methods works with this model: there is nothing to run")
-    tell(grid.loaded)
-    costs = measure(grid, methods)
+    print_notes(grid.loaded)
+    costs = measure_costs(grid, methods)
     for line in (*_about(grid.loaded, costs), "", _table(costs), *_warnings(costs, grid)):
         say(line)
     say(
@@ -71,7 +71,7 @@ def dry_run(grid: Grid, methods: Sequence[Method]) -> None:
     )
 
 
-def measure(grid: Grid, methods: Sequence[Method]) -> Costs:
+def measure_costs(grid: Grid, methods: Sequence[Method]) -> Costs:
     """Measure the `Costs`; arguments and errors are those of `dry_run`."""
     train, settings = grid.loaded.benchmark.train, grid.runs[0].job.arguments
     model = grid.loaded.pretrained.copy().model
@@ -138,12 +138,12 @@ def _evaluate(model: nn.Module, batch: LabelledImages) -> tuple[float, int]:
     return seconds, peak
 
 
-def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
+def _train(runs: Sequence[Run], batch: LabelledImages) -> MethodCosts:
     """Take a few steps like one of the runs, on a batch that is already loaded."""
     job, builders = runs[0].job, runs[0].builders
     settings, start = job.arguments, job.pretrained()
     models = sum(1 for builder in builders for _ in builder.models(start, job.runs(start)))
-    kind = Kind(", ".join(map(str, builders)), len(runs), models)
+    kind = MethodCosts(", ".join(map(str, builders)), len(runs), models)
     if job.method is None:
         return kind
     if every := settings.evaluate_every_steps:
@@ -152,7 +152,7 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> Kind:
     few = replace(few, augment="none", crop_scale=1.0, batches="shuffled")
     acting = (*few.beside, *job.method.regularizers)
     few = replace(few, flip="views" in asks_of(acting))  # else the batch is unchanged
-    begin = partial(job.method.costliest().start, seed=settings.seed)
+    begin = partial(job.method.worst_case().start, seed=settings.seed)
     try:
         own, pretrained = job.method.regularizers, job.loaded.pretrained.copy()
         result = train(pretrained, begin, batch, few, regularizers=own)

@@ -228,7 +228,7 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, known
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_run_config(folder: Path) -> dict[str, Any]:
     """Return the settings of the run in a folder, from its config.yaml.
 
     Raises:
@@ -261,7 +261,7 @@ def _is_run(folder: Path) -> bool:
 def _check_same_run(
     folder: Path, config: dict[str, Any], may_change: tuple[str, ...], task: Task | None
 ) -> None:
-    before = read_config(folder)
+    before = read_run_config(folder)
     differing: list[str] = []
     if task is not None:
         file = RunFolder(folder).identity

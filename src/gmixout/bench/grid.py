@@ -61,7 +61,7 @@ class Run:
         """
         try:
             log = RunFolder(self.out).log
-            state, training = self.job.obtain(self.folder, log, on_progress)
+            state, training = self.job.train_or_load(self.folder, log, on_progress)
             for method in self.builders:
                 self.job.record(method, state, training, log)
             self.job.finish(self.folder)

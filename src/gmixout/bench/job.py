@@ -15,7 +15,7 @@ from torch import nn
 
 from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.folder import is_trained, load_model, save_model
-from gmixout.bench.task import SCHEMA, LoadedTask, Task
+from gmixout.bench.task import IDENTITY_SCHEMA, LoadedTask, Task
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
 from gmixout.losses.cross_entropy import class_counts
@@ -34,7 +34,7 @@ from gmixout.results import (
 )
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.checkpoint import delete_checkpoint
-from gmixout.training.loop import check_settings, train
+from gmixout.training.loop import check_training_settings, train
 from gmixout.weightspace import State
 
 _OWN_FIELDS = ("lr", "head_lr", "seed", "steps", "batch_size")
@@ -60,7 +60,7 @@ def method_of(spec: Any) -> Method | None:
 
 def hash_of(what: Mapping[str, Any]) -> str:
     """Return 12 hexadecimal digits that identify plain values."""
-    text = json.dumps({"schema": SCHEMA, **what}, sort_keys=True)
+    text = json.dumps({"schema": IDENTITY_SCHEMA, **what}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -192,7 +192,7 @@ def check_training(
         DataError: The training set is empty.
     """
     benchmark, train = task.benchmark, task.benchmark.train
-    check_settings(task.pretrained.model, train, arguments, regularizers)
+    check_training_settings(task.pretrained.model, train, arguments, regularizers)
     if arguments.logit_adjustment:
         counts = class_counts(train, len(benchmark.classes))
         acting: tuple[Any, ...] = (arguments.criterion, *arguments.beside, *regularizers)
@@ -252,7 +252,7 @@ class Job:
         """Return whether the run is trained, saved and recorded."""
         return is_trained(folder) and bool(self.known(log))
 
-    def obtain(
+    def train_or_load(
         self, folder: Path, log: RecordLog, on_progress: Callable[[int, float], None]
     ) -> tuple[State, Training | None]:
         """Return the finetuned weights and facts on the run; train if necessary.

@@ -18,7 +18,7 @@ def say(text: str) -> None:
     console.print(printable(text), soft_wrap=True)
 
 
-def tell(task: LoadedTask) -> None:
+def print_notes(task: LoadedTask) -> None:
     """Print the notes of a task."""
     for note in task.notes:
         say(f"{task.name}: {note}")

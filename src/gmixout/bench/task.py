@@ -23,7 +23,7 @@ from gmixout.weightspace import fingerprint
 Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
 Corruptions: TypeAlias = Literal["none", "common", "extra", "all"]
 
-SCHEMA = 2
+IDENTITY_SCHEMA = 2
 """Version of the identity of runs; since 2 it leaves out default values. Raise it when the default
 of a setting changes, or runs before and after would look the same."""
 
@@ -183,7 +183,7 @@ class Task:
         """
         loaded = self.load()
         own = {} if isinstance(self.benchmark, Source) else {"benchmark": self.benchmark}
-        return {"schema": SCHEMA, "name": loaded.name, **own, **loaded.identity}
+        return {"schema": IDENTITY_SCHEMA, "name": loaded.name, **own, **loaded.identity}
 
     def load(self) -> LoadedTask:
         """Load data and model; cached for the last few tasks of a process.
@@ -212,7 +212,7 @@ class Task:
         head = None if self.head == "linear_probe" else self.head
         with_text = self.head == "zero_shot" or self.head is None
         return load_pretrained(
-            self.model or home_made(self.benchmark),
+            self.model or default_model(self.benchmark),
             classes,
             head=head,
             templates=self.benchmark.prompts if with_text else None,
@@ -232,7 +232,7 @@ def task_of(about: Mapping[str, Any]) -> Task:
     return Task.of(task)
 
 
-def home_made(source: Source) -> str:
+def default_model(source: Source) -> str:
     """Return the default model of a benchmark.
 
     Raises:
@@ -277,7 +277,7 @@ def _load(task: Task) -> LoadedTask:
         pretrained = linear_probe_head(
             pretrained, benchmark.train, workers=task.num_workers, device=PartialState().device
         )
-    essential = changed(source).keys() - {*source.silent}
+    essential = changed(source).keys() - {*source.never_shown}
     head = f"the initial head is {pretrained.head_from}"
     return LoadedTask(
         name=f"{source} with {_label(pretrained.name)}" + _differences(task),

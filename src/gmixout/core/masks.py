@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmixout.kernels.reference import Block, Column, Element, Row, Structure
+from gmixout.kernels.reference import Blocks, Columns, Elements, Rows, Structure
 
 STRUCTURES: dict[str, Callable[[int], Structure]] = {
-    "element": lambda block_size: Element(),
-    "row": lambda block_size: Row(),
-    "column": lambda block_size: Column(),
-    "block": Block,
+    "element": lambda block_size: Elements(),
+    "row": lambda block_size: Rows(),
+    "column": lambda block_size: Columns(),
+    "block": Blocks,
 }
 
 
@@ -60,7 +60,7 @@ def draw(
     key, offset = _keys(seed, name, period)
     if count == units:
         return torch.arange(units, device=device)
-    if isinstance(structure, Element):
+    if isinstance(structure, Elements):
         return _stratified(units, count, key, offset % units, device)
     return _random_bits(key, units, device).argsort(stable=True)[:count].sort().values
 

@@ -17,7 +17,7 @@ from gmixout.core.process import MaskedWeight
 from gmixout.core.saved import check_numbers
 from gmixout.errors import AttachError, StateError
 
-Optimizer = torch.optim.Optimizer
+_Optimizer = torch.optim.Optimizer
 
 
 class MomentPolicy(Protocol):
@@ -39,14 +39,14 @@ class MomentPolicy(Protocol):
         """Take up what `state` returned."""
 
 
-class Reset:
+class ResetMoments:
     """Moments and step counts of the masked values start anew with every mask.
 
     All per-value state goes, also that of wrapping optimizers: Lookahead's slow weights, for
     example, belong to the old entries.
     """
 
-    def __init__(self, weights: Mapping[str, MaskedWeight], optimizers: Sequence[Optimizer]):
+    def __init__(self, weights: Mapping[str, MaskedWeight], optimizers: Sequence[_Optimizer]):
         # Some optimizers (Adagrad) make their state when they are made, most at their first step.
         self._initial = [
             (each, {n: deepcopy(each.state.get(m.values, {})) for n, m in weights.items()})
@@ -81,7 +81,7 @@ class Reset:
         del state
 
 
-class Carry:
+class CarryMoments:
     """Moments stay with their entry: dense, the size of the weight, one for each moment.
 
     torch's optimizers keep one step count a tensor. Entries are trained in a random share of the
@@ -93,7 +93,7 @@ class Carry:
             begin at zero (copies of the weights, step sizes), or is not of the parameter's shape.
     """
 
-    def __init__(self, weights: Mapping[str, MaskedWeight], optimizers: Sequence[Optimizer]):
+    def __init__(self, weights: Mapping[str, MaskedWeight], optimizers: Sequence[_Optimizer]):
         self._weights = weights
         self._optimizer = optimizers[-1]  # the innermost makes the steps
         self._dense: dict[str, dict[str, Tensor]] = {name: {} for name in weights}
@@ -158,7 +158,7 @@ def _is_moment(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() > 1
 
 
-def _moments_of(optimizer: Optimizer, like: nn.Parameter) -> set[str]:
+def _moments_of(optimizer: _Optimizer, like: nn.Parameter) -> set[str]:
     """Return the names of an optimizer's moments, found by a step without a gradient.
 
     What is of the parameter's shape and zero after it, but for an epsilon, is a moment: it belongs
@@ -195,11 +195,14 @@ def _moments_of(optimizer: Optimizer, like: nn.Parameter) -> set[str]:
     return {key for key, value in state.items() if _is_moment(value)}
 
 
-POLICIES: dict[str, type[Reset] | type[Carry]] = {"reset": Reset, "carry": Carry}
+POLICIES: dict[str, type[ResetMoments] | type[CarryMoments]] = {
+    "reset": ResetMoments,
+    "carry": CarryMoments,
+}
 
 
 def make_policy(
-    config: GMixout, weights: Mapping[str, MaskedWeight], optimizers: Sequence[Optimizer]
+    config: GMixout, weights: Mapping[str, MaskedWeight], optimizers: Sequence[_Optimizer]
 ) -> MomentPolicy:
     """Return the policy that `config.moments` names, for an optimizer and those inside it."""
     return POLICIES[config.moments](weights, optimizers)

@@ -31,7 +31,7 @@ from gmixout.core.masks import STRUCTURES, count_units, draw
 from gmixout.core.values import Phi, Values
 from gmixout.errors import AttachError
 
-State = dict[str, Any]
+WeightState = dict[str, Any]
 
 
 class Residual(Protocol):
@@ -317,12 +317,12 @@ class MaskedWeight(nn.Module):
         self.structure.scatter_(weight, index, entries)
         return weight
 
-    def export_state(self) -> State:
+    def export_state(self) -> WeightState:
         """Return all that the model's state dict does not hold; tensors are shared, not copied."""
         return {"values": self.values.detach(), "held": self.held, **self.residual.dense}
 
     @torch.no_grad()
-    def import_state(self, state: State, period: int) -> None:
+    def import_state(self, state: WeightState, period: int) -> None:
         """Take up a checked state; the weight itself comes with the model's own state dict."""
         self.period = period
         self.index.copy_(self._draw())

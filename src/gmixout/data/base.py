@@ -46,7 +46,7 @@ class LabelledImages(Examples):
 Set = TypeVar("Set", bound=Examples, covariant=True, default=Examples)
 Other = TypeVar("Other", bound=Examples)
 
-DEV = "dev/"
+DEV_PREFIX = "dev/"
 """Prefix of the names of `Benchmark.dev_tests`."""
 
 
@@ -80,7 +80,7 @@ class Benchmark(Generic[Set]):
     metric: str = "accuracy"
     """The official metric, a name in `gmixout.evaluation.official.METRICS`: choices are made on it,
     and methods compared by it."""
-    also: tuple[str, ...] = ()
+    extra_metrics: tuple[str, ...] = ()
     """Metrics reported in addition."""
     summary: str | None = None
     """The official summary over all shifts, a name in `gmixout.evaluation.official.SUMMARIES`."""
@@ -92,7 +92,7 @@ class Benchmark(Generic[Set]):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The official metric and the additional ones."""
-        return (self.metric, *self.also)
+        return (self.metric, *self.extra_metrics)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -106,8 +106,8 @@ class Benchmark(Generic[Set]):
 
     @property
     def dev_tests(self) -> dict[str, Set]:
-        """The development shifts, with `DEV` before their names."""
-        return {f"{DEV}{name}": images for name, images in self.dev_shifts.items()}
+        """The development shifts, with `DEV_PREFIX` before their names."""
+        return {f"{DEV_PREFIX}{name}": images for name, images in self.dev_shifts.items()}
 
     @property
     def sets(self) -> dict[str, Set]:

@@ -27,7 +27,7 @@ from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.errors import ConfigError, DataError
 from gmixout.settings import require, shown
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 
 PROMPTS = tuple(
     template
@@ -125,12 +125,12 @@ class Cifar(Source):
         train = in_half(train, self.half)
         held, rest = stratified(train.labels, (self.val_share,), SPLIT_SEED)
         val, train = train.subset(held), train.subset(rest)
-        also: tuple[str, ...] = ()
+        extra_metrics: tuple[str, ...] = ()
         if self.imbalance > 1:
             train = train.subset(long_tailed(train.labels, self.imbalance, SPLIT_SEED))
             counts = train.labels.bincount(minlength=len(classes))
             test = test.grouped(shot_groups(counts, "oltr")[test.labels], SHOT_NAMES)
-            also = ("many_shot", "medium_shot", "few_shot")
+            extra_metrics = ("many_shot", "medium_shot", "few_shot")
             notes.append(f"long tail: {counts.max()} to {counts.min()} training images per class")
         return Benchmark(
             name=str(self),
@@ -138,7 +138,7 @@ class Cifar(Source):
             train=train,
             id_val=val,
             id_test=test,
-            also=also,
+            extra_metrics=extra_metrics,
             shifts=shifts,
             dev_shifts=dev_shifts,
             summary="mean_corruption_error_unnormalised" if "c" in self.shifts else None,
@@ -170,7 +170,7 @@ class Cifar(Source):
             tuple(names),
         )
 
-    def _batch(self, file: Path) -> tuple[Array, list[int]]:
+    def _batch(self, file: Path) -> tuple[_Array, list[int]]:
         """Return the images `[N, 32, 32, 3]` and labels of one of the archive's files."""
         batch = unpickle(file)
         labels: Any = batch.get(self.labels_key)
@@ -360,7 +360,7 @@ def unpickle(file: Path) -> dict[str, Any]:
     return held
 
 
-def _load(file: Path, problems: Problems) -> Array | None:
+def _load(file: Path, problems: Problems) -> _Array | None:
     """Return an array mapped from a file, or None and a problem."""
     if not file.exists():
         problems.add(f"there is no {file}")
@@ -372,7 +372,7 @@ def _load(file: Path, problems: Problems) -> Array | None:
         return None
 
 
-def _load_labels(file: Path, problems: Problems) -> Array | None:
+def _load_labels(file: Path, problems: Problems) -> _Array | None:
     """Return the labels `[N]` of a file, or None and a problem."""
     labels = _load(file, problems)
     if labels is None:
@@ -385,7 +385,7 @@ def _load_labels(file: Path, problems: Problems) -> Array | None:
     return labels.astype(np.int64)
 
 
-def _are_images(pixels: Array, labels: int, file: Path, problems: Problems) -> bool:
+def _are_images(pixels: _Array, labels: int, file: Path, problems: Problems) -> bool:
     if pixels.dtype == np.uint8 and pixels.shape == (labels, 32, 32, 3):
         return True
     problems.add(

@@ -10,7 +10,7 @@ from gmixout.data.base import Benchmark
 from gmixout.data.folders import Listing, absent_files
 from gmixout.data.imagefolder import SPELLINGS
 from gmixout.data.images import ImageSet
-from gmixout.data.reading import rows_of, stays_inside, whole_number
+from gmixout.data.reading import stays_inside, table_rows, whole_number
 from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.several import Parts, SeveralDomains, joined, joined_parts, training_note
 from gmixout.data.source import ImageBenchmark, Problems
@@ -182,7 +182,7 @@ class csv(SeveralDomains):
         columns = {name: getattr(self, f"{name}_column") for name in CsvRow._fields[1:]}
         asked = {"path", "label", *(name.removesuffix("_column") for name in changed(self))}
         needed = [column for name, column in columns.items() if name in asked and column]
-        for line, cells in rows_of(self.root, needed):
+        for line, cells in table_rows(self.root, needed):
             held = {name: cells[column] for name, column in columns.items() if column in cells}
             path = held.pop("path")
             held = {name: value.strip() for name, value in held.items()}

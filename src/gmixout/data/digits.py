@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gmixout.data.base import Benchmark, LabelledImages
-from gmixout.data.digits_corruptions import DEV, REPORTED, SEVERITIES, corrupt
+from gmixout.data.digits_corruptions import DEV, DIGITS_SEVERITIES, REPORTED, corrupt_digits
 from gmixout.data.glyphs import DEV_FONTS, HELD_OUT_FONTS, IMAGE_SIZE, render
 from gmixout.errors import needs
 
@@ -44,8 +44,14 @@ def digits() -> Benchmark:
         DataError: A font is missing.
     """
     train, id_val, id_test = _handwriting()
-    shifts = {f"corrupted/{s}": corrupt(id_test, REPORTED, s, CORRUPTION_SEED) for s in SEVERITIES}
-    dev = {f"dev_corrupted/{s}": corrupt(id_val, DEV, s, CORRUPTION_SEED) for s in SEVERITIES}
+    shifts = {
+        f"corrupted/{s}": corrupt_digits(id_test, REPORTED, s, CORRUPTION_SEED)
+        for s in DIGITS_SEVERITIES
+    }
+    dev = {
+        f"dev_corrupted/{s}": corrupt_digits(id_val, DEV, s, CORRUPTION_SEED)
+        for s in DIGITS_SEVERITIES
+    }
     return Benchmark(
         name="digits",
         classes=tuple("0123456789"),

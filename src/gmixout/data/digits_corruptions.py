@@ -15,8 +15,8 @@ from torch import Tensor
 from gmixout.data.base import LabelledImages
 from gmixout.errors import needs
 
-Corruption = Callable[[Tensor, int, torch.Generator], Tensor]
-SEVERITIES = (1, 2, 3)
+_Corruption = Callable[[Tensor, int, torch.Generator], Tensor]
+DIGITS_SEVERITIES = (1, 2, 3)
 
 
 def _torchvision() -> Any:
@@ -104,7 +104,7 @@ def _coin(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
 
 
-REPORTED: dict[str, Corruption] = {
+REPORTED: dict[str, _Corruption] = {
     "noise": _noise,
     "blur": _blur,
     "fade": _fade,
@@ -112,7 +112,7 @@ REPORTED: dict[str, Corruption] = {
     "occlude": _occlude,
     "shade": _shade,
 }
-DEV: dict[str, Corruption] = {
+DEV: dict[str, _Corruption] = {
     "salt_and_pepper": _salt_and_pepper,
     "pixelate": _pixelate,
     "shear": _shear,
@@ -120,8 +120,8 @@ DEV: dict[str, Corruption] = {
 }
 
 
-def corrupt(
-    clean: LabelledImages, kinds: dict[str, Corruption], severity: int, seed: int
+def corrupt_digits(
+    clean: LabelledImages, kinds: dict[str, _Corruption], severity: int, seed: int
 ) -> LabelledImages:
     """Corrupt every image by one kind, taking the kinds in turn.
 

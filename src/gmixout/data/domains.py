@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gmixout.data.base import Benchmark
-from gmixout.data.folders import Listing, find, plain, read_class, subfolders
+from gmixout.data.folders import Listing, find, folded_name, read_class, subfolders
 from gmixout.data.images import ImageSet
 from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
 from gmixout.data.several import Parts, SeveralDomains, joined_parts, training_note
@@ -116,7 +116,7 @@ class DomainFolders(SeveralDomains):
         return (option, named) if named else ("train_domain", (self.train_domain,))
 
     @property
-    def spoken(self) -> tuple[str, ...]:
+    def always_shown(self) -> tuple[str, ...]:
         """Options shown with results: the one that names the training domains."""
         return (self.choice[0],)
 
@@ -176,7 +176,7 @@ class DomainFolders(SeveralDomains):
         self, present: Mapping[str, Path], problems: Problems
     ) -> tuple[dict[str, ImageSet], tuple[str, ...], tuple[str, ...]]:
         """Return the images of each domain, the class names, and notes."""
-        names = {plain(name): name for f in present.values() for name in subfolders(f)}
+        names = {folded_name(name): name for f in present.values() for name in subfolders(f)}
         self._count(problems, "classes", len(names), "number of classes")
         problems.settle(self)
         labels = {name: label for label, name in enumerate(sorted(names))}
@@ -225,10 +225,10 @@ class DomainFolders(SeveralDomains):
         listing, found = Listing(folder), set()
         # by folder name, then file name: the order that DomainBed's split is made on
         for name in subfolders(folder):
-            if plain(name) in found:
+            if folded_name(name) in found:
                 problems.add(f"{folder / name} is a class that another folder beside it has too")
-            found.add(plain(name))
-            read_class(listing, name, labels[plain(name)], problems)
+            found.add(folded_name(name))
+            read_class(listing, name, labels[folded_name(name)], problems)
         return listing, [name for name in labels if name not in found]
 
     def _parts(self, domain: str, images: ImageSet) -> Parts:

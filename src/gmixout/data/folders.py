@@ -41,7 +41,7 @@ class Listing:
         )
 
 
-def plain(name: str) -> str:
+def folded_name(name: str) -> str:
     """Return a name without case and separators: "Real World" and "real_world" are the same."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
@@ -100,7 +100,7 @@ def find(folder: Path, *names: str) -> Path | None:
     """
     present = subfolders(folder)
     for name in names:
-        fitting = [folder / found for found in present if plain(found) == plain(name)]
+        fitting = [folder / found for found in present if folded_name(found) == folded_name(name)]
         if len(fitting) > 1:
             listed = " and ".join(str(path) for path in fitting)
             raise DataError(f"{listed} may both be {name}: keep one of them in {folder}")

@@ -57,7 +57,7 @@ def font_folder() -> Path:
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
-def draw(fonts: tuple[str, ...]) -> Tensor:
+def draw_glyphs(fonts: tuple[str, ...]) -> Tensor:
     """Draw the digits of each font, centred, equally high, ink 1 on paper 0.
 
     Args:
@@ -107,7 +107,7 @@ def render(fonts: tuple[str, ...], per_digit: int, seed: int) -> LabelledImages:
     Returns:
         `10 * per_digit` images `[1, 28, 28]` in [0, 1].
     """
-    glyphs = draw(fonts)
+    glyphs = draw_glyphs(fonts)
     labels = torch.arange(10).repeat(per_digit)
     chosen = torch.arange(10 * per_digit) // 10 % len(fonts)
     generator = torch.Generator().manual_seed(seed)

@@ -21,7 +21,7 @@ from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.errors import ConfigError, DataError, needs
 from gmixout.settings import shown
 
-NAMES = ("LOC_synset_mapping.txt", "classnames.txt", "words.txt")
+_CLASS_NAME_FILES = ("LOC_synset_mapping.txt", "classnames.txt", "words.txt")
 """Files beside `train/` that may give class names: lines of a wnid, white space, and names."""
 OBJECTNET_BORDER = 2
 """Pixels of red frame around every ObjectNet image, by its authors' instructions."""
@@ -272,11 +272,11 @@ class imagenet(ImageNet):
 
 
 def class_names(root: Path) -> dict[str, str]:
-    """Names of the wnids, from the first of `NAMES` in a folder; empty without.
+    """Names of the wnids, from the first of the class-name files in a folder; empty if none.
 
     All synonyms, as first ones are not distinct: two classes are called "crane".
     """
-    for file in (root / name for name in NAMES):
+    for file in (root / name for name in _CLASS_NAME_FILES):
         if file.exists():
             lines = (line.split(maxsplit=1) for _, line in lines_of(file))
             return {parts[0]: parts[1].strip() for parts in lines if len(parts) == 2}

@@ -75,7 +75,7 @@ class imagenet_lt(ImageNet):
             id_val=parts["val"].images(),
             id_test=parts["test"].images().grouped(groups, SHOT_NAMES),
             shifts={},
-            also=("many_shot", "medium_shot", "few_shot"),
+            extra_metrics=("many_shot", "medium_shot", "few_shot"),
             notes=(f"many, medium and few shot by the limits of {self.shots}",),
         )
 

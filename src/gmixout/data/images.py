@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Transform: TypeAlias = Callable[["Image"], Tensor]
 """Makes a model's input `[C, H, W]` from an image; picklable, for spawned workers."""
 
-Set = TypeVar("Set", bound="ImageSet")
+_Set = TypeVar("_Set", bound="ImageSet")
 
 _BLOCK = 256
 """Images that one thread checks in a row."""
@@ -163,7 +163,7 @@ class ImageSet(Examples, ABC):
         """Return bytes that identify the images at some positions of the store."""
         return b""
 
-    def subset(self: Set, indices: Sequence[int] | Tensor) -> Set:
+    def subset(self: _Set, indices: Sequence[int] | Tensor) -> _Set:
         """Return the examples at some indices, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         part = copy.copy(self)
@@ -173,13 +173,13 @@ class ImageSet(Examples, ABC):
         part._kept = None
         return part
 
-    def transformed(self: Set, transform: Transform) -> Set:
+    def transformed(self: _Set, transform: Transform) -> _Set:
         """Return the same examples with another transform."""
         part = copy.copy(self)
         part.transform, part._kept = transform, None
         return part
 
-    def grouped(self: Set, groups: Tensor | None, names: Sequence[str] = ()) -> Set:
+    def grouped(self: _Set, groups: Tensor | None, names: Sequence[str] = ()) -> _Set:
         """Return the same examples with other groups, `[N]`, which are positions in their names.
 
         Raises:
@@ -189,7 +189,7 @@ class ImageSet(Examples, ABC):
         part._set_groups(groups, names)
         return part
 
-    def kept(self: Set) -> Set:
+    def kept(self: _Set) -> _Set:
         """Return the same examples, whose transformed images stay in memory after their first use.
 
         They stay in the memory of the calling process; loading processes keep nothing.
@@ -198,7 +198,7 @@ class ImageSet(Examples, ABC):
         part._kept = {}
         return part
 
-    def relabelled(self: Set, labels: Sequence[int]) -> Set:
+    def relabelled(self: _Set, labels: Sequence[int]) -> _Set:
         """Return the same examples with other labels.
 
         Args:
@@ -232,7 +232,7 @@ class ImageSet(Examples, ABC):
             found = list(pool.map(look, blocks))
         return [i for bad, _ in found for i in bad], [i for _, flat in found for i in flat]
 
-    def without_broken(self: Set) -> Set:
+    def without_broken(self: _Set) -> _Set:
         """Return the images that can be decoded; `broken` of the new set names the others.
 
         Checking every image takes as long as reading the set once, but fixes the number of

@@ -10,7 +10,7 @@ import torch
 from gmixout.data.base import Benchmark
 from gmixout.data.folders import Listing, find, report_absent
 from gmixout.data.images import ImageFiles
-from gmixout.data.reading import rows_of, stays_inside, whole_number
+from gmixout.data.reading import stays_inside, table_rows, whole_number
 from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.settings import shown
 
@@ -20,7 +20,7 @@ NAMELESS = (
     "categories.csv with columns y and name is missing: classes are named by their numbers, and "
     "so is a zero-shot head"
 )
-COLUMNS = ("split", "filename", "y", "location_remapped")
+_COLUMNS = ("split", "filename", "y", "location_remapped")
 SPLITS = ("train", "val", "test", "id_val", "id_test")
 
 
@@ -67,7 +67,7 @@ class iwildcam(Source):
         listings = {name: Listing(folder / "train") for name in SPLITS}
         places: dict[str, list[int]] = {name: [] for name in SPLITS}
         table = folder / "metadata.csv"
-        for number, row in rows_of(table, COLUMNS):
+        for number, row in table_rows(table, _COLUMNS):
             split, name = row["split"], row["filename"]
             label, place = whole_number(row["y"]), whole_number(row["location_remapped"])
             if split not in listings or label is None or place is None:
@@ -109,7 +109,7 @@ class iwildcam(Source):
             shifts={"test": sets["test"]},
             dev_shifts={"val": sets["val"]},
             metric="macro_f1",
-            also=("accuracy", "macro_recall"),
+            extra_metrics=("accuracy", "macro_recall"),
             notes=() if names else (NAMELESS,),
         )
 
@@ -127,7 +127,7 @@ def _class_names(file: Path) -> dict[int, str]:
     if not file.exists():
         return {}
     named = {}
-    for _, row in rows_of(file, ()):
+    for _, row in table_rows(file, ()):
         if not {"y", "name"} <= set(row):
             return {}
         named[whole_number(row["y"])] = row["name"]

@@ -10,7 +10,7 @@ from gmixout.data.reading import reading, regular
 from gmixout.errors import DataError, needs
 from gmixout.settings import shown
 
-COLUMNS = ("image", "label")
+_COLUMNS = ("image", "label")
 MOST_TIMES = 64
 """Largest ratio of images to file size beyond `SMALL` bytes: images are compressed already."""
 SMALL = 2**26
@@ -60,16 +60,16 @@ def _columns(file: Path, schema: Any) -> list[str]:
     """Return the names of the columns to read."""
     from pyarrow import types
 
-    absent = [name for name in COLUMNS if name not in schema.names]
+    absent = [name for name in _COLUMNS if name not in schema.names]
     if absent:
         there = ", ".join(schema.names)
         raise DataError(f"{file} has no column {' and no '.join(absent)}; it has: {there}")
-    image, label = (schema.field(name).type for name in COLUMNS)
+    image, label = (schema.field(name).type for name in _COLUMNS)
     if not (types.is_binary(image) or types.is_large_binary(image)):
         raise DataError(f"{file}: column image must hold bytes of image files, and is {image}")
     if not types.is_integer(label):
         raise DataError(f"{file}: column label must hold integers, and is {label}")
-    return [*COLUMNS, "file"] if "file" in schema.names else list(COLUMNS)
+    return [*_COLUMNS, "file"] if "file" in schema.names else list(_COLUMNS)
 
 
 def _check_labels(file: Path, labels: Iterable[int | None]) -> None:

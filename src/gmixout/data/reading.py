@@ -92,7 +92,7 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def rows_of(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def table_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number of each row's line, from 1, and the row of a table with commas.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gmixout.data.images import ImageSet
 
-Set = TypeVar("Set", bound=ImageSet)
+_Set = TypeVar("_Set", bound=ImageSet)
 
 SPLIT_SEED = 2510
 """Seed of every split that the official files leave open; never the seed of a training run."""
@@ -20,7 +20,7 @@ MANY, MEDIUM, FEW = 0, 1, 2
 SHOT_NAMES = ("many", "medium", "few")
 """Names of the groups, by these numbers."""
 
-SHOTS: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+SHOT_LIMITS: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "oltr": lambda counts: (counts >= 100, counts <= 20),
     "lift": lambda counts: (counts > 100, counts < 20),
 }
@@ -56,7 +56,7 @@ def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> list[Tenso
     ]
 
 
-def in_half(images: Set, half: str) -> Set:
+def in_half(images: _Set, half: str) -> _Set:
     """Return the `first` or the `second` half of a set, every class in proportion; or `both`."""
     if half == "both":
         return images
@@ -90,11 +90,11 @@ def shot_groups(counts: Tensor, convention: str) -> Tensor:
 
     Args:
         counts: `[classes]`, training images of each class.
-        convention: A name in `SHOTS`.
+        convention: A name in `SHOT_LIMITS`.
 
     Source: `oltr`: Liu et al., "Large-Scale Long-Tailed Recognition in an Open World", CVPR 2019;
         `lift`: Shi et al., "Long-Tail Learning with Foundation Model", ICML 2024; both by their
         code.
     """
-    many, few = SHOTS[convention](counts)
+    many, few = SHOT_LIMITS[convention](counts)
     return MEDIUM + (FEW - MEDIUM) * few.long() + (MANY - MEDIUM) * many.long()

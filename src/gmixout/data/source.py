@@ -125,7 +125,7 @@ class Source(Named, ABC):
     counts: Literal["official", "any"] = "official"
     on_broken: Literal["raise", "skip"] = "raise"
 
-    silent: ClassVar[tuple[str, ...]] = ("root", "counts", "on_broken")
+    never_shown: ClassVar[tuple[str, ...]] = ("root", "counts", "on_broken")
     download_hint: ClassVar[str]
     """Where to get the data, for errors."""
     corruption_summary: ClassVar[str] = "mean_corruption_error_unnormalised"

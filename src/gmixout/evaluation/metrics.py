@@ -114,7 +114,7 @@ def check_metrics(benchmark: Benchmark) -> None:
         DataError: The official metric needs groups and a set has none, or another metric needs them
             and no set has any.
     """
-    asked = {"metric": (benchmark.metric,), "also": benchmark.also}
+    asked = {"metric": (benchmark.metric,), "extra_metrics": benchmark.extra_metrics}
     for field_name, names in asked.items():
         for name in names:
             if name not in METRICS:
@@ -125,11 +125,13 @@ def check_metrics(benchmark: Benchmark) -> None:
     if METRICS[benchmark.metric].needs_groups and without:
         raise DataError(
             f"metric={benchmark.metric!r} needs groups, and these sets have none: "
-            f"{', '.join(without)}. Give each a tensor `groups`, or make it one of `also`."
+            f"{', '.join(without)}. Give each a tensor `groups`, or put it into extra_metrics."
         )
-    for name in benchmark.also:
+    for name in benchmark.extra_metrics:
         if METRICS[name].needs_groups and len(without) == len(benchmark.tests):
-            raise DataError(f"also={name!r} needs groups, and no set has any (a tensor `groups`)")
+            raise DataError(
+                f"extra_metrics={name!r} needs groups, and no set has any (a tensor `groups`)"
+            )
 
 
 def summarise_shifts(

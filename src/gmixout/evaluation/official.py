@@ -28,7 +28,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ShiftSummary:
     """A summary of many data sets, lower is better."""
 
     title: str
@@ -66,7 +66,7 @@ SHOTS = ("many", "medium", "few")
 """Groups 0, 1 and 2 of a long-tailed test set (see `gmixout.data.imagenet_lt`)."""
 
 
-def accuracy(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
+def top1(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
     """Return the share of images whose largest logit is that of their label.
 
     Args:
@@ -132,13 +132,13 @@ def _shot(shot: str) -> Metric:
 
     def compute(logits: Tensor, labels: Tensor, groups: Tensor | None) -> float:
         inside = _given(f"{shot}_shot", groups) == group
-        return accuracy(logits[inside], labels[inside])
+        return top1(logits[inside], labels[inside])
 
     return Metric(f"{shot}-shot accuracy", compute, needs_groups=True)
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("accuracy", accuracy),
+    "accuracy": Metric("accuracy", top1),
     "macro_f1": Metric("macro F1", macro_f1),
     "macro_recall": Metric("macro recall", macro_recall),
     "worst_group": Metric("worst-group accuracy", worst_group, needs_groups=True),
@@ -189,14 +189,14 @@ def mean_corruption_error_unnormalised(accuracies: Mapping[str, float]) -> float
     return sum(errors.values()) / len(errors)
 
 
-SUMMARIES: dict[str, Summary] = {
-    "mce_alexnet": Summary(
+SUMMARIES: dict[str, ShiftSummary] = {
+    "mce_alexnet": ShiftSummary(
         "mCE",
         "mean corruption error, the error on each kind divided by AlexNet's: 100 is as bad as "
         "AlexNet",
         mce_alexnet,
     ),
-    "mean_corruption_error_unnormalised": Summary(
+    "mean_corruption_error_unnormalised": ShiftSummary(
         "mean corruption error",
         "over 15 kinds at 5 severities, not normalized, because no baseline was published",
         mean_corruption_error_unnormalised,
@@ -219,7 +219,7 @@ def _errors(accuracies: Mapping[str, float]) -> dict[str, float]:
 
 def _group_accuracies(logits: Tensor, labels: Tensor, groups: Tensor) -> dict[int, float]:
     return {
-        int(group): accuracy(logits[groups == group], labels[groups == group])
+        int(group): top1(logits[groups == group], labels[groups == group])
         for group in torch.unique(groups)
     }
 

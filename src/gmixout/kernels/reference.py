@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 STRIP_ENTRIES = {"cpu": 2**20, "gpu": 2**24}
-"""Most entries of a dense gradient that `Element` holds at a time (4 and 64 MiB in float32).
+"""Most entries of a dense gradient that `Elements` holds at a time (4 and 64 MiB in float32).
 
 The dense gradient of a smaller weight is in memory as a whole while it is gathered from, one weight
 at a time: smaller strips took up to half as long again.
@@ -292,7 +292,7 @@ def _dims(shape: Sequence[int]) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Element(Structure):
+class Elements(Structure):
     """Single entries, by their position in the flattened weight. Values are `[K, 1]`.
 
     A matrix, since whoever groups parameters takes vectors for biases and norms, without decay.
@@ -341,7 +341,7 @@ class Element(Structure):
 
 
 @dataclass(frozen=True)
-class Row(Structure):
+class Rows(Structure):
     """Whole output units: rows of a linear weight, filters of a convolution. `[K, I, *k]`."""
 
     def units(self, shape: Sequence[int]) -> int:
@@ -365,7 +365,7 @@ class Row(Structure):
 
 
 @dataclass(frozen=True)
-class Column(Structure):
+class Columns(Structure):
     """Whole input units; a weight without a second side is cut along its first. `[O, K, *k]`."""
 
     def units(self, shape: Sequence[int]) -> int:
@@ -397,7 +397,7 @@ class Column(Structure):
 
 
 @dataclass(frozen=True)
-class Block(Structure):
+class Blocks(Structure):
     """Tiles of output by input units. Values are `[K, R, C, *k]`.
 
     A tile's sides are the largest divisors of the weight's sides not above `size`, so that every

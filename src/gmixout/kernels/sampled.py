@@ -1,7 +1,7 @@
 """The chosen entries of a linear layer's weight gradient in one Triton kernel.
 
 Each program computes a tile of the dense gradient in registers and writes the entries of it that
-were chosen: the gradient itself is never in memory. `Element.grad` is the reference, strips of the
+were chosen: the gradient itself is never in memory. `Elements.grad` is the reference, strips of the
 dense gradient that are gathered at once, and is what training uses: which of the two is faster on
 which GPU is for `benchmarks/kernels.py` to measure.
 """

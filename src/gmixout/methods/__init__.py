@@ -77,7 +77,7 @@ METHODS: dict[str, type[Method]] = {
 Method._table = ChainMap(METHODS, {beside.beside.__name__: beside.beside})
 
 REFERENCE = full.full.__name__
-"""What reports compare the others with when nobody says."""
+"""The default reference method of reports."""
 BASELINES = (zero_shot.zero_shot.__name__, probing.linear_probe.__name__, REFERENCE)
 """Methods whose models say what OOD accuracy to expect at an ID accuracy."""
 DEFAULT_METHOD = masking.gmixout.__name__

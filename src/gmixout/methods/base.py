@@ -197,9 +197,9 @@ class Method(Named, ABC):
             if isinstance(value, Method):
                 value.check_steps(steps)
 
-    def costliest(self) -> "Method":
+    def worst_case(self) -> "Method":
         """Return the method as it trains most of the model, to measure its most expensive step."""
-        parts = {n: part.costliest() for n, part in vars(self).items() if isinstance(part, Method)}
+        parts = {n: part.worst_case() for n, part in vars(self).items() if isinstance(part, Method)}
         return replace(self, **parts)  # type: ignore[type-var]
 
     def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:

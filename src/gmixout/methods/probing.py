@@ -153,7 +153,7 @@ class lp_ft(Method):
                 f"{steps // 3}, or use linear_probe"
             )
 
-    def costliest(self) -> Method:
+    def worst_case(self) -> Method:
         """Return full finetuning from the first step on."""
         return replace(self, probe_steps=0)
 

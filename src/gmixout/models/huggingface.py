@@ -140,7 +140,7 @@ class Logits(nn.Module):
         _checkpoint(self.body, enable)
 
 
-class Pooled(nn.Module):
+class PooledClassifier(nn.Module):
     """A backbone of transformers, and a linear head on the features that it pools itself.
 
     For models without an image classifier in transformers.
@@ -272,7 +272,7 @@ def _backbone(request: Request, source: str, size: tuple[int, int]) -> Built:
             f"{request.name} ({type(body).__name__}) pools no features to put a head on, and is "
             f"not a known CLIP-like model: {', '.join(DUAL)}"
         )
-    model = Pooled(body, nn.Linear(pooled.shape[1], len(request.classes)))
+    model = PooledClassifier(body, nn.Linear(pooled.shape[1], len(request.classes)))
     draw_head(model.head, request.seed)
     return model, "random", f"random head (seed {request.seed}) on pooler_output"
 

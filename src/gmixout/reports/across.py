@@ -5,7 +5,7 @@ from typing import Any
 
 from gmixout.methods import REFERENCE
 from gmixout.reports.names import names_of
-from gmixout.reports.standings import NONE, Entry, Summary, interval_text
+from gmixout.reports.standings import NONE, Entry, SummaryTable, interval_text
 from gmixout.reports.style import styles_of
 from gmixout.results.across import PLACES, Across, compare_across
 from gmixout.results.record import BenchmarkFacts
@@ -16,7 +16,7 @@ MIDDLE = len(PLACES) // 2
 """The position shown in the table of single benchmarks, which most methods reach."""
 
 
-def across_summaries(studies: Sequence[Study], reference: str = REFERENCE) -> list[Summary]:
+def across_summaries(studies: Sequence[Study], reference: str = REFERENCE) -> list[SummaryTable]:
     """Return the methods over several benchmarks, then each benchmark by itself.
 
     Args:
@@ -37,7 +37,7 @@ def across_summaries(studies: Sequence[Study], reference: str = REFERENCE) -> li
     ]
 
 
-def _averages(across: Across, labels: dict[Series, str], label: str, metric: str) -> Summary:
+def _averages(across: Across, labels: dict[Series, str], label: str, metric: str) -> SummaryTable:
     count = len(across.benchmarks)
     levels = [f"at {place:.0%} of the ID range" for place in PLACES]
     table = [
@@ -63,7 +63,7 @@ def _averages(across: Across, labels: dict[Series, str], label: str, metric: str
         notes.append(f"2/{count}: two of the {count} benchmarks have it, and the mean is of those.")
     title = f"{count} benchmarks: {', '.join(across.benchmarks)}"
     headings = ["method", "ID %", "OOD %", f"OOD - {label}, at its own ID", *levels]
-    return Summary(title, headings, table, notes)
+    return SummaryTable(title, headings, table, notes)
 
 
 def _differences(
@@ -72,7 +72,7 @@ def _differences(
     labels: dict[Series, str],
     label: str,
     metric: str,
-) -> Summary:
+) -> SummaryTable:
     table = []
     for row in across.rows:
         pooled = row.at_places[MIDDLE]
@@ -92,7 +92,7 @@ def _differences(
         f"its lowest to its highest ID {metric}: {levels}. In brackets 95% bootstrap intervals "
         "over the n seeds.",
     ]
-    return Summary(f"each benchmark, against {label}", ["method", *names], table, notes)
+    return SummaryTable(f"each benchmark, against {label}", ["method", *names], table, notes)
 
 
 def short_names(benchmarks: Sequence[BenchmarkFacts]) -> list[str]:

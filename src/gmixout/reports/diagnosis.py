@@ -13,13 +13,13 @@ from gmixout.reports.style import rate
 from gmixout.reports.table import WIDE, plain_table
 from gmixout.results.statistics import Estimate
 
-NAMES = {"id_test": "ID", "id_val": "ID validation"}
+_SET_NAMES = {"id_test": "ID", "id_val": "ID validation"}
 
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console | None = None) -> None:
     """Print the results as tables, with a description of the run and its members."""
     console = console or Console()
-    console.print(title_of(diagnosis), markup=False, highlight=False, style="bold")
+    console.print(run_title(diagnosis), markup=False, highlight=False, style="bold")
     for make in (accuracy_table, error_table, line_table, place_table):
         console.print(make(diagnosis))
         console.print()
@@ -102,7 +102,7 @@ def groups_of(diagnosis: Diagnosis) -> list[tuple[str, Members]]:
 
 def set_name(test: str) -> str:
     """Return the display name of a test set."""
-    return NAMES.get(test, test)
+    return _SET_NAMES.get(test, test)
 
 
 def mean_accuracies(measures: Measures) -> list[float]:
@@ -139,7 +139,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def title_of(diagnosis: Diagnosis) -> str:
+def run_title(diagnosis: Diagnosis) -> str:
     """Return the title, which names the run."""
     run = diagnosis.run
     return (

@@ -19,9 +19,9 @@ from gmixout.reports.diagnosis import (
     mean_accuracies,
     note_of,
     percent,
+    run_title,
     set_name,
     shares_of,
-    title_of,
 )
 from gmixout.reports.figure import INK, LIGHT, SOFT, decorate, save_figure
 from gmixout.results.statistics import Estimate
@@ -60,7 +60,7 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
         axes.set_title(title, loc="left", fontsize=10.5, color=INK)
         decorate(axes)
         draw(axes, diagnosis)
-    figure.suptitle(title_of(diagnosis), x=0.005, ha="left", fontsize=12.5, color=INK)
+    figure.suptitle(run_title(diagnosis), x=0.005, ha="left", fontsize=12.5, color=INK)
     figure.supxlabel(note_of(diagnosis), x=0.005, ha="left", fontsize=9.5, color=SOFT)
     return figure
 

@@ -37,7 +37,7 @@ LIGHT = "#a6a6a6"
 MANY_SETTINGS = 6
 """Number of settings of one method from which a legend does not name each."""
 LINES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
-COSTS = ("step_seconds", "peak_memory_bytes", "trainable_share")
+_COSTS = ("step_seconds", "peak_memory_bytes", "trainable_share")
 
 
 def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Path:
@@ -96,7 +96,7 @@ def cost_figure(study: Study) -> Figure:
     """
     rows = [row for row in rows_of(study) if row.selected and row.setting.trained]
     by_key = {column.key: column for column in columns_of(rows)} if rows else {}
-    columns = [by_key[key] for key in COSTS if key in by_key]
+    columns = [by_key[key] for key in _COSTS if key in by_key]
     figure = Figure(figsize=(9.6, 4.4), layout="constrained", facecolor="white")
     if not columns:
         figure.text(0.5, 0.5, "nothing was trained, so nothing was paid", ha="center", color=SOFT)

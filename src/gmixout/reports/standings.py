@@ -140,7 +140,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Summary:
+class SummaryTable:
     """A display table with one row per method."""
 
     title: str
@@ -149,7 +149,7 @@ class Summary:
     notes: list[str]
 
 
-def summary_of(study: Study, reference: str = REFERENCE) -> Summary:
+def summary_of(study: Study, reference: str = REFERENCE) -> SummaryTable:
     """Return the summary table for papers and READMEs."""
     rows = [row for row in rows_of(study) if row.selected]
     standings = standings_of(study, rows, reference)
@@ -187,7 +187,7 @@ def summary_of(study: Study, reference: str = REFERENCE) -> Summary:
         notes += [*standings.notes, NOISE_NOTE]
     headings = ["method", "setting", *(c.heading for c in accuracies), *against]
     title = f"{study.benchmark}: one row per method"
-    return Summary(title, [*headings, *(c.heading for c in costs)], table, notes)
+    return SummaryTable(title, [*headings, *(c.heading for c in costs)], table, notes)
 
 
 LEFT_OUT = ("front_area", "effective_robustness", "ece_ood", "nll_id", "nll_ood", "seconds")

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from gmixout.methods import REFERENCE
 from gmixout.reports.across import across_summaries
 from gmixout.reports.rows import columns_of, rows_of
-from gmixout.reports.standings import NONE, Entry, Standing, Summary, standings_of, summary_of
+from gmixout.reports.standings import NONE, Entry, Standing, SummaryTable, standings_of, summary_of
 from gmixout.results.statistics import Estimate
 from gmixout.results.study import Study
 
@@ -99,7 +99,7 @@ def across_as_markdown(studies: Sequence[Study], reference: str, reports: Mappin
     return "\n".join([*parts, "## Reports", "", *links, ""])
 
 
-def _markdown_table(table: Summary) -> str:
+def _markdown_table(table: SummaryTable) -> str:
     lines = [
         "| " + " | ".join(map(_markdown, table.headings)) + " |",
         "|" + "|".join("---" if i == 0 else "---:" for i in range(len(table.headings))) + "|",

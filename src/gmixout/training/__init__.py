@@ -4,7 +4,7 @@ from gmixout.training.arguments import TrainingArguments
 from gmixout.training.loop import (
     TrainingInterrupted,
     TrainingResult,
-    check_settings,
+    check_training_settings,
     refuse_several_processes,
     train,
 )
@@ -15,7 +15,7 @@ __all__ = [
     "TrainingArguments",
     "TrainingInterrupted",
     "TrainingResult",
-    "check_settings",
+    "check_training_settings",
     "refuse_several_processes",
     "train",
 ]

@@ -71,7 +71,7 @@ class TrainingResult:
     """Peak memory of training above the loaded model (see `PeakMemory`)."""
 
 
-def check_settings(
+def check_training_settings(
     model: nn.Module,
     dataset: Dataset[Any],
     arguments: TrainingArguments,

@@ -5,12 +5,12 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from gmixout.bench.commands.report import present
+from gmixout.bench.commands.report import show_report
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import run_folder
 from gmixout.bench.grid import Grid
 from gmixout.bench.options import Fields
-from gmixout.bench.progress import say, tell
+from gmixout.bench.progress import print_notes, say
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.data import Source
 from gmixout.errors import ConfigError
@@ -174,13 +174,13 @@ def sweep(
 
 def _carry_out(grid: Grid, what: dict[str, Any], resume: bool, overwrite: bool) -> list[Record]:
     config = {**grid.task.plain(), **what, **grid.settings()}
-    tell(grid.loaded)
+    print_notes(grid.loaded)
     may_change = (*what, *grid.may_change())
     with run_folder(grid.out, config, resume, overwrite, may_change, grid.task):
         try:
             grid.carry_out()
         except Exception:  # not when it is stopped: then it ends as soon as it can
             if RunFolder(grid.out).log.read():
-                present(grid.out)
+                show_report(grid.out)
             raise
-        return present(grid.out)
+        return show_report(grid.out)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gmixout import weightspace
-from gmixout.bench.commands.report import present
+from gmixout.bench.commands.report import show_report
 from gmixout.bench.folder import load_model, run_folder, save_model
 from gmixout.bench.job import (
     about_model,
@@ -116,4 +116,4 @@ def _write(
     with run_folder(out, options, resume=False, overwrite=overwrite):
         save_model(RunFolder(out).model, state, about_model(record) | task.about())
         RunFolder(out).log.append(record)
-        return present(out)
+        return show_report(out)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from gmixout.bench.folder import at_work, load_model, read_config
+from gmixout.bench.folder import at_work, load_model, read_run_config
 from gmixout.bench.job import Job, method_of
 from gmixout.bench.progress import bars
 from gmixout.bench.task import Task
@@ -36,7 +36,7 @@ from gmixout.training import TrainingArguments
 from gmixout.training.loop import train
 from gmixout.weightspace import State, fingerprint, interpolate, uniform_soup
 
-PLACES = [place / 20 for place in range(21)]
+POSITIONS = [place / 20 for place in range(21)]
 """Points on the line from the pretrained (0) to the final weights (1)."""
 VERSION = 1
 """Version of the files of finished repeats; others are measured again."""
@@ -164,7 +164,7 @@ def find_run(folder: Path, data_root: Path | None = None) -> KnownRun:
             f"{folder} holds a model of {about['method']}, which was not trained: there is no run "
             "to diagnose"
         )
-    config = read_config(place.path)
+    config = read_run_config(place.path)
     task = Task.of(config).with_data(root=data_root)
     try:
         arguments = TrainingArguments(
@@ -256,7 +256,7 @@ def _train_and_measure(known: KnownRun, job: Job, members: int, show: Show) -> R
     )
     final = result.model.state_dict()
     groups = {name: states for name, states in watch.states.items() if states}
-    models = sum(len(states) + 1 for states in groups.values()) + len(PLACES)
+    models = sum(len(states) + 1 for states in groups.values()) + len(POSITIONS)
     look = _Look(job, lambda done: show("measuring", done, models))
     facts: dict[str, Any] = {
         "difference": known.difference(final) if job.run == known.job.run else None,
@@ -310,7 +310,7 @@ class _Look:
 def _line(look: _Look, pretrained: State, final: State) -> dict[str, dict[str, list[float]]]:
     """Return loss and accuracy by set at all positions."""
     line: dict[str, dict[str, list[float]]] = {n: {"loss": [], "accuracy": []} for n in look.sets}
-    for place in PLACES:
+    for place in POSITIONS:
         for name, found in look.logits(interpolate(pretrained, final, place), look.sets).items():
             scores = score(*found)
             line[name]["loss"].append(scores.nll)
@@ -345,7 +345,7 @@ def combine(known: KnownRun, members: int, repeats: Sequence[Repeat]) -> Diagnos
         drift_of=what.drift_of,
         drift_steps=what.drifts,
         drift={layer: [fact["drift"][layer] for fact in facts] for layer in facts[0]["drift"]},
-        alphas=PLACES,
+        alphas=POSITIONS,
         line={
             group: _mean_line([[fact["line"][part] for fact in facts] for part in parts])
             for group, parts in _parts(sets).items()
@@ -381,7 +381,7 @@ def _mean_line(parts: Sequence[Sequence[Mapping[str, list[float]]]]) -> Line:
         return [[fmean(p) for p in zip(*same, strict=True)] for same in zip(*each, strict=True)]
 
     loss = mean("loss")
-    return Line(loss, mean("accuracy"), [ensemble.barrier(PLACES, each) for each in loss])
+    return Line(loss, mean("accuracy"), [ensemble.barrier(POSITIONS, each) for each in loss])
 
 
 def _parts(sets: Iterable[str]) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from gmixout.bench.progress import say
 from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
 from gmixout.data import Benchmark, Source
-from gmixout.data.base import DEV
+from gmixout.data.base import DEV_PREFIX
 from gmixout.data.source import ImageBenchmark
 from gmixout.errors import DataError
 from gmixout.evaluation.metrics import Scores, evaluate_sets, summarise_shifts
@@ -130,7 +130,7 @@ def _table(scores: Mapping[str, Scores]) -> Table:
 
 def _over_all(tests: Benchmark, scores: Mapping[str, Scores]) -> list[str]:
     """Return the mean over groups of shifts, and the benchmark's own summary."""
-    shifts = {name: each for name, each in scores.items() if not name.startswith(DEV)}
+    shifts = {name: each for name, each in scores.items() if not name.startswith(DEV_PREFIX)}
     official = tests.metric
     groups = by_group({n: each.figures.get(official, each.accuracy) for n, each in shifts.items()})
     lines = []

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from gmixout.bench.commands.report import present
+from gmixout.bench.commands.report import show_report
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import run_folder, save_model
 from gmixout.bench.grid import Grid
 from gmixout.bench.job import Job, about_model
 from gmixout.bench.options import Fields
-from gmixout.bench.progress import RunBar, bars, say, tell
+from gmixout.bench.progress import RunBar, bars, print_notes, say
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.bench.threads import few_threads
 from gmixout.data import Source
@@ -76,15 +76,15 @@ def finetune(
         grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out, workers=1)
         estimate(grid, [method])
         return []
-    tell(loaded)
+    print_notes(loaded)
     with run_folder(out, config, resume, overwrite, arguments.conduct(), task):
         log = RunFolder(out).log
         if job.is_finished(out, log):
             say(f"The run in {out} is finished; nothing was trained.")
-            return present(out)
+            return show_report(out)
         with bars() as progress, few_threads(loaded.pretrained.model):
             bar = RunBar(progress, job.title, arguments.steps)
-            finetuned, run = job.obtain(out, log, bar.advance)
+            finetuned, run = job.train_or_load(out, log, bar.advance)
             chosen = id_validation.choose(job.record(method, finetuned, run, log))
         for options, state, _ in method.models(job.pretrained(), job.runs(finetuned)):
             if options == chosen.method.spelled:
@@ -92,4 +92,4 @@ def finetune(
         job.finish(out)
         if chosen.below_start:
             say(f"{job.title} {chosen.below_start}")
-        return present(out)
+        return show_report(out)

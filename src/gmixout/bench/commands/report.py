@@ -58,7 +58,7 @@ def _check_reference(reference: str, every: Sequence[Study]) -> None:
             )
 
 
-def present(folder: Path) -> list[Record]:
+def show_report(folder: Path) -> list[Record]:
     """Write and show the report on a folder; return its records."""
     report([folder])
     return RunFolder(folder).log.read()

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from gmixout.methods import REFERENCE
 from gmixout.reports.names import notes_of, title_of
-from gmixout.reports.page.data import groups_of, page_data, switches_of
+from gmixout.reports.page.data import page_data, switch_numbers, switches_of
 from gmixout.reports.rows import Column, Row, columns_of, rows_of
 from gmixout.reports.standings import NOISE_NOTE, Standings, interval_text, standings_of
 from gmixout.reports.style import SYMBOLS, rate
@@ -67,7 +67,7 @@ def page(
         rows=rows,
         rate=rate,
         has_alpha=any(row.setting.alpha is not None for row in rows),
-        groups=groups_of(rows),
+        groups=switch_numbers(rows),
         switches=switches_of(rows),
         standings=standings,
         rules=RULES.values(),
@@ -76,7 +76,7 @@ def page(
         noise_note=NOISE_NOTE,
         symbols=SYMBOLS,
         glyphs=GLYPHS,
-        dashes=DASHES,
+        dashes=SVG_DASHES,
         facts=_facts(study.records),
         configs=configs,
         data=page_data(study, rows, columns, standings),
@@ -156,7 +156,7 @@ def _facts(records: Sequence[Record]) -> dict[str, str]:
     }
 
 
-DASHES = {"solid": "", "dash": "5 3", "dot": "1.5 3", "dashdot": "6 2.5 1.5 2.5"}
+SVG_DASHES = {"solid": "", "dash": "5 3", "dot": "1.5 3", "dashdot": "6 2.5 1.5 2.5"}
 """Plotly's dashes as SVG's."""
 GLYPHS = {
     "circle": "M13 2a4 4 0 1 0 .001 0z",

@@ -29,7 +29,7 @@ from gmixout.results.study import Series, Setting, Study, by_series, pareto_fron
 
 MAX_CURVES = 24
 """Most curves with their own switches; above, the variants of a method share one."""
-COSTS = ("step_seconds", "peak_memory_bytes", "trainable_share", "seconds")
+_COSTS = ("step_seconds", "peak_memory_bytes", "trainable_share", "seconds")
 
 
 def page_data(
@@ -42,7 +42,7 @@ def page_data(
     settings = study.settings
     styles = {row.setting.series: row.style for row in rows}
     place = {series: index for index, series in enumerate(styles)}
-    groups = groups_of(rows)
+    groups = switch_numbers(rows)
     return {
         "many": MANY,
         "names": {"in_domain": rows[0].names.in_domain, "under_shift": rows[0].names.under_shift},
@@ -78,7 +78,7 @@ class Group:
     main: bool
 
 
-def groups_of(rows: Sequence[Row]) -> dict[Series, int]:
+def switch_numbers(rows: Sequence[Row]) -> dict[Series, int]:
     """Return the number of each curve's switch."""
     series = list(dict.fromkeys(row.setting.series for row in rows))
     if len(series) <= MAX_CURVES:
@@ -89,7 +89,7 @@ def groups_of(rows: Sequence[Row]) -> dict[Series, int]:
 
 def switches_of(rows: Sequence[Row]) -> list[Group]:
     """Return the switches, in their order."""
-    groups = groups_of(rows)
+    groups = switch_numbers(rows)
     found: dict[int, Group] = {}
     for row in rows:
         method, variant = row.setting.series
@@ -184,7 +184,7 @@ def _cost(
 ) -> dict[str, Any]:
     """Return costs of each chosen setting against its OOD, and against OOD at matched ID."""
     by_key = {column.key: column for column in columns}
-    known = [by_key[key] for key in COSTS if key in by_key]
+    known = [by_key[key] for key in _COSTS if key in by_key]
     levels = standings[0].id_levels if standings else []
     points = []
     for row in rows:

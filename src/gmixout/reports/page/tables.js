@@ -12,7 +12,7 @@ function filterRows() {
     const text = row.textContent.toLowerCase();
     row.hidden = !(isShown(row.dataset.group) && chosen && words.every(word => text.includes(word)));
   }
-  $("rule-note").textContent = rule ? `One row a method, chosen by ${rule}: ${ruleNotes[rule]}.` : "Every setting; the highlighted rows are chosen by id_validation.";
+  $("rule-note").textContent = rule ? `One row per method, chosen by ${rule}: ${ruleNotes[rule]}.` : "Every setting; the highlighted rows are chosen by id_validation.";
 }
 
 function filterMatched() {
