@@ -139,10 +139,12 @@ class Source(Named, ABC):
     def __post_init__(self) -> None:
         """Check the options against their annotations, and shares; subclasses add their ranges."""
         check_settings(self)
-        for name, value in vars(self).items():
-            if name.endswith("_share"):
-                allowed = "above 0 and below 1: it is a share of the images"
-                require(self, name, 0 < value < 1, allowed)
+        shares = {name: value for name, value in vars(self).items() if name.endswith("_share")}
+        first, whole = next(iter(shares), ""), sum(shares.values())
+        for name, value in shares.items():
+            allowed = "above 0 and below 1: it is a share of the images"
+            require(self, name, 0 < value < 1, allowed)
+            require(self, name, name == first or whole < 1, f"below 1 together with {first}")
 
     @property
     def prompts(self) -> tuple[str, ...]:
