@@ -12,6 +12,7 @@ from gmixout.data.images import ImageFiles, ImageSet, Transform
 from gmixout.data.prompts import PLAIN
 from gmixout.errors import DataError, needs
 from gmixout.named import Named
+from gmixout.plain import listed
 from gmixout.settings import check_settings, require, shown
 
 ImageBenchmark: TypeAlias = Benchmark[ImageSet]
@@ -295,6 +296,5 @@ def _gaps(benchmark: ImageBenchmark) -> list[str]:
     absent = (counts == 0).nonzero().flatten().tolist()
     if not absent:
         return []
-    names = ", ".join(classes[label] for label in absent[:5])
-    more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-    return [f"train has no image of {len(absent)} of {len(classes)} classes: {names}{more}"]
+    names = listed([classes[label] for label in absent])
+    return [f"train has no image of {len(absent)} of {len(classes)} classes: {names}"]
