@@ -9,7 +9,6 @@ from torch import nn
 
 from gmixout import GMixout
 
-
 SHAPE, PERIODS = (4, 12), 1000
 
 
