@@ -12,29 +12,28 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 
-from gmixout.evaluation.curves import Point, ood_at_matched_id
-from gmixout.evaluation.records import RecordLog
-from gmixout.evaluation.selection import id_validation
-from gmixout.evaluation.summary import Estimate, by_series, complete, summarise
+from gmixout.results import RunFolder, Study
+from gmixout.results.statistics import Estimate
+from gmixout.results.study import Curve, Point
 
 
 def main(folder: Path, levels: list[float]) -> None:
     """Prints a table for each option."""
-    records = RecordLog(folder / "records.jsonl").read()
-    chosen = [
-        id_validation.choose(complete(cells)) for cells in by_series(summarise(records)).values()
-    ]
-    options = chosen[0].records[0].options
+    study = Study(RunFolder(folder).log.read())
+    chosen = list(study.selected.values())
     levers = [
-        name for name in options if len({str(c.records[0].options[name]) for c in chosen}) > 1
+        name
+        for name in chosen[0].facts.options
+        if len({str(each.facts.options[name]) for each in chosen}) > 1
     ]
     points: dict[tuple[object, ...], list[Point]] = defaultdict(list)
-    for record in records:
-        points[(*(record.options[name] for name in levers), record.seed)].append(
+    for record in study.records:
+        points[(*(record.method.options[name] for name in levers), record.seed)].append(
             Point(record.id, record.ood)
         )
     heights = {
-        key: [ood_at_matched_id(each, level) for level in levels] for key, each in points.items()
+        key: [Curve(("", ""), 0, tuple(each)).ood_at(level) for level in levels]
+        for key, each in points.items()
     }
     for place, name in enumerate(levers):
         values = sorted({key[place] for key in points})  # type: ignore[type-var]
@@ -50,9 +49,10 @@ def main(folder: Path, levels: list[float]) -> None:
                 ]
                 gains = [a - b for a, b in pairs if a is not None and b is not None]
                 line.append(f"against {middle}: {_text(gains, len(own), '+.1f')}")
-            cells = [c for c in chosen if c.records[0].options[name] == value]
+            settings = [each for each in chosen if each.facts.options[name] == value]
             id, ood = (
-                fmean(c.estimate(f).mean for c in cells) for f in (lambda r: r.id, lambda r: r.ood)
+                fmean(each.estimate(f).mean for each in settings)
+                for f in (lambda r: r.id, lambda r: r.ood)
             )
             print(f"  {value}: {'; '.join(line)}; chosen: ID {100 * id:.1f}, OOD {100 * ood:.1f}")
 

@@ -1,6 +1,7 @@
 """Imports run one way, downward, and importing the package stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ import pytest
 
 import gmixout
 from gmixout.data import SOURCES
+from gmixout.methods import METHODS
+from gmixout.results import RunFolder
 
 PACKAGE = Path(gmixout.__file__).parent
 
@@ -18,6 +21,7 @@ FLOORS = [
     {"cli"},
     {"bench"},
     {"training", "reports"},
+    {"results"},
     {"methods", "evaluation"},
     {"models"},
     {"regularizers"},
@@ -111,6 +115,101 @@ def test_a_wrong_import_is_found(plant, tmp_path):
     assert len(violations(tmp_path)) == 1
 
 
+def texts_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of each string in a file that is not documentation."""
+    tree = ast.parse(path.read_text(), str(path))
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in documentation:
+            yield node.lineno, node.value
+
+
+METHODLESS = ("reports", "results", "evaluation", "training", "losses", "core", "data")
+"""The rooms that work for any method; what is known of a data set is in `data` alone."""
+OWN = {("core/binding.py", "gmixout"), ("core/attach.py", "mixout")}
+"""The package's name, and a function of core's own."""
+ENGLISH = {"gmixout", "full", "csv"}
+"""Names that are words of their own in a text, beside others."""
+
+
+def names_known(package: Path) -> list[str]:
+    """Places that know a method or a data set by name: a text, in some rooms a word in one."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        place = path.relative_to(package).as_posix()
+        room = place.split("/")[0]
+        names = {*METHODS} if room in METHODLESS else set()
+        names |= {*SOURCES} if room != "data" else set()
+        for line, text in texts_of(path):
+            words = {*re.findall(r"\w+", text)} - ENGLISH if room in METHODLESS else set()
+            known = names & {*words, text}
+            found += [f"{place}:{line} knows {n}" for n in sorted(known) if (place, n) not in OWN]
+    return found
+
+
+def test_what_is_known_of_a_method_or_a_data_set_is_beside_it():
+    assert names_known(PACKAGE) == []
+
+
+NAMED = {
+    "a method": ("reports/rows.py", 'BASE = "full"\n'),
+    "the default method": ("results/curves.py", 'def f(reference="gmixout"): pass\n'),
+    "a method in a table": ("evaluation/metrics.py", 'def f():\n    return {"lora": 1}["lora"]\n'),
+    "a method in a message": (
+        "training/loop.py",
+        'raise ValueError(f"{1} is for wise_ft alone")\n',
+    ),
+    "a data set": ("reports/names.py", 'SOURCES = ("pacs", "mine")\n'),
+    "a method in data": ("data/base.py", 'if str() == "lora": pass\n'),
+    "a data set in core": ("core/layers.py", 'KIND = "imagenet"\n'),
+    "a data set in bench": ("bench/task.py", 'if str() == "csv": pass\n'),
+}
+
+
+@pytest.mark.parametrize("plant", NAMED)
+def test_a_name_that_a_room_must_not_know_is_found(plant, tmp_path):
+    file, text = NAMED[plant]
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text((PACKAGE / file).read_text() + text)
+    assert names_known(tmp_path)
+
+
+FILE_NAMES = {
+    file.name
+    for folder in [RunFolder(Path())]
+    for file in (
+        folder.config, folder.identity, folder.log.path, folder.model, folder.checkpoint,
+        folder.error, *folder.report, folder.diagnosis.found,
+    )
+}  # fmt: skip
+
+
+def file_names_known(package: Path) -> list[str]:
+    """Names of files of a run folder in texts outside of it; `models` has files of hubs."""
+    return [
+        f"{path.relative_to(package)}:{line} knows {name}"
+        for path in sorted(package.rglob("*.py"))
+        if path.relative_to(package).parts[0] != "models"
+        and path.relative_to(package).as_posix() != "results/folder.py"
+        for line, text in texts_of(path)
+        for name in FILE_NAMES
+        if name in text
+    ]
+
+
+def test_the_files_of_a_run_folder_are_named_in_one_place():
+    assert file_names_known(PACKAGE) == []
+    assert "records.jsonl" in FILE_NAMES
+
+
+@pytest.mark.parametrize("text", ['X = "config.yaml"\n', 'def f(x): return f"{x}/records.jsonl"\n'])
+def test_a_file_of_a_run_folder_that_is_named_elsewhere_is_found(text, tmp_path):
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "grid.py").write_text((PACKAGE / "bench" / "grid.py").read_text() + text)
+    assert len(file_names_known(tmp_path)) == 1
+
+
 def models_in_data(package: Path) -> list[str]:
     """Places in data/ that know torch's modules; `torch.nn.functional` is arithmetic on images."""
     found = []
@@ -140,18 +239,6 @@ def test_data_knows_no_model(text, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "planted.py").write_text(text)
     assert len(models_in_data(tmp_path)) == 1
-
-
-def test_what_is_known_of_a_data_set_is_beside_it():
-    """A new data set is one file and a line in the table: nobody else knows one by its name."""
-    found = [
-        f"{path.relative_to(PACKAGE)}:{node.lineno} names {node.value}"
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if path.relative_to(PACKAGE).parts[0] != "data"
-        for node in ast.walk(ast.parse(path.read_text(), str(path)))
-        if isinstance(node, ast.Constant) and node.value in [*SOURCES]
-    ]
-    assert found == []
 
 
 def test_the_head_of_a_pretrained_model_is_named_and_not_guessed():

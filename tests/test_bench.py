@@ -18,10 +18,9 @@ from gmixout.bench import job as job_module
 from gmixout.bench.folder import at_work, load_model
 from gmixout.errors import ConfigError, GmixoutError, StateError, TrainingError
 from gmixout.evaluation import metrics
-from gmixout.evaluation.records import RecordLog
-from gmixout.evaluation.summary import summarise
 from gmixout.loading import make_loader
 from gmixout.methods import METHODS, get_method
+from gmixout.results import RecordLog, Study
 from gmixout.training import loop
 from gmixout.weightspace import uniform_soup
 
@@ -58,11 +57,15 @@ def test_finetune_leaves_a_run_folder_that_evaluates_to_the_same_digits(tmp_path
     names = {path.name for path in out.iterdir()}
     assert names >= {"config.yaml", "records.jsonl", "model.safetensors", "report.html"}
     assert "checkpoint.pt" not in names
-    assert (record.method, record.options["mask_rate"], record.steps) == ("gmixout", 0.5, 6)
-    assert 0 < record.trainable < record.parameters
+    assert (record.method.name, record.method.options["mask_rate"], record.steps) == (
+        "gmixout",
+        0.5,
+        6,
+    )
+    assert 0 < record.training.trainable < record.parameters
     capsys.readouterr()
     accuracy = bench.evaluate(out)
-    assert accuracy == record.accuracy
+    assert accuracy == record.of("accuracy")
     printed = capsys.readouterr().out
     assert "Equal to the recorded figures" in printed
     assert all(repr(value) in printed for value in accuracy.values())
@@ -73,7 +76,7 @@ def test_evaluate_says_when_figures_differ_or_are_not_there(tmp_path, capsys):
     bench.finetune(method=get_method("full"), out=tmp_path, **QUICK)
     log = tmp_path / "records.jsonl"
     record = json.loads(log.read_text())
-    record["accuracy"]["id_test"] = 0.125
+    record["scores"]["id_test"]["accuracy"] = 0.125
     log.write_text(json.dumps(record) + "\n")
     capsys.readouterr()
     bench.evaluate(tmp_path)
@@ -98,7 +101,7 @@ def test_finetune_with_wise_ft_saves_the_alpha_that_validation_selects(tmp_path)
     found = bench.finetune(method=get_method("wise_ft", alphas=(0.0, 1.0)), out=out, **QUICK)
     assert [record.alpha for record in found] == [0.0, 1.0]
     best = max(found, key=lambda record: (record.id_val, -record.alpha))
-    assert bench.evaluate(out) == best.accuracy
+    assert bench.evaluate(out) == best.of("accuracy")
 
 
 @pytest.mark.usefixtures("_no_report")
@@ -118,7 +121,7 @@ def test_compare_trains_each_run_once_and_only_what_is_missing(tmp_path, trainin
     assert len(first) == 1 + 2 + 2
     by_run = {}
     for record in first:
-        by_run.setdefault(record.run, set()).add(record.method)
+        by_run.setdefault(record.run, set()).add(record.method.name)
     assert sorted(map(sorted, by_run.values())) == [
         ["full", "wise_ft"],
         ["full", "wise_ft"],
@@ -136,7 +139,7 @@ def test_compare_trains_each_run_once_and_only_what_is_missing(tmp_path, trainin
     )
     assert len(trainings) == 2 + 4  # gmixout with seed 0, both methods with seed 1
     assert more[: len(first)] == first
-    run = next(record for record in more if record.method == "gmixout").run
+    run = next(record for record in more if record.method.name == "gmixout").run
     assert bench.evaluate(tmp_path / "runs" / run)
 
 
@@ -160,8 +163,8 @@ def test_a_comparison_that_died_is_completed(tmp_path, trainings, monkeypatch):
     monkeypatch.setattr(job_module, "make_record", make)
     done = bench.compare(out=tmp_path / "died", resume=True, **settings)
     assert done[:2] == made
-    assert [(r.method, r.options, r.accuracy) for r in done] == [
-        (r.method, r.options, r.accuracy) for r in whole
+    assert [(r.method.name, r.method.options, r.of("accuracy")) for r in done] == [
+        (r.method.name, r.method.options, r.of("accuracy")) for r in whole
     ]
 
 
@@ -188,11 +191,11 @@ def test_interpolate_and_soup(tmp_path, capsys):
         assert torch.equal(load_file(tmp_path / "at_a/model.safetensors")[key], weights[a][key])
         assert torch.equal(load_file(tmp_path / "at_b/model.safetensors")[key], weights[b][key])
     (uniform,) = bench.soup([a, b], "uniform", out=tmp_path / "uniform")
-    assert uniform.accuracy == mean.accuracy
+    assert uniform.of("accuracy") == mean.of("accuracy")
     (greedy,) = bench.soup([a, b], "greedy", out=tmp_path / "greedy")
     assert greedy.id_val >= max(record.id_val for path in (a, b) for record in records(path))
     assert f"Of 2 models the soup has: {a}, {b}" in capsys.readouterr().err.replace("\n", "")
-    assert bench.evaluate(tmp_path / "greedy") == greedy.accuracy
+    assert bench.evaluate(tmp_path / "greedy") == greedy.of("accuracy")
     assert "Equal to the recorded figures" in capsys.readouterr().out
 
 
@@ -420,18 +423,18 @@ def test_soups_take_the_runs_of_their_seed(tmp_path, trainings):
     settings = {**ALONE, "lrs": (1e-3, 1e-2), "seeds": (0, 1), "out": tmp_path}
     found = bench.compare(methods=methods, **settings)
     assert len(trainings) == 4  # soups train nothing
-    soups = [record for record in found if record.method == "uniform_soup"]
+    soups = [record for record in found if record.method.name == "uniform_soup"]
     assert [(record.seed, record.lr, len(record.pool)) for record in soups] == [
         (0, None, 2),
         (1, None, 2),
     ]
-    runs = [r for r in found if r.method == "full" and r.seed == 1]
+    runs = [r for r in found if r.method.name == "full" and r.seed == 1]
     assert soups[1].steps == sum(record.steps for record in runs)
     states = [load_file(tmp_path / "runs" / r.run / "model.safetensors") for r in runs]
     saved = load_file(tmp_path / "runs" / soups[1].run / "model.safetensors")
     for key, value in uniform_soup(states).items():
         assert torch.equal(saved[key], value)
-    assert bench.evaluate(tmp_path / "runs" / soups[1].run) == soups[1].accuracy
+    assert bench.evaluate(tmp_path / "runs" / soups[1].run) == soups[1].of("accuracy")
     assert bench.compare(methods=methods, **settings, resume=True) == found
     with pytest.raises(ConfigError, match="gmixout compare --methods greedy_soup"):
         bench.finetune(method=get_method("greedy_soup"), out=tmp_path / "one", **QUICK)
@@ -459,7 +462,7 @@ def test_a_run_that_fails_fails_alone(tmp_path, fail_at_lr_1):
     settings = {**ALONE, "methods": [get_method("full"), get_method("uniform_soup")]}
     with pytest.raises(TrainingError, match=r"1 of 2 runs failed.*full lr=1 seed=0: the loss is"):
         bench.compare(lrs=(1.0, 1e-2), out=tmp_path, **settings)
-    assert [(r.method, len(r.pool)) for r in records(tmp_path)] == [
+    assert [(r.method.name, len(r.pool)) for r in records(tmp_path)] == [
         ("full", 0),
         ("uniform_soup", 1),
     ]
@@ -500,10 +503,10 @@ def test_models_on_the_way_are_recorded(tmp_path):
     found = bench.finetune(method=method, out=tmp_path, evaluate_every_steps=2, **QUICK)
     assert [(record.step, record.final) for record in found] == [(2, False), (4, False), (6, True)]
     assert len({record.run for record in found}) == 1
-    assert found[0].nll["id_test"] > found[-1].nll["id_test"]
-    assert found[0].train_loss > found[-1].train_loss
+    assert found[0].scores["id_test"].nll > found[-1].scores["id_test"].nll
+    assert found[0].training.loss > found[-1].training.loss
     plain = bench.finetune(method=method, out=tmp_path / "plain", **QUICK)
-    assert plain[0].nll == found[-1].nll  # looking changes nothing
+    assert plain[0].scores == found[-1].scores  # looking changes nothing
 
 
 def everything_in(folder: Path):
@@ -532,9 +535,9 @@ def test_a_method_may_have_rates_of_its_own(tmp_path):
     found = bench.compare(
         methods=methods, lrs=(1e-3, 1e-2), lrs_of=own, seeds=(0,), out=tmp_path, **ALONE
     )
-    rates = {record.method: set() for record in found}
+    rates = {record.method.name: set() for record in found}
     for record in found:
-        rates[record.method].add(record.lr)
+        rates[record.method.name].add(record.lr)
     assert rates == {
         "zero_shot": {None},
         "full": {1e-3, 1e-2},
@@ -549,7 +552,7 @@ def test_a_method_may_have_rates_of_its_own(tmp_path):
 def test_a_soup_brings_its_ingredients(tmp_path, trainings):
     settings = {**ALONE, "methods": [get_method("greedy_soup")], "out": tmp_path}
     found = bench.compare(lrs=(1e-3, 1e-2), **settings)
-    assert [record.method for record in found] == ["full", "full", "greedy_soup"]
+    assert [record.method.name for record in found] == ["full", "full", "greedy_soup"]
     assert found[-1].pool == [found[0].run, found[1].run]
     assert set(found[-1].members) <= set(found[-1].pool)
     trainings.clear()
@@ -557,7 +560,7 @@ def test_a_soup_brings_its_ingredients(tmp_path, trainings):
     assert trainings == []
     more = bench.compare(lrs=(1e-3, 1e-2, 3e-2), resume=True, **settings)
     assert len(trainings) == 1
-    soups = [cell for cell in summarise(more) if cell.method == "greedy_soup"]
+    soups = [cell for cell in Study(more).settings if cell.method == "greedy_soup"]
     assert [len(record.pool) for cell in soups for record in cell.records] == [3]  # the latest
 
 
@@ -675,7 +678,7 @@ def test_memory_does_not_depend_on_which_run_comes_first(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-W", "ignore", "-c", program, *words]
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    peaks = [record.peak_memory_bytes / 2**20 for record in records(tmp_path)]
+    peaks = [record.training.peak_memory_bytes / 2**20 for record in records(tmp_path)]
     assert len(peaks) == 4
     assert max(peaks) - min(peaks) < 20  # MB; imports took 150
 
@@ -683,7 +686,7 @@ def test_memory_does_not_depend_on_which_run_comes_first(tmp_path):
 @pytest.mark.usefixtures("_no_report")
 def test_all_methods_are_all_that_the_model_allows(tmp_path, capsys):
     found = bench.compare(methods="all", lrs=(1e-2,), out=tmp_path, **ALONE)
-    assert {record.method for record in found} == METHODS.keys() - {"shira", "lp_ft"}
+    assert {record.method.name for record in found} == METHODS.keys() - {"shira", "lp_ft"}
     said = " ".join(capsys.readouterr().err.split())
     assert "lp_ft(probe_steps=100) in a run of 6 steps would never train the body" in said
     assert "shira is left out: shira(rank=8) trains" in said

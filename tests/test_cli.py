@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -15,21 +15,24 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from toy_benchmark import install
 
 import gmixout
 from gmixout import __version__
 from gmixout.bench.options import options_of, subject_of
+from gmixout.bench.usage import config_of
 from gmixout.bench.words import Reading, split
 from gmixout.cli import COMMANDS, main
 from gmixout.data import SOURCES
-from gmixout.errors import StateError
-from gmixout.evaluation.records import RecordLog
+from gmixout.errors import ConfigError, StateError
 from gmixout.losses import LOSSES
 from gmixout.methods import METHODS, Method, get_method
 from gmixout.named import own_object, spec_of
 from gmixout.regularizers import REGULARIZERS
+from gmixout.results import RecordLog
 from gmixout.training.optimizers import OPTIMIZERS, Optimizer
 
 SOURCE = Path(gmixout.__file__).parents[1]
@@ -54,9 +57,9 @@ def test_the_command_of_the_readme(tmp_path):
     words = ["--method", "gmixout", "--seed", "3", "--steps", "4", "--method.mask_rate", "0.75"]
     assert run(*TOY, *words, "--out", tmp_path / "run") == 0
     (record,) = RecordLog(tmp_path / "run" / "records.jsonl").read()
-    assert (record.method, record.seed, record.steps) == ("gmixout", 3, 4)
-    assert record.options["mask_rate"] == 0.75
-    assert record.options["anchor_decay"] == 0.9
+    assert (record.method.name, record.seed, record.steps) == ("gmixout", 3, 4)
+    assert record.method.options["mask_rate"] == 0.75
+    assert record.method.options["anchor_decay"] == 0.9
 
 
 @pytest.mark.usefixtures("_no_report")
@@ -65,7 +68,7 @@ def test_every_method_by_its_short_name(name, tmp_path):
     # their defaults are for larger layers and longer runs
     small = {"shira": ["--method.rank", 1], "lp_ft": ["--method.probe_steps", 1]}.get(name, [])
     assert run(*TOY, "--method", name, *small, "--steps", 2, "--out", tmp_path) == 0
-    assert {r.method for r in RecordLog(tmp_path / "records.jsonl").read()} == {name}
+    assert {r.method.name for r in RecordLog(tmp_path / "records.jsonl").read()} == {name}
 
 
 @pytest.mark.usefixtures("_no_report")
@@ -141,7 +144,7 @@ def test_words_win_over_the_config_file(tmp_path):
     words = ["finetune", "--config", tmp_path / "my.yaml", "--steps", 3, "--out", tmp_path / "run"]
     assert run(*words) == 0
     (record,) = RecordLog(tmp_path / "run" / "records.jsonl").read()
-    assert (record.method, record.steps, record.batch_size) == ("gmixout", 3, 4)
+    assert (record.method.name, record.steps, record.training.batch_size) == ("gmixout", 3, 4)
 
 
 def test_compare_evaluate_report(tmp_path, capsys):
@@ -149,7 +152,7 @@ def test_compare_evaluate_report(tmp_path, capsys):
     words += ["--methods", "full,gmixout", "--lrs", "1e-2", "--workers", "1"]
     assert run("compare", *words, "--out", tmp_path) == 0
     found = RecordLog(tmp_path / "records.jsonl").read()
-    assert [record.method for record in found] == ["full", "gmixout"]
+    assert [record.method.name for record in found] == ["full", "gmixout"]
     assert run("evaluate", tmp_path / "runs" / found[1].run) == 0
     assert "Equal to the recorded figures" in capsys.readouterr().out
     assert run("report", tmp_path, "--reference", "gmixout(lr=1)") == 2
@@ -178,7 +181,11 @@ def test_a_method_of_the_users_own(tmp_path, monkeypatch):
     words = ["--method", "my_methods:bias_only", "--method.share", 0.5, "--steps", 2]
     assert run(*TOY, *words, "--out", out) == 0
     (record,) = RecordLog(out / "records.jsonl").read()
-    assert (record.method, record.options, record.trainable) == ("bias_only", {"share": 0.5}, 16)
+    assert (record.method.name, record.method.options, record.training.trainable) == (
+        "bias_only",
+        {"share": 0.5},
+        16,
+    )
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["method"]["class_path"] == "my_methods.bias_only"
 
@@ -246,7 +253,10 @@ def test_wrong_words_end_with_code_2_and_a_message(words, tmp_path, capsys):
 
 def test_the_command_line_is_read_without_regular_expressions():
     package = Path(gmixout.__file__).parent
-    for file in ("cli.py", *(f"bench/{name}.py" for name in ("words", "options", "usage"))):
+    for file in (
+        "cli.py",
+        *(f"bench/{name}.py" for name in ("words", "values", "options", "usage")),
+    ):
         tree = ast.parse((package / file).read_text())
         names = {
             alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
@@ -548,6 +558,99 @@ def test_what_people_type_is_what_the_command_gets(line):
     assert [*map(type, found.values())] == [type(TYPED[line][name]) for name in found]
 
 
+_NAMES = [
+    "method",
+    "methods",
+    "benchmark",
+    "benchmark.root",
+    "data-root",
+    "method.of",
+    "lrs",
+    "seed",
+    "method.mask_rate",
+    "flip",
+    "optimizer",
+    "optimizer.betas",
+    "regularizers",
+    "loss",
+    "over",
+    "over.a",
+    "lrs-of.full",
+    "no-flip",
+    "no-steps",
+    "head",
+    "out",
+    "config",
+    "train-domain",
+    "x.y",
+    "method.of.of.mask_rate",
+    "models",
+    "folders",
+    "decode",
+    ".",
+    "method.",
+    "a+b",
+]
+_VALUES = [
+    "gmixout",
+    "gmixout+sam",
+    "gmixout(mask_rate=0.5)",
+    "(",
+    "+",
+    "a+",
+    "full,",
+    ",",
+    "[",
+    "]",
+    "[]",
+    "[[1]]",
+    "{",
+    "{}",
+    "{a:1}",
+    "null",
+    ":",
+    "all",
+    "os:getcwd",
+    "os.path:",
+    "gmixout.x",
+    "pacs",
+    "1e400",
+    "0x1",
+    "nan",
+    "-1",
+    "*a",
+    "&a",
+    "!!python/name:os.system",
+    "=",
+    "domainnet_clip",
+    "torch.optim.NAdam",
+    "sgd",
+    '{"class_path":3}',
+    '{"class_path":"full"}',
+    '{"class_path":"wise_ft","init_args":{"of":{"class_path":"swa","init_args":3}}}',
+]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.sampled_from([name for name, each in COMMANDS.items() if not isinstance(each, dict)]),
+    st.lists(
+        st.one_of(
+            st.sampled_from([f"--{name}" for name in _NAMES]),
+            st.sampled_from(_VALUES),
+            st.text(alphabet="-=.,:[]{}()+'\"& *!%#@0aé\0\ud800", max_size=8),
+        ),
+        max_size=6,
+    ),
+)
+def test_whatever_is_typed_is_read_or_refused(command, words):
+    options = options_of(COMMANDS[command].function)
+    with ExitStack() as trust, suppress(ConfigError):
+        found = Reading(options, trust).read(split(words, subject_of(options)))
+        assert found.keys() <= options.keys()
+        assert config_of(options, found)
+
+
 def test_names_of_files_keep_their_commas(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a,b", "c, d: [e]"):
@@ -618,7 +721,7 @@ def test_sweep_over_options_on_the_command_line(tmp_path):
     words += ["--over.mask_rate", "0.5,0.75", "--over.structure", "row,element", "--workers", 1]
     assert run("sweep", *words, "--out", tmp_path) == 0
     found = RecordLog(tmp_path / "records.jsonl").read()
-    assert [(r.options["mask_rate"], r.options["structure"]) for r in found] == [
+    assert [(r.method.options["mask_rate"], r.method.options["structure"]) for r in found] == [
         *((rate, structure) for rate in (0.5, 0.75) for structure in ("row", "element"))
     ]
 
@@ -673,7 +776,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(sign, tmp_path):
 def figures(folder: Path) -> list[tuple[object, ...]]:
     """What a comparison found, whatever the order and the clock."""
     found = RecordLog(folder / "records.jsonl").read()
-    return sorted((*map(str, record.model), str(record.accuracy)) for record in found)
+    return sorted((*map(str, record.model), str(record.of("accuracy"))) for record in found)
 
 
 @pytest.mark.usefixtures("_no_report")

@@ -18,8 +18,8 @@ from gmixout.bench.task import Task
 from gmixout.bench.watch import plan, spread
 from gmixout.core.masks import STRUCTURES, draw
 from gmixout.errors import ConfigError, GmixoutError, StateError
-from gmixout.evaluation.records import RecordLog
 from gmixout.methods import get_method
+from gmixout.results import RecordLog
 from gmixout.training import TrainingArguments, TrainingInterrupted
 
 module = import_module("gmixout.bench.commands.diagnose")
@@ -88,10 +88,10 @@ def test_figures_are_those_of_the_models_they_speak_of(tmp_path):
     diagnose(tmp_path, members=1, repeats=1)
     found, (record,) = read(tmp_path), RecordLog(tmp_path / "records.jsonl").read()
     for name, line in found["line"].items():
-        expected = record.accuracy[name] if name in record.accuracy else record.shifts[name]
+        expected = {**record.shifts, **record.of("accuracy")}[name]
         assert line["accuracy"][0][-1] == pytest.approx(expected)
         assert len(line["loss"][0]) == len(found["alphas"]) == 21
-    assert found["line"]["id_test"]["loss"][0][-1] == pytest.approx(record.nll["id_test"])
+    assert found["line"]["id_test"]["loss"][0][-1] == pytest.approx(record.scores["id_test"].nll)
     # The one snapshot is the last step's: the final model, which is its own average.
     assert found["steps"] == [12]
     measures = found["snapshots"]["sets"]["id_test"]
@@ -251,7 +251,9 @@ def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path):
 def test_a_run_of_other_settings_than_it_says_is_refused(tmp_path):
     run(tmp_path)
     log = tmp_path / "records.jsonl"
-    log.write_text(json.dumps(json.loads(log.read_text()) | {"lr": 0.5}) + "\n")
+    record = json.loads(log.read_text())
+    record["training"]["lr"] = 0.5
+    log.write_text(json.dumps(record) + "\n")
     with pytest.raises(GmixoutError, match="no method in"):
         diagnose(tmp_path)
 

@@ -9,15 +9,15 @@ import pytest
 from toy_benchmark import install
 
 from gmixout import bench
-from gmixout.bench import code_version, folder
+from gmixout.bench import code_version
 from gmixout.bench import job as job_module
 from gmixout.bench.job import Job, identity_of_training
 from gmixout.bench.task import SCHEMA, Task
 from gmixout.data import SOURCES
-from gmixout.evaluation.records import RecordLog
 from gmixout.methods import METHODS, Method, get_method
 from gmixout.methods.masking import _Masked
 from gmixout.named import completed, defaults_of, identity, plain, spec_of
+from gmixout.results import RecordLog
 from gmixout.training import TrainingArguments
 
 DEFAULTS = Path(__file__).parent / "defaults_of_schema.json"
@@ -136,5 +136,5 @@ def test_resuming_with_another_version_is_said(before, tmp_path, capsys):
         assert "gmixout 0.0.9 at commit abc1234, and goes on with" in told
     bench.finetune("toy", resume=True, **settings)
     assert "note:" not in capsys.readouterr().err
-    (record,) = RecordLog(tmp_path / folder.RECORDS).read()
-    assert record.versions["gmixout"]
+    (record,) = RecordLog(tmp_path / "records.jsonl").read()
+    assert record.machine.versions["gmixout"]

@@ -10,20 +10,19 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from gmixout.evaluation.across import Pooled
-from gmixout.evaluation.records import Record, RecordLog
-from gmixout.evaluation.summary import Estimate
+from gmixout.results import Record, RunFolder
+from gmixout.results.statistics import Estimate, Pooled
 
 FIGURES = {"ID": lambda record: record.id, "OOD": lambda record: record.ood}
 
 
 def main(folders: list[Path]) -> None:
     """Prints the table."""
-    records = [record for each in folders for record in RecordLog(each / "records.jsonl").read()]
+    records = [record for each in folders for record in RunFolder(each).log.read()]
     runs = {
-        (r.options["mean_start_depth"], r.steps, r.lr, (r.benchmark, r.seed)): r
+        (r.method.options["mean_start_depth"], r.steps, r.lr, (r.benchmark.name, r.seed)): r
         for r in records
-        if r.method == "gmixout" and not r.options["anchor_pull"]
+        if r.method.name == "gmixout" and not r.method.options["anchor_pull"]
     }
     kinds = sorted({key[:2] for key in runs})
     fewest = kinds[0][1]
@@ -33,7 +32,9 @@ def main(folders: list[Path]) -> None:
     print("|---|---:|" + "---:|" * len(rates) * len(FIGURES))
     for depth, steps in kinds:
         cells = [f"mean_start_depth {depth:g}, {steps} steps"]
-        seconds = [r.seconds for k, r in runs.items() if k[:2] == (depth, steps) and k[3] in seeds]
+        seconds = [
+            r.training.seconds for k, r in runs.items() if k[:2] == (depth, steps) and k[3] in seeds
+        ]
         cells.append(f"{median(seconds):.1f}")
         for rate in rates:
             for figure in FIGURES.values():
@@ -44,11 +45,11 @@ def main(folders: list[Path]) -> None:
 
 def _text(pairs: list[tuple[Record, Record]], figure, paired: bool) -> str:  # type: ignore[no-untyped-def]
     if not paired:
-        return f"{100 * _pooled([(a.benchmark, figure(a)) for a, _ in pairs]).mean:.1f}"
-    gain = _pooled([(a.benchmark, figure(b) - figure(a)) for a, b in pairs])
+        return f"{100 * _pooled([(a.benchmark.name, figure(a)) for a, _ in pairs]).mean:.1f}"
+    gain = _pooled([(a.benchmark.name, figure(b) - figure(a)) for a, b in pairs])
     low, high = gain.interval() or (gain.mean, gain.mean)
     text = f"{100 * gain.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-    return f"**{text}**" if gain.clear else text
+    return f"**{text}**" if gain.significant else text
 
 
 def _pooled(values: list[tuple[str, float]]) -> Pooled:

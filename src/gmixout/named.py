@@ -61,6 +61,16 @@ class Named:
         """Options that `str` gives even if they have their usual values."""
         return ()
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The options that `str` gives."""
+        unusual = changed(self)
+        return {
+            option: value
+            for option, value in vars(self).items()
+            if option in self.spoken or (option in unusual and option not in self.silent)
+        }
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles by name, so that another process finds a class from the working directory."""
         kind, options = type(self), vars(self).copy()
@@ -70,12 +80,11 @@ class Named:
 
     def __str__(self) -> str:
         """Returns the name with the options that are not the usual ones."""
-        unusual = changed(self)
-        told = []
-        for option, value in vars(self).items():
-            if option in self.spoken or (option in unusual and option not in self.silent):
-                told.append(f"{option}={value if isinstance(value, Named) else repr(value)}")
-        return f"{self.name}({', '.join(told)})" if told else self.name
+        shown = [
+            f"{option}={value if isinstance(value, Named) else repr(value)}"
+            for option, value in self.shown.items()
+        ]
+        return f"{self.name}({', '.join(shown)})" if shown else self.name
 
 
 def defaults_of(kind: type) -> dict[str, Any]:
@@ -164,7 +173,11 @@ def specs_of(text: str) -> list[dict[str, Any]]:
     if len(text) > _LONGEST:
         raise ConfigError(form)
     try:
-        return [_spelled(part) for part in _summands(ast.parse(text, mode="eval").body)]
+        try:
+            tree = ast.parse(text, mode="eval")
+        except SyntaxError:  # module:Class is no expression
+            tree = ast.parse(re.sub(r"(?<=\w):(?=[^\W\d])", ".", text), mode="eval")
+        return [_spelled(part) for part in _summands(tree.body)]
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ConfigError(form) from error
 

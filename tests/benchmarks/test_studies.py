@@ -8,7 +8,7 @@ from statistics import fmean
 
 import pytest
 
-from gmixout.evaluation.records import RecordLog
+from gmixout.results import RecordLog
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -47,13 +47,13 @@ def figures(line):
 def test_depth_is_compared_at_the_same_seed_source_and_rate(monkeypatch, capsys):
     lines = printed("pacs/depth.py", monkeypatch, capsys)
     found = {
-        (r.benchmark, r.seed, r.options["mean_start_depth"]): r.ood
+        (r.benchmark.name, r.seed, r.method.options["mean_start_depth"]): r.ood
         for folder in DEPTH
         for r in RecordLog(folder / "records.jsonl").read()
-        if r.method == "gmixout"
+        if r.method.name == "gmixout"
         and r.lr == 3e-4
         and r.steps == 300
-        and not r.options["anchor_pull"]
+        and not r.method.options["anchor_pull"]
     }
     gains = [ood - found[(*case, 0.0)] for (*case, depth), ood in found.items() if depth]
     assert len(gains) == 3 * 5

@@ -83,6 +83,8 @@ def test_beside_a_method_that_is_built_on_runs_it_acts_in_these_runs():
         ("gmixout-sam", "unknown method"),
         ("os.system+sam", "os.system is not part of gmixout"),
         ("full+os.system", "os.system is not part of gmixout"),
+        ("full+os:system", "os.system is not part of gmixout"),
+        ("os:system(x=1)+sam", "os.system is not part of gmixout"),
         ("(" * 300 + "full" + ")" * 300 + "+sam", "must have the form"),
         ("full+" * 1000 + "sam", "must have the form"),
         ("gmixout+sam(rho=" + "9" * 5000 + ")", "must have the form"),

@@ -7,7 +7,7 @@ import pytest
 from small_run import run, same
 
 from gmixout.errors import ConfigError
-from gmixout.methods import get_method
+from gmixout.methods import METHODS, get_method
 from gmixout.regularizers import REGULARIZERS
 from gmixout.training import TrainingInterrupted
 
@@ -73,3 +73,17 @@ def test_options_out_of_range_are_refused_and_text_gives_them_back(name):
         method = get_method(f"full+{changed}")
         assert method.regularizers == (changed,)
         assert get_method(str(method)) == method
+
+
+OPTIONS = {"gmixout": "resample_every=2", "lp_ft": "probe_steps=2", "shira": "rank=2"}
+"""What defaults for real models are too long or too large for."""
+TRAINED = [name for name in METHODS if get_method(name).trained == get_method(name)]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_they_act_beside_every_method(name):
+    text = f"{name}({OPTIONS.get(name, '')})"
+    found = run(f"{text}+teacher+sam", steps=4)
+    assert all(map(math.isfinite, found.losses))
+    assert not same(found, run(text, steps=4))
+    assert found.model.state_dict().keys() == run().model.state_dict().keys()

@@ -1,7 +1,7 @@
 import pytest
 from report_records import all_methods, make_records, make_sweep, write_folder
 
-from gmixout.evaluation.records import Record
+from gmixout.results import Record
 
 
 @pytest.fixture(scope="session")

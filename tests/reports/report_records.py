@@ -1,12 +1,13 @@
 """Records as a comparison leaves them, made without one."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
+from records import changed, sets
 
-from gmixout.evaluation.records import Record
-from gmixout.reports.style import STYLES
+from gmixout.evaluation.metrics import Scores
+from gmixout.methods import METHODS
+from gmixout.results import BenchmarkFacts, Machine, MethodFacts, Record, Training
 
 # method, lr, alpha, and per cent of: ID test, corrupted digits, held-out fonts
 RESULTS = [
@@ -41,6 +42,7 @@ head_lr: 0.001
 """
 
 STEPS = 300
+STYLES = {name: kind.style for name, kind in METHODS.items()}
 
 
 def make_record(method, lr, alpha, percent, seed, noise=(0.0,) * 6, options=None, step=None):
@@ -49,37 +51,47 @@ def make_record(method, lr, alpha, percent, seed, noise=(0.0,) * 6, options=None
     accuracy = {"id_val": test - 0.004, "id_test": test}
     accuracy |= {f"corrupted/{k}": corrupted + 0.08 * (2 - k) for k in (1, 2, 3)} | {"fonts": fonts}
     accuracy = {k: round(v + n, 4) for (k, v), n in zip(accuracy.items(), noise, strict=True)}
-    trained = method != "zero_shot"
     shared = {"wise_ft": "full", "gmixout_wise_ft": "gmixout"}.get(method, method)
-    options = {**(options or {}), **({} if alpha is None else {"alpha": alpha})}
-    settings = sorted((k, v) for k, v in options.items() if k != "alpha")
+    options = options or {}
+    settings = sorted(options.items())
+    step = STEPS if step is None else step
     return Record(
         time=f"2026-11-21T02:0{seed}:00Z",
         run=f"{shared}-{lr}-{seed}{settings or ''}",
-        benchmark="digits",
-        method=method,
-        options=options,
-        lr=lr,
-        head_lr=1e-3 if trained else None,
-        seed=seed,
-        step=(STEPS if step is None else step) if trained else 0,
-        steps=STEPS if trained else 0,
-        batch_size=32 if trained else None,
-        training={"schedule": "cosine"} if trained else {},
-        train_loss=1.0 - 0.8 * (STEPS if step is None else step) / STEPS if trained else None,
-        accuracy=accuracy,
-        nll={k: round(2.5 * (1 - v), 4) for k, v in accuracy.items()},
-        ece={k: round(0.3 * (1 - v), 4) for k, v in accuracy.items()},
-        examples=dict.fromkeys(accuracy, 1000),
-        trainable=(45_000 if masked else 450_000) if trained else 0,
+        benchmark=BenchmarkFacts(name="digits"),
+        method=MethodFacts(name=method, options=options, alpha=alpha),
+        training=Training(
+            lr=lr,
+            head_lr=1e-3,
+            seed=seed,
+            step=step,
+            steps=STEPS,
+            batch_size=32,
+            settings={"schedule": "cosine"},
+            loss=1.0 - 0.8 * step / STEPS,
+            trainable=45_000 if masked else 450_000,
+            seconds=3.1 if masked else 4.2,
+            step_seconds=0.0102 if masked else 0.0139,
+            peak_memory_bytes=12_300_000 if masked else 21_800_000,
+        )
+        if method != "zero_shot"
+        else None,
+        scores={
+            name: Scores(
+                accuracy=value,
+                nll=round(2.5 * (1 - value), 4),
+                ece=round(0.3 * (1 - value), 4),
+                examples=1000,
+            )
+            for name, value in accuracy.items()
+        },
         parameters=450_000,
-        seconds=(3.1 if masked else 4.2) if trained else 0.0,
-        step_seconds=(0.0102 if masked else 0.0139) if trained else None,
-        peak_memory_bytes=(12_300_000 if masked else 21_800_000) if trained else None,
-        device="cpu",
-        threads=2,
-        versions={"python": "3.12.1", "torch": "2.15.0", "gmixout": "0.1.0"},
-        git="abc1234",
+        machine=Machine(
+            device="cpu",
+            threads=2,
+            versions={"python": "3.12.1", "torch": "2.15.0", "gmixout": "0.1.0"},
+            git="abc1234",
+        ),
     )
 
 
@@ -102,7 +114,7 @@ def all_methods() -> list[tuple]:
     """Results of every known method: those above, and the others somewhere beside them."""
     known = {method for method, *_ in RESULTS}
     results = list(RESULTS)
-    for place, method in enumerate(method for method in STYLES if method not in known):
+    for place, method in enumerate(method for method in METHODS if method not in known):
         shift = 0.4 * place - 2
         if method.endswith("_soup"):
             results.append((method, None, None, 95.2, 73 + shift / 4, 68 + shift))
@@ -143,25 +155,25 @@ def on_the_way(records) -> list[Record]:
     """The records of trained models, each also at a third and at two thirds of its training."""
     early = []
     for record in records:
-        if record.steps == 0 or record.alpha is not None or record.lr is None:
+        if record.training is None or record.alpha is not None or record.lr is None:
             continue
         for step in (100, 200):
             part = 0.8 + 0.2 * step / STEPS
-            accuracy = {name: round(part * value, 4) for name, value in record.accuracy.items()}
+            accuracy = {n: round(part * value, 4) for n, value in sets(record, "accuracy").items()}
             loss = 1.0 - 0.8 * step / STEPS
-            early.append(replace(record, step=step, accuracy=accuracy, train_loss=loss))
+            early.append(changed(record, step=step, accuracy=accuracy, loss=loss))
     return [*early, *records]
 
 
 def on_macro_f1(records) -> list[Record]:
     """The same on a benchmark whose official metric is macro F1, with macro recall beside it."""
     return [
-        replace(
+        changed(
             record,
             metric="macro_f1",
             figures={
                 name: {"macro_f1": round(0.6 * value, 4), "macro_recall": round(0.7 * value, 4)}
-                for name, value in record.accuracy.items()
+                for name, value in sets(record, "accuracy").items()
             },
             notes=["train has no image of 3 of 182 classes"],
         )
@@ -172,13 +184,7 @@ def on_macro_f1(records) -> list[Record]:
 def without_shifts(records) -> list[Record]:
     """The same on a benchmark with nothing but its own domain."""
     return [
-        replace(
-            record,
-            **{
-                name: {key: getattr(record, name)[key] for key in ("id_val", "id_test")}
-                for name in ("accuracy", "nll", "ece", "examples")
-            },
-        )
+        changed(record, scores={name: record.scores[name] for name in ("id_val", "id_test")})
         for record in records
     ]
 
@@ -186,7 +192,10 @@ def without_shifts(records) -> list[Record]:
 def long_tailed(records) -> list[Record]:
     """The same on a benchmark like ImageNet-LT, with few-shot accuracy where fonts were."""
     return [
-        replace(own, figures={"id_test": {"many_shot": 0.9, "few_shot": record.accuracy["fonts"]}})
+        changed(
+            own,
+            figures={"id_test": {"many_shot": 0.9, "few_shot": record.scores["fonts"].accuracy}},
+        )
         for record, own in zip(records, without_shifts(records), strict=True)
     ]
 
@@ -195,14 +204,10 @@ def with_corruptions(records) -> list[Record]:
     """The same with fifteen kinds of corruption as shifts, and their mean corruption error."""
     kinds = [f"kind_{number}" for number in range(15)]
     return [
-        replace(
+        changed(
             own,
-            summary={"mce_alexnet": round(1 - record.accuracy["fonts"], 4)},
-            **{
-                name: figures | {f"{kind}/1": getattr(record, name)["fonts"] for kind in kinds}
-                for name in ("accuracy", "nll", "ece", "examples")
-                for figures in [getattr(own, name)]
-            },
+            summary={"mce_alexnet": round(1 - record.scores["fonts"].accuracy, 4)},
+            scores=own.scores | {f"{kind}/1": record.scores["fonts"] for kind in kinds},
         )
         for record, own in zip(records, without_shifts(records), strict=True)
     ]
@@ -214,10 +219,14 @@ SOURCES = ("photo", "painting", "cartoon")
 def on_sources(records) -> list[Record]:
     """The same with each of several domains as the source, each a little harder than the last."""
     return [
-        replace(
+        changed(
             record,
             benchmark=f"pacs(train_domain={source})",
-            accuracy={k: round(max(0, v - 0.1 * place), 4) for k, v in record.accuracy.items()},
+            parts={"data": "pacs", "train_domain": source},
+            accuracy={
+                name: round(max(0, value - 0.1 * place), 4)
+                for name, value in sets(record, "accuracy").items()
+            },
         )
         for place, source in enumerate(SOURCES)
         for record in records
@@ -240,21 +249,19 @@ EVIL = "</script><b>bold</b><script>alert(1)</script>"
 def poisoned(records) -> list[Record]:
     """The same with markup in every name that somebody else may choose."""
 
-    def tainted(figures):
-        return {("fonts" + EVIL.replace("/", "\\") if k == "fonts" else k): v
-                for k, v in figures.items()}  # fmt: skip
-
+    fonts = "fonts" + EVIL.replace("/", "\\")
     return [
-        replace(
+        changed(
             record,
             benchmark=EVIL,
-            method=EVIL if record.method == "mixout" else record.method,
-            options={**record.options, EVIL: EVIL},
+            method=EVIL if record.method.name == "mixout" else record.method.name,
+            options={**record.method.options, EVIL: EVIL},
             versions={EVIL: EVIL},
             git=EVIL,
             device=EVIL,
-            **{name: tainted(getattr(record, name)) for name in ("accuracy", "nll", "ece")},
-            examples=tainted(record.examples),
+            scores={
+                fonts if name == "fonts" else name: each for name, each in record.scores.items()
+            },
         )
         for record in records
     ]

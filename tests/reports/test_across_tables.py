@@ -2,15 +2,17 @@ import io
 import re
 
 import pytest
+from records import changed
 from report_records import EVIL, SOURCES, on_macro_f1, on_sources, poisoned
 from rich.console import Console
 
-from gmixout.evaluation.across import by_benchmark, compare_across
 from gmixout.reports.across import across_summaries, short_names
 from gmixout.reports.rows import rows_of
 from gmixout.reports.standings import standings_of
 from gmixout.reports.table import print_tables
 from gmixout.reports.texts import across_as_markdown
+from gmixout.results import BenchmarkFacts, Study, studies
+from gmixout.results.across import compare_across
 
 
 @pytest.fixture(scope="module")
@@ -20,28 +22,28 @@ def several(every_method):
 
 def printed(records, width=120, reference="full"):
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    print_tables(records, console, reference)
+    print_tables(studies(records), console, reference)
     return console.file.getvalue()
 
 
 def test_every_method_has_a_row_in_the_order_of_all_tables(several, every_method):
-    averages, differences = across_summaries(several)
-    labels = [row.label for row in rows_of(every_method) if row.selected]
+    averages, differences = across_summaries(studies(several))
+    labels = [row.label for row in rows_of(Study(every_method)) if row.selected]
     assert [row[0].text for row in averages.rows] == labels
     assert {len(row) for row in averages.rows} == {len(averages.headings)}
     assert {row[0].text for row in differences.rows} < set(labels)
     assert differences.headings == ["method", *sorted(SOURCES)]
-    assert all(name in averages.title for name in by_benchmark(several))
+    assert all(name in averages.title for name in {record.benchmark.name for record in several})
 
 
 def test_the_means_are_those_of_the_benchmarks(several):
-    averages, _ = across_summaries(several)
+    averages, _ = across_summaries(studies(several))
     own = [
-        {each.row.label: each for each in standings_of(records, "full", rows_of(records)).every}
-        for records in by_benchmark(several).values()
+        {each.row.label: each for each in standings_of(study, rows_of(study)).every}
+        for study in studies(several)
     ]
     for label, id, ood, at_own_id, *_ in averages.rows:
-        cells = [each[label.text].row.cell for each in own]
+        cells = [each[label.text].row.setting for each in own]
         for entry, name in ((id, "id"), (ood, "ood")):
             mean = sum(cell.estimate(lambda r, n=name: getattr(r, n)).mean for cell in cells) / 3
             assert entry.text == f"{100 * mean:.1f}"
@@ -51,13 +53,13 @@ def test_the_means_are_those_of_the_benchmarks(several):
 
 
 def test_bold_is_beyond_the_noise_of_seeds_and_benchmarks(several):
-    across = {row.series[0]: row for row in compare_across(several).rows}
-    averages, _ = across_summaries(several)
-    bold = [row for row in averages.rows if any(entry.clear for entry in row)]
+    across = {row.series[0]: row for row in compare_across(studies(several)).rows}
+    averages, _ = across_summaries(studies(several))
+    bold = [row for row in averages.rows if any(entry.significant for entry in row)]
     assert bold
     for row in averages.rows:
         for entry in row:
-            if entry.clear:
+            if entry.significant:
                 low, high = map(float, re.findall(r"[-+]\d+\.\d", entry.text)[1:])
                 assert low * high >= 0
     assert not any(across["zero_shot"].at_places)
@@ -74,13 +76,13 @@ def test_the_terminal_has_room_for_all_of_it(several, width):
 
 
 def test_a_missing_benchmark_is_counted(several):
-    fewer = [r for r in several if not (r.method == "lora" and "photo" in r.benchmark)]
-    averages, _ = across_summaries(fewer)
+    fewer = [r for r in several if not (r.method.name == "lora" and "photo" in r.benchmark.name)]
+    averages, _ = across_summaries(studies(fewer))
     lora = next(row for row in averages.rows if row[0].text == "LoRA")
     assert all(entry.text.endswith(" 2/3") for entry in lora[1:] if entry.text[0] in "+-")
     assert any(note.startswith("2/3:") for note in averages.notes)
-    assert not any(entry.clear for entry in lora)
-    assert not any("2/3" in note for note in across_summaries(several)[0].notes)
+    assert not any(entry.significant for entry in lora)
+    assert not any("2/3" in note for note in across_summaries(studies(several))[0].notes)
 
 
 def test_it_says_which_metric_it_is(several):
@@ -90,14 +92,13 @@ def test_it_says_which_metric_it_is(several):
 
 
 def test_names_are_no_markup(several):
+    names = [f"{EVIL}[/b]|{record.benchmark.name}" for record in several]
     tainted = [
-        type(record)(**{**record.__dict__, "benchmark": f"{EVIL}{record.benchmark}[/b]|"})
-        for record in poisoned(several)
+        changed(record, benchmark=name)
+        for record, name in zip(poisoned(several), names, strict=True)
     ]
-    for record, own in zip(tainted, several, strict=True):
-        object.__setattr__(record, "benchmark", f"{EVIL}[/b]|{own.benchmark}")
-    pages = {record.benchmark: f"{EVIL}/report.html" for record in tainted}
-    markdown = across_as_markdown(tainted, "full", pages)
+    pages = {record.benchmark.name: f"{EVIL}/report.html" for record in tainted}
+    markdown = across_as_markdown(studies(tainted), "full", pages)
     assert not re.search(r"(?<!\\)<(?!%3C)", markdown)
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     assert rows
@@ -105,15 +106,19 @@ def test_names_are_no_markup(several):
 
 
 @pytest.mark.parametrize(
-    ("names", "short"),
+    ("parts", "short"),
     [
-        (["pacs(train_domain=photo)", "pacs(train_domain=art)"], ["photo", "art"]),
-        (["cifar10", "cifar100"], ["cifar10", "cifar100"]),
-        (["p(d='b', h=1) with m", "p(d='c', h=1) with m"], ["b", "c"]),
-        (["a(x=1, y=2)", "a(x=1, y=3)"], ["2", "3"]),
-        (["pacs", "pacs(train_domain=photo)"], ["pacs", "pacs(train_domain=photo)"]),
-        (["my.module:one", "my.module:two"], ["one", "two"]),
+        ([{"data": "pacs", "train_domain": d} for d in ("photo", "art")], ["photo", "art"]),
+        ([{"data": d, "model": "m"} for d in ("cifar10", "cifar100")], ["cifar10", "cifar100"]),
+        ([{"x": 1, "y": 2}, {"x": 1, "y": 3}], ["2", "3"]),
+        ([{"x": 1, "y": 2}, {"x": 2, "y": 3}], ["1, 2", "2, 3"]),
+        ([{"d": "a", "x": 1}, {"d": "a", "x": 1}], ["name 0", "name 1"]),
+        ([{"d": "a", "x": 1}, {"d": "a"}, {}], ["name 0", "name 1", "name 2"]),
+        ([{}, {}], ["name 0", "name 1"]),
+        ([{"of": ["a", "b"]}, {"of": ["a", "c"]}], ["a+b", "a+c"]),
+        ([{"x": 1}, {"x": 1, "head": "random"}], ["name 0", "name 1"]),
     ],
 )
-def test_short_names_tell_apart(names, short):
-    assert short_names(names) == short
+def test_short_names_tell_apart(parts, short):
+    facts = [BenchmarkFacts(name=f"name {k}", parts=own) for k, own in enumerate(parts)]
+    assert short_names(facts) == short

@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import matplotlib as mpl
 import pytest
-from report_records import all_methods, make_records, poisoned
+from records import changed
+from report_records import STYLES, all_methods, make_records, poisoned
 
 from gmixout.reports.figure import (
     LIGHT,
@@ -15,12 +16,13 @@ from gmixout.reports.figure import (
     sweep_figure,
 )
 from gmixout.reports.rows import rows_of
-from gmixout.reports.style import STYLES, focus, paths_of, point_of, rate, whole
+from gmixout.reports.style import focus, paths_of, point_of, rate, whole
 from gmixout.reports.sweeps import sweeps_of
+from gmixout.results import Study
 
 
 def cells_of(records):
-    return [row.cell for row in rows_of(records)]
+    return [row.setting for row in rows_of(Study(records))]
 
 
 def names_in(figure):
@@ -29,8 +31,8 @@ def names_in(figure):
 
 
 def test_every_method_is_in_the_legend_and_every_setting_in_the_picture(records):
-    figure = id_ood_figure(records)
-    assert names_in(figure) == list(dict.fromkeys(row.label for row in rows_of(records)))
+    figure = id_ood_figure(Study(records))
+    assert names_in(figure) == list(dict.fromkeys(row.label for row in rows_of(Study(records))))
     drawn = {
         tuple(line.get_xydata()[0]) for line in figure.axes[0].lines if len(line.get_xdata()) == 1
     }
@@ -38,7 +40,7 @@ def test_every_method_is_in_the_legend_and_every_setting_in_the_picture(records)
 
 
 def test_of_many_methods_some_are_grey_and_named_beside_their_points(every_method):
-    figure = id_ood_figure(every_method)
+    figure = id_ood_figure(Study(every_method))
     beside = [text for text in figure.axes[-1].texts if text.get_text()]
     names = [text.get_text() for text in beside]
     assert len(names_in(figure)) < 12
@@ -46,21 +48,21 @@ def test_of_many_methods_some_are_grey_and_named_beside_their_points(every_metho
     view = focus(cells_of(every_method))
     seen = {
         row.label
-        for row in rows_of(every_method)
-        if row.selected and view.holds(point_of(row.cell))
+        for row in rows_of(Study(every_method))
+        if row.selected and view.holds(point_of(row.setting))
     }
     assert seen <= set(names) | set(names_in(figure))
     grey = [line for line in figure.axes[-1].lines if line.get_color() == LIGHT]
-    light = [row for row in rows_of(every_method) if not row.style.main]
+    light = [row for row in rows_of(Study(every_method)) if not row.style.main]
     # one line a curve, one marker a setting
-    assert len(grey) == len({row.cell.series for row in light}) + len(light)
+    assert len(grey) == len({row.setting.series for row in light}) + len(light)
 
 
 def test_names_beside_do_not_cover_each_other():
     # close together at the lower edge, where they can only be pushed upwards
     alike = [r if STYLES[r[0]].main else (*r[:3], 95.0, 66.0, 58.0) for r in all_methods()]
     records = make_records(alike)
-    axes = id_ood_figure(records).axes[-1]
+    axes = id_ood_figure(Study(records)).axes[-1]
     places = sorted(text.xyann[1] for text in axes.texts if text.get_text())
     assert len(places) == sum(not style.main for style in STYLES.values())
     low, high = axes.get_ylim()
@@ -76,7 +78,7 @@ def test_the_close_up_shows_the_trade_offs_and_not_the_outliers(records):
     assert ("full", 3e-3) not in inside
     assert len(inside) == 9
     assert all(whole(cells).holds(point_of(cell)) for cell in cells)
-    assert len(id_ood_figure(records).axes) == 2
+    assert len(id_ood_figure(Study(records)).axes) == 2
 
 
 def test_the_close_up_shows_the_zero_shot_model_where_it_is_near(records):
@@ -84,17 +86,17 @@ def test_the_close_up_shows_the_zero_shot_model_where_it_is_near(records):
     (start,) = (cell for cell in cells if cell.method == "zero_shot")
     # four points below the best, and above all others out of domain
     top = max(point_of(cell).id for cell in cells)
-    accuracy = dict.fromkeys(start.records[0].accuracy, 0.95)
+    accuracy = dict.fromkeys(start.records[0].scores, 0.95)
     accuracy |= {"id_test": top / 100 - 0.04}
-    near = replace(start, records=tuple(replace(r, accuracy=accuracy) for r in start.records))
+    near = replace(start, records=tuple(changed(r, accuracy=accuracy) for r in start.records))
     view = focus([near if cell is start else cell for cell in cells])
     assert view.holds(point_of(near))
     assert not focus(cells).holds(point_of(near))
 
 
 def test_one_plot_where_nothing_lies_far_off(records):
-    near = [record for record in records if record.method in ("mixout", "gmixout")]
-    assert len(id_ood_figure(near).axes) == 1
+    near = [record for record in records if record.method.name in ("mixout", "gmixout")]
+    assert len(id_ood_figure(Study(near)).axes) == 1
 
 
 def test_lines_over_alpha_end_at_the_models_they_interpolate(records):
@@ -107,25 +109,25 @@ def test_lines_over_alpha_end_at_the_models_they_interpolate(records):
 
 
 def test_one_seed_has_no_ellipses(records):
-    assert id_ood_figure(records).axes[-1].patches
-    one = id_ood_figure([record for record in records if record.seed == 0])
+    assert id_ood_figure(Study(records)).axes[-1].patches
+    one = id_ood_figure(Study([record for record in records if record.seed == 0]))
     assert not one.axes[-1].patches
     assert "One seed" in one._supxlabel.get_text()
 
 
 def test_costs_are_those_of_the_chosen_settings(records):
-    figure = cost_figure(records)
+    figure = cost_figure(Study(records))
     assert [axes.get_xlabel() for axes in figure.axes] == ["step ms", "mem MB", "train %"]
-    chosen = [row for row in rows_of(records) if row.selected and row.cell.lr is not None]
+    chosen = [row for row in rows_of(Study(records)) if row.selected and row.setting.lr is not None]
     assert names_in(figure) == [row.label for row in chosen]
     for axes in figure.axes:
         drawn = {round(container.lines[0].get_ydata()[0], 6) for container in axes.containers}
-        assert drawn == {round(point_of(row.cell).ood, 6) for row in chosen}
+        assert drawn == {round(point_of(row.setting).ood, 6) for row in chosen}
         assert axes.get_xlim()[0] == 0
 
 
 def save(draw, records, path):
-    return save_figure(partial(draw, records), path)
+    return save_figure(partial(draw, Study(records)), path)
 
 
 @pytest.mark.parametrize("draw", [id_ood_figure, cost_figure])
@@ -143,8 +145,7 @@ def test_equal_records_make_equal_files(records, tmp_path):
 
 def test_names_are_no_mathematics_and_no_markup(records, tmp_path):
     odd = [
-        type(record)(**{**record.__dict__, "method": r"a_$\frac$" + record.method})
-        for record in poisoned(records)
+        changed(record, method=r"a_$\frac$" + record.method.name) for record in poisoned(records)
     ]
     for draw in (id_ood_figure, cost_figure):
         svg = save(draw, odd, tmp_path / "odd.svg").read_text()
@@ -160,7 +161,7 @@ def test_global_settings_of_matplotlib_are_untouched(records, tmp_path):
 
 def test_a_field_of_a_sweep_is_the_median_over_what_else_was_varied(sweep):
     (plot,) = [each for each in _gmixout(sweep)["plots"] if len(each["options"]) == 2]
-    figure = sweep_figure([record for record in sweep if record.method == "gmixout"])
+    figure = sweep_figure(Study([record for record in sweep if record.method.name == "gmixout"]))
     assert [axes.get_title(loc="left") for axes in figure.axes] == [f"{name} %" for name in SWEPT]
     axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == tuple(plot["options"])
@@ -174,23 +175,24 @@ def test_a_field_of_a_sweep_is_the_median_over_what_else_was_varied(sweep):
 def test_a_legend_does_not_name_every_setting_of_a_large_sweep(sweep):
     def settings(count):
         return [
-            type(r)(**{**r.__dict__, "options": {"k": k}, "run": f"{r.run}{k}"})
-            for k, r in enumerate([r for r in sweep if r.method == "gmixout"][:count])
+            changed(r, options={"k": k}, run=f"{r.run}{k}")
+            for k, r in enumerate([r for r in sweep if r.method.name == "gmixout"][:count])
         ]
 
-    assert names_in(id_ood_figure(settings(7))) == ["GMixout, 7 settings"]
-    assert len(names_in(id_ood_figure(settings(3)))) == 3
+    assert names_in(id_ood_figure(Study(settings(7)))) == ["GMixout, 7 settings"]
+    assert len(names_in(id_ood_figure(Study(settings(3))))) == 3
 
 
 def test_one_option_is_drawn_as_a_line(sweep):
-    figure = sweep_figure([record for record in sweep if record.method == "lora"])
+    figure = sweep_figure(Study([record for record in sweep if record.method.name == "lora"]))
     (line,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert len(line.get_xdata()) == 3
     assert figure.axes[0].get_xlabel() == "rank"
 
 
 def _gmixout(sweep):
-    (found,) = sweeps_of(rows_of([record for record in sweep if record.method == "gmixout"]))
+    own = [record for record in sweep if record.method.name == "gmixout"]
+    (found,) = sweeps_of(rows_of(Study(own)))
     return found
 
 

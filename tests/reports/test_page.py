@@ -2,11 +2,14 @@ import json
 import re
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 from statistics import median
 
 import pytest
+from records import changed
 from report_records import (
     EVIL,
+    STYLES,
     all_methods,
     data_of,
     make_records,
@@ -15,11 +18,13 @@ from report_records import (
     poisoned,
 )
 
-from gmixout.evaluation.selection import RULES
-from gmixout.reports.page import DASHES, GLYPHS, page
+from gmixout.reports import page as page_module
+from gmixout.reports.page import DASHES, GLYPHS, PANELS, page
 from gmixout.reports.page.data import MAX_CURVES, switches_of
 from gmixout.reports.rows import rows_of
-from gmixout.reports.style import STYLES, point_of
+from gmixout.reports.style import SYMBOLS, point_of
+from gmixout.results import Study
+from gmixout.results.selection import RULES
 
 CONFIGS = {"runs/one": "benchmark: digits\n"}
 
@@ -56,12 +61,17 @@ class Document(HTMLParser):
 
 @pytest.fixture(scope="module")
 def document(records):
-    return Document(page(records, CONFIGS))
+    return Document(page(Study(records), CONFIGS))
 
 
 @pytest.fixture(scope="module")
 def large(every_method):
-    return Document(page(on_the_way(every_method), CONFIGS))
+    return Document(page(Study(on_the_way(every_method)), CONFIGS))
+
+
+def test_every_panel_is_a_file_and_a_name_in_the_list():
+    folder = Path(page_module.__file__).parent / "panels"
+    assert sorted(file.stem for file in folder.glob("*.html")) == sorted(PANELS)
 
 
 def test_nothing_is_fetched(document):
@@ -80,7 +90,7 @@ def test_nothing_is_fetched(document):
 
 
 def test_every_setting_is_in_the_table_and_every_run_in_the_data(large, every_method):
-    rows = rows_of(every_method)
+    rows = rows_of(Study(every_method))
     table_rows = large.having("tr", "data-rules")
     assert len(table_rows) == len(rows) == len(large.data["cells"])
     for attributes, row in zip(table_rows, rows, strict=True):
@@ -97,28 +107,28 @@ def test_every_setting_is_in_the_table_and_every_run_in_the_data(large, every_me
 def test_every_method_has_a_switch_and_a_sign_of_its_own(large):
     assert len(large.having("input", "data-group")) == len(STYLES)
     assert len(large.having("input", "data-main")) == sum(s.main for s in STYLES.values())
-    assert {style.symbol for style in STYLES.values()} <= set(GLYPHS)
+    assert {SYMBOLS[style.marker] for style in STYLES.values()} <= set(GLYPHS)
     assert {style.dash for style in STYLES.values()} <= set(DASHES)
     groups = {cell["series"] for cell in large.data["cells"]}
     assert {series["group"] for series in large.data["series"]} == groups
 
 
 def test_the_variants_of_a_large_sweep_share_a_switch(sweep):
-    few = rows_of(sweep)
-    assert len(switches_of(few)) == len({row.cell.series for row in few})
+    few = rows_of(Study(sweep))
+    assert len(switches_of(few)) == len({row.setting.series for row in few})
     wide = [
-        type(r)(**{**r.__dict__, "options": {**r.options, "k": k}, "run": f"{r.run}{k}"})
+        changed(r, options={**r.method.options, "k": k}, run=f"{r.run}{k}")
         for r in sweep
         for k in range(4)
     ]
-    many = rows_of(wide)
-    assert len({row.cell.series for row in many}) > MAX_CURVES
+    many = rows_of(Study(wide))
+    assert len({row.setting.series for row in many}) > MAX_CURVES
     assert [switch.label for switch in switches_of(many)] == ["LoRA", "GMixout"]
 
 
 def test_fronts_are_of_the_means_and_fall(document, records):
     fronts = document.data["fronts"]
-    points = {tuple(point_of(row.cell)) for row in rows_of(records)}
+    points = {tuple(point_of(row.setting)) for row in rows_of(Study(records))}
     for front in (fronts["overall"], *(own["points"] for own in fronts["own"])):
         assert {tuple(point) for point in front} <= points
         assert [x for x, _ in front] == sorted(x for x, _ in front)
@@ -144,22 +154,24 @@ def test_only_differences_beyond_the_noise_are_emphasised(large, records):
         for value in values
         if value
     ]
-    clear = [value for value in differences if value["clear"]]
+    clear = [value for value in differences if value["significant"]]
     assert 0 < len(clear) < len(differences)
     assert all(low > 0 or high < 0 for low, high in (value["bounds"] for value in clear))
-    assert sum("clear" in a["class"].split() for a in large.having("td", "class")) == len(clear)
-    one = Document(page([record for record in records if record.seed == 0], {}))
+    assert sum("significant" in a["class"].split() for a in large.having("td", "class")) == len(
+        clear
+    )
+    one = Document(page(Study([record for record in records if record.seed == 0]), {}))
     assert not one.having("td", "class")
-    assert not any(v["clear"] for s in one.data["standings"] for _, vs in s["differences"]
+    assert not any(v["significant"] for s in one.data["standings"] for _, vs in s["differences"]
                    for v in vs if v)  # fmt: skip
 
 
 def test_costs_are_of_the_chosen_settings(document, records):
     cost = document.data["cost"]
-    chosen = [row for row in rows_of(records) if row.selected and row.cell.lr is not None]
+    chosen = [row for row in rows_of(Study(records)) if row.selected and row.setting.lr is not None]
     assert len(cost["points"]) == len(chosen)
     for point, row in zip(cost["points"], chosen, strict=True):
-        assert point["ood"][0][0] == pytest.approx(point_of(row.cell).ood)
+        assert point["ood"][0][0] == pytest.approx(point_of(row.setting).ood)
         assert len(point["ood"]) == len(cost["heights"])
         assert len(point["costs"]) == len(cost["costs"])
     reached = [each for point in cost["points"] for each in point["ood"][1:] if each]
@@ -181,7 +193,7 @@ def test_learning_curves_are_there_where_runs_were_evaluated_on_the_way(document
 
 def test_a_sweep_shows_what_id_validation_chooses_at_each_point(document, sweep):
     assert document.data["sweeps"] == []
-    lora, gmixout = Document(page(sweep, CONFIGS)).data["sweeps"]
+    lora, gmixout = Document(page(Study(sweep), CONFIGS)).data["sweeps"]
     # None, no resampling at all, comes after the rarest; an option that never varies is none
     assert gmixout["options"] == [
         ["mask_rate", ["0.5", "0.9"]],
@@ -201,9 +213,9 @@ def test_a_sweep_shows_what_id_validation_chooses_at_each_point(document, sweep)
         own = [
             record
             for record in sweep
-            if record.method == "gmixout"
-            and record.options["mask_rate"] == (0.5, 0.9)[mask]
-            and record.options["resample_every"] == (1, 10, None)[every]
+            if record.method.name == "gmixout"
+            and record.method.options["mask_rate"] == (0.5, 0.9)[mask]
+            and record.method.options["resample_every"] == (1, 10, None)[every]
         ]
         rate = max(own, key=lambda record: record.id_val).lr
         best = [100 * record.ood for record in own if record.lr == rate]
@@ -223,7 +235,7 @@ def test_what_was_run_is_told(document):
 
 
 def test_whatever_people_write_is_escaped(records):
-    text = page(poisoned(records), {EVIL: f"benchmark: {EVIL}\n"}, running=EVIL)
+    text = page(Study(poisoned(records)), {EVIL: f"benchmark: {EVIL}\n"}, running=EVIL)
     document = Document(text)
     assert "b" not in [tag for tag, _ in document.tags]
     assert len(document.scripts) == 3
@@ -234,11 +246,11 @@ def test_whatever_people_write_is_escaped(records):
 
 @pytest.mark.parametrize("running", [None, "1 of 2"])
 def test_one_seed_one_record_one_method(records, running):
-    for some in (records[:1], records[1:2], [r for r in records if r.method == "gmixout"]):
-        document = Document(page(some, {}, running=running))
-        assert rows_of(some)[0].label in document.text["td"]
+    for some in (records[:1], records[1:2], [r for r in records if r.method.name == "gmixout"]):
+        document = Document(page(Study(some), {}, running=running))
+        assert rows_of(Study(some))[0].label in document.text["td"]
         assert "nothing to compare" in document.text["p"]
-    one = Document(page([record for record in records if record.seed == 0], {}))
+    one = Document(page(Study([record for record in records if record.seed == 0]), {}))
     assert "±" not in one.text["td"] + one.text.get("span", "")
 
 
@@ -251,9 +263,9 @@ def test_sort_keys_are_numbers(document):
 def test_the_page_of_a_running_comparison_is_made_fast():
     records = [*on_the_way(make_records(all_methods(), 5)), *make_sweep()]
     assert len(records) > 500
-    page(records[-3:], {}, running="0 of 60 runs")  # what is imported once
+    page(Study(records[-3:]), {}, running="0 of 60 runs")  # what is imported once
     start = time.process_time()
-    text = page(records, CONFIGS, running="12 of 60 runs")
+    text = page(Study(records), CONFIGS, running="12 of 60 runs")
     # a machine with other work may need several times as long; all references take twenty times
     assert time.process_time() - start < 5
     assert [each["reference"] for each in data_of(text)["standings"]] == ["full"]

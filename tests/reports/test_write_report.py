@@ -1,8 +1,9 @@
 import subprocess
 import sys
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from records import changed
 from report_records import (
     CONFIG,
     SOURCES,
@@ -16,10 +17,12 @@ from report_records import (
 )
 
 from gmixout.errors import StateError
-from gmixout.evaluation.records import RecordLog
-from gmixout.reports import REPORT_FILES, _config_of, _folder_name, write_report
+from gmixout.reports import _config_of, _folder_name, write_report
 from gmixout.reports.texts import as_csv
+from gmixout.results import RecordLog, RunFolder, Study
+from gmixout.results import study as study_module
 
+REPORT_FILES = [path.name for path in RunFolder(Path()).report]
 WITHOUT_SWEEP = [name for name in REPORT_FILES if not name.startswith("sweep.")]
 
 
@@ -55,7 +58,7 @@ def test_a_sweep_has_a_picture_of_its_own(tmp_path, sweep):
     log = RecordLog(tmp_path / "records.jsonl")
     for record in sweep:
         log.append(record)
-    assert [path.name for path in write_report(tmp_path)] == list(REPORT_FILES)
+    assert [path.name for path in write_report(tmp_path)] == REPORT_FILES
 
 
 @pytest.mark.usefixtures("_quick_pictures")
@@ -78,9 +81,17 @@ def test_a_running_comparison_rewrites_the_page_alone(run_folder):
 
 def test_a_running_comparison_without_a_finished_model_has_no_page_yet(tmp_path, records):
     assert write_report(tmp_path, running="0 of 60 runs") == []
-    write_folder(tmp_path, [replace(records[1], step=10)])
+    write_folder(tmp_path, [changed(records[1], step=10)])
     assert write_report(tmp_path, running="0 of 60 runs") == []
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.usefixtures("_quick_pictures")
+def test_records_are_aggregated_once(run_folder, monkeypatch):
+    calls, gather = [], study_module._settings
+    monkeypatch.setattr(study_module, "_settings", lambda r: calls.append(len(r)) or gather(r))
+    write_report(run_folder)
+    assert calls == [21]
 
 
 @pytest.mark.usefixtures("_quick_pictures")
@@ -115,7 +126,7 @@ def test_it_must_be_said_where_a_report_on_several_folders_goes(tmp_path, record
 def test_several_benchmarks_never_share_a_table(tmp_path, records):
     every = on_sources(records[:6])
     folders = [
-        write_folder(tmp_path / name, [r for r in every if name in r.benchmark], f"# {name}\n")
+        write_folder(tmp_path / name, [r for r in every if name in r.benchmark.name], f"# {name}\n")
         for name in SOURCES[:2]
     ]
     out = tmp_path / "out"
@@ -125,8 +136,8 @@ def test_several_benchmarks_never_share_a_table(tmp_path, records):
     assert {*out.iterdir()} == {out / "report.md", *places}
     for name, place in zip(SOURCES, places, strict=False):
         assert {path.name for path in place.iterdir()} == set(WITHOUT_SWEEP)
-        own = [record for record in every if name in record.benchmark]
-        assert (place / "report.csv").read_text() == as_csv(own)
+        own = [record for record in every if name in record.benchmark.name]
+        assert (place / "report.csv").read_text() == as_csv(Study(own))
         page = (place / "report.html").read_text()
         assert [f"# {other}\n" in page for other in SOURCES].count(True) == 1
         assert f"# {name}\n" in page
@@ -159,7 +170,7 @@ def test_a_benchmarks_name_leads_nowhere_else(tmp_path):
 
 def test_benchmarks_with_several_official_metrics_are_refused(tmp_path, records):
     one = write_folder(tmp_path / "one", records[:3])
-    other = [replace(record, benchmark="animals") for record in on_macro_f1(records[:3])]
+    other = [changed(record, benchmark="animals") for record in on_macro_f1(records[:3])]
     two = write_folder(tmp_path / "two", other)
     with pytest.raises(StateError, match="one official metric, found accuracy, macro_f1"):
         write_report([one, two], tmp_path / "out")
@@ -168,7 +179,7 @@ def test_benchmarks_with_several_official_metrics_are_refused(tmp_path, records)
 
 def test_a_benchmark_without_shifts_has_its_report(tmp_path):
     folder = write_folder(tmp_path, on_the_way(without_shifts(make_sweep())))
-    assert [path.name for path in write_report(folder)] == list(REPORT_FILES)
+    assert [path.name for path in write_report(folder)] == REPORT_FILES
 
 
 @pytest.mark.usefixtures("_quick_pictures")
@@ -200,7 +211,7 @@ def test_no_folder_and_no_records(tmp_path, records):
     (tmp_path / "records.jsonl").write_text('{"schema": 2, "ti')
     with pytest.raises(StateError, match="holds no finished model yet"):
         write_report(tmp_path)
-    write_folder(tmp_path, [replace(records[1], step=10)])
+    write_folder(tmp_path, [changed(records[1], step=10)])
     with pytest.raises(StateError, match="holds no finished model yet"):
         write_report(tmp_path)
 
@@ -237,5 +248,5 @@ def test_a_config_that_cannot_be_shown_is_said(tmp_path, records, content, monke
         (folder / "config.yaml").mkdir()
     else:
         (folder / "config.yaml").write_bytes(content)
-    assert "config.yaml" in _config_of(folder)
-    assert "the records hold what was run" in _config_of(folder)
+    assert "config.yaml" in _config_of(folder / "config.yaml")
+    assert "the records hold what was run" in _config_of(folder / "config.yaml")

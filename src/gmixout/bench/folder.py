@@ -1,8 +1,7 @@
-"""Run folders on disk: who may write into one, and the model file."""
+"""Run folders on disk: who may write into one, and the model file; `RunFolder` has the names."""
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,38 +21,25 @@ from gmixout.bench.progress import say
 from gmixout.bench.task import Task
 from gmixout.bench.yaml_text import load_yaml
 from gmixout.errors import ConfigError, StateError
-from gmixout.evaluation.records import RecordLog
 from gmixout.files import write_atomically, write_text
 from gmixout.losses import Loss
 from gmixout.methods import Method
 from gmixout.named import completed, defaults_of, plain
 from gmixout.plain import bounded, checked, printable, read_json
 from gmixout.regularizers import Regularizer
-from gmixout.reports import REPORT_FILES
+from gmixout.results import RunFolder
 from gmixout.training import TrainingArguments, refuse_several_processes
 from gmixout.training import checkpoint as checkpoints
 from gmixout.training.optimizers import Optimizer
 from gmixout.weightspace import fingerprint
 
-CONFIG, RECORDS, MODEL, CHECKPOINT = (
-    "config.yaml",
-    "records.jsonl",
-    "model.safetensors",
-    "checkpoint.pt",
-)
-IDENTITY = "identity.json"
-"""What `Task.identity` says, beside the config, in which the same data may have another path."""
-DIAGNOSIS = "diagnosis"
-"""Folder in a run's own that `gmixout diagnose` writes."""
 _MARK = "# A gmixout run: what was run, with every setting.\n"
 """First line of a run's config.yaml: what tells it from a folder of somebody else."""
 MADE_BY = "made_by"
-"""In `IDENTITY` the version and commit of gmixout that worked on the run last."""
+"""In `RunFolder.identity` the version and commit of gmixout that worked on the run last."""
 _ABSENT = "absent"
-_PREVIOUS = checkpoints.previous(Path(CHECKPOINT)).name
-_OURS = (CONFIG, IDENTITY, RECORDS, MODEL, _PREVIOUS, CHECKPOINT, *REPORT_FILES)
 _LARGEST_NOTE = 2**24
-"""Bytes of a config.yaml or identity.json."""
+"""Bytes of a config or identity."""
 
 
 class _About(TypedDict):
@@ -107,14 +93,15 @@ def run_folder(
         _check(folder, config, resume, overwrite, may_change, task)
         if overwrite:
             _delete_run(folder)
-        if resume and not (folder / CONFIG).exists():
+        own = RunFolder(folder)
+        if resume and not own.config.exists():
             say(f"{folder} holds no run to go on with: this one begins there.")
-        write_text(folder / CONFIG, _MARK + yaml.safe_dump(config, sort_keys=False))
+        write_text(own.config, _MARK + yaml.safe_dump(config, sort_keys=False))
         if task is not None:
-            if (folder / IDENTITY).exists():
-                _tell_of_another_version(folder)
+            if own.identity.exists():
+                _tell_of_another_version(own)
             about = {**task.identity(), MADE_BY: _this_version()}
-            write_text(folder / IDENTITY, json.dumps(about, indent=1) + "\n")
+            write_text(own.identity, json.dumps(about, indent=1) + "\n")
         yield
 
 
@@ -130,10 +117,11 @@ def _check(
         raise ConfigError("--resume goes on with a run and --overwrite deletes it: choose one")
     if folder.exists() and not folder.is_dir():
         raise StateError(f"out={folder} is a file, not a folder; give another --out")
-    present = [name for name in _OURS if (folder / name).exists()]
+    present = [file for file in _files_of(folder) if file.exists()]
     if present and not _is_run(folder):
         raise StateError(
-            f"{folder} holds files that are no run of gmixout ({', '.join(present)}), which a run "
+            f"{folder} holds files that are no run of gmixout "
+            f"({', '.join(file.name for file in present)}), which a run "
             "would replace; give another --out"
         )
     if present and not resume and not overwrite:
@@ -141,11 +129,11 @@ def _check(
             f"{folder} already holds a run: --resume goes on with it, --overwrite deletes it, "
             "or give another --out"
         )
-    if odd := [name for name in present if not (folder / name).is_file()]:
-        raise StateError(f"{folder / odd[0]} is not a file: move it away, or give another --out")
+    if odd := [file for file in present if not file.is_file()]:
+        raise StateError(f"{odd[0]} is not a file: move it away, or give another --out")
     if resume and present:
         _check_same_run(folder, config, may_change, task)
-        RecordLog(folder / RECORDS).read()  # a damaged line is better known before hours of work
+        RunFolder(folder).log.read()  # a damaged line is better known before hours of work
 
 
 @contextmanager
@@ -155,7 +143,7 @@ def at_work(folder: Path) -> Iterator[None]:
     Raises:
         StateError: Another process holds it.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(RunFolder(folder).lock)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -175,7 +163,8 @@ def is_trained(folder: Path) -> bool:
 
     A model that is damaged is reported on the standard error stream.
     """
-    if not (folder / MODEL).exists() or checkpoints.is_there(folder / CHECKPOINT):
+    own = RunFolder(folder)
+    if not own.model.exists() or checkpoints.is_there(own.checkpoint):
         return False
     try:
         load_model(folder)
@@ -216,7 +205,7 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         StateError: There is none, it is not one that `save_model` wrote, or it was changed since.
     """
-    file = path / MODEL if path.is_dir() else path
+    file = RunFolder(path).model if path.is_dir() else path
     if not file.exists():
         raise StateError(f"{path} holds no model: {_way_to_a_model(path)}")
     try:
@@ -246,7 +235,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         StateError: It cannot be read.
     """
-    return _read(folder / CONFIG, load_yaml)
+    return _read(RunFolder(folder).config, load_yaml)
 
 
 def _digest(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
@@ -256,16 +245,16 @@ def _digest(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
 
 
 def _way_to_a_model(path: Path) -> str:
-    if runs := sorted(path.glob(f"runs/*/{MODEL}")):
-        return f"it holds {len(runs)} runs; choose one, {runs[0].parent} say"
-    if (path / CHECKPOINT).exists():
+    if runs := [run.path for run in RunFolder(path).runs if run.model.exists()]:
+        return f"it holds {len(runs)} runs; choose one, for example {runs[0]}"
+    if RunFolder(path).checkpoint.exists():
         return "its run is not finished; repeat its command with --resume"
     return f"make one with: gmixout finetune --out {path}"
 
 
 def _is_run(folder: Path) -> bool:
     try:
-        return (folder / CONFIG).read_text(encoding="utf-8").startswith(_MARK)
+        return RunFolder(folder).config.read_text(encoding="utf-8").startswith(_MARK)
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -276,7 +265,8 @@ def _check_same_run(
     before = read_config(folder)
     differing: list[str] = []
     if task is not None:
-        held = _read(folder / IDENTITY, read_json) if (folder / IDENTITY).exists() else {}
+        file = RunFolder(folder).identity
+        held = _read(file, read_json) if file.exists() else {}
         now = bounded(task.identity())
         if held.get("schema") != now["schema"]:
             raise StateError(
@@ -309,15 +299,15 @@ def _this_version() -> dict[str, str | None]:
     return {"gmixout": versions()["gmixout"], "git": git_commit()}
 
 
-def _tell_of_another_version(folder: Path) -> None:
+def _tell_of_another_version(folder: RunFolder) -> None:
     """Says so if a run was begun with other code, which may give other values from here on."""
-    before, now = _read(folder / IDENTITY, read_json).get(MADE_BY), _this_version()
+    before, now = _read(folder.identity, read_json).get(MADE_BY), _this_version()
     if before != now:
         old, new = (
             f"{made.get('gmixout')} at commit {made.get('git') or 'unknown'}"
             for made in (before if isinstance(before, dict) else {}, now)
         )
-        say(f"note: the run in {folder} was made by gmixout {old}, and goes on with {new}.")
+        say(f"note: the run in {folder.path} was made by gmixout {old}, and goes on with {new}.")
 
 
 def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
@@ -358,13 +348,19 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _delete_run(folder: Path) -> None:
+    own = RunFolder(folder)
     try:
-        for name in _OURS:
-            (folder / name).unlink(missing_ok=True)
-        if (folder / DIAGNOSIS).is_dir():
-            shutil.rmtree(folder / DIAGNOSIS)
-        for run in folder.glob("runs/*"):
-            if re.fullmatch("[0-9a-f]{12}", run.name):
-                shutil.rmtree(run)
+        for file in _files_of(folder):
+            file.unlink(missing_ok=True)
+        for inner in (own.diagnosis.path, *(run.path for run in own.runs)):
+            if inner.is_dir():
+                shutil.rmtree(inner)
     except OSError as error:
         raise StateError(f"cannot delete the run in {folder}: {error}") from error
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Return the files that a run may leave in its folder, the config first."""
+    own = RunFolder(folder)
+    checkpoint = (checkpoints.previous(own.checkpoint), own.checkpoint)
+    return [own.config, own.identity, own.log.path, own.model, *checkpoint, *own.report]

@@ -13,9 +13,8 @@ from typing import Any
 
 from rich.progress import Progress
 
-from gmixout.bench.folder import MODEL, RECORDS, is_trained, load_model, save_model
+from gmixout.bench.folder import is_trained, load_model, save_model
 from gmixout.bench.job import (
-    UNTRAINED,
     Job,
     about_model,
     check_training,
@@ -29,15 +28,13 @@ from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads, is_small
 from gmixout.bench.workers import carry_out, workers_for
 from gmixout.errors import ConfigError, GmixoutError, TrainingError
-from gmixout.evaluation.records import Record, RecordLog
 from gmixout.files import write_text
 from gmixout.methods import METHODS, Derived, Method
 from gmixout.reports import write_report
+from gmixout.results import MethodFacts, Record, RecordLog, RunFolder, Training
 from gmixout.training import TrainingArguments, TrainingInterrupted
 from gmixout.training.faults import explained
 
-RUNS = "runs"
-"""Folder inside a comparison's that holds a folder for each run."""
 _LIVE_SECONDS = 20.0
 """Least time between two refreshes of the page while runs are under way."""
 
@@ -53,7 +50,7 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where the run's model goes."""
-        return self.out / RUNS / self.job.run
+        return RunFolder(self.out).run(self.job.run).path
 
     def __call__(self, on_progress: Callable[[int, float], None]) -> None:
         """Trains, evaluates and records what is not there yet.
@@ -63,16 +60,16 @@ class Run:
                 mistake in a user's own method) leaves its traceback in the run's folder.
         """
         try:
-            log = RecordLog(self.out / RECORDS)
-            state, facts = self.job.obtain(self.folder, log, on_progress)
+            log = RunFolder(self.out).log
+            state, training = self.job.obtain(self.folder, log, on_progress)
             for method in self.builders:
-                self.job.record(method, state, facts, log)
+                self.job.record(method, state, training, log)
             self.job.finish(self.folder)
             return
         except GmixoutError:
             raise
         except Exception as error:
-            note = write_text(self.folder / "error.txt", traceback.format_exc())
+            note = write_text(RunFolder(self.folder).error, traceback.format_exc())
             text = explained(error) or f"{type(error).__name__}: {error}"
             failure = f"{text} (traceback: {note})"
         # Not from `error`, which holds the failed run's tensors: the next run needs their memory
@@ -172,7 +169,7 @@ class Grid:
             TrainingInterrupted: After Ctrl-C; what was begun goes on with `--resume`.
         """
         count, threads = self.at_a_time()
-        log = RecordLog(self.out / RECORDS)
+        log = RunFolder(self.out).log
         finished, failed = 0, []
         live = _LivePage(self.out)
         here = few_threads(self.loaded.pretrained.model) if count == 1 else nullcontext()
@@ -233,32 +230,33 @@ class Grid:
             return
         job, workers = parts[0].job, self._settings.num_workers
         runs = job.runs(*(load_model(part.folder)[0] for part in parts))
-        facts = _facts_of_several([part.job.known(log)[0] for part in parts])
+        training = _training_of_several([part.job.known(log)[0] for part in parts])
         ((options, state, members),) = method.models(job.pretrained(), runs)
-        facts |= {"pool": names, "members": [names[member] for member in members]}
-        record = make_record(self.loaded, run, method.name, options, state, facts, workers)
-        save_model(self.out / RUNS / run / MODEL, state, about_model(record) | self.task.about())
+        facts = MethodFacts.of(method.name, options)
+        record = make_record(self.loaded, run, facts, state, training, workers)
+        record = replace(record, pool=names, members=[names[member] for member in members])
+        model = RunFolder(self.out).run(run).model
+        save_model(model, state, about_model(record) | self.task.about())
         log.append(record)
 
 
-def _facts_of_several(records: Sequence[Record]) -> dict[str, Any]:
-    """What a record says of the training of a model made of several runs: all of it together."""
-    first = records[0]
-    steps = sum(record.steps for record in records)
-    times = [record.step_seconds for record in records if record.step_seconds is not None]
-    peaks = [r.peak_memory_bytes for r in records if r.peak_memory_bytes is not None]
-    return UNTRAINED | {
-        "seed": first.seed,
-        "head_lr": first.head_lr,
-        "step": steps,
-        "steps": steps,
-        "batch_size": first.batch_size,
-        "training": first.training,
-        "trainable": max(record.trainable for record in records),
-        "seconds": sum(record.seconds for record in records),
-        "step_seconds": median(times) if times else None,
-        "peak_memory_bytes": max(peaks, default=None),
-    }
+def _training_of_several(records: Sequence[Record]) -> Training:
+    """Return what a record says of the training of a model made of several runs, together."""
+    every = [record.training for record in records if record.training is not None]
+    steps = sum(training.steps for training in every)
+    times = [each.step_seconds for each in every if each.step_seconds is not None]
+    peaks = [each.peak_memory_bytes for each in every if each.peak_memory_bytes is not None]
+    return replace(
+        every[0],
+        lr=None,
+        step=steps,
+        steps=steps,
+        loss=None,
+        trainable=max(training.trainable for training in every),
+        seconds=sum(training.seconds for training in every),
+        step_seconds=median(times) if times else None,
+        peak_memory_bytes=max(peaks, default=None),
+    )
 
 
 class _Bars:

@@ -14,38 +14,31 @@ from accelerate import PartialState
 from torch import nn
 
 from gmixout.bench.code_version import git_commit, versions
-from gmixout.bench.folder import CHECKPOINT, MODEL, is_trained, load_model, save_model
+from gmixout.bench.folder import is_trained, load_model, save_model
 from gmixout.bench.task import SCHEMA, LoadedTask, Task
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
-from gmixout.evaluation.records import Record, RecordLog
 from gmixout.losses.cross_entropy import class_counts
 from gmixout.methods import Finetuning, Method, Runs
 from gmixout.methods.zero_shot import zero_shot
 from gmixout.named import NotAllowedError, changed, defaults_of, from_spec, identity, plain
 from gmixout.regularizers import Regularizer
+from gmixout.results import (
+    BenchmarkFacts,
+    Machine,
+    MethodFacts,
+    Record,
+    RecordLog,
+    RunFolder,
+    Training,
+)
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_settings, train
 from gmixout.weightspace import State
 
-UNTRAINED: dict[str, Any] = {
-    "lr": None,
-    "head_lr": None,
-    "seed": 0,
-    "step": 0,
-    "steps": 0,
-    "batch_size": None,
-    "training": {},
-    "train_loss": None,
-    "trainable": 0,
-    "seconds": 0.0,
-    "step_seconds": None,
-    "peak_memory_bytes": None,
-}
-"""What a record says of the training of a model that was not trained."""
 _OWN_FIELDS = ("lr", "head_lr", "seed", "steps", "batch_size")
-"""Training settings that have a field of their own in a record; `training` holds the others."""
+"""Training settings that have a field of their own in a record; `settings` holds the others."""
 _COSTS = ("trainable", "seconds", "step_seconds", "peak_memory_bytes")
 _LAST_LOSSES = 30
 """Steps that a finished run's training loss is the mean of."""
@@ -131,28 +124,30 @@ def id_validation_figure(task: LoadedTask, state: State, num_workers: int | None
 
 
 def about_model(record: Record) -> dict[str, Any]:
-    """Returns what a model file says of itself: enough to find its record again."""
-    return {name: getattr(record, name) for name in ("benchmark", "run", "method", "options")}
+    """Return what a model file says of itself: enough to find its record again."""
+    return _about(record.benchmark.name, record.run, record.method.name, record.method.spelled)
+
+
+def _about(benchmark: str, run: str, method: str, options: dict[str, Any]) -> dict[str, Any]:
+    return {"benchmark": benchmark, "run": run, "method": method, "options": options}
 
 
 def make_record(
     task: LoadedTask,
     run: str,
-    method: str,
-    options: dict[str, Any],
+    method: MethodFacts,
     state: State,
-    facts: dict[str, Any],
+    training: Training | None,
     num_workers: int | None = None,
 ) -> Record:
-    """Evaluates a model and returns the record of it.
+    """Evaluate a model and return the record of it.
 
     Args:
         task: What it is evaluated on.
         run: Hash of what made it.
-        method: Name of the method.
-        options: What tells the model from others of the run.
+        method: What made it, with what tells the model from others of the run.
         state: Its weights.
-        facts: The fields of `Record` that `UNTRAINED` lists.
+        training: What is known of its training; None without one.
         num_workers: Processes that decode images; by default see `loading_processes`.
     """
     model, benchmark = load_weights(task, state), task.benchmark
@@ -161,24 +156,24 @@ def make_record(
     summary, notes = summarise_shifts(benchmark.summary, scores)
     return Record(
         run=run,
-        benchmark=task.name,
+        benchmark=BenchmarkFacts(
+            name=task.name,
+            parts=dict(task.parts),
+            metric=benchmark.metric,
+            digests=digests_of(task),
+        ),
         method=method,
-        options=options,
-        accuracy={name: each.accuracy for name, each in scores.items()},
-        nll={name: each.nll for name, each in scores.items()},
-        ece={name: each.ece for name, each in scores.items()},
-        examples={name: each.examples for name, each in scores.items()},
-        metric=benchmark.metric,
-        figures={name: each.figures for name, each in scores.items() if each.figures},
+        training=training,
+        scores=scores,
         summary=summary,
         notes=[*task.notes, *notes],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        threads=torch.get_num_threads(),
-        versions=versions(),
-        git=git_commit(),
-        digests=digests_of(task),
-        **facts,
+        machine=Machine(
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            threads=torch.get_num_threads(),
+            versions=versions(),
+            git=git_commit(),
+        ),
     )
 
 
@@ -259,7 +254,7 @@ class Job:
 
     def obtain(
         self, folder: Path, log: RecordLog, on_progress: Callable[[int, float], None]
-    ) -> tuple[State, dict[str, Any]]:
+    ) -> tuple[State, Training | None]:
         """Returns the finetuned weights and what is known of the run; trains unless that is done.
 
         The checkpoint stays until `finish`: however a process ends, the next one finds either all
@@ -271,24 +266,19 @@ class Job:
             on_progress: See `gmixout.training.train`.
         """
         if self.is_finished(folder, log):
-            record = self.known(log)[0]
-            return load_model(folder)[0], {name: getattr(record, name) for name in UNTRAINED}
+            return load_model(folder)[0], self.known(log)[0].training
+        own, training = RunFolder(folder), None
         if self.method is None:
-            state, facts = self.pretrained(), {**UNTRAINED, "seed": self.arguments.seed}
+            state = self.pretrained()
         else:
-            state, facts = self._train(folder / CHECKPOINT, log, on_progress)
+            state, training = self._train(own.checkpoint, log, on_progress)
         method = self.method or zero_shot()
-        about = {
-            "benchmark": self.loaded.name,
-            "run": self.run,
-            "method": method.name,
-            "options": method.options,
-        }
-        save_model(folder / MODEL, state, about | self.task.about())
-        return state, facts
+        about = _about(self.loaded.name, self.run, method.name, method.options)
+        save_model(own.model, state, about | self.task.about())
+        return state, training
 
     def record(
-        self, method: Method, state: State, facts: dict[str, Any], log: RecordLog
+        self, method: Method, state: State, training: Training | None, log: RecordLog
     ) -> list[Record]:
         """Evaluates and records the models a method builds on the run; old records are kept.
 
@@ -296,13 +286,13 @@ class Job:
             The records of all of them.
         """
         usual = defaults_of(type(method))  # options may have been added since a record was written
-        own = (record for record in self.known(log) if record.method == method.name)
-        done = {_text(record.options, usual): record for record in own}
+        own = (record for record in self.known(log) if record.method.name == method.name)
+        done = {_text(record.method.spelled, usual): record for record in own}
         records, start = [], None
         for options, variant, _ in method.models(self.pretrained(), self.runs(state)):
             record = done.get(_text(options, usual))
             if record is None:
-                record = self._record(method, options, variant, facts)
+                record = self._record(method, options, variant, training)
                 if self.method is not None:
                     start = self._start(log) if start is None else start
                     record = record.against_start(start)
@@ -314,22 +304,20 @@ class Job:
         """ID validation of the pretrained model: recorded already, or measured."""
         name = zero_shot().name
         for record in log.read():
-            if (record.method, record.benchmark) == (name, self.loaded.name):
+            if (record.method.name, record.benchmark.name) == (name, self.loaded.name):
                 return record.id_val
         workers = self.arguments.num_workers
         return id_validation_figure(self.loaded, self.pretrained(), workers)
 
     def _record(
-        self, method: Method, options: dict[str, Any], state: State, facts: dict[str, Any]
+        self, method: Method, options: dict[str, Any], state: State, training: Training | None
     ) -> Record:
-        workers = self.arguments.num_workers
-        return make_record(
-            self.loaded, self.run, method.name, options, state, facts, num_workers=workers
-        )
+        facts, workers = MethodFacts.of(method.name, options), self.arguments.num_workers
+        return make_record(self.loaded, self.run, facts, state, training, num_workers=workers)
 
     def finish(self, folder: Path) -> None:
         """Notes that everything is recorded: the checkpoint goes."""
-        delete_checkpoint(folder / CHECKPOINT)
+        delete_checkpoint(RunFolder(folder).checkpoint)
 
     def pretrained(self) -> State:
         """The weights that training starts from."""
@@ -347,22 +335,21 @@ class Job:
 
     def _train(
         self, checkpoint: Path, log: RecordLog, on_progress: Callable[[int, float], None]
-    ) -> tuple[State, dict[str, Any]]:
+    ) -> tuple[State, Training]:
         method, arguments = self.method, self.arguments
         assert method is not None
         every = arguments.evaluate_every_steps
         self.check()  # imports what the method needs, which is no memory of its training
         settings = {name: getattr(arguments, name) for name in _OWN_FIELDS}
-        settings["training"] = {
+        settings["settings"] = {
             name: value for name, value in arguments.identity().items() if name not in _OWN_FIELDS
         }
 
         def evaluate_on_the_way(step: int, finetuning: Finetuning, loss: float) -> None:
             if any(record.step == step for record in log.read(self.run)):
                 return  # before the process ended that had no checkpoint of this step yet
-            facts = {**UNTRAINED, **settings, "step": step, "train_loss": loss}
-            state = finetuning.snapshot()
-            log.append(self._record(method, method.options, state, facts))
+            training = Training(**settings, step=step, loss=loss)
+            log.append(self._record(method, method.options, finetuning.snapshot(), training))
 
         result = train(
             self.loaded.pretrained.copy(),
@@ -376,9 +363,10 @@ class Job:
             range(every, arguments.steps, every) if every else (),
             method.regularizers,
         )
-        facts = {name: getattr(result, name) for name in _COSTS}
-        facts |= {"step": arguments.steps, "train_loss": fmean(result.losses[-_LAST_LOSSES:])}
-        return result.model.state_dict(), settings | facts
+        costs = {name: getattr(result, name) for name in _COSTS}
+        loss = fmean(result.losses[-_LAST_LOSSES:])
+        training = Training(**settings, **costs, step=arguments.steps, loss=loss)
+        return result.model.state_dict(), training
 
 
 def _text(options: dict[str, Any], usual: Mapping[str, Any]) -> str:

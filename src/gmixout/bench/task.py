@@ -17,7 +17,7 @@ from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.source import ImageBenchmark, broken_in
 from gmixout.errors import ConfigError, StateError
 from gmixout.models import Pretrained, linear_probe_head, load_pretrained
-from gmixout.named import changed, from_spec, spec_of
+from gmixout.named import changed, defaults_of, from_spec, plain, spec_of
 from gmixout.weightspace import fingerprint
 
 Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
@@ -42,6 +42,8 @@ class LoadedTask:
 
     name: str
     """What records call it."""
+    parts: Mapping[str, Any]
+    """What the name says, as plain values; empty where it is a name alone."""
     benchmark: Benchmark
     """Its images are such as the model takes."""
     pretrained: Pretrained
@@ -254,7 +256,7 @@ def home_made(source: Source) -> str:
 def _load(task: Task) -> LoadedTask:
     if not isinstance(task.benchmark, Source):
         own, start = load_benchmark(task.benchmark)
-        return LoadedTask(own.name, own, start, own.identity, own.notes)
+        return LoadedTask(own.name, {}, own, start, own.identity, own.notes)
     source, benchmark = task.benchmark, task.benchmark.load()
     if task.corruptions != "none":
         summary = source.corruption_summary if task.corruptions != "extra" else None
@@ -281,6 +283,7 @@ def _load(task: Task) -> LoadedTask:
     head = f"the head to start from is {pretrained.head_from}"
     return LoadedTask(
         name=f"{source} with {_label(pretrained.name)}" + _differences(task),
+        parts=_parts(task, source, _label(pretrained.name)),
         benchmark=benchmark,
         pretrained=pretrained,
         identity={
@@ -331,6 +334,14 @@ def _label(model: str) -> str:
     if Path(architecture).expanduser().is_dir():
         architecture = Path(architecture).expanduser().name
     return f"{family}:{architecture}{at}{Path(file).name if at else ''}"
+
+
+def _parts(task: Task, source: Source, model: str) -> dict[str, Any]:
+    """What the name says, as values."""
+    options = {name: plain(value) for name, value in source.shown.items()}
+    usual, others = defaults_of(Task), ("head", "corruptions", "corruption_share")
+    differing = {n: getattr(task, n) for n in others if getattr(task, n) != usual[n]}
+    return {"data": source.name, **options, "model": model, **differing}
 
 
 def _differences(task: Task) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from gmixout.bench.options import REQUIRED, Option, matching, options_of, subject_of, texts_of
-from gmixout.bench.words import known, spelled
+from gmixout.bench.values import known, spelled
 from gmixout.named import Named, plain
 
 COMMON = {

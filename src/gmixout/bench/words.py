@@ -3,17 +3,14 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import chain
-from pathlib import Path
-from typing import Any, get_origin
-
-from jsonargparse import ArgumentParser, set_parsing_settings
+from typing import Any
 
 from gmixout.bench.benchmarks import check_benchmark_name
 from gmixout.bench.configs import read_config, read_yaml, yaml_value
-from gmixout.bench.options import REQUIRED, Option, matching, options_of
+from gmixout.bench.options import Option, matching, options_of
+from gmixout.bench.values import Spec, called, known, made, spelled
 from gmixout.data import SOURCES, Source
 from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, METHODS, Method, get_method
@@ -30,31 +27,10 @@ from gmixout.named import (
     own_object,
     specs_of,
 )
-from gmixout.settings import described, shown
+from gmixout.settings import shown
 
 Given = Sequence[tuple[str, Sequence[str]]]
 """Options as typed, with `_` for `-`, and the words that follow each."""
-
-# Values are parsed by jsonargparse, which could import what they name: classes are ours to find
-set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
-
-
-@dataclass
-class Spec:
-    """A method, data set or the like that is not made yet."""
-
-    kind: type[Named]
-    values: dict[str, Any] = field(default_factory=dict)
-
-
-def called(base: type[Named]) -> str:
-    """Return the word for the objects of a base class: `method`, `data set`."""
-    return "data set" if base is Source else base.__name__.lower()
-
-
-def known(base: type[Named]) -> list[str]:
-    """Return the names of all that a base class has in its table."""
-    return [*(METHODS if base is Method else base._table)]
 
 
 def split(words: Iterable[str], subject: str = "") -> list[tuple[str, list[str]]]:
@@ -390,11 +366,6 @@ def _no_option(spec: Spec, name: str) -> str:
     return f"{spec.kind.__name__} has no option {name}; its options: {options}"
 
 
-def spelled(name: str) -> str:
-    """Return an option as people type it; the names of a class's own options are Python's."""
-    return name if "." in name else name.replace("_", "-")
-
-
 def _entries(texts: Sequence[str], typed: str) -> list[Any]:
     """The entries of a list: `0,1,2`, `0 1 2` or `[0,1,2]`; names of files keep their commas."""
     joined = ",".join(text.rstrip(",") for text in texts)
@@ -420,66 +391,3 @@ def _pieces(text: str) -> Iterator[str]:
             yield piece
             piece = ""
     yield piece
-
-
-def made(
-    options: Mapping[str, Option], values: Mapping[str, Any], prefix: str = ""
-) -> dict[str, Any]:
-    """Return values of their types, and objects in place of each `Spec`.
-
-    Raises:
-        ConfigError: An option is missing, or a value is not of its type.
-    """
-    found = {}
-    for name, option in options.items():
-        if name in values:
-            found[name] = _fit(option, values[name], prefix)
-        elif option.default is REQUIRED:
-            raise _missing(option, prefix)
-    return found
-
-
-def _missing(option: Option, prefix: str) -> ConfigError:
-    if option.named:
-        what = called(option.named)
-        return ConfigError(f"name a {what}; known {what}s: {', '.join(known(option.named))}")
-    if option.name == "root":
-        return ConfigError("a data set needs its folder: --data-root DIR")
-    return ConfigError(f"--{spelled(prefix + option.name)} is required")
-
-
-def _fit(option: Option, value: Any, prefix: str) -> Any:
-    """A value of an option's type."""
-    if isinstance(value, list) and option.named:
-        entries = [_fit(option, each, prefix) for each in value]
-        return entries if any(get_origin(p) is list for p in option.parts) else tuple(entries)
-    if isinstance(value, Spec):
-        options = made(options_of(value.kind), value.values, f"{prefix}{option.name}.")
-        try:
-            return value.kind(**options)
-        except ConfigError:
-            raise
-        except Exception as error:  # the constructor of a class of the user's own
-            raise ConfigError(f"{value.kind.__name__} cannot be made: {error}") from error
-    if option.named and (value is None or isinstance(value, Named) or str in option.parts):
-        return value
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=option.kind)
-    try:
-        return parser.parse_object({"value": _scalars(option, value)})["value"]
-    except Exception as error:  # a value may be anything, and the parser foresees little
-        raise ConfigError(
-            f"--{spelled(prefix + option.name)} {shown(value)} must be {described(option.kind)}"
-        ) from error
-
-
-def _scalars(option: Option, value: Any) -> Any:
-    """A value with what YAML reads in its texts, where they are not to stay texts."""
-    if isinstance(value, list):
-        return [_scalars(option, each) for each in value]
-    if isinstance(value, dict) and option.is_dict:
-        return {name: _scalars(option.at(name), each) for name, each in value.items()}
-    if not isinstance(value, str):
-        return value
-    stays = value in option.words or {str, Path} & {*option.entries}
-    return value if stays else yaml_value(value, option.name)

@@ -248,9 +248,9 @@ class Masked:
     def write(self) -> None:
         """Write values that were moved outside of `optimizer.step()` into the layers.
 
-        They are what counts, also where somebody has had the weights in hand meanwhile. The model does so by itself where it is looked at: in a forward pass, `train()` and
-        `eval()`, `state_dict()`. A compiled model cannot, and raises in backward if this was
-        forgotten.
+        They are what counts, also where somebody has had the weights in hand meanwhile. The model
+        does so by itself where it is looked at: in a forward pass, `train()` and `eval()`,
+        `state_dict()`. A compiled model cannot, and raises in backward if this was forgotten.
         """
         self.model  # noqa: B018 - raises after detach()
         for masked in self._weights.values():

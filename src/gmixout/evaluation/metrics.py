@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
@@ -22,23 +23,31 @@ MAX_BATCH_VALUES = 2**24
 """Values in a batch of images at most, 64 MiB of float32: 111 images of 3 x 224 x 224, whose
 activations in a ViT-B/16 take about 1 GB."""
 
+Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
+Amount: TypeAlias = Annotated[float, Interval(ge=0, le=1e100)]
+Count: TypeAlias = Annotated[int, Ge(0)]
+
 
 @dataclass(frozen=True)
 class Scores:
     """How well a model does on one data set."""
 
-    accuracy: float
+    accuracy: Share
     """Share of the images whose largest logit is that of their label, in [0, 1]."""
-    nll: float
+    nll: Amount
     """Mean negative log-likelihood of the labels, in nats."""
-    ece: float
+    ece: Share
     """Expected calibration error in [0, 1]: the mean distance of confidence and accuracy over 15
     bins of equal width (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3).
     """
-    examples: int
+    examples: Count
     """Number of images."""
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, Share] = field(default_factory=dict)
     """The benchmark's other metrics by their names in `METRICS`, as far as the set has them."""
+
+    def of(self, metric: str) -> float | None:
+        """Return a metric by its name, accuracy included; None if the set does not have it."""
+        return self.accuracy if metric == "accuracy" else self.figures.get(metric)
 
 
 def evaluate(

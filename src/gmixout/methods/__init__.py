@@ -27,17 +27,21 @@ from gmixout.methods.base import (
     Variant,
     preset,
 )
+from gmixout.methods.style import Style
 from gmixout.named import from_spec, specs_of
 from gmixout.regularizers import Regularizer
 
 __all__ = [
+    "BASELINES",
     "DEFAULT_METHOD",
     "METHODS",
+    "REFERENCE",
     "DenseFinetuning",
     "Derived",
     "Finetuning",
     "Method",
     "Runs",
+    "Style",
     "Variant",
     "get_method",
     "preset",
@@ -72,6 +76,10 @@ METHODS: dict[str, type[Method]] = {
 # reached by `a+b`, not by its own name
 Method._table = ChainMap(METHODS, {beside.beside.__name__: beside.beside})
 
+REFERENCE = full.full.__name__
+"""What reports compare the others with when nobody says."""
+BASELINES = (zero_shot.zero_shot.__name__, probing.linear_probe.__name__, REFERENCE)
+"""Methods whose models say what OOD accuracy to expect at an ID accuracy."""
 DEFAULT_METHOD = masking.gmixout.__name__
 """What a command trains when nobody says."""
 

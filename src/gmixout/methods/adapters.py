@@ -13,6 +13,7 @@ from torch import nn
 from gmixout.core.selection import within
 from gmixout.errors import ConfigError, needs
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.methods.style import PINK, Style
 from gmixout.models.pretrained import Pretrained
 from gmixout.settings import refuse, require
 from gmixout.weightspace import State
@@ -146,6 +147,8 @@ class lora(_Adapter):
         lora_alpha: The change is multiplied by `lora_alpha / rank`.
     """
 
+    style = Style("LoRA", PINK, "s", main=True)
+
     rank: int = 8
     lora_alpha: int = 8
 
@@ -182,6 +185,8 @@ class dora(lora):
         lora_alpha: The change is multiplied by `lora_alpha / rank`.
     """
 
+    style = Style("DoRA", PINK, "<", "dash")
+
     def _config(self, peft: Any, targets: dict[str, nn.Module], **more: Any) -> Any:
         return super()._config(peft, targets, use_dora=True, **more)
 
@@ -197,6 +202,8 @@ class shira(_Adapter):
         rank: A layer with m inputs and n outputs gets `rank * (m + n)` trained entries, as many as
             LoRA of that rank has.
     """
+
+    style = Style("SHiRA", PINK, "P", "dot")
 
     rank: int = 8
 

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from gmixout.methods.base import TRAINED, DenseFinetuning, Derived, Finetuning, Method
 from gmixout.methods.masking import gmixout
+from gmixout.methods.style import BLUE, RED, Style
 from gmixout.models.pretrained import Pretrained
 from gmixout.settings import require
 from gmixout.weightspace import State
@@ -114,6 +115,8 @@ class ema(Method):
             steps or so, so let that be a fraction of the run.
     """
 
+    style = Style("EMA", BLUE, "p", "dash")
+
     decay: float = 0.99
 
     def __post_init__(self) -> None:
@@ -141,6 +144,8 @@ class swa(Method):
         of: The method that finetunes.
         every: Optimizer steps between two snapshots.
     """
+
+    style = Style("SWA", RED, "p", "dot")
 
     of: Method = field(default_factory=gmixout)
     every: int = 10

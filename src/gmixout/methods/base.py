@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from gmixout.core.selection import dense_groups
 from gmixout.errors import ConfigError
+from gmixout.methods.style import Style
 from gmixout.models.pretrained import Pretrained
 from gmixout.named import Named, changed
 from gmixout.regularizers import Regularizer
@@ -147,6 +148,8 @@ class Method(Named, ABC):
         norms_only(bias=False)
     """
 
+    style: ClassVar[Style | None] = None
+    """How reports name and draw it; subclasses do not inherit it, and need none."""
     several_runs: ClassVar[bool] = False
     """Whether its models are made of all runs of a seed together, and not of each run."""
 
@@ -157,6 +160,7 @@ class Method(Named, ABC):
     def __init_subclass__(cls) -> None:
         """Keeps `alpha` for the place on an interpolation path, which records know it as."""
         super().__init_subclass__()
+        cls.style = vars(cls).get("style")
         if "alpha" in cls.__annotations__:
             raise ConfigError(f"method {cls.__name__}: an option cannot be called alpha")
 
@@ -260,7 +264,9 @@ class Derived(Method):
         """See `Method.models`."""
 
 
-def preset(kind: type[MethodT], name: str, summary: str, **defaults: Any) -> type[MethodT]:
+def preset(
+    kind: type[MethodT], name: str, summary: str, style: Style | None = None, **defaults: Any
+) -> type[MethodT]:
     """Return a method that is another one with other defaults, and has no code of its own.
 
     It is a class, since runs and records know a method by its class's name and the options that
@@ -270,6 +276,7 @@ def preset(kind: type[MethodT], name: str, summary: str, **defaults: Any) -> typ
         kind: The method.
         name: The name of the preset, which is to be bound in the module of `kind`.
         summary: What it is, for the help.
+        style: How reports name and draw it.
         **defaults: Its defaults; the other options keep theirs.
     """
 
@@ -291,5 +298,6 @@ def preset(kind: type[MethodT], name: str, summary: str, **defaults: Any) -> typ
         namespace={
             "__doc__": f"{summary}\n\n{texts[texts.index('Args:') :]}",
             "__module__": kind.__module__,
+            "style": style,
         },
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from gmixout.core.selection import within
 from gmixout.errors import ConfigError
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.methods.style import PINK, Style
 from gmixout.models.pretrained import Pretrained
 
 
@@ -14,6 +15,8 @@ class bitfit(Method):
 
     Biases are those of linear, convolutional, attention and normalisation layers.
     """
+
+    style = Style("BitFit", PINK, ">", "dashdot")
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Freezes all but biases and head.

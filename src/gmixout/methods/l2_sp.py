@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from gmixout.core.selection import within
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.methods.style import BLUE, Style
 from gmixout.models.pretrained import Pretrained
 from gmixout.settings import require
 
@@ -59,6 +60,8 @@ class l2_sp(Method):
         pull: Weight of the body's distance to the pretrained weights, the paper's alpha.
         head_decay: Weight of the head's size, the paper's beta.
     """
+
+    style = Style("L2-SP", BLUE, "h", "dot")
 
     pull: float = 0.1
     head_decay: float = 0.01

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from gmixout.core.selection import dense_groups, within
 from gmixout.errors import ConfigError
 from gmixout.methods.base import DenseFinetuning, Finetuning, Method
+from gmixout.methods.style import BLUE, GREY, Style
 from gmixout.models.pretrained import Pretrained
 from gmixout.settings import require
 
@@ -59,6 +60,8 @@ class linear_probe(Method):
     Its learning rate is `lr`, as every method's that a comparison varies: with `head_lr`, which is
     held fixed there, all points of the curve would be one.
     """
+
+    style = Style("linear probe", GREY, "X", "dot")
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Freezes all but the head.
@@ -127,6 +130,8 @@ class lp_ft(Method):
     Args:
         probe_steps: Steps in which only the head is trained.
     """
+
+    style = Style("LP-FT", BLUE, "X", "dashdot")
 
     probe_steps: int = 100
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from gmixout.methods.base import Derived, Method, Runs, Variant
 from gmixout.methods.full import full
+from gmixout.methods.style import VIOLET, Style
 from gmixout.weightspace import State, greedy_members
 from gmixout.weightspace import uniform_soup as mean
 
@@ -39,6 +40,8 @@ class uniform_soup(_Soup):
         of: The method whose runs are averaged; they are shared with it.
     """
 
+    style = Style("uniform soup", VIOLET, "h", main=True)
+
     def choose(self, runs: Runs) -> list[int]:
         """Chooses all runs."""
         return list(range(len(runs.states)))
@@ -53,6 +56,8 @@ class greedy_soup(_Soup):
     Args:
         of: The method whose runs are averaged; they are shared with it.
     """
+
+    style = Style("greedy soup", VIOLET, "p", main=True)
 
     def choose(self, runs: Runs) -> list[int]:
         """Chooses the runs that do not lower the score of the mean."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from gmixout.methods.base import Derived, Method, Runs, Variant, preset
 from gmixout.methods.full import full
 from gmixout.methods.masking import gmixout
+from gmixout.methods.style import SALMON, SKY, Style
 from gmixout.settings import require
 from gmixout.weightspace import State, interpolate
 
@@ -21,6 +22,8 @@ class wise_ft(Derived):
         of: The method that finetunes; its runs are shared with it.
         alphas: Shares of the finetuned weights, one model for each; 0 is zero-shot, 1 finetuned.
     """
+
+    style = Style("WiSE-FT", SKY, "o", "dash", main=True)
 
     of: Method = field(default_factory=full)
     alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -43,5 +46,6 @@ gmixout_wise_ft = preset(
     wise_ft,
     "gmixout_wise_ft",
     "WiSE-FT of GMixout: interpolates from the zero-shot model to the one GMixout made.",
+    Style("GMixout + WiSE-FT", SALMON, "d", "dash", main=True),
     of=gmixout(),
 )

@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gmixout.methods.base import Derived, Runs, Variant
+from gmixout.methods.style import GREY, Style
 from gmixout.weightspace import State
 
 
 @dataclass(frozen=True)
 class zero_shot(Derived):
     """The pretrained model with its zero-shot head, not trained at all."""
+
+    style = Style("zero-shot", GREY, "*", main=True)
 
     @property
     def trained(self) -> None:

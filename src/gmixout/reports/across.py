@@ -1,59 +1,53 @@
 """Several benchmarks in one table: the mean over all of them, and the difference in each."""
 
 from collections.abc import Sequence
-from os.path import commonprefix
+from typing import Any
 
-from gmixout.evaluation.across import PLACES, Across, AcrossRow, Pooled, compare_across
-from gmixout.evaluation.curves import Series
-from gmixout.evaluation.records import Record
+from gmixout.methods import REFERENCE
 from gmixout.reports.names import names_of
 from gmixout.reports.standings import NONE, Entry, Summary, interval_text
-from gmixout.reports.style import Style, in_order, styles_of
+from gmixout.reports.style import styles_of
+from gmixout.results.across import PLACES, Across, compare_across
+from gmixout.results.record import BenchmarkFacts
+from gmixout.results.statistics import Pooled
+from gmixout.results.study import Series, Study
 
 MIDDLE = len(PLACES) // 2
 """The place that the table of single benchmarks shows, which most methods reach."""
 
 
-def across_summaries(records: Sequence[Record], reference: str = "full") -> list[Summary]:
-    """The methods over several benchmarks, then each benchmark by itself.
+def across_summaries(studies: Sequence[Study], reference: str = REFERENCE) -> list[Summary]:
+    """Return the methods over several benchmarks, then each benchmark by itself.
 
     Args:
-        records: Of several benchmarks with one official metric.
-        reference: What the others are compared with, see `curves.series_named`.
+        studies: Of several benchmarks with one official metric.
+        reference: What the others are compared with, see `study.series_named`.
 
     Raises:
         StateError: See `compare_across`.
     """
-    across = compare_across(records, reference)
-    rows = {row.series: row for row in across.rows}
-    cells = in_order(next(iter(row.chosen.values())) for row in across.rows)
-    styles = styles_of(cells)
-    ordered = [rows[cell.series] for cell in cells]
-    label = styles[across.reference].label if across.reference else reference
-    metric = names_of(records[0]).metric
+    across = compare_across(studies, reference)
+    labels = {series: each.name for study in studies for series, each in styles_of(study).items()}
+    label = labels[across.reference] if across.reference else reference
+    metric = names_of(studies[0].first).metric
+    names = short_names([study.first.benchmark for study in studies])
     return [
-        _averages(across, ordered, styles, label, metric),
-        _differences(across, ordered, styles, label, metric),
+        _averages(across, labels, label, metric),
+        _differences(across, names, labels, label, metric),
     ]
 
 
-def _averages(
-    across: Across,
-    rows: Sequence[AcrossRow],
-    styles: dict[Series, Style],
-    label: str,
-    metric: str,
-) -> Summary:
+def _averages(across: Across, labels: dict[Series, str], label: str, metric: str) -> Summary:
     count = len(across.benchmarks)
     levels = [f"at {place:.0%} of the ID range" for place in PLACES]
     table = [
         [
-            Entry(styles[row.series].label, is_figure=False),
+            Entry(labels[row.series], is_figure=False),
             _mean(row.estimate(lambda record: record.id), count),
             _mean(row.estimate(lambda record: record.ood), count),
             *(_difference(each, count) for each in (row.at_own_id, *row.at_places)),
         ]
-        for row in rows
+        for row in across.rows
     ]
     notes = [
         f"ID and OOD: {metric} in per cent of the setting that in-domain validation chooses in "
@@ -74,19 +68,20 @@ def _averages(
 
 def _differences(
     across: Across,
-    rows: Sequence[AcrossRow],
-    styles: dict[Series, Style],
+    names: Sequence[str],
+    labels: dict[Series, str],
     label: str,
     metric: str,
 ) -> Summary:
     table = []
-    for row in rows:
+    for row in across.rows:
         pooled = row.at_places[MIDDLE]
         if pooled is not None:
             parts = [pooled.parts.get(name) for name in across.benchmarks]
-            entries = [Entry(interval_text(e), clear=e is not None and e.clear) for e in parts]
-            table.append([Entry(styles[row.series].label, is_figure=False), *entries])
-    names = short_names(across.benchmarks)
+            entries = [
+                Entry(interval_text(e), significant=e is not None and e.significant) for e in parts
+            ]
+            table.append([Entry(labels[row.series], is_figure=False), *entries])
     levels = ", ".join(
         f"{name} {100 * each[MIDDLE]:.1f}%"
         for name, each in zip(names, across.id_levels.values(), strict=True)
@@ -100,15 +95,18 @@ def _differences(
     return Summary(f"each benchmark, against {label}", ["method", *names], table, notes)
 
 
-def short_names(benchmarks: Sequence[str]) -> list[str]:
-    """What tells benchmarks apart: "photo" and "sketch" of "pacs(train_domain=photo)" and so on."""
-    prefix = commonprefix(list(benchmarks))  # noqa: RUF071 - these are no paths
-    start = 1 + max(map(prefix.rfind, "(=,: "))
-    if not start:
-        return list(benchmarks)
-    backwards = commonprefix([name[::-1] for name in benchmarks])  # noqa: RUF071
-    end = 1 + max(map(backwards.rfind, "),"))
-    return [name[start : len(name) - end].strip("'") for name in benchmarks]
+def short_names(benchmarks: Sequence[BenchmarkFacts]) -> list[str]:
+    """Return what tells benchmarks apart: "photo" and "sketch" of one data set's domains."""
+    every = [each.parts for each in benchmarks]
+    keys = dict.fromkeys(key for parts in every for key in parts)
+    differing = [key for key in keys if any(parts.get(key) != every[0].get(key) for parts in every)]
+    names = [", ".join(_word(parts[key]) for key in differing if key in parts) for parts in every]
+    told = all(names) and len(set(names)) == len(names)
+    return names if told else [each.name for each in benchmarks]
+
+
+def _word(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _mean(pooled: Pooled, count: int) -> Entry:
@@ -122,7 +120,7 @@ def _difference(pooled: Pooled | None, count: int) -> Entry:
     bounds = pooled.interval()
     interval = "" if bounds is None else " [{:+.1f}, {:+.1f}]".format(*(100 * b for b in bounds))
     text = f"{100 * pooled.mean:+.1f}{interval} (n={pooled.n}){_share(pooled, count)}"
-    return Entry(text, clear=pooled.clear)
+    return Entry(text, significant=pooled.significant)
 
 
 def _share(pooled: Pooled, count: int) -> str:

@@ -8,10 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from gmixout.evaluation.ensemble import Diagnosis, Measures, Members
-from gmixout.evaluation.summary import Estimate
 from gmixout.reports.standings import NONE
 from gmixout.reports.style import rate
 from gmixout.reports.table import WIDE, plain_table
+from gmixout.results.statistics import Estimate
 
 NAMES = {"id_test": "ID", "id_val": "ID validation"}
 
@@ -32,8 +32,8 @@ def accuracy_table(diagnosis: Diagnosis) -> Table:
     table = _table("Accuracy (%)", [set_name(each) for each in sets])
     for label, place in (("pretrained", 0), ("final model", -1)):
         lines = (diagnosis.line[each].accuracy for each in sets)
-        cells = [_text(Estimate.of(100 * one[place] for one in line)) for line in lines]
-        table.add_row(label, *cells)
+        settings = [_text(Estimate.of(100 * one[place] for one in line)) for line in lines]
+        table.add_row(label, *settings)
     for name, members in groups_of(diagnosis):
         table.add_section()
         found = [members.sets[each] for each in sets]

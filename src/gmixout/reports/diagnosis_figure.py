@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from gmixout.evaluation.ensemble import Diagnosis
-from gmixout.evaluation.summary import Estimate
 from gmixout.reports.diagnosis import (
     groups_of,
     mean_accuracies,
@@ -25,6 +24,7 @@ from gmixout.reports.diagnosis import (
     title_of,
 )
 from gmixout.reports.figure import INK, LIGHT, SOFT, decorate, save_figure
+from gmixout.results.statistics import Estimate
 
 COLORS = {"snapshots": "#0072B2", "subnetworks": "#D55E00"}
 SET_COLORS = ("#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#A6761D", "#D55E00", "#8C6BB1")

@@ -14,17 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 
-from gmixout.evaluation.records import Record
-from gmixout.evaluation.summary import Cell, Estimate
 from gmixout.files import write_atomically
 from gmixout.reports.rows import Row, columns_of, rows_of
 from gmixout.reports.style import (
     MANY,
     Box,
-    Style,
+    CurveStyle,
     ellipse_of,
     focus,
-    is_trained,
     paths_of,
     point_of,
     rate,
@@ -32,6 +29,8 @@ from gmixout.reports.style import (
     whole,
 )
 from gmixout.reports.sweeps import sweeps_of
+from gmixout.results.statistics import Estimate
+from gmixout.results.study import Series, Setting, Study
 
 INK, SOFT, GRID = "#222222", "#666666", "#e4e4e4"
 LIGHT = "#a6a6a6"
@@ -45,7 +44,7 @@ def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Pat
     """An older file stays whole until the new one is; equal records make equal files."""
     path = Path(path)
     kind = path.suffix.removeprefix(".")
-    with mpl.rc_context({"svg.hashsalt": "gmixout"}):
+    with mpl.rc_context({"svg.hashsalt": __name__}):
         figure = draw()
         # of all formats PNG alone would refuse to leave the date out
         metadata = {} if kind == "png" else {"CreationDate" if kind == "pdf" else "Date": None}
@@ -56,8 +55,8 @@ def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Pat
     return path
 
 
-def id_ood_figure(records: Sequence[Record]) -> Figure:
-    """In-domain accuracy (the official metric, that is) against its mean under shift.
+def id_ood_figure(study: Study) -> Figure:
+    """Draw in-domain accuracy (the official metric, that is) against its mean under shift.
 
     A marker is a setting's mean over seeds, in an ellipse of one standard deviation; it grows with
     the learning rate. A ring marks what in-domain validation chooses. Where the zero-shot model or
@@ -65,37 +64,37 @@ def id_ood_figure(records: Sequence[Record]) -> Figure:
     part where the methods differ. Of many methods those that a reader looks for second are grey
     and named at the right-hand side.
     """
-    rows = rows_of(records)
-    cells = [row.cell for row in rows]
-    styles = styles_of(cells)
+    rows = rows_of(study)
+    settings = study.settings
+    styles = styles_of(study)
     light = _light(styles)
-    view = focus(cells)
+    view = focus(settings)
     figure = Figure(figsize=(9.6, 5.6 if light else 4.9), layout="constrained", facecolor="white")
     names = rows[0].names
-    if all(view.holds(point_of(cell)) for cell in cells):
+    if all(view.holds(point_of(setting)) for setting in settings):
         axes = [figure.subplots()]
         _detail(axes[0], rows, styles, light, view, "all models")
     else:
         axes = list(figure.subplots(1, 2, width_ratios=(1, 2.1)))
-        _overview(axes[0], cells, styles, light, view, "all models")
+        _overview(axes[0], settings, styles, light, view, "all models")
         _detail(axes[1], rows, styles, light, view, "close-up of the box")
     for each in axes:
         each.set_xlabel(f"{names.in_domain} (%)", color=INK)
     axes[0].set_ylabel(f"{names.under_shift} (%)", color=INK)
     _legend(figure, _told_apart({s: style for s, style in styles.items() if s not in light}))
     # the name of a benchmark can be as long as its options and its model's
-    note = f"{_plain(cells[0].records[0].benchmark, 120)}\n{_note(cells)}"
+    note = f"{_plain(study.benchmark, 120)}\n{_note(settings)}"
     figure.supxlabel(note, fontsize=8.5, color=SOFT, x=0.01, ha="left")
     return figure
 
 
-def cost_figure(records: Sequence[Record]) -> Figure:
-    """What each method's chosen setting reaches under shift against what it costs.
+def cost_figure(study: Study) -> Figure:
+    """Draw what each method's chosen setting reaches under shift against what it costs.
 
     One plot each for step time, memory and trainable share, as far as they were measured; bars are
     one standard deviation over seeds.
     """
-    rows = [row for row in rows_of(records) if row.selected and is_trained(row.cell)]
+    rows = [row for row in rows_of(study) if row.selected and row.setting.trained]
     by_key = {column.key: column for column in columns_of(rows)} if rows else {}
     columns = [by_key[key] for key in COSTS if key in by_key]
     figure = Figure(figsize=(9.6, 4.4), layout="constrained", facecolor="white")
@@ -122,17 +121,17 @@ SWEPT = ("OOD", "ID")
 """What `sweep_figure` shows of a sweep: official figures."""
 
 
-def sweep_figure(records: Sequence[Record]) -> Figure:
-    """The official figure over every option, or pair of options, in which a method's runs differ.
+def sweep_figure(study: Study) -> Figure:
+    """Draw the official metric over every option, or pair of options, that a method's runs vary.
 
     A row for each measure of `SWEPT`. For each combination of options in-domain validation chooses
     the learning rate; a field is the median over combinations with its two values, a dot of a line
     one combination's mean over seeds. Of several methods the one with the most options is shown.
 
     Args:
-        records: Records with a method of which some option varies.
+        study: Models with a method of which some option varies.
     """
-    rows = rows_of(records)
+    rows = rows_of(study)
     sweep = max(sweeps_of(rows), key=lambda each: len(each["options"]))
     pairs = len(sweep["options"]) > 1
     plots = [plot for plot in sweep["plots"] if len(plot["options"]) == (2 if pairs else 1)]
@@ -201,7 +200,7 @@ def _mark(axes: Axes, cost: float, row: Row) -> None:
     )
 
 
-def _light(styles: dict[tuple[str, str], Style]) -> dict[tuple[str, str], Style]:
+def _light(styles: dict[Series, CurveStyle]) -> dict[Series, CurveStyle]:
     """The curves that are drawn grey."""
     if len(styles) <= MANY or not any(style.main for style in styles.values()):
         return {}
@@ -210,15 +209,15 @@ def _light(styles: dict[tuple[str, str], Style]) -> dict[tuple[str, str], Style]
 
 def _overview(
     axes: Axes,
-    cells: list[Cell],
-    styles: dict[tuple[str, str], Style],
-    light: Iterable[tuple[str, str]],
+    settings: list[Setting],
+    styles: dict[Series, CurveStyle],
+    light: Iterable[Series],
     view: Box,
     title: str,
 ) -> None:
     """All models, small, with the part that the large plot shows."""
-    _draw(axes, cells, styles, light, size=0.55)
-    _frame(axes, whole(cells), title)
+    _draw(axes, settings, styles, light, size=0.55)
+    _frame(axes, whole(settings), title)
     corner = (view.id[0], view.ood[0])
     width, height = view.id[1] - view.id[0], view.ood[1] - view.ood[0]
     axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=SOFT, linewidth=0.9))
@@ -227,40 +226,40 @@ def _overview(
 def _detail(
     axes: Axes,
     rows: list[Row],
-    styles: dict[tuple[str, str], Style],
-    light: dict[tuple[str, str], Style],
+    styles: dict[Series, CurveStyle],
+    light: dict[Series, CurveStyle],
     view: Box,
     title: str,
 ) -> None:
     """The part where the methods differ, with spread and selection."""
-    cells = [row.cell for row in rows]
-    _draw(axes, cells, styles, light, size=1.0)
-    for cell in cells:
-        outline = ellipse_of(cell)
-        if outline and cell.alpha is None and cell.series not in light:
-            color = styles[cell.series].color
+    settings = [row.setting for row in rows]
+    _draw(axes, settings, styles, light, size=1.0)
+    for setting in settings:
+        outline = ellipse_of(setting)
+        if outline and setting.alpha is None and setting.series not in light:
+            color = styles[setting.series].color
             axes.add_patch(Polygon(outline, facecolor=color, edgecolor="none", alpha=0.18))
     for row in rows:
-        if row.selected and is_trained(row.cell) and row.cell.series not in light:
-            axes.plot(*point_of(row.cell), "o", ms=15, mfc="none", mec=INK, mew=0.9, zorder=5)
+        if row.selected and row.setting.trained and row.setting.series not in light:
+            axes.plot(*point_of(row.setting), "o", ms=15, mfc="none", mec=INK, mew=0.9, zorder=5)
     _frame(axes, view, title)
-    chosen = [row for row in rows if row.selected and row.cell.series in light]
-    _name_beside(axes, [row for row in chosen if view.holds(point_of(row.cell))], view)
+    chosen = [row for row in rows if row.selected and row.setting.series in light]
+    _name_beside(axes, [row for row in chosen if view.holds(point_of(row.setting))], view)
 
 
 def _draw(
     axes: Axes,
-    cells: list[Cell],
-    styles: dict[tuple[str, str], Style],
-    light: Iterable[tuple[str, str]],
+    settings: list[Setting],
+    styles: dict[Series, CurveStyle],
+    light: Iterable[Series],
     size: float,
 ) -> None:
     """Lines and markers of every curve, the markers growing with the learning rate."""
-    for series, path in paths_of(cells):
+    for series, path in paths_of(settings):
         x, y = zip(*map(point_of, path), strict=True)
         style = styles[series]
         is_light = series in light
-        many = any(cell.alpha is not None for cell in path)
+        many = any(setting.alpha is not None for setting in path)
         axes.plot(
             x,
             y,
@@ -269,36 +268,36 @@ def _draw(
             linewidth=(0.8 if is_light or many else 1.7) * size**0.5,
             zorder=1 if is_light else 2,
         )
-    rates = sorted({cell.lr for cell in cells if cell.lr is not None})
-    for cell in cells:
-        style = styles[cell.series]
-        is_light = cell.series in light
-        if not is_trained(cell):
+    rates = sorted({setting.lr for setting in settings if setting.lr is not None})
+    for setting in settings:
+        style = styles[setting.series]
+        is_light = setting.series in light
+        if not setting.trained:
             diameter = 14.0
-        elif cell.alpha is not None:
+        elif setting.alpha is not None:
             diameter = 4.5
-        elif cell.lr is None:
+        elif setting.lr is None:
             diameter = 9.0
         else:
-            diameter = 6 + 4 * rates.index(cell.lr) / max(len(rates) - 1, 1)
+            diameter = 6 + 4 * rates.index(setting.lr) / max(len(rates) - 1, 1)
         axes.plot(
-            *point_of(cell),
+            *point_of(setting),
             style.marker,
             color=LIGHT if is_light else style.color,
             markersize=diameter * size * (0.6 if is_light else 1.0),
             markeredgecolor="white",
             markeredgewidth=0.7 * size,
-            zorder=1.5 if is_light else 3 if cell.alpha is None else 2.5,
+            zorder=1.5 if is_light else 3 if setting.alpha is None else 2.5,
         )
 
 
 def _name_beside(axes: Axes, rows: list[Row], view: Box) -> None:
     """Names at the right-hand side, each with a thin line to its point, none over another."""
     height = view.ood[1] - view.ood[0]
-    rows = sorted(rows, key=lambda row: point_of(row.cell).ood)
+    rows = sorted(rows, key=lambda row: point_of(row.setting).ood)
     gap, places = 0.045 * height, list[float]()
     for row in rows:
-        wanted = point_of(row.cell).ood
+        wanted = point_of(row.setting).ood
         places.append(max(wanted, places[-1] + gap) if places else wanted)
     # what was pushed over the top edge pushes the others down again
     limit = view.ood[1] - gap / 2
@@ -308,7 +307,7 @@ def _name_beside(axes: Axes, rows: list[Row], view: Box) -> None:
     for row, place in zip(rows, places, strict=True):
         axes.annotate(
             _plain(row.label),
-            xy=point_of(row.cell),
+            xy=point_of(row.setting),
             xytext=(view.id[1] + 0.03 * (view.id[1] - view.id[0]), place),
             fontsize=7.5,
             color=SOFT,
@@ -334,21 +333,21 @@ def decorate(axes: Axes) -> None:
         spine.set_color(GRID)
 
 
-def _told_apart(styles: dict[tuple[str, str], Style]) -> list[Style]:
+def _told_apart(styles: dict[Series, CurveStyle]) -> list[CurveStyle]:
     """The entries of a legend: one for all settings of a method of which nobody knows so many."""
     variants = Counter(method for method, _ in styles)
-    entries: dict[tuple[str, str], Style] = {}
+    entries: dict[Series, CurveStyle] = {}
     for (method, variant), style in styles.items():
         if variants[method] > MANY_SETTINGS:
-            label = style.label.removesuffix(f" ({variant})")
-            every = replace(style, label=f"{label}, {variants[method]} settings")
+            label = f"{style.label}, {variants[method]} settings"
+            every = replace(style, label=label, variant="")
             entries.setdefault((method, ""), every)
         else:
             entries[method, variant] = style
     return list(entries.values())
 
 
-def _legend(figure: Figure, styles: Sequence[Style], lines: bool = True) -> None:
+def _legend(figure: Figure, styles: Sequence[CurveStyle], lines: bool = True) -> None:
     handles = [
         Line2D(
             [],
@@ -359,14 +358,14 @@ def _legend(figure: Figure, styles: Sequence[Style], lines: bool = True) -> None
             markersize=12 if style.marker == "*" else 7,
             markeredgecolor="white",
             linewidth=1.7,
-            label=_plain(style.label),
+            label=_plain(style.name),
         )
         for style in styles
     ]
     figure.legend(
         handles=handles,
         loc="outside upper left",
-        ncols=3 if any(len(style.label) > 24 for style in styles) else 6,
+        ncols=3 if any(len(style.name) > 24 for style in styles) else 6,
         frameon=False,
         fontsize=9,
         labelcolor=INK,
@@ -381,16 +380,16 @@ def _plain(text: str, longest: int = 44) -> str:
     return short.replace("$", r"\$")
 
 
-def _note(cells: list[Cell]) -> str:
+def _note(settings: list[Setting]) -> str:
     """What the picture's signs mean, as far as it has them."""
-    trained = [cell for cell in cells if is_trained(cell)]
-    seeds = max(len(cell.records) for cell in cells)
+    trained = [setting for setting in settings if setting.trained]
+    seeds = max(len(setting.records) for setting in settings)
     many = f"Mean of {seeds} seeds, ellipses of 1 standard deviation"
     note = [many if seeds > 1 else "One seed"]
-    rates = sorted({cell.lr for cell in trained if cell.lr is not None})
+    rates = sorted({setting.lr for setting in trained if setting.lr is not None})
     if len(rates) > 1:
         note.append(f"larger markers: higher learning rate ({rate(rates[0])} to {rate(rates[-1])})")
-    if any(cell.alpha is not None for cell in trained):
+    if any(setting.alpha is not None for setting in trained):
         note.append("small dots: alpha")
     if trained:
         note.append("ring: chosen by ID validation")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gmixout.evaluation.official import METRICS
-from gmixout.evaluation.records import Record, by_group
+from gmixout.results.record import Record, by_group
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Names:
 
 def names_of(record: Record) -> Names:
     """The words for the benchmark of a record."""
-    metric = title_of(record.metric)
+    metric = title_of(record.benchmark.metric)
     if by_group(record.official):
         return Names(metric, f"{metric} under shift, mean", "mean over the shift groups", True)
     standing_in = " and ".join(map(title_of, record.shifts))
@@ -75,7 +75,9 @@ def notes_of(records: Iterable[Record]) -> list[str]:
     if own:
         text = f"{len(worse)} models ended below their start on ID validation"
         notes[f"{text}: their learning rate is too high"] = None
-    starts = {s for record in records if (s := record.digests.get("pretrained")) is not None}
+    starts = {
+        s for record in records if (s := record.benchmark.digests.get("pretrained")) is not None
+    }
     if len(starts) > 1:
         text = f"the runs started from {len(starts)} different sets of pretrained weights"
         notes[f"{text} ({', '.join(sorted(starts))})"] = None

@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean, median
 
-from gmixout.evaluation.curves import effective_robustness, front_area
 from gmixout.evaluation.official import SUMMARIES
-from gmixout.evaluation.records import ID_SETS, Record, by_group
-from gmixout.evaluation.selection import RULES
-from gmixout.evaluation.summary import Cell, Estimate, by_series, complete, summarise
 from gmixout.reports.names import Names, names_of
-from gmixout.reports.style import Style, in_order, is_trained, rate, styles_of
+from gmixout.reports.style import CurveStyle, rate, styles_of
+from gmixout.results.curves import effective_robustness, front_area
+from gmixout.results.record import ID_SETS, Record, Training, by_group
+from gmixout.results.statistics import Estimate
+from gmixout.results.study import Setting, Study
 
 
 @dataclass(frozen=True)
 class Row:
     """One setting of one method, over its seeds."""
 
-    style: Style
-    cell: Cell
+    style: CurveStyle
+    setting: Setting
     chosen_by: frozenset[str]
     """Names of the selection rules that choose this setting for its method."""
     front_area: Estimate | None
@@ -33,8 +33,8 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What the method is called."""
-        return self.style.label
+        """What the curve is called."""
+        return self.style.name
 
     @property
     def selected(self) -> bool:
@@ -44,44 +44,40 @@ class Row:
     @property
     def groups(self) -> list[str]:
         """Names of the shift groups."""
-        return list(self.cell.records[0].shifts)
+        return list(self.setting.records[0].shifts)
 
     @property
     def names(self) -> Names:
         """What its figures are called."""
-        return names_of(self.cell.records[0])
+        return names_of(self.setting.records[0])
 
     def estimate(self, value: Callable[[Record], float]) -> Estimate:
         """Mean and spread of any figure of the records."""
-        return self.cell.estimate(value)
+        return self.setting.estimate(value)
 
     def known(self, value: Callable[[Record], float | None]) -> Estimate | None:
         """The same of a figure that a record may not have; None unless all have it."""
-        values = [v for record in self.cell.records if (v := value(record)) is not None]
-        return Estimate.of(values) if len(values) == len(self.cell.records) else None
+        values = [v for record in self.setting.records if (v := value(record)) is not None]
+        return Estimate.of(values) if len(values) == len(self.setting.records) else None
 
-    def cost(self, value: Callable[[Record], float | None]) -> float | None:
+    def cost(self, value: Callable[[Training], float | None]) -> float | None:
         """Median over seeds of a cost, None where it was not measured or nothing was trained."""
-        known = [v for record in self.cell.records if (v := value(record)) is not None]
-        return median(known) if known and is_trained(self.cell) else None
+        trainings = [record.training for record in self.setting.records if record.training]
+        known = [v for training in trainings if (v := value(training)) is not None]
+        return median(known) if known else None
 
 
-def rows_of(records: Sequence[Record]) -> list[Row]:
-    """Every finished setting of every method, by method, learning rate and alpha."""
-    cells = in_order(summarise(records))
-    styles = styles_of(cells)
-    chosen: dict[int, set[str]] = {}
-    for each in by_series(cells).values():
-        for rule in RULES.values():
-            chosen.setdefault(id(rule.choose(complete(each))), set()).add(rule.name)
-    areas, robustness = front_area(records), effective_robustness(records)
+def rows_of(study: Study) -> list[Row]:
+    """Return every finished setting of every method, by method, learning rate and alpha."""
+    styles, areas, robustness = styles_of(study), front_area(study), effective_robustness(study)
     rows = []
-    for cell in cells:
-        rules = frozenset(chosen.get(id(cell), ()))
-        selected = "id_validation" in rules
-        area = areas.get(cell.series) if selected else None
-        effective = robustness.get(cell.series) if selected else None
-        rows.append(Row(styles[cell.series], cell, rules, area, effective))
+    for setting in study.settings:
+        series = setting.series
+        rules = frozenset(n for n, each in study.chosen.items() if each[series] is setting)
+        selected = study.selected[series] is setting
+        area = areas.get(series) if selected else None
+        effective = robustness.get(series) if selected else None
+        rows.append(Row(styles[series], setting, rules, area, effective))
     return rows
 
 
@@ -127,7 +123,7 @@ def _official_columns(rows: Sequence[Row]) -> list[Column]:
     """The official metric, in domain and under each shift."""
     names, groups = rows[0].names, rows[0].groups
     columns = [
-        Column("n", "n", lambda row: len(row.cell.records), "d", 1, "seeds"),
+        Column("n", "n", lambda row: len(row.setting.records), "d", 1, "seeds"),
         _percent("id", names.heading("ID"), lambda row: row.estimate(lambda r: r.id)),
     ]
     for group in groups:
@@ -150,7 +146,7 @@ def _official_columns(rows: Sequence[Row]) -> list[Column]:
 
 def _further_columns(rows: Sequence[Row]) -> list[Column]:
     """The official figures over all shifts, and the metrics beside the official one."""
-    names, records = rows[0].names, [record for row in rows for record in row.cell.records]
+    names, records = rows[0].names, [record for row in rows for record in row.setting.records]
     columns = [
         _percent(
             name,
@@ -177,10 +173,10 @@ def _further_columns(rows: Sequence[Row]) -> list[Column]:
 def _further_metrics(records: Iterable[Record]) -> list[str]:
     found: dict[str, None] = {}
     for record in records:
-        if record.metric != "accuracy":
+        if record.benchmark.metric != "accuracy":
             found["accuracy"] = None
-        found |= dict.fromkeys(name for each in record.figures.values() for name in each)
-        found.pop(record.metric, None)
+        found |= dict.fromkeys(n for each in record.scores.values() for n in each.figures)
+        found.pop(record.benchmark.metric, None)
     return list(found)
 
 
@@ -192,7 +188,7 @@ def _of_ood(row: Row, metric: str) -> Estimate | None:
     """Mean over the shift groups, where every shift has the metric."""
 
     def value(record: Record) -> float | None:
-        figures, shifted = record.of(metric), record.accuracy.keys() - set(ID_SETS)
+        figures, shifted = record.of(metric), record.scores.keys() - set(ID_SETS)
         return _over_groups(figures) if shifted <= figures.keys() else None
 
     return row.known(value)
@@ -203,28 +199,28 @@ _COMMON = [
     _percent(
         "ece_id",
         "ECE ID %",
-        lambda row: row.estimate(lambda r: r.ece["id_test"]),
+        lambda row: row.estimate(lambda r: r.scores["id_test"].ece),
         note="expected calibration error: how far confidence is from accuracy",
     ),
-    Column("seconds", "time s", lambda row: row.cost(lambda r: r.seconds)),
+    Column("seconds", "time s", lambda row: row.cost(lambda training: training.seconds)),
     Column(
         "step_seconds",
         "step ms",
-        lambda row: row.cost(lambda r: r.step_seconds),
+        lambda row: row.cost(lambda training: training.step_seconds),
         scale=1e3,
         note="median time of an optimizer step",
     ),
     Column(
         "peak_memory_bytes",
         "mem MB",
-        lambda row: row.cost(lambda r: r.peak_memory_bytes),
+        lambda row: row.cost(lambda training: training.peak_memory_bytes),
         scale=1e-6,
         note="peak memory of training above the loaded model",
     ),
     _percent(
         "trainable_share",
         "train %",
-        lambda row: row.cell.records[0].trainable / row.cell.records[0].parameters,
+        lambda row: _trainable_share(row.setting.records[0]),
         note="share of the values that get a gradient in a step",
     ),
     _percent(
@@ -240,17 +236,30 @@ _COMMON = [
         "+.1f",
         note="OOD above what a line through the baselines predicts from ID, in points",
     ),
-    _percent("ece_ood", "ECE OOD %", lambda row: row.known(lambda r: _over_groups(r.ece))),
+    _percent(
+        "ece_ood", "ECE OOD %", lambda row: row.known(lambda r: _over_groups(_each(r, "ece")))
+    ),
     Column(
         "nll_id",
         "NLL ID",
-        lambda row: row.estimate(lambda r: r.nll["id_test"]),
+        lambda row: row.estimate(lambda r: r.scores["id_test"].nll),
         ".2f",
         note="negative log-likelihood in nats",
     ),
-    Column("nll_ood", "NLL OOD", lambda row: row.known(lambda r: _over_groups(r.nll)), ".2f"),
+    Column(
+        "nll_ood", "NLL OOD", lambda row: row.known(lambda r: _over_groups(_each(r, "nll"))), ".2f"
+    ),
 ]
 """What every benchmark has."""
+
+
+def _trainable_share(record: Record) -> float:
+    return record.training.trainable / record.parameters if record.training else 0.0
+
+
+def _each(record: Record, score: str) -> dict[str, float]:
+    """Return a field of the scores of each set."""
+    return {name: getattr(each, score) for name, each in record.scores.items()}
 
 
 def _shift(row: Row, group: str) -> Estimate:
@@ -263,8 +272,8 @@ def _over_groups(figures: dict[str, float]) -> float | None:
     return fmean(groups.values()) if groups else None
 
 
-def setting_of(cell: Cell) -> str:
-    """Learning rate and alpha in words: "lr 1e-3, alpha 0.5"."""
-    parts = [f"lr {rate(cell.lr)}"] if cell.lr is not None else []
-    parts += [f"alpha {cell.alpha:g}"] if cell.alpha is not None else []
+def words_of(setting: Setting) -> str:
+    """Return learning rate and alpha in words: "lr 1e-3, alpha 0.5"."""
+    parts = [f"lr {rate(setting.lr)}"] if setting.lr is not None else []
+    parts += [f"alpha {setting.alpha:g}"] if setting.alpha is not None else []
     return ", ".join(parts)

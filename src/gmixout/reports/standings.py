@@ -3,17 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gmixout.evaluation.curves import (
-    MatchedComparison,
-    Series,
-    against_reference_curve,
-    compare_at_matched_id,
-)
-from gmixout.evaluation.records import Record
-from gmixout.evaluation.summary import Estimate
+from gmixout.methods import REFERENCE
 from gmixout.reports.names import notes_of
-from gmixout.reports.rows import Column, Row, columns_of, rows_of, setting_of
-from gmixout.reports.style import is_trained
+from gmixout.reports.rows import Column, Row, columns_of, rows_of, words_of
+from gmixout.results.curves import against_reference_curve, compare_at_matched_id
+from gmixout.results.statistics import Estimate
+from gmixout.results.study import Series, Study
 
 
 @dataclass(frozen=True)
@@ -60,37 +55,37 @@ class Standings:
         others = [
             each
             for each in self.every
-            if each.row.cell.series != self.reference and is_trained(each.row.cell)
+            if each.row.setting.series != self.reference and each.row.setting.trained
         ]
         return others if any(any(each.differences) for each in others) else []
 
 
-def standings_of(records: Sequence[Record], reference: str, rows: Sequence[Row]) -> Standings:
-    """One entry a method and variant, in the order of the rows.
+def standings_of(study: Study, rows: Sequence[Row], reference: str = REFERENCE) -> Standings:
+    """Return one entry a method and variant, in the order of the rows.
 
     Args:
-        records: Records of one benchmark.
-        reference: What the others are compared with, see `curves.series_named`; one that was not
+        study: The models of one benchmark.
+        rows: `rows_of` the study.
+        reference: What the others are compared with, see `study.series_named`; one that was not
             run, or was run in several variants, leaves the differences empty.
-        rows: `rows_of` these records.
     """
     selected = [row for row in rows if row.selected]
-    matched: MatchedComparison | None = compare_at_matched_id(records, reference)
-    own = against_reference_curve(records, reference) if matched else {}
+    matched = compare_at_matched_id(study, reference)
+    own = against_reference_curve(study, reference) if matched else {}
     base = matched.reference if matched else None
-    differences = {series: each.difference for series, each in own.items() if series != base}
+    differences = {series: each for series, each in own.items() if series != base}
     none: list[Estimate | None] = [None] * (len(matched.id_levels) if matched else 0)
     every = [
         Standing(
             row,
-            differences.get(row.cell.series),
-            matched.differences.get(row.cell.series, none) if matched else none,
+            differences.get(row.setting.series),
+            matched.differences.get(row.setting.series, none) if matched else none,
         )
         for row in selected
     ]
     return Standings(
         base,
-        next((row.label for row in selected if row.cell.series == base), reference),
+        next((row.label for row in selected if row.setting.series == base), reference),
         matched.id_levels if matched else [],
         matched.reference_ood if matched else [],
         every,
@@ -140,7 +135,7 @@ class Entry:
 
     text: str
     is_figure: bool = True
-    clear: bool = False
+    significant: bool = False
     """Whether it is a difference that stands out of the noise: the only thing set in bold."""
 
 
@@ -154,10 +149,10 @@ class Summary:
     notes: list[str]
 
 
-def summary_of(records: Sequence[Record], reference: str = "full") -> Summary:
-    """The table that a paper or a README would show."""
-    rows = [row for row in rows_of(records) if row.selected]
-    standings = standings_of(records, reference, rows)
+def summary_of(study: Study, reference: str = REFERENCE) -> Summary:
+    """Return the table that a paper or a README would show."""
+    rows = [row for row in rows_of(study) if row.selected]
+    standings = standings_of(study, rows, reference)
     columns = [column for column in columns_of(rows) if column.key not in LEFT_OUT]
     accuracies = [column for column in columns if column.key not in COST_KEYS]
     costs = [column for column in columns if column.key in COST_KEYS]
@@ -177,21 +172,21 @@ def summary_of(records: Sequence[Record], reference: str = "full") -> Summary:
         table.append(
             [
                 Entry(each.row.label, is_figure=False),
-                Entry(setting_of(each.row.cell), is_figure=False),
+                Entry(words_of(each.row.setting), is_figure=False),
                 *(figure(column, each.row) for column in accuracies),
                 *(
-                    Entry(interval_text(value), clear=value is not None and value.clear)
+                    Entry(interval_text(value), significant=value is not None and value.significant)
                     for value in values
                 ),
                 *(figure(column, each.row) for column in costs),
             ]
         )
-    notes = [*notes_of(records), SELECTION_NOTE, SPREAD_NOTE]
+    notes = [*notes_of(study.records), SELECTION_NOTE, SPREAD_NOTE]
     notes += [f"{column.heading}: {column.note}." for column in accuracies if column.note]
     if against:
         notes += [*standings.notes, NOISE_NOTE]
     headings = ["method", "setting", *(c.heading for c in accuracies), *against]
-    title = f"{records[0].benchmark}: one row a method"
+    title = f"{study.benchmark}: one row a method"
     return Summary(title, [*headings, *(c.heading for c in costs)], table, notes)
 
 

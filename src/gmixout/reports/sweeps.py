@@ -5,10 +5,10 @@ from itertools import combinations
 from statistics import median
 from typing import Any
 
-from gmixout.evaluation.records import Record
-from gmixout.evaluation.selection import id_validation
-from gmixout.evaluation.summary import Cell, by_series, complete
-from gmixout.reports.rows import Row, setting_of
+from gmixout.reports.rows import Row, words_of
+from gmixout.results.record import Record
+from gmixout.results.selection import id_validation
+from gmixout.results.study import Setting
 
 
 def sweeps_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -24,26 +24,22 @@ def sweeps_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
         *((words.shift_heading(g), lambda r, g=g: 100 * r.shifts[g]) for g in groups),
         (words.heading("worst"), lambda r: 100 * r.worst),
         (words.heading("ID"), lambda r: 100 * r.id),
-        ("ECE ID %", lambda r: 100 * r.ece["id_test"]),
-        ("NLL ID", lambda r: r.nll["id_test"]),
+        ("ECE ID %", lambda r: 100 * r.scores["id_test"].ece),
+        ("NLL ID", lambda r: r.scores["id_test"].nll),
     ]
     methods: dict[str, list[Row]] = {}
     for row in rows:
-        methods.setdefault(row.cell.method, []).append(row)
+        methods.setdefault(row.setting.method, []).append(row)
     sweeps = []
     for own in methods.values():
-        chosen = [
-            id_validation.choose(complete(each))
-            for each in by_series(row.cell for row in own).values()
-        ]
+        chosen = [row.setting for row in own if row.selected]
         axes = _axes(chosen)
         if not axes:
             continue
         names = list(axes)
-        label = own[0].label.removesuffix(f" ({own[0].cell.variant})")
         sweeps.append(
             {
-                "label": label,
+                "label": own[0].style.label,
                 "options": [[name, [_word(value) for value in axes[name]]] for name in names],
                 "measures": [name for name, _ in measures],
                 "plots": [
@@ -56,13 +52,12 @@ def sweeps_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return sweeps
 
 
-def _axes(cells: Iterable[Cell]) -> dict[str, list[Any]]:
-    """The options whose values differ between the cells, each with its values in order."""
+def _axes(settings: Iterable[Setting]) -> dict[str, list[Any]]:
+    """The options whose values differ between the settings, each with its values in order."""
     values: dict[str, dict[str, Any]] = {}
-    for cell in cells:
-        for name, value in cell.records[0].options.items():
-            if name != "alpha":
-                values.setdefault(name, {})[_word(value)] = value
+    for setting in settings:
+        for name, value in setting.facts.settings.items():
+            values.setdefault(name, {})[_word(value)] = value
     return {name: _in_order(each) for name, each in values.items() if len(each) > 1}
 
 
@@ -78,18 +73,18 @@ def _word(value: Any) -> str:
 
 
 def _sweep(
-    cells: Sequence[Cell],
+    settings: Sequence[Setting],
     axes: dict[str, list[Any]],
     picked: tuple[str, ...],
     measures: Sequence[Callable[[Record], float]],
 ) -> dict[str, Any]:
     """The points of one plot: places on its axes, and best and median of every measure."""
-    groups: dict[tuple[int, ...], list[Cell]] = {}
-    for cell in cells:
-        options = cell.records[0].options
+    groups: dict[tuple[int, ...], list[Setting]] = {}
+    for setting in settings:
+        options = setting.facts.settings
         if all(name in options for name in picked):
             key = tuple(axes[name].index(options[name]) for name in picked)
-            groups.setdefault(key, []).append(cell)
+            groups.setdefault(key, []).append(setting)
     points = []
     for key, group in sorted(groups.items()):
         best = id_validation.choose(group)
@@ -97,7 +92,7 @@ def _sweep(
         points.append(
             {
                 "at": key,
-                "setting": ", ".join(filter(None, [best.variant, setting_of(best)])),
+                "setting": ", ".join(filter(None, [best.variant, words_of(best)])),
                 "settings": len(group),
                 "n": len(best.records),
                 "best": [each.mean for each in estimates],

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gmixout.evaluation.across import by_benchmark
 from gmixout.evaluation.official import SUMMARIES
-from gmixout.evaluation.records import Record
-from gmixout.evaluation.summary import Estimate
+from gmixout.methods import REFERENCE
 from gmixout.reports.across import across_summaries
 from gmixout.reports.names import notes_of
 from gmixout.reports.rows import Column, Row, columns_of, rows_of
@@ -24,6 +23,9 @@ from gmixout.reports.standings import (
     standings_of,
 )
 from gmixout.reports.style import rate
+from gmixout.results.folder import RunFolder
+from gmixout.results.statistics import Estimate
+from gmixout.results.study import Study
 
 FIRST = ("n", "id", "ood")
 """Figures that come first for the room of a terminal."""
@@ -34,39 +36,39 @@ WIDE = 110
 
 
 def print_tables(
-    records: Sequence[Record], console: Console | None = None, reference: str = "full"
+    studies: Sequence[Study], console: Console | None = None, reference: str = REFERENCE
 ) -> None:
     """Where each method stands, and it against the reference, fitted to the console.
 
     Of several benchmarks: how it stands over all of them, and in each.
     """
     console = console or Console()
-    if len(by_benchmark(records)) > 1:
-        tables = across_tables(records, reference, console.width)
+    if len(studies) > 1:
+        tables = across_tables(studies, reference, console.width)
     else:
-        matched = matched_table(records, reference, console.width)
-        tables = [results_table(records, console.width), *([matched] if matched else [])]
+        matched = matched_table(studies[0], reference, console.width)
+        tables = [results_table(studies[0], console.width), *([matched] if matched else [])]
     for table in tables:
         console.print(table)
         console.print()
 
 
-def results_table(records: Sequence[Record], width: int = 100) -> Table:
-    """Accuracies and costs of each method at the setting that ID validation chooses.
+def results_table(study: Study, width: int = 100) -> Table:
+    """Return accuracies and costs of each method at the setting that ID validation chooses.
 
     Args:
-        records: Records of one benchmark.
+        study: The models of one benchmark.
         width: Columns of the console; narrow ones show the spread of ID and OOD alone.
     """
-    every = rows_of(records)
+    every = rows_of(study)
     rows = [row for row in every if row.selected]
-    seeds = {len(row.cell.records) for row in rows if row.cell.records[0].steps > 0} or {1}
+    seeds = {len(row.setting.records) for row in rows if row.setting.trained} or {1}
     columns = _columns_for(rows, width, several=len(seeds) > 1)
     names = rows[0].names
-    table = plain_table(f"{records[0].benchmark}: one row a method", width)
+    table = plain_table(f"{study.benchmark}: one row a method", width)
     table.add_column("method", min_width=11, overflow="fold")
     table.add_column("lr", justify="right", no_wrap=True)
-    has_alpha = any(row.cell.alpha is not None for row in rows)
+    has_alpha = any(row.setting.alpha is not None for row in rows)
     if has_alpha:
         table.add_column("α", justify="right", no_wrap=True)  # noqa: RUF001 - a narrow heading
     for column in columns:
@@ -74,10 +76,10 @@ def results_table(records: Sequence[Record], width: int = 100) -> Table:
         heading = escape(column.heading).replace(" ", "\n")
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        alpha = [] if row.cell.alpha is None else [f"{row.cell.alpha:g}"]
+        alpha = [] if row.setting.alpha is None else [f"{row.setting.alpha:g}"]
         table.add_row(
             escape(row.label),
-            rate(row.cell.lr),
+            rate(row.setting.lr),
             *((alpha or [""]) if has_alpha else []),
             *(_figure(column, row, width >= WIDE) for column in columns),
         )
@@ -87,13 +89,13 @@ def results_table(records: Sequence[Record], width: int = 100) -> Table:
         spread = f"Mean ± standard deviation over {n}."
     table.caption = "\n".join(
         [
-            *(f"Note: {escape(note)}." for note in notes_of(records)),
+            *(f"Note: {escape(note)}." for note in notes_of(study.records)),
             *([] if names.has_domains or not rows[0].groups else [f"OOD: {names.ood_note}."]),
             *(f"{each.heading}: {each.note}." for each in columns if each.key in SUMMARIES),
             SELECTION_NOTE,
             f"{spread} train: share of the values that get a gradient.",
             "mem: peak memory of training above the loaded model.",
-            f"report.html shows all {len(every)} settings and all figures.",
+            f"{RunFolder(Path()).page.name} shows all {len(every)} settings and all figures.",
         ]
     )
     return table
@@ -143,11 +145,9 @@ def _figure(column: Column, row: Row, every_spread: bool) -> str:
     return column.text(row) + spread
 
 
-def matched_table(
-    records: Sequence[Record], reference: str = "full", width: int = 100
-) -> Table | None:
-    """OOD at matched ID of each method against a reference; None where there is none to show."""
-    standings = standings_of(records, reference, rows_of(records))
+def matched_table(study: Study, reference: str = REFERENCE, width: int = 100) -> Table | None:
+    """Return OOD at matched ID of each method against a reference; None if there is none."""
+    standings = standings_of(study, rows_of(study), reference)
     if not standings.compared:
         return None
     metric = standings.metric
@@ -169,11 +169,11 @@ def matched_table(
 
 
 def across_tables(
-    records: Sequence[Record], reference: str = "full", width: int = 100
+    studies: Sequence[Study], reference: str = REFERENCE, width: int = 100
 ) -> list[Table]:
-    """Methods over several benchmarks: their means, and the difference in each."""
+    """Return methods over several benchmarks: their means, and the difference in each."""
     tables = []
-    for summary in across_summaries(records, reference):
+    for summary in across_summaries(studies, reference):
         table = plain_table(summary.title, width)
         for heading in summary.headings:
             table.add_column(escape(heading), justify="right" if table.columns else "left")
@@ -181,7 +181,10 @@ def across_tables(
             # an interval on a line of its own is not broken in two
             texts = [escape(entry.text.replace(" [", "\n[")) for entry in row]
             table.add_row(
-                *(f"[bold]{t}[/bold]" if e.clear else t for e, t in zip(row, texts, strict=True))
+                *(
+                    f"[bold]{t}[/bold]" if e.significant else t
+                    for e, t in zip(row, texts, strict=True)
+                )
             )
         table.caption = escape(" ".join(summary.notes))
         tables.append(table)
@@ -199,7 +202,7 @@ def _difference(estimate: Estimate | None) -> str:
         return NONE
     sd = f" ±{100 * estimate.sd:.1f}" if estimate.sd is not None else ""
     text = f"{100 * estimate.mean:+.1f}{sd} (n={estimate.n})"
-    return f"[bold]{text}[/bold]" if estimate.clear else text
+    return f"[bold]{text}[/bold]" if estimate.significant else text
 
 
 def _seeds_note(standings: Standings) -> str:

@@ -11,39 +11,40 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from gmixout.evaluation.records import Record
-from gmixout.evaluation.summary import Estimate
+from gmixout.methods import REFERENCE
 from gmixout.reports.across import across_summaries
 from gmixout.reports.rows import columns_of, rows_of
 from gmixout.reports.standings import NONE, Entry, Standing, Summary, standings_of, summary_of
+from gmixout.results.statistics import Estimate
+from gmixout.results.study import Study
 
 
-def as_csv(records: Sequence[Record], reference: str = "full") -> str:
-    """One line a setting: what it is, which rules choose it, every figure with its spread.
+def as_csv(study: Study, reference: str = REFERENCE) -> str:
+    """Return one line a setting: what it is, which rules choose it, every figure with its spread.
 
     The settings that ID validation chooses also hold their differences to the reference.
     """
-    rows = rows_of(records)
+    rows = rows_of(study)
     columns = columns_of(rows)
-    standings = standings_of(records, reference, rows)
+    standings = standings_of(study, rows, reference)
     compared = {id(each.row): each for each in standings.every}
     comparisons = ["own_id", *(f"id_{level:g}" for level in standings.id_levels)]
     spread = {c.key for c in columns if any(isinstance(c.value(row), Estimate) for row in rows)}
     lines = []
     for row in rows:
-        first = row.cell.records[0]
+        first = row.setting.records[0]
         line: dict[str, object] = {
-            "benchmark": first.benchmark,
-            "metric": first.metric,
-            "method": row.cell.method,
-            "variant": row.cell.variant,
-            "options": json.dumps({k: v for k, v in first.options.items() if k != "alpha"}),
-            "lr": row.cell.lr,
-            "alpha": row.cell.alpha,
+            "benchmark": study.benchmark,
+            "metric": first.benchmark.metric,
+            "method": row.setting.method,
+            "variant": row.setting.variant,
+            "options": json.dumps(first.method.settings),
+            "lr": row.setting.lr,
+            "alpha": row.setting.alpha,
             "steps": first.steps,
-            "batch_size": first.batch_size,
+            "batch_size": first.training and first.training.batch_size,
             "chosen_by": " ".join(sorted(row.chosen_by)),
-            "seeds": " ".join(str(record.seed) for record in row.cell.records),
+            "seeds": " ".join(str(record.seed) for record in row.setting.records),
         }
         for column in columns:
             value = column.value(row)
@@ -61,7 +62,7 @@ def as_csv(records: Sequence[Record], reference: str = "full") -> str:
 
 
 def _csv(value: object) -> object:
-    """A value for a cell, where no spreadsheet takes a text for a formula."""
+    """A value for a setting, where no spreadsheet takes a text for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@") else value
 
 
@@ -79,22 +80,20 @@ def _differences(
     return found
 
 
-def as_markdown(records: Sequence[Record], reference: str = "full") -> str:
-    """The summary as a table of GitHub's Markdown."""
-    return _markdown_table(summary_of(records, reference))
+def as_markdown(study: Study, reference: str = REFERENCE) -> str:
+    """Return the summary as a table of GitHub's Markdown."""
+    return _markdown_table(summary_of(study, reference))
 
 
-def across_as_markdown(
-    records: Sequence[Record], reference: str, reports: Mapping[str, str]
-) -> str:
-    """Several benchmarks as tables of GitHub's Markdown, with links to the report of each.
+def across_as_markdown(studies: Sequence[Study], reference: str, reports: Mapping[str, str]) -> str:
+    """Return several benchmarks as tables of GitHub's Markdown, with links to the report of each.
 
     Args:
-        records: Of several benchmarks.
-        reference: What the others are compared with, see `curves.series_named`.
+        studies: Of several benchmarks.
+        reference: What the others are compared with, see `study.series_named`.
         reports: By benchmark, the address of its report.
     """
-    tables = across_summaries(records, reference)
+    tables = across_summaries(studies, reference)
     links = [f"- [{_markdown(name)}](<{quote(page)}>)" for name, page in reports.items()]
     parts = [f"## {_markdown(table.title)}\n\n{_markdown_table(table)}" for table in tables]
     return "\n".join([*parts, "## Reports", "", *links, ""])
@@ -107,14 +106,16 @@ def _markdown_table(table: Summary) -> str:
     ]
     for row in table.rows:
         entries = [_markdown(entry.text) for entry in row]
-        bold = [f"**{t}**" if entry.clear else t for entry, t in zip(row, entries, strict=True)]
+        bold = [
+            f"**{t}**" if entry.significant else t for entry, t in zip(row, entries, strict=True)
+        ]
         lines.append("| " + " | ".join(bold) + " |")
     return "\n".join([*lines, "", *map(_markdown, table.notes), ""])
 
 
-def as_latex(records: Sequence[Record], reference: str = "full") -> str:
-    r"""The summary as a `tabular` for LaTeX; it needs `\usepackage{booktabs}`."""
-    table = summary_of(records, reference)
+def as_latex(study: Study, reference: str = REFERENCE) -> str:
+    r"""Return the summary as a `tabular` for LaTeX; it needs `\usepackage{booktabs}`."""
+    table = summary_of(study, reference)
 
     def line(entries: Sequence[str]) -> str:
         return "  " + " & ".join(entries) + r" \\"
@@ -161,4 +162,10 @@ def _latex_entry(entry: Entry) -> str:
     if entry.is_figure:
         text = re.sub(r"[+-]\d+(\.\d+)?", r"$\g<0>$", text)
     # an entry that starts with a bracket would be taken for an argument of the line break before it
-    return rf"\textbf{{{text}}}" if entry.clear else "{" + text + "}" if text[:1] == "[" else text
+    return (
+        rf"\textbf{{{text}}}"
+        if entry.significant
+        else "{" + text + "}"
+        if text[:1] == "["
+        else text
+    )

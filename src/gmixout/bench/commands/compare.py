@@ -7,16 +7,16 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from gmixout.bench.commands.report import present
 from gmixout.bench.dry_run import dry_run as estimate
-from gmixout.bench.folder import RECORDS, run_folder
+from gmixout.bench.folder import run_folder
 from gmixout.bench.grid import Grid
 from gmixout.bench.options import Fields
 from gmixout.bench.progress import say, tell
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.data import Source
 from gmixout.errors import ConfigError
-from gmixout.evaluation.records import Record, RecordLog
 from gmixout.methods import DEFAULT_METHOD, METHODS, Method, get_method
 from gmixout.named import spec_of
+from gmixout.results import Record, RunFolder
 from gmixout.training import TrainingArguments
 
 COMPARED = ("zero_shot", "full", "wise_ft", "random_mask", "mixout", "gmixout")
@@ -181,7 +181,7 @@ def _carry_out(grid: Grid, what: dict[str, Any], resume: bool, overwrite: bool) 
         try:
             grid.carry_out()
         except Exception:  # not when it is stopped: then it ends as soon as it can
-            if RecordLog(grid.out / RECORDS).read():
+            if RunFolder(grid.out).log.read():
                 present(grid.out)
             raise
         return present(grid.out)

@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 from gmixout import weightspace
 from gmixout.bench.commands.report import present
-from gmixout.bench.folder import MODEL, RECORDS, load_model, run_folder, save_model
+from gmixout.bench.folder import load_model, run_folder, save_model
 from gmixout.bench.job import (
-    UNTRAINED,
     about_model,
     hash_of,
     id_validation_figure,
@@ -21,8 +20,8 @@ from gmixout.bench.progress import say
 from gmixout.bench.task import Task, task_of
 from gmixout.bench.threads import few_threads
 from gmixout.errors import StateError
-from gmixout.evaluation.records import Record, RecordLog
 from gmixout.methods import Runs, get_method
+from gmixout.results import MethodFacts, Record, RunFolder
 from gmixout.weightspace import State
 
 
@@ -110,11 +109,11 @@ def _write(
     state: State,
     overwrite: bool,
 ) -> list[Record]:
-    loaded = task.load()
+    loaded, facts = task.load(), MethodFacts.of(method, options)
     run = hash_of({**identity_of(loaded), "method": method, **options})
     with few_threads(loaded.pretrained.model):
-        record = make_record(loaded, run, method, options, state, UNTRAINED, task.num_workers)
+        record = make_record(loaded, run, facts, state, None, task.num_workers)
     with run_folder(out, options, resume=False, overwrite=overwrite):
-        save_model(out / MODEL, state, about_model(record) | task.about())
-        RecordLog(out / RECORDS).append(record)
+        save_model(RunFolder(out).model, state, about_model(record) | task.about())
+        RunFolder(out).log.append(record)
         return present(out)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from gmixout.bench.folder import CONFIG, DIAGNOSIS, RECORDS, at_work, load_model, read_config
+from gmixout.bench.folder import at_work, load_model, read_config
 from gmixout.bench.job import Job, method_of
 from gmixout.bench.progress import bars
 from gmixout.bench.task import Task
@@ -25,11 +25,13 @@ from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation import ensemble
 from gmixout.evaluation.ensemble import Diagnosis, Line, Measures, Members
 from gmixout.evaluation.metrics import predict, score
-from gmixout.evaluation.records import ID_SETS, RecordLog
 from gmixout.files import write_atomically, write_text
 from gmixout.methods import Method
 from gmixout.named import spec_of
 from gmixout.reports.diagnosis import print_diagnosis
+from gmixout.results import RunFolder
+from gmixout.results.folder import DiagnosisFolder
+from gmixout.results.record import ID_SETS
 from gmixout.training import TrainingArguments
 from gmixout.training.loop import train
 from gmixout.weightspace import State, fingerprint, interpolate, uniform_soup
@@ -69,11 +71,15 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3, data_root: Path | No
     for name, value in (("members", members), ("repeats", repeats)):
         if value < 1:
             raise ConfigError(f"diagnose({name}={value}): it must be at least 1")
-    known, folder = find_run(run, data_root), run / DIAGNOSIS
-    folder.mkdir(exist_ok=True)
+    known, folder = find_run(run, data_root), RunFolder(run).diagnosis
+    folder.path.mkdir(exist_ok=True)
     found: list[Repeat] = []
     try:
-        with at_work(folder), bars() as progress, few_threads(known.job.loaded.pretrained.model):
+        with (
+            at_work(folder.path),
+            bars() as progress,
+            few_threads(known.job.loaded.pretrained.model),
+        ):
             for number in range(repeats):
                 task = progress.add_task(f"seed {known.seed(number)}", total=None)
                 show = partial(_show, progress.update, task, known.seed(number))
@@ -85,9 +91,8 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3, data_root: Path | No
         raise KeyboardInterrupt from None
     diagnosis = combine(known, members, found)
     text = json.dumps(asdict(diagnosis), indent=1, allow_nan=False) + "\n"
-    file = folder / "diagnosis.json"
-    write_text(file, text)
-    pictures = [save_diagnosis_figure(diagnosis, file.with_suffix(f".{e}")) for e in ("png", "svg")]
+    file = write_text(folder.found, text)
+    pictures = [save_diagnosis_figure(diagnosis, folder.picture(e)) for e in ("png", "svg")]
     console = Console()
     print_diagnosis(diagnosis, console)
     console.print("Written:", file, *pictures, soft_wrap=True, highlight=False)
@@ -144,32 +149,32 @@ def find_run(folder: Path, data_root: Path | None = None) -> KnownRun:
         raise StateError(f"{folder} is a file; diagnose takes the folder of a run")
     saved, about = load_model(folder)
     # A comparison keeps records and config two levels above its runs.
-    for place in (folder, folder.parent.parent):
-        records = [r for r in RecordLog(place / RECORDS).read() if r.run == about["run"]]
-        if records and (place / CONFIG).exists():
+    for place in (RunFolder(folder), RunFolder(folder).comparison):
+        records = place.log.read(about["run"])
+        if records and place.config.exists():
             break
     else:
         raise StateError(
             f"{folder} is not the folder of a run: its records and its config are missing, which "
             f"say how to train it again. Give one that finetune wrote, or FOLDER/runs/HASH"
         )
-    record = records[0]
-    if record.lr is None or record.batch_size is None:
+    training = records[0].training
+    if training is None or training.lr is None or training.batch_size is None:
         raise StateError(
             f"{folder} holds a model of {about['method']}, which was not trained: there is no run "
             "to diagnose"
         )
-    config = read_config(place)
+    config = read_config(place.path)
     task = Task.of(config).with_data(root=data_root)
     try:
         arguments = TrainingArguments(
-            lr=record.lr,
-            head_lr=record.head_lr,
-            seed=record.seed,
-            steps=record.steps,
-            batch_size=record.batch_size,
+            lr=training.lr,
+            head_lr=training.head_lr,
+            seed=training.seed,
+            steps=training.steps,
+            batch_size=training.batch_size,
             num_workers=task.num_workers,
-            **record.training,
+            **training.settings,
         )
     except TypeError as error:
         raise StateError(f"the record of {folder} has other settings than this version") from error
@@ -179,7 +184,7 @@ def find_run(folder: Path, data_root: Path | None = None) -> KnownRun:
         if method is not None and job.method is not None and job.run == about["run"]:
             return KnownRun(job, method, saved, about)
     raise StateError(
-        f"no method in {place / CONFIG} makes the run {about['run']} of {folder}: it was trained "
+        f"no method in {place.config} makes the run {about['run']} of {folder}: it was trained "
         "by another version of gmixout or on other data, or the config was changed. Train it again"
     )
 
@@ -207,10 +212,12 @@ class Repeat:
     """Plain values."""
 
 
-def _obtain(known: KnownRun, number: int, members: int, folder: Path, show: Show) -> Repeat:
+def _obtain(
+    known: KnownRun, number: int, members: int, folder: DiagnosisFolder, show: Show
+) -> Repeat:
     """Finds a finished repeat, or trains and measures and keeps it."""
     job = known.repeat(number)
-    file = folder / f"seed-{job.arguments.seed}.safetensors"
+    file = folder.repeat(job.arguments.seed)
     # The saved model is part of it: `difference` compares with it.
     what = {"version": VERSION, "run": job.run, "members": members}
     what["saved"] = fingerprint(known.saved)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from gmixout.bench.folder import RECORDS, load_model
+from gmixout.bench.folder import load_model
 from gmixout.bench.job import about_model, fitted, load_weights
 from gmixout.bench.progress import say
 from gmixout.bench.task import Task, task_of
@@ -21,8 +21,9 @@ from gmixout.data.source import ImageBenchmark
 from gmixout.errors import DataError
 from gmixout.evaluation.metrics import Scores, evaluate_sets, summarise_shifts
 from gmixout.evaluation.official import METRICS, SUMMARIES
-from gmixout.evaluation.records import Record, RecordLog, by_group
 from gmixout.plain import printable
+from gmixout.results import Record, RunFolder
+from gmixout.results.record import by_group
 
 
 def evaluate(
@@ -148,17 +149,19 @@ def _compare_with_record(
     recorded = _find_record(model, about)
     if recorded is None:
         console.print("No record of this model was found beside it.")
-    elif recorded.accuracy.items() <= accuracy.items():
+    elif recorded.of("accuracy").items() <= accuracy.items():
         console.print("Equal to the recorded figures, to the last digit.")
     else:
-        console.print(f"Not equal to the recorded figures: {recorded.accuracy}", soft_wrap=True)
+        console.print(
+            f"Not equal to the recorded figures: {recorded.of('accuracy')}", soft_wrap=True
+        )
 
 
 def _find_record(model: Path, about: dict[str, Any]) -> Record | None:
     """The latest record of a model file, from its own folder or that of its comparison."""
-    folder = model if model.is_dir() else model.parent
-    for place in (folder, folder.parent.parent):
-        for record in reversed(RecordLog(place / RECORDS).read()):
+    folder = RunFolder(model if model.is_dir() else model.parent)
+    for place in (folder, folder.comparison):
+        for record in reversed(place.log.read()):
             if record.final and about_model(record).items() <= about.items():
                 return record
     return None

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from gmixout.bench.commands.report import present
 from gmixout.bench.dry_run import dry_run as estimate
-from gmixout.bench.folder import MODEL, RECORDS, run_folder, save_model
+from gmixout.bench.folder import run_folder, save_model
 from gmixout.bench.grid import Grid
 from gmixout.bench.job import Job, about_model
 from gmixout.bench.options import Fields
@@ -14,10 +14,10 @@ from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.bench.threads import few_threads
 from gmixout.data import Source
 from gmixout.errors import ConfigError
-from gmixout.evaluation.records import Record, RecordLog
-from gmixout.evaluation.selection import id_validation
 from gmixout.methods import DEFAULT_METHOD, Method, get_method
 from gmixout.named import spec_of
+from gmixout.results import Record, RunFolder
+from gmixout.results.selection import id_validation
 from gmixout.training import TrainingArguments
 
 
@@ -79,17 +79,17 @@ def finetune(
         return []
     tell(loaded)
     with run_folder(out, config, resume, overwrite, arguments.conduct(), task):
-        log = RecordLog(out / RECORDS)
+        log = RunFolder(out).log
         if job.is_finished(out, log):
             say(f"The run in {out} is finished; nothing was trained.")
             return present(out)
         with bars() as progress, few_threads(loaded.pretrained.model):
             bar = RunBar(progress, job.title, arguments.steps)
-            finetuned, facts = job.obtain(out, log, bar.advance)
-            chosen = id_validation.choose(job.record(method, finetuned, facts, log))
+            finetuned, run = job.obtain(out, log, bar.advance)
+            chosen = id_validation.choose(job.record(method, finetuned, run, log))
         for options, state, _ in method.models(job.pretrained(), job.runs(finetuned)):
-            if options == chosen.options:
-                save_model(out / MODEL, state, about_model(chosen) | task.about())
+            if options == chosen.method.spelled:
+                save_model(RunFolder(out).model, state, about_model(chosen) | task.about())
         job.finish(out)
         if chosen.below_start:
             say(f"{job.title} {chosen.below_start}")

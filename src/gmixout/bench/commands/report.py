@@ -1,22 +1,21 @@
 """`gmixout report`: tables, pictures and the page once more, from records alone."""
 
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
 
-from gmixout.bench.folder import RECORDS
 from gmixout.errors import ConfigError
-from gmixout.evaluation.across import by_benchmark
-from gmixout.evaluation.curves import series_named
-from gmixout.evaluation.records import Record, RecordLog
-from gmixout.evaluation.summary import summarise
+from gmixout.methods import REFERENCE
 from gmixout.plain import printable
-from gmixout.reports import write_report
+from gmixout.reports import merged, write_report
 from gmixout.reports.table import print_tables
+from gmixout.results import Record, RunFolder, Study, studies
+from gmixout.results.study import series_named
 
 
-def report(folders: list[Path], out: Path | None = None, reference: str = "full") -> None:
+def report(folders: list[Path], out: Path | None = None, reference: str = REFERENCE) -> None:
     """Makes the tables, the pictures and the page of one or several run folders.
 
     Args:
@@ -36,30 +35,30 @@ def report(folders: list[Path], out: Path | None = None, reference: str = "full"
         raise ConfigError(
             f"report on {len(folders)} folders: give at least one, and with several an --out"
         )
-    records = [record for each in folders for record in RecordLog(each / RECORDS).read()]
-    if reference != "full":
-        _check_reference(reference, records)
+    every = studies(merged(RunFolder(each).log.read() for each in folders))
+    if reference != REFERENCE:
+        _check_reference(reference, every)
     written = write_report(folders, out=out, reference=reference)
     console = Console()
-    print_tables(records, console, reference)
+    print_tables(every, console, reference)
     for folder, files in groupby(written, key=lambda file: file.parent):
         text = f"Written to {folder}: {', '.join(file.name for file in files)}"
         console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
 
 
-def _check_reference(reference: str, records: list[Record]) -> None:
-    """Refuses a name that stands for nothing, or for several, in one of the benchmarks."""
-    for benchmark, own in by_benchmark(record for record in records if record.final).items():
-        there = {cell.series for cell in summarise(own)}
+def _check_reference(reference: str, every: Sequence[Study]) -> None:
+    """Refuse a name that stands for nothing, or for several, in one of the benchmarks."""
+    for study in every:
+        there = study.by_series
         if series_named(reference, there) is None:
             names = [f"{method}({variant})" if variant else method for method, variant in there]
             raise ConfigError(
                 f"reference={reference!r} names no method, or more than one, of those run on "
-                f"{benchmark}: {'; '.join(sorted(names))}"
+                f"{study.benchmark}: {'; '.join(sorted(names))}"
             )
 
 
 def present(folder: Path) -> list[Record]:
     """What every job ends with: the report on its folder. Returns the folder's records."""
     report([folder])
-    return RecordLog(folder / RECORDS).read()
+    return RunFolder(folder).log.read()

@@ -1,62 +1,52 @@
 """One HTML file with everything that records have to say; it needs no network to be read.
 
-`page.html` is the document with its tables, `data.py` computes what the plots show, and the scripts
-draw it: `state.js` keeps what the reader chose, `tables.js` sorts and filters, `plots.js` holds a
-function for every plot.
+`page.html` is the document, `panels` holds its sections, `data.py` computes what the plots show,
+and the scripts draw it: `state.js` keeps what the reader chose, `tables.js` sorts and filters,
+`plots.js` holds a function for every plot.
 """
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from gmixout.evaluation.records import Record
-from gmixout.evaluation.selection import RULES
-from gmixout.evaluation.summary import Estimate
-from gmixout.files import write_text
+from gmixout.methods import REFERENCE
 from gmixout.reports.names import notes_of, title_of
 from gmixout.reports.page.data import groups_of, page_data, switches_of
 from gmixout.reports.rows import Column, Row, columns_of, rows_of
 from gmixout.reports.standings import NOISE_NOTE, Standings, interval_text, standings_of
-from gmixout.reports.style import rate
+from gmixout.reports.style import SYMBOLS, rate
+from gmixout.results.record import Record
+from gmixout.results.selection import RULES
+from gmixout.results.statistics import Estimate
+from gmixout.results.study import Study
 
 SCRIPTS = ("state.js", "tables.js", "plots.js")
+PANELS = ("plane", "table", "matched", "cost", "learning", "sweep", "facts")
+"""The sections of the page in their order, each a file in `panels`."""
 REFRESH_SECONDS = 20
 
 
-def save_page(
-    records: Sequence[Record],
-    configs: Mapping[str, str],
-    path: str | os.PathLike[str],
-    reference: str = "full",
-    running: str | None = None,
-) -> Path:
-    """Write `page`; an older file stays whole until the new one is complete."""
-    return write_text(Path(path), page(records, configs, reference, running))
-
-
 def page(
-    records: Sequence[Record],
+    study: Study,
     configs: Mapping[str, str],
-    reference: str = "full",
+    reference: str = REFERENCE,
     running: str | None = None,
 ) -> str:
-    """The report as one self-contained HTML document.
+    """Return the report as one self-contained HTML document.
 
     Args:
-        records: Records of one benchmark, at least one of them of a finished model.
+        study: The models of one benchmark.
         configs: Text of the `config.yaml` of each run folder by the folder's name, shown as it is.
         reference: What the others are compared with at first; the reader can choose others.
         running: How far a comparison is that is still running ("12 of 60 runs"): the page says so
             and loads itself anew now and then. It offers the one reference only, to be made fast.
     """
-    rows = rows_of(records)
+    rows = rows_of(study)
     columns = columns_of(rows)
-    standings = _comparisons(records, rows, reference, only=running is not None)
+    standings = _comparisons(study, rows, reference, only=running is not None)
     environment = Environment(
         loader=PackageLoader("gmixout.reports", "page"),
         autoescape=True,
@@ -66,27 +56,30 @@ def page(
     )
     environment.filters |= {"interval": interval_text}
     return environment.get_template("page.html").render(
-        benchmark=rows[0].cell.records[0].benchmark,
+        study=study,
+        panels=PANELS,
+        benchmark=study.benchmark,
         running=running,
         refresh=REFRESH_SECONDS,
         summary=_summary(rows),
-        seeds=max(len(row.cell.records) for row in rows),
+        seeds=max(len(row.setting.records) for row in rows),
         columns=[_rendered(column, rows) for column in columns],
         rows=rows,
         rate=rate,
-        has_alpha=any(row.cell.alpha is not None for row in rows),
+        has_alpha=any(row.setting.alpha is not None for row in rows),
         groups=groups_of(rows),
         switches=switches_of(rows),
         standings=standings,
         rules=RULES.values(),
         names=rows[0].names,
-        notes=notes_of(records),
+        notes=notes_of(study.records),
         noise_note=NOISE_NOTE,
+        symbols=SYMBOLS,
         glyphs=GLYPHS,
         dashes=DASHES,
-        facts=_facts(records),
+        facts=_facts(study.records),
         configs=configs,
-        data=page_data(records, rows, columns, standings),
+        data=page_data(study, rows, columns, standings),
         style=_asset("page.css"),
         scripts="\n".join(map(_asset, SCRIPTS)),
         plotly=get_plotlyjs(),
@@ -97,12 +90,10 @@ def _asset(name: str) -> str:
     return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _comparisons(
-    records: Sequence[Record], rows: Sequence[Row], reference: str, only: bool
-) -> list[Standings]:
+def _comparisons(study: Study, rows: Sequence[Row], reference: str, only: bool) -> list[Standings]:
     """Against every method that something can be compared with; `reference` first."""
-    methods = dict.fromkeys([reference, *(row.cell.method for row in rows)])
-    every = (standings_of(records, name, rows) for name in ([reference] if only else methods))
+    methods = dict.fromkeys([reference, *(row.setting.method for row in rows)])
+    every = (standings_of(study, rows, name) for name in ([reference] if only else methods))
     return [each for each in every if each.compared]
 
 
@@ -123,10 +114,10 @@ def _rendered(column: Column, rows: Sequence[Row]) -> dict[str, Any]:
 def _summary(rows: Sequence[Row]) -> str:
     """How much the page rests on, in one line."""
     counts = {
-        "method": len({row.cell.method for row in rows}),
+        "method": len({row.setting.method for row in rows}),
         "setting": len(rows),
-        "seed": len({record.seed for row in rows for record in row.cell.records}),
-        "model": sum(len(row.cell.records) for row in rows),
+        "seed": len({record.seed for row in rows for record in row.setting.records}),
+        "model": sum(len(row.setting.records) for row in rows),
     }
     return ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items())
 
@@ -137,31 +128,31 @@ def _facts(records: Sequence[Record]) -> dict[str, str]:
     def values(each: Iterable[Any]) -> str:
         return ", ".join(dict.fromkeys(str(value) for value in each if value is not None)) or "none"
 
-    trained = [record for record in records if record.steps > 0]
+    trained = [(record.run, record.training) for record in records if record.training]
+    runs = [training for _, training in trained]
+    machines = [record.machine for record in records]
     times = sorted(record.time for record in records)
-    names = dict.fromkeys(name for record in records for name in record.versions)
+    names = dict.fromkeys(name for machine in machines for name in machine.versions)
     return {
-        "benchmark": values(record.benchmark for record in records),
-        "official metric": values(title_of(record.metric) for record in records),
+        "benchmark": values(record.benchmark.name for record in records),
+        "official metric": values(title_of(record.benchmark.metric) for record in records),
         "evaluations": str(len(records)),
-        "training runs": str(len({record.run for record in trained})),
+        "training runs": str(len({run for run, _ in trained})),
         "seeds": values(sorted({record.seed for record in records})),
-        "steps of batch size": values(
-            f"{record.steps} of {record.batch_size}" for record in trained
-        ),
+        "steps of batch size": values(f"{run.steps} of {run.batch_size}" for run in runs),
         "learning rates": values(
-            rate(lr) for lr in sorted({r.lr for r in trained if r.lr is not None})
+            rate(lr) for lr in sorted({run.lr for run in runs if run.lr is not None})
         ),
-        "rate of the head": values(rate(record.head_lr) or "as the rest" for record in trained),
+        "rate of the head": values(rate(run.head_lr) or "as the rest" for run in runs),
         "images": values(
-            ", ".join(f"{name} {count}" for name, count in record.examples.items())
+            ", ".join(f"{name} {each.examples}" for name, each in record.scores.items())
             for record in records
         ),
         "parameters": values(f"{record.parameters:,}" for record in records),
         "evaluated": times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}",
-        "device": values(f"{record.device}, {record.threads} threads" for record in records),
-        **{name: values(record.versions.get(name) for record in records) for name in names},
-        "git commit": values(record.git for record in records),
+        "device": values(f"{each.device}, {each.threads} threads" for each in machines),
+        **{name: values(each.versions.get(name) for each in machines) for name in names},
+        "git commit": values(each.git for each in machines),
     }
 
 

@@ -9,24 +9,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gmixout.evaluation.curves import Series, curves, ood_at_matched_id, pareto_front
-from gmixout.evaluation.records import Record
-from gmixout.evaluation.selection import id_validation
-from gmixout.evaluation.summary import Cell, Estimate, by_series, learning_curves
 from gmixout.reports.names import Names
-from gmixout.reports.rows import Column, Row, setting_of
+from gmixout.reports.rows import Column, Row, words_of
 from gmixout.reports.standings import Standings
 from gmixout.reports.style import (
     MANY,
-    Style,
+    SYMBOLS,
+    CurveStyle,
     ellipse_of,
     focus,
-    is_trained,
     paths_of,
     point_of,
     whole,
 )
 from gmixout.reports.sweeps import sweeps_of
+from gmixout.results.record import Record
+from gmixout.results.selection import id_validation
+from gmixout.results.statistics import Estimate
+from gmixout.results.study import Series, Setting, Study, by_series, pareto_front
 
 MAX_CURVES = 24
 """Curves up to which each has a switch of its own; above, the variants of a method share one."""
@@ -34,14 +34,14 @@ COSTS = ("step_seconds", "peak_memory_bytes", "trainable_share", "seconds")
 
 
 def page_data(
-    records: Sequence[Record],
+    study: Study,
     rows: Sequence[Row],
     columns: Sequence[Column],
     standings: Sequence[Standings],
 ) -> dict[str, Any]:
-    """All that the scripts of the page are given."""
-    cells = [row.cell for row in rows]
-    styles = {row.cell.series: row.style for row in rows}
+    """Return all that the scripts of the page are given."""
+    settings = study.settings
+    styles = {row.setting.series: row.style for row in rows}
     place = {series: index for index, series in enumerate(styles)}
     groups = groups_of(rows)
     return {
@@ -50,21 +50,21 @@ def page_data(
         "series": [
             {
                 "group": groups[series],
-                "label": style.label,
+                "label": style.name,
                 "color": style.color,
-                "symbol": style.symbol,
+                "symbol": SYMBOLS[style.marker],
                 "dash": style.dash,
                 "main": style.main,
             }
             for series, style in styles.items()
         ],
-        "cells": [_cell(row, place[row.cell.series]) for row in rows],
-        "paths": _paths(cells, place),
-        "fronts": _fronts(cells, place),
-        "views": {"close-up": _view(focus(cells)), "all models": _view(whole(cells))},
+        "cells": [_setting(row, place[row.setting.series]) for row in rows],
+        "paths": _paths(settings, place),
+        "fronts": _fronts(study, place),
+        "views": {"close-up": _view(focus(settings)), "all models": _view(whole(settings))},
         "standings": [_standings(each, place) for each in standings],
-        "cost": _cost(records, rows, columns, standings, place),
-        "learning": _learning(records, place, rows[0].names),
+        "cost": _cost(study, rows, columns, standings, place),
+        "learning": _learning(study, place, rows[0].names),
         "sweeps": sweeps_of(rows),
     }
 
@@ -75,13 +75,13 @@ class Group:
 
     key: str
     label: str
-    style: Style
+    style: CurveStyle
     main: bool
 
 
 def groups_of(rows: Sequence[Row]) -> dict[Series, int]:
     """For each curve the number of its switch."""
-    series = list(dict.fromkeys(row.cell.series for row in rows))
+    series = list(dict.fromkeys(row.setting.series for row in rows))
     if len(series) <= MAX_CURVES:
         return {each: index for index, each in enumerate(series)}
     methods = list(dict.fromkeys(method for method, _ in series))
@@ -93,9 +93,9 @@ def switches_of(rows: Sequence[Row]) -> list[Group]:
     groups = groups_of(rows)
     found: dict[int, Group] = {}
     for row in rows:
-        method, variant = row.cell.series
+        method, variant = row.setting.series
         shared = sum(number == groups[method, variant] for number in groups.values()) > 1
-        label = row.label.removesuffix(f" ({variant})") if shared else row.label
+        label = row.style.label if shared else row.label
         group = Group(f"{method} {'' if shared else variant}", label, row.style, row.style.main)
         found.setdefault(groups[method, variant], group)
     return list(found.values())
@@ -105,50 +105,50 @@ def _view(box: Any) -> dict[str, Any]:
     return {"x": list(box.id), "y": list(box.ood)}
 
 
-def _cell(row: Row, series: int) -> dict[str, Any]:
-    cell = row.cell
-    point = point_of(cell)
-    runs = [[100 * record.id, 100 * record.ood] for record in cell.records]
-    outline = ellipse_of(cell)
+def _setting(row: Row, series: int) -> dict[str, Any]:
+    setting = row.setting
+    point = point_of(setting)
+    runs = [[100 * record.id, 100 * record.ood] for record in setting.records]
+    outline = ellipse_of(setting)
     sd = [row.estimate(value).sd for value in (lambda r: 100 * r.id, lambda r: 100 * r.ood)]
     shifts = {g: row.estimate(lambda r, g=g: r.shifts[g]) for g in row.groups}  # type: ignore[misc]
     return {
         "series": series,
-        "setting": setting_of(cell),
-        "lr": cell.lr,
-        "alpha": cell.alpha,
-        "trained": is_trained(cell),
+        "setting": words_of(setting),
+        "lr": setting.lr,
+        "alpha": setting.alpha,
+        "trained": setting.trained,
         "chosen": sorted(row.chosen_by),
         "id": point.id,
         "ood": point.ood,
         "sd": None if outline is None else sd,
         "ellipse": None if outline is None else [[round(x, 3) for x in p] for p in outline],
         "runs": runs,
-        "seeds": [record.seed for record in cell.records],
+        "seeds": [record.seed for record in setting.records],
         "shifts": {name: 100 * value.mean for name, value in shifts.items()},
     }
 
 
-def _paths(cells: Sequence[Cell], place: dict[Series, int]) -> list[dict[str, Any]]:
-    number = {id(cell): index for index, cell in enumerate(cells)}
+def _paths(settings: Sequence[Setting], place: dict[Series, int]) -> list[dict[str, Any]]:
+    number = {id(setting): index for index, setting in enumerate(settings)}
     return [
         {
             "series": place[series],
-            "cells": [number[id(cell)] for cell in path],
-            "alpha": any(cell.alpha is not None for cell in path),
+            "cells": [number[id(setting)] for setting in path],
+            "alpha": any(setting.alpha is not None for setting in path),
         }
-        for series, path in paths_of(cells)
+        for series, path in paths_of(settings)
     ]
 
 
-def _fronts(cells: Sequence[Cell], place: dict[Series, int]) -> dict[str, Any]:
+def _fronts(study: Study, place: dict[Series, int]) -> dict[str, Any]:
     """The fronts of the means over seeds: of every trained method, and of all models."""
     own = [
         {"series": place[series], "points": pareto_front(map(point_of, each))}
-        for series, each in by_series(cells).items()
-        if is_trained(each[0])
+        for series, each in study.by_series.items()
+        if each[0].trained
     ]
-    return {"own": own, "overall": pareto_front(map(point_of, cells))}
+    return {"own": own, "overall": pareto_front(map(point_of, study.settings))}
 
 
 def _standings(standings: Standings, place: dict[Series, int]) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _standings(standings: Standings, place: dict[Series, int]) -> dict[str, Any]
         return {
             "mean": 100 * each.mean,
             "bounds": None if bounds is None else [100 * bound for bound in bounds],
-            "clear": each.clear,
+            "significant": each.significant,
             "n": each.n,
         }
 
@@ -170,14 +170,14 @@ def _standings(standings: Standings, place: dict[Series, int]) -> dict[str, Any]
         "label": standings.label,
         "levels": [100 * level for level in standings.id_levels],
         "differences": [
-            [place[each.row.cell.series], [difference(value) for value in each.differences]]
+            [place[each.row.setting.series], [difference(value) for value in each.differences]]
             for each in standings.compared
         ],
     }
 
 
 def _cost(
-    records: Sequence[Record],
+    study: Study,
     rows: Sequence[Row],
     columns: Sequence[Column],
     standings: Sequence[Standings],
@@ -187,24 +187,20 @@ def _cost(
     by_key = {column.key: column for column in columns}
     known = [by_key[key] for key in COSTS if key in by_key]
     levels = standings[0].id_levels if standings else []
-    heights: dict[Series, list[list[float]]] = {}
-    for curve in curves(record for record in records if record.steps > 0):
-        each = heights.setdefault(curve.series, [[] for _ in levels])
-        for index, level in enumerate(levels):
-            height = ood_at_matched_id(curve.points, level)
-            if height is not None:
-                each[index].append(height)
     points = []
     for row in rows:
-        if not row.selected or not is_trained(row.cell):
+        if not row.selected or not row.setting.trained:
             continue
-        matched = [Estimate.of(v) if v else None for v in heights.get(row.cell.series, [])]
+        curves = study.curves_of.get(row.setting.series, {}).values()
+        heights = [[curve.ood_at(level) for curve in curves] for level in levels]
+        reached = [[height for height in own if height is not None] for own in heights]
+        matched = [Estimate.of(own) if own else None for own in reached]
         own = row.estimate(lambda record: record.ood)
         costs = [column.value(row) for column in known]
         points.append(
             {
-                "series": place[row.cell.series],
-                "setting": setting_of(row.cell),
+                "series": place[row.setting.series],
+                "setting": words_of(row.setting),
                 "costs": [
                     c.scale * v if isinstance(v, float | int) else None
                     for c, v in zip(known, costs, strict=True)
@@ -231,15 +227,15 @@ def _percent(estimate: Estimate | None) -> list[float | None] | None:
 Measure = tuple[str, Callable[[Record], float | None]]
 
 
-def _learning(records: Sequence[Record], place: dict[Series, int], names: Names) -> dict[str, Any]:
+def _learning(study: Study, place: dict[Series, int], names: Names) -> dict[str, Any]:
     """What was measured on the way, setting by setting."""
     measures: list[Measure] = [
         (names.heading("OOD"), lambda r: 100 * r.ood),
         (names.heading("ID validation"), lambda r: 100 * r.id_val),
         (names.heading("ID test"), lambda r: 100 * r.id),
-        ("training loss", lambda r: r.train_loss),
+        ("training loss", lambda r: r.training.loss if r.training else None),
     ]
-    lines = learning_curves(records)
+    lines = study.learning_curves
     chosen = {
         id(id_validation.choose(ends)) for ends in by_series(line[-1] for line in lines).values()
     }
@@ -248,10 +244,12 @@ def _learning(records: Sequence[Record], place: dict[Series, int], names: Names)
         "lines": [
             {
                 "series": place[line[0].series],
-                "setting": setting_of(line[0]),
+                "setting": words_of(line[0]),
                 "chosen": id(line[-1]) in chosen,
-                "steps": [cell.step for cell in line],
-                "values": [[_mean_and_sd(cell, value) for cell in line] for _, value in measures],
+                "steps": [setting.step for setting in line],
+                "values": [
+                    [_mean_and_sd(setting, value) for setting in line] for _, value in measures
+                ],
             }
             for line in lines
             if line[0].series in place
@@ -260,9 +258,9 @@ def _learning(records: Sequence[Record], place: dict[Series, int], names: Names)
 
 
 def _mean_and_sd(
-    cell: Cell, value: Callable[[Record], float | None]
+    setting: Setting, value: Callable[[Record], float | None]
 ) -> tuple[float | None, float | None]:
-    known = [v for record in cell.records if (v := value(record)) is not None]
+    known = [v for record in setting.records if (v := value(record)) is not None]
     if not known:
         return None, None
     estimate = Estimate.of(known)

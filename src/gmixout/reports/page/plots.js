@@ -113,9 +113,9 @@ function drawDifferences() {
     .sort((a, b) => a.mean - b.mean);
   const traces = rows.map((row, place) => ({
     x: [row.mean], y: [place], mode: "markers", meta: row.series, name: nameOf(row.series), hoverinfo: "text",
-    text: [`<b>${nameOf(row.series)}</b><br>${signed(row.mean)} points${row.bounds ? ` [${row.bounds.map(b => signed(b)).join(", ")}]` : ""}<br>n = ${row.n}${row.clear ? "" : ", not clear of the noise"}`],
-    opacity: row.clear ? 1 : .55,
-    marker: {symbol: data.series[row.series].symbol + (row.clear ? "" : "-open"), size: 11, color: data.series[row.series].color, line: {width: 1.8, color: data.series[row.series].color}},
+    text: [`<b>${nameOf(row.series)}</b><br>${signed(row.mean)} points${row.bounds ? ` [${row.bounds.map(b => signed(b)).join(", ")}]` : ""}<br>n = ${row.n}${row.significant ? "" : ", not significant"}`],
+    opacity: row.significant ? 1 : .55,
+    marker: {symbol: data.series[row.series].symbol + (row.significant ? "" : "-open"), size: 11, color: data.series[row.series].color, line: {width: 1.8, color: data.series[row.series].color}},
     error_x: row.bounds ? {type: "data", symmetric: false, array: [row.bounds[1] - row.mean], arrayminus: [row.mean - row.bounds[0]], color: data.series[row.series].color, thickness: 2, width: 0} : undefined,
   }));
   const element = $("differences");

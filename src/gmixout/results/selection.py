@@ -12,7 +12,7 @@ from gmixout.errors import StateError
 
 
 class Candidate(Protocol):
-    """What a rule may look at: a record, or a cell of records (then means over seeds)."""
+    """What a rule may look at: a record, or a setting over its seeds (then means)."""
 
     @property
     def id_val(self) -> float:

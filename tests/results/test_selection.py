@@ -1,8 +1,8 @@
 import pytest
 
 from gmixout.errors import StateError
-from gmixout.evaluation.selection import RULES, id_validation, last, oracle
-from gmixout.evaluation.summary import summarise
+from gmixout.results import Study
+from gmixout.results.selection import RULES, id_validation, last, oracle
 
 
 def test_id_validation_looks_at_id_validation_alone(make_record):
@@ -32,7 +32,7 @@ def test_last_takes_the_end_of_training_and_id_validation_the_best_on_the_way(ma
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_ties_go_to_the_one_that_moved_least(make_record, rule):
     records = [
-        make_record(lr=lr, options={"alpha": alpha}, method="wise_ft")
+        make_record(lr=lr, alpha=alpha, method="wise_ft")
         for lr in (1e-2, 1e-3)
         for alpha in (0.9, 0.5)
     ]
@@ -49,7 +49,7 @@ def test_over_seeds_means_tie_in_spite_of_rounding(make_record):
     # both means are 0.94, but in floating point the second is an ulp higher
     low = [make_record(lr=1e-3, seed=s, id_val=v) for s, v in enumerate([0.94, 0.94, 0.94])]
     high = [make_record(lr=1e-2, seed=s, id_val=v) for s, v in enumerate([0.92, 0.93, 0.97])]
-    assert id_validation.choose(summarise(high + low)).lr == 1e-3
+    assert id_validation.choose(Study(high + low).settings).lr == 1e-3
 
 
 def test_rules_are_known_by_their_names():

@@ -5,19 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmixout.evaluation.curves import (
-    Curve,
-    Point,
+from gmixout.results import Study
+from gmixout.results.curves import (
     against_reference_curve,
     compare_at_matched_id,
-    curves,
     effective_robustness,
     front_area,
     id_levels_of,
-    ood_at_matched_id,
-    pareto_front,
-    series_named,
 )
+from gmixout.results.study import Curve, Point, pareto_front
+
+
+def ood_at_matched_id(points, level):
+    return Curve(("full", ""), 0, tuple(points)).ood_at(level)
+
 
 MANY = {"id_val": 10**6, "id_test": 10**6, "noise": 10**6}
 percent = st.integers(0, 100).map(lambda value: value / 100)
@@ -62,7 +63,7 @@ def test_a_model_that_beats_the_others_stands_for_the_id_levels_below_it():
 
 def test_levels_lie_inside_of_what_every_seed_covers():
     def curve(seed, *ids):
-        return Curve("full", "", seed, tuple(Point(x, 1 - x) for x in ids))
+        return Curve(("full", ""), seed, tuple(Point(x, 1 - x) for x in ids))
 
     assert id_levels_of([curve(0, 0.90, 0.94), curve(1, 0.86, 0.92, 0.95)]) == [0.91, 0.92, 0.93]
     assert id_levels_of([curve(0, 0.9001, 0.9003)]) == [pytest.approx(0.9002)]
@@ -74,7 +75,7 @@ def test_levels_lie_inside_of_what_every_seed_covers():
 @pytest.fixture
 def three_seeds(make_record):
     """Mixout lies 1, 2 and 6 points above full finetuning; seed 2 never gets to ID 0.935."""
-    records = [make_record(method="zero_shot", lr=None, steps=0, id=0.6, ood=0.6)]
+    records = [make_record(method="zero_shot", steps=0, id=0.6, ood=0.6)]
     for seed, gain in enumerate([0.01, 0.02, 0.06]):
         shift = seed / 100
         for lr, id, ood in [(1e-4, 0.90, 0.80), (1e-3, 0.96, 0.50)]:
@@ -87,7 +88,7 @@ def three_seeds(make_record):
 
 
 def test_paired_differences_at_matched_id(three_seeds):
-    result = compare_at_matched_id(three_seeds, "full", [0.92, 0.95])
+    result = compare_at_matched_id(Study(three_seeds), "full", [0.92, 0.95])
     assert result.id_levels == [0.92, 0.95]
     assert [e.mean for e in result.reference_ood] == pytest.approx([0.71, 0.56])
     low, high = result.differences["mixout", ""]
@@ -101,53 +102,26 @@ def test_paired_differences_at_matched_id(three_seeds):
 
 def test_one_seed_compares_without_spread(three_seeds):
     one = [record for record in three_seeds if record.seed == 0]
-    result = compare_at_matched_id(one, "full", [0.93])
+    result = compare_at_matched_id(Study(one), "full", [0.93])
     (estimate,) = result.differences["mixout", ""]
     assert estimate.mean == pytest.approx(0.01)
     assert (estimate.sd, estimate.n) == (None, 1)
 
 
 def test_no_reference_no_comparison(three_seeds, make_record):
-    assert compare_at_matched_id(three_seeds, "lora") is None
-    assert compare_at_matched_id(three_seeds, "full", [0.1]) is None
+    assert compare_at_matched_id(Study(three_seeds), "lora") is None
+    assert compare_at_matched_id(Study(three_seeds), "full", [0.1]) is None
     other = make_record(ood=0.5, lr=1e-3, options={"wd": 1}, run="other")
-    assert compare_at_matched_id([*three_seeds, other]) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("lora", ("lora", "")),
-        ("lora()", ("lora", "")),
-        ("gmixout(k=5)", ("gmixout", "k=5, p=0.9")),
-        ("gmixout(p=0.9,k=5)", ("gmixout", "k=5, p=0.9")),
-        ("gmixout(k=10)", ("gmixout", "k=10, p=0.9")),
-        ("wise_ft(of=lora)", ("wise_ft", 'alphas=[0.1, 0.5], of="lora"')),
-        ('wise_ft(of="lora(rank=2, alpha=1)")', ("wise_ft", 'of="lora(rank=2, alpha=1)"')),
-        ("my(odd", ("my(odd", "")),
-        ("gmixout", None),
-        ("gmixout(p=0.9)", None),
-        ("gmixout(k=1)", None),
-        ("gmix", None),
-        ("lora(rank=8)", None),
-    ],
-)
-def test_a_reference_is_told_by_as_many_options_as_it_takes(name, expected):
-    there = [("lora", ""), ("my(odd", ""), ("gmixout", "k=5, p=0.9"), ("gmixout", "k=10, p=0.9")]
-    there += [
-        ("wise_ft", 'alphas=[0.1, 0.5], of="lora"'),
-        ("wise_ft", 'of="lora(rank=2, alpha=1)"'),
-    ]
-    assert series_named(name, there * 3) == expected
+    assert compare_at_matched_id(Study([*three_seeds, other])) is None
 
 
 def test_one_variant_can_be_the_reference_of_the_other(three_seeds, make_record):
-    full = [record for record in three_seeds if record.method == "full"]
+    full = [record for record in three_seeds if record.method.name == "full"]
     other = [
         make_record(lr=r.lr, seed=r.seed, id=r.id, ood=r.ood + 0.04, options={"wd": 1})
         for r in full
     ]
-    result = compare_at_matched_id([*three_seeds, *other], "full(wd=1)", [0.92])
+    result = compare_at_matched_id(Study([*three_seeds, *other]), "full(wd=1)", [0.92])
     assert result.reference == ("full", "wd=1")
     (estimate,) = result.differences["full", ""]
     assert estimate.mean == pytest.approx(-0.04)
@@ -155,10 +129,10 @@ def test_one_variant_can_be_the_reference_of_the_other(three_seeds, make_record)
 
 
 def test_curves_keep_seeds_and_methods_apart(three_seeds):
-    found = {(c.method, c.seed): len(c.points) for c in curves(three_seeds)}
+    found = {(c.series[0], c.seed): len(c.points) for c in Study(three_seeds).curves}
     assert found["full", 0] == 2
     assert found["l2", 2] == 1
-    assert found["zero_shot", 0] == 1
+    assert ("zero_shot", 0) not in found
 
 
 def test_area_of_the_front_is_the_dominated_share_of_the_box(make_record):
@@ -168,7 +142,7 @@ def test_area_of_the_front_is_the_dominated_share_of_the_box(make_record):
     ]
     records += [make_record(method="b", lr=lr, id=i, ood=o) for lr, i, o in [(1, 1.0, 0.50)]]
     # the box is 0.1 wide and 0.3 high; full dominates nothing left of 0.90 (it starts there)
-    areas = front_area(records)
+    areas = front_area(Study(records))
     assert areas["full", ""].mean == pytest.approx(0.05 * 0.20 / (0.10 * 0.30))
     assert areas["b", ""].mean == 0
 
@@ -178,13 +152,13 @@ def test_a_point_is_compared_with_the_curve_at_its_own_id(three_seeds, make_reco
         make_record(method="soup", lr=None, seed=seed, id=0.93, ood=0.65 + seed / 100 + gain)
         for seed, gain in enumerate([0.02, 0.03, 0.04])
     ]
-    found = against_reference_curve([*three_seeds, *soups], "full")
+    found = against_reference_curve(Study([*three_seeds, *soups]), "full")
     # full finetuning is at 0.65 there, plus a point a seed
-    assert found["soup", ""].difference.mean == pytest.approx(0.03)
-    assert found["soup", ""].difference.n == 3
-    assert found["full", ""].difference.mean == pytest.approx(0)
-    assert found["l2", ""].difference is None
-    assert found["mixout", ""].selected.lr == 1e-4
+    assert found["soup", ""].mean == pytest.approx(0.03)
+    assert found["soup", ""].n == 3
+    assert found["full", ""].mean == pytest.approx(0)
+    assert found["l2", ""] is None
+    assert Study(three_seeds).selected["mixout", ""].lr == 1e-4
 
 
 def test_effective_robustness_is_what_lies_above_the_baselines_line(make_record):
@@ -198,26 +172,27 @@ def test_effective_robustness_is_what_lies_above_the_baselines_line(make_record)
     above = make_record(
         method="gmixout", id=logistic(1.7), ood=logistic(0.5 - 0.4 * 1.7) + 0.1, examples=MANY
     )
-    found = effective_robustness([*base, above])
+    found = effective_robustness(Study([*base, above]))
     assert found["gmixout", ""].mean == pytest.approx(0.1, abs=1e-3)
     assert found["full", ""].mean == pytest.approx(0, abs=1e-3)
-    assert effective_robustness([above]) == {}
+    assert effective_robustness(Study([above])) == {}
     # only models of the baselines draw the line
-    assert effective_robustness([*base, above], baselines=("gmixout",)) == {}
+    assert effective_robustness(Study([*base, above]), baselines=("gmixout",)) == {}
 
 
 def test_measures_of_curves_are_of_trained_methods(make_record):
-    zero_shot = make_record(method="zero_shot", lr=None, steps=0, id=0.6, ood=0.95)
+    zero_shot = make_record(method="zero_shot", steps=0, id=0.6, ood=0.95)
     full = [make_record(lr=lr, id=i, ood=o) for lr, i, o in [(1, 0.9, 0.8), (2, 0.95, 0.7)]]
-    assert set(front_area([zero_shot, *full])) == {("full", "")}
-    assert front_area([zero_shot, *full]) == front_area(full)
-    assert set(against_reference_curve([zero_shot, *full])) == {("full", "")}
+    study = Study([zero_shot, *full])
+    assert set(front_area(study)) == {("full", "")}
+    assert front_area(study) == front_area(Study(full))
+    assert set(against_reference_curve(study)) == {("full", "")}
 
 
 def test_a_rate_that_one_lucky_seed_survived_is_not_selected(make_record):
     records = [make_record(lr=1e-3, seed=seed, id_val=0.90, id=0.9) for seed in range(3)]
     records.append(make_record(lr=3e-2, seed=1, id_val=0.95, id=0.95))
-    assert against_reference_curve(records)["full", ""].selected.lr == 1e-3
+    assert Study(records).selected["full", ""].lr == 1e-3
 
 
 def test_without_shifts_there_is_nothing_to_compare(make_record):
@@ -226,12 +201,13 @@ def test_without_shifts_there_is_nothing_to_compare(make_record):
         for method in ("full", "lora", "zero_shot")
         for lr in (0.5, 0.6)
     ]
-    assert curves(records) == []
-    assert compare_at_matched_id(records) is None
-    assert front_area(records) == effective_robustness(records) == {}
+    study = Study(records)
+    assert study.curves == []
+    assert compare_at_matched_id(study) is None
+    assert front_area(study) == effective_robustness(study) == {}
 
 
 def test_curves_are_of_the_official_metric(make_record):
-    figures = {name: {"macro_f1": 0.25} for name in make_record().accuracy}
-    ((*_, points),) = curves([make_record(metric="macro_f1", figures=figures)])
-    assert points == (Point(0.25, 0.25),)
+    figures = {name: {"macro_f1": 0.25} for name in make_record().scores}
+    (curve,) = Study([make_record(metric="macro_f1", figures=figures)]).curves
+    assert curve.points == (Point(0.25, 0.25),)

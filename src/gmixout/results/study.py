@@ -1,0 +1,353 @@
+"""The records of one benchmark, aggregated once: what every table, figure and page is made of."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from gmixout.errors import StateError
+from gmixout.methods import METHODS
+from gmixout.results.record import MethodFacts, Record
+from gmixout.results.selection import RULES
+from gmixout.results.statistics import Estimate
+
+Series: TypeAlias = tuple[str, str]
+"""Method and variant: the name of a curve."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One setting of one method, run with one or several seeds."""
+
+    series: Series
+    """The curve it lies on: the method, and what tells this curve of the method from its others
+    ("mask_rate=0.95"); mostly empty."""
+    lr: float | None
+    alpha: float | None
+    records: tuple[Record, ...]
+    """One for each seed, in the order of seeds."""
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.series[0]
+
+    @property
+    def variant(self) -> str:
+        """See `series`."""
+        return self.series[1]
+
+    @property
+    def facts(self) -> MethodFacts:
+        """The method with its options."""
+        return self.records[0].method
+
+    @property
+    def trained(self) -> bool:
+        """Whether these models were trained at all; a soup has no learning rate and yet was."""
+        return self.records[0].training is not None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that led to the models."""
+        return self.records[0].step
+
+    @cached_property
+    def id_val(self) -> float:
+        """The official figure of in-domain validation, mean over seeds."""
+        # rounded, so that means equal on paper are a tie for a selection rule too
+        return round(fmean(record.id_val for record in self.records), 9)
+
+    @cached_property
+    def ood(self) -> float:
+        """The official figure under shift, mean over the shift groups and over seeds."""
+        return round(fmean(record.ood for record in self.records), 9)
+
+    def estimate(self, value: Callable[[Record], float]) -> Estimate:
+        """Return mean and spread of a figure: `setting.estimate(lambda record: record.ood)`."""
+        return Estimate.of(value(record) for record in self.records)
+
+
+class Point(NamedTuple):
+    """In-domain and mean out-of-domain accuracy of one model."""
+
+    id: float
+    ood: float
+
+
+def pareto_front(points: Iterable[Point]) -> list[Point]:
+    """Return the points that no other beats or equals in both, by rising ID (and falling OOD)."""
+    front: list[Point] = []
+    for point in sorted(points, reverse=True):
+        if not front or point.ood > front[-1].ood:
+            front.append(point)
+    return front[::-1]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """All models of one method and one seed."""
+
+    series: Series
+    seed: int
+    points: tuple[Point, ...]
+
+    @cached_property
+    def front(self) -> list[Point]:
+        """The method's trade-off, see `pareto_front`."""
+        return pareto_front(self.points)
+
+    def ood_at(self, id_level: float) -> float | None:
+        """Return the OOD accuracy that the curve offers at an ID accuracy of `id_level` or more.
+
+        Returns:
+            The linear interpolation of the front, or None outside of the ID range of the points.
+        """
+        front = self.front
+        if not front or not min(point.id for point in self.points) <= id_level <= front[-1].id:
+            return None
+        return float(np.interp(id_level, [p.id for p in front], [p.ood for p in front]))
+
+
+class Study:
+    """The records of one benchmark, gathered over seeds and compared; computed once, when asked.
+
+    A model that was evaluated again counts once, with its latest record. Methods stand in the order
+    of `METHODS`, own ones behind, their variants by name, settings by learning rate and alpha.
+
+    Args:
+        records: At least one of a finished model.
+
+    Raises:
+        StateError: The records are of several benchmarks or official metrics, of other test sets or
+            images under one benchmark's name, two runs of one setting have the same seed, so that
+            something differs between them that no setting shows, or no model is finished.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.records = tuple(records)
+        every = _settings(self.records)
+        self.settings = [each for each in every if each.records[0].final]
+        """Finished models, one for each setting."""
+        self._every = every
+        if not self.settings:
+            raise StateError("nothing to report on: no model is finished yet")
+
+    @property
+    def first(self) -> Record:
+        """Any record of a finished model, for what all of them share."""
+        return self.settings[0].records[0]
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark's name."""
+        return self.first.benchmark.name
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the shift groups."""
+        return list(self.first.shifts)
+
+    @cached_property
+    def by_series(self) -> dict[Series, list[Setting]]:
+        """The settings of each curve."""
+        return by_series(self.settings)
+
+    @cached_property
+    def chosen(self) -> dict[str, dict[Series, Setting]]:
+        """The setting that each selection rule chooses of each curve, by the rule's name."""
+        candidates = {series: complete(own) for series, own in self.by_series.items()}
+        return {
+            name: {series: rule.choose(own) for series, own in candidates.items()}
+            for name, rule in RULES.items()
+        }
+
+    @property
+    def selected(self) -> dict[Series, Setting]:
+        """The setting that in-domain validation chooses of each curve."""
+        return self.chosen["id_validation"]
+
+    @cached_property
+    def curves(self) -> list[Curve]:
+        """A curve for each trained method, variant and seed; none of a benchmark without shifts."""
+        points: dict[tuple[Series, int], list[Point]] = {}
+        for setting in self.settings if self.groups else ():
+            for record in setting.records if setting.trained else ():
+                point = Point(record.id, record.ood)
+                points.setdefault((setting.series, record.seed), []).append(point)
+        return [Curve(*key, tuple(own)) for key, own in points.items()]
+
+    @cached_property
+    def curves_of(self) -> dict[Series, dict[int, Curve]]:
+        """The curves of each series by seed."""
+        found: dict[Series, dict[int, Curve]] = {}
+        for curve in self.curves:
+            found.setdefault(curve.series, {})[curve.seed] = curve
+        return found
+
+    @cached_property
+    def learning_curves(self) -> list[list[Setting]]:
+        """The way of every setting through its training: by rising step, the end included.
+
+        Settings that were evaluated at their end alone are left out.
+        """
+        lines: dict[tuple[Series, float | None, float | None], list[Setting]] = {}
+        for each in sorted(self._every, key=lambda each: each.step):
+            lines.setdefault((each.series, each.lr, each.alpha), []).append(each)
+        return [line for line in lines.values() if len(line) > 1]
+
+    def trained_series(self, name: str) -> Series | None:
+        """Return the trained series with a curve that a name stands for, see `series_named`."""
+        return series_named(name, self.curves_of)
+
+
+def studies(records: Iterable[Record]) -> list[Study]:
+    """Return a study for each benchmark with a finished model, by name; errors as `Study`."""
+    found: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda record: record.benchmark.name):
+        found.setdefault(record.benchmark.name, []).append(record)
+    return [Study(own) for own in found.values() if any(record.final for record in own)]
+
+
+def complete(settings: Sequence[Setting]) -> list[Setting]:
+    """Return those that as many seeds reached as any: the others owe their mean to lucky seeds."""
+    most = max((len(each.records) for each in settings), default=0)
+    return [each for each in settings if len(each.records) == most]
+
+
+def series_named(name: str, series: Iterable[Series]) -> Series | None:
+    """Return the series that a user's words stand for: "lora", or "gmixout(mask_rate=0.8)".
+
+    Args:
+        name: A method; in brackets, of a method run in several variants, as many of the options
+            in which they differ as tell this one.
+        series: Those there are.
+
+    Returns:
+        None where none or several fit.
+    """
+    method, _, options = name.removesuffix(")").partition("(")
+    asked, there = _options(options), set(series)
+    fitting = [each for each in there if each[0] == name] or [
+        each for each in there if each[0] == method and asked <= _options(each[1])
+    ]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _options(text: str) -> set[str]:
+    """The options that are listed, without quotes, which a shell takes off."""
+    return {option.strip() for option in text.replace('"', "").split(",")} - {""}
+
+
+def by_series(settings: Iterable[Setting]) -> dict[Series, list[Setting]]:
+    """Return the settings of each curve."""
+    found: dict[Series, list[Setting]] = {}
+    for each in settings:
+        found.setdefault(each.series, []).append(each)
+    return found
+
+
+def _settings(records: Iterable[Record]) -> list[Setting]:
+    """Return all models by setting and step, in order."""
+    # a stable sort: of records of one second the one that was written last counts
+    in_time = sorted(records, key=lambda record: record.time)
+    unique = list({record.model: record for record in in_time}.values())
+    _refuse_several(unique)
+    _refuse_different_data(unique)
+    groups: dict[tuple[Series, float | None, float | None, int], list[Record]] = {}
+    for record, variant in zip(unique, _variants(unique), strict=True):
+        key = ((record.method.name, variant), record.lr, record.alpha, record.step)
+        groups.setdefault(key, []).append(record)
+    settings = [
+        Setting(series, lr, alpha, tuple(sorted(own, key=lambda record: record.seed)))
+        for (series, lr, alpha, _), own in groups.items()
+    ]
+    for each in settings:
+        _refuse_repeated_seeds(each)
+    return sorted(settings, key=place_of)
+
+
+def place_of(setting: Setting) -> tuple[Any, ...]:
+    """Return the place of a setting in every table."""
+    known, base = list(METHODS), setting.facts.base or setting.method
+    place = known.index(base) if base in METHODS else len(known)
+    return place, *setting.series, setting.lr or 0.0, setting.alpha or 0.0, setting.step
+
+
+def _refuse_several(records: Sequence[Record]) -> None:
+    benchmarks = sorted({record.benchmark.name for record in records})
+    if len(benchmarks) > 1:
+        raise StateError(f"records of several benchmarks {benchmarks}: report on one at a time")
+    metrics = sorted({record.benchmark.metric for record in records})
+    if len(metrics) > 1:
+        raise StateError(
+            f"records of several official metrics of one benchmark, {', '.join(metrics)}: its "
+            "definition has changed in between; keep such runs in folders of their own"
+        )
+
+
+def _refuse_different_data(records: Sequence[Record]) -> None:
+    """Figures over other test sets, or other images in them, have no common mean."""
+    seen: dict[str, Record] = {}
+    sizes = [{name: each.examples for name, each in r.scores.items()} for r in records]
+    for record, size in zip(records, sizes, strict=True):
+        first, name = records[0], record.benchmark.name
+        if differing := dict(size.items() ^ sizes[0].items()):
+            raise StateError(
+                f"runs {first.run} and {record.run} of {name} were evaluated on "
+                f"different test sets: they differ in {_shorten(sorted(differing))}. {_KEEP_APART}"
+            )
+        if (data := record.benchmark.digests.get("data")) is None:  # older records do not say
+            continue
+        seen.setdefault(data, record)
+        if len(seen) > 1:
+            runs = " and ".join(each.run for each in seen.values())
+            raise StateError(
+                f"runs {runs} of {name} were trained or evaluated on different images "
+                f"in sets of the same names. {_KEEP_APART}"
+            )
+
+
+_KEEP_APART = "Such runs have no common mean: make a report on each of their folders"
+
+
+def _shorten(names: Sequence[str], shown: int = 5) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
+
+
+def _variants(records: Sequence[Record]) -> list[str]:
+    """For each record the settings in which its method's records differ; rate and alpha aside."""
+    settings = [
+        {
+            (name, json.dumps(value))
+            for name, value in (
+                record.method.settings | (record.training.all_settings if record.training else {})
+            ).items()
+        }
+        for record in records
+    ]
+    common: dict[str, set[tuple[str, str]]] = {}
+    for record, own in zip(records, settings, strict=True):
+        common[record.method.name] = common.get(record.method.name, own) & own
+    return [
+        ", ".join(f"{name}={value}" for name, value in sorted(own - common[record.method.name]))
+        for record, own in zip(records, settings, strict=True)
+    ]
+
+
+def _refuse_repeated_seeds(setting: Setting) -> None:
+    seeds = Counter(record.seed for record in setting.records)
+    repeated = {seed for seed, count in seeds.items() if count > 1}
+    if repeated:
+        runs = sorted({record.run for record in setting.records if record.seed in repeated})
+        raise StateError(
+            f"several runs of {setting.method} (lr={setting.lr}, alpha={setting.alpha}) with seed "
+            f"{sorted(repeated)[0]}: {', '.join(runs)}. They differ in something that records "
+            "do not show (for example the code's version); keep such runs in folders of their own."
+        )
