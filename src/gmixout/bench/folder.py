@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.progress import say
@@ -50,9 +50,9 @@ class _About(TypedDict):
     method: str
     options: dict[str, Any]
     pretrained: str
-    task: NotRequired[dict[str, Any]]
-    classes: NotRequired[list[str]]
-    digest: NotRequired[str]
+    task: dict[str, Any]
+    classes: list[str]
+    digest: str
 
 
 @contextmanager
@@ -200,8 +200,6 @@ def save_model(path: Path, state: Mapping[str, Tensor], about: dict[str, Any]) -
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a model file, or the one in a run folder; returns the weights and what the model is.
 
-    Files of older versions have no digest; what they hold is taken as it is.
-
     Raises:
         StateError: There is none, it is not one that `save_model` wrote, or it was changed since.
     """
@@ -224,7 +222,7 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{file} was not written by gmixout, or changed since: what it says of itself is not "
             f"of its form ({error})."
         ) from None
-    if "digest" in known and known["digest"] != _digest(state, known):
+    if known["digest"] != _digest(state, known):
         raise StateError(f"{file} is damaged: its weights are not those that were written.")
     return state, known
 

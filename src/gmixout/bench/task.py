@@ -222,18 +222,6 @@ class Task:
         )
 
 
-def task_of(about: Mapping[str, Any]) -> Task:
-    """The benchmark and model that a model file says it is of.
-
-    Raises:
-        ConfigError, StateError: See `Task.of`.
-    """
-    task = about.get("task", about)  # older files have the benchmark's name alone
-    if not isinstance(task, Mapping):
-        raise StateError(f"the model file's task is {task!r:.80}, not a benchmark and a model")
-    return Task.of(task)
-
-
 def home_made(source: Source) -> str:
     """The model of a benchmark when none is named.
 
