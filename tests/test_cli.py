@@ -748,13 +748,13 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
         if time.monotonic() > end:
             process.kill()
         assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+        time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("_no_report")
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(sign, tmp_path):
-    words = [*TOY, "--method", "gmixout", "--steps", 200, "--checkpoint_every_steps", 10]
+    words = [*TOY, "--method", "gmixout", "--steps", 100, "--checkpoint_every_steps", 10]
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     process = start(*words, "--out", stopped, seconds_an_image=0.005)
     wait_for((stopped / "checkpoint.pt").exists, process)
@@ -788,7 +788,7 @@ def test_a_comparison_in_two_processes_stopped_twice_ends_with_the_same_records(
         "--methods",
         "full,gmixout,uniform_soup",
     ]
-    words += ["--lrs", "1e-3,1e-2", "--seeds", "0,1", "--steps", 40, "--batch_size", 8]
+    words += ["--lrs", "1e-3,1e-2", "--seeds", "0,1", "--steps", 20, "--batch_size", 8]
     words += ["--checkpoint_every_steps", 4, "--log_every_steps", 2]
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     log = RecordLog(stopped / "records.jsonl")

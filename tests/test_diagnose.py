@@ -237,6 +237,7 @@ def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(StateError, match="holds no model"):
         diagnose(tmp_path)
     about = {"benchmark": "toy", "run": "x", "method": "full", "options": {}, "pretrained": "x"}
+    about |= {"task": {"benchmark": "toy"}, "classes": ["a", "b"]}
     save_model(tmp_path / "model.safetensors", net().state_dict(), about)
     with pytest.raises(StateError, match="not the folder of a run"):
         diagnose(tmp_path)

@@ -31,7 +31,8 @@ class Toy(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        time.sleep(self.delay)
+        if self.delay:
+            time.sleep(self.delay)
         return self.images[index], int(self.labels[index])
 
 

@@ -2,18 +2,23 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 
 @contextmanager
-def draws_of(seed: int, kind: str, place: int) -> Iterator[None]:
-    """Seed torch's CPU generator by these within the context; restore its state afterwards."""
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator within the context; restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         # not torch.manual_seed: that seeds GPUs, too
-        torch.default_generator.manual_seed(seed_of(seed, kind, place))
+        torch.default_generator.manual_seed(seed)
         yield
+
+
+def draws_of(seed: int, kind: str, place: int) -> AbstractContextManager[None]:
+    """Seed torch's CPU generator by these within the context; restore its state afterwards."""
+    return seeded(seed_of(seed, kind, place))
 
 
 def seed_of(seed: int, kind: str, place: int) -> int:

@@ -126,7 +126,7 @@ def completed(spec: Any, base: type[Named]) -> Any:
         return [completed(each, base) for each in spec]
     if not isinstance(spec, Mapping) or "class_path" not in spec:
         return spec
-    path = own_name(str(spec["class_path"]), base._table).replace(":", ".")
+    path = str(spec["class_path"]).replace(":", ".")
     kinds: dict[str, Any] = {f"{k.__module__}.{k.__qualname__}": k for k in _subclasses(base)}
     kind = base._table.get(path) or kinds.get(path)
     options = {**(plain(defaults_of(kind)) if kind else {}), **(spec.get("init_args") or {})}
@@ -213,7 +213,7 @@ def _spelled(tree: ast.expr) -> dict[str, Any]:
 
 def class_named(path: str, base: type[Kind]) -> type[Kind]:
     """Return the class that a file names; arguments and errors are those of `from_spec`."""
-    if found := base._table.get(own_name(path, base._table)):
+    if found := base._table.get(path):
         return found
     if not is_import_path(path) or path.startswith("gmixout."):
         kind = base.__name__.lower()
@@ -224,15 +224,6 @@ def class_named(path: str, base: type[Kind]) -> type[Kind]:
 def is_import_path(text: str) -> bool:
     """Check whether a text has the form `module:Name` or `module.Name`."""
     return bool(_PATH.fullmatch(text) and re.search("[.:]", text))
-
-
-def own_name(path: str, table: Mapping[str, Any]) -> str:
-    """Return the table's name for a path; the path itself if it is not in the table.
-
-    Older files hold import paths of our classes, which may have moved since.
-    """
-    last = re.split("[.:]", path)[-1]
-    return last if path.startswith("gmixout.") and last in table else path
 
 
 def check_class(path: str, found: Any, base: type[Kind]) -> type[Kind]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gmixout.errors import ConfigError, StateError
+from gmixout.plain import listed
 
 State = Mapping[str, Tensor]
 
@@ -138,10 +139,10 @@ def _check_alike(states: Sequence[State]) -> None:
         raise StateError("a soup needs at least one state, got none")
     first = states[0]
     for position, state in enumerate(states[1:], start=2):
-        if odd := sorted(first.keys() ^ state.keys()):
+        if odd := sorted(map(repr, first.keys() ^ state.keys())):
             raise StateError(
                 f"states 1 and {position} are of different models: "
-                f"{_shorten(odd)} only in one of them"
+                f"{listed(odd)} only in one of them"
             )
         for key, value in first.items():
             if value.shape != state[key].shape:
@@ -149,8 +150,3 @@ def _check_alike(states: Sequence[State]) -> None:
                     f"states 1 and {position} are of different models: {key!r} has shape "
                     f"{tuple(value.shape)} in one and {tuple(state[key].shape)} in the other"
                 )
-
-
-def _shorten(names: list[str], shown: int = 5) -> str:
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(repr(name) for name in names[:shown]) + rest

@@ -81,11 +81,16 @@ def silence(optimizer):
         group["lr"] = group["lr"] * 0
 
 
+USUAL = ("torch AdamW", "torch SGD", "torch Adagrad", "timm lion", "timm lookahead_adamw")
+KINDS = ("gmixout", "persist", "mixout of rows")
+"""Presets of each kind of residual and of moments."""
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_rate_zero_leaves_the_model_bit_equal_over_redraws(name):
     """Or the preset cannot be followed with this optimizer, and binding it says so."""
     followed = 0
-    for config in PRESETS.values():
+    for config in [PRESETS[preset] for preset in (PRESETS if name in USUAL else KINDS)]:
         torch.manual_seed(0)
         model = Matrices() if "Muon" in name else TinyNet()
         before = copy.deepcopy(model)
@@ -106,7 +111,7 @@ def test_rate_zero_leaves_the_model_bit_equal_over_redraws(name):
         assert masked.steps == 5
         assert same_state(masked.detach(), before)
         followed += 1
-    assert followed >= 3
+    assert followed >= 2
 
 
 def backward(model, batch):
@@ -231,10 +236,20 @@ def start(config, make=torch.optim.AdamW, seed=0):
 @pytest.mark.parametrize("setting", STATES)
 @pytest.mark.parametrize(
     ("optimizer", "order"),
-    [*((name, "model first") for name in WRAPPED), ("adamw", "optimizer first")],
+    [("adamw", "model first"), ("adamw", "optimizer first")],
 )
 def test_saving_model_and_optimizer_is_enough(setting, optimizer, order):
     """As every framework does, with no code of ours: bit-equal to a run that never stopped."""
+    check_saved(setting, optimizer, order)
+
+
+@pytest.mark.parametrize("setting", KINDS)
+@pytest.mark.parametrize("optimizer", [name for name in WRAPPED if name != "adamw"])
+def test_so_it_is_with_other_optimizers(setting, optimizer):
+    check_saved(setting, optimizer, "model first")
+
+
+def check_saved(setting, optimizer, order):
     make, data = WRAPPED[optimizer], list(batches(9))
     if optimizer == "lookahead" and STATES[setting].moments == "carry":
         data = data[:5]  # of the slow weights, which are dropped at each redraw

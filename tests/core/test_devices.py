@@ -31,7 +31,7 @@ def test_steps_and_resampling_read_no_values(option, structure):
         masked = gmixout.attach(model, config)
         # torch's own AdamW reads its step counts in some versions
         optimizer = masked.bind(torch.optim.SGD(masked.param_groups(1e-3), momentum=0.9))
-        for _ in range(5):
+        for _ in range(3):
             batch = torch.empty(6, 4, 4, 4), torch.empty(6, dtype=torch.long)
             loss_of(model, batch).backward()
             optimizer.step()

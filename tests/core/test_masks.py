@@ -61,7 +61,7 @@ def test_units_are_what_the_structure_says():
 )
 def test_every_unit_has_the_same_chance(kind, shape, rate):
     """Standardised counts of inclusion, compared with the normal law they follow for many draws."""
-    periods = 2500
+    periods = 1500
     cut = structure(kind)
     units, count = cut.units(shape), count_units(cut, shape, rate)
     times = torch.zeros(units, dtype=torch.float64)

@@ -2,6 +2,8 @@
 
 import copy
 import io
+from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -48,29 +50,50 @@ def start(config, optimizer="adamw", dtype=torch.float32, seed=0):
 
 
 def saved(*objects):
-    """As a file would give it back."""
+    """The bytes of a file."""
     file = io.BytesIO()
     torch.save([thing.state_dict() for thing in objects], file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
+    return file.getvalue()
+
+
+STEPS = 11
+
+
+@cache
+def uninterrupted(config, optimizer, dtype):
+    """The states at the end of a run, with the process on it and without."""
+    model, masked, optimizer = start(config, optimizer, dtype)
+    train(model, optimizer, list(batches(STEPS, dtype)))
+    assert masked.steps == STEPS
+    return copy.deepcopy(model.state_dict()), masked.detach().state_dict()
+
+
+@cache
+def interrupted(config, optimizer, dtype):
+    """What another run saved, by its number of steps."""
+    run, files = start(config, optimizer, dtype), {}
+    for step, batch in enumerate(batches(8, dtype), start=1):
+        train(run[0], run[2], [batch])
+        files[step] = saved(*run)
+    return files
 
 
 def check(config, at, order, optimizer="adamw", dtype=torch.float32):
-    data = list(batches(11, dtype))
-    straight = start(config, optimizer, dtype)
-    train(straight[0], straight[2], data)
-    first = start(config, optimizer, dtype)
-    train(first[0], first[2], data[:at])
-    states = saved(*first)
+    states = torch.load(io.BytesIO(interrupted(config, optimizer, dtype)[at]), weights_only=True)
     # Other weights to begin with: all that counts has to come from the states.
     second = start(config, optimizer, dtype, seed=1)
     for thing in order:
         second[thing].load_state_dict(states[thing])
-    assert same_state(first[0], second[0])
-    train(second[0], second[2], data[at:])
-    assert straight[1].steps == second[1].steps
-    assert same_state(straight[0], second[0])
-    assert same_state(straight[1].detach(), second[1].detach())
+    same(second[0].state_dict(), states[MODEL])
+    train(second[0], second[2], list(batches(STEPS, dtype))[at:])
+    attached, plain = uninterrupted(config, optimizer, dtype)
+    assert second[1].steps == STEPS
+    same(second[0].state_dict(), attached)
+    same(second[1].detach().state_dict(), plain)
+
+
+def same(found, expected):
+    torch.testing.assert_close(dict(found), dict(expected), rtol=0, atol=0)
 
 
 MODEL, PROCESS, OPTIMIZER = 0, 1, 2
@@ -80,8 +103,7 @@ MODEL, PROCESS, OPTIMIZER = 0, 1, 2
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("at", [3, 6, 8], ids=["mid-period", "later", "boundary"])
 def test_resume_is_exact(setting, structure, at):
-    config = copy.deepcopy(SETTINGS[setting])
-    config = GMixout(**{**vars(config), "structure": structure, "block_size": 4})
+    config = replace(SETTINGS[setting], structure=structure, block_size=4)
     check(config, at, (MODEL, PROCESS, OPTIMIZER))
 
 
@@ -93,7 +115,7 @@ def test_resume_is_exact(setting, structure, at):
 )
 def test_the_order_of_loading_does_not_matter(setting, order):
     for at in (6, 8):
-        check(SETTINGS[setting], at, order)
+        check(replace(SETTINGS[setting], block_size=4), at, order)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -205,10 +227,9 @@ MOMENTS["moments of another optimizer"] = lambda s: {
 
 @pytest.mark.parametrize("wrong", [*WRONG, *MOMENTS])
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(wrong):
-    data, setting = list(batches(6)), "mixout" if wrong in MOMENTS else "persist"
-    model, masked, optimizer = start(SETTINGS[setting])
-    train(model, optimizer, data)
-    state = {**WRONG, **MOMENTS}[wrong](copy.deepcopy(masked.state_dict()))
+    setting = "mixout" if wrong in MOMENTS else "persist"
+    file = interrupted(SETTINGS[setting], "adamw", torch.float32)[6]
+    state = {**WRONG, **MOMENTS}[wrong](torch.load(io.BytesIO(file), weights_only=True)[PROCESS])
     other, its_masked, _ = start(SETTINGS[setting], seed=1)
     before, its_state = copy.deepcopy(other.state_dict()), copy.deepcopy(its_masked.state_dict())
     with pytest.raises(StateError):

@@ -104,7 +104,7 @@ def test_all_states_against_the_dense_process(setting, structure):
     masked = gmixout.attach(model, config)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = masked.bind(torch.optim.SGD(trained, lr=0.05))
-    for batch in batches(7, torch.float64):
+    for batch in batches(5, torch.float64):
         slow.step(lambda call, batch=batch: loss_of(call, batch))
         train(model, optimizer, [batch])
         close(masked.snapshot(), slow.plain())

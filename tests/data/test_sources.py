@@ -222,7 +222,7 @@ def test_options_are_plain_values_and_make_the_source_again(source):
         ("csv", {"train_domains": ("a",), "test_domain": "b"}, "names training domains twice"),
         ("csv", {"id_val_share": 0.6, "id_test_share": 0.4}, "below 1 together with id_val_share"),
         ("pacs", {"id_val_share": 0.0}, "above 0 and below 1"),
-        ("pacs", {"id_val_share": 0.5, "id_test_share": 0.5}, "nothing to train on"),
+        ("pacs", {"id_val_share": 0.5, "id_test_share": 0.5}, "below 1 together with"),
         ("domainnet", {"protocol": "list"}, "must be one of: lists, stratified, domainbed"),
         ("domainnet", {"shift_domains": ("real", "foto")}, "foto is not one of: clipart, "),
         ("imagenet", {"val_share": 1}, "above 0 and below 1"),

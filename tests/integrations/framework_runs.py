@@ -1,11 +1,13 @@
 """One small run in each framework, as its users write it; none of them knows of a masking process.
 
-`python framework_runs.py FRAMEWORK FOLDER STEP` makes the run and is killed by itself at a step.
+`python framework_runs.py FRAMEWORK FOLDER STEP` makes a run of each setting in a process that is
+killed by itself at a step.
 """
 
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -207,7 +209,16 @@ def timm(folder: Path, resume: bool, at: Killed, config=CONFIG):
 RUNS = {f.__name__: f for f in (hugging_face, lightning, accelerate, timm)}
 CONFIGS = {"reset": CONFIG, "carried moments": CARRIED}
 
+LIBRARIES = {name: name for name in RUNS} | {"hugging_face": "transformers"}
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    framework, folder, step, setting = sys.argv[1:]
-    RUNS[framework](Path(folder), False, Killed(int(step)), CONFIGS[setting])
+    framework, folder, step = sys.argv[1:]
+    # here, and not in each process: it takes longer than the runs
+    import_module({"hugging_face": "transformers.trainer"}.get(framework, framework))
+    for setting, config in CONFIGS.items():
+        if (child := os.fork()) == 0:
+            RUNS[framework](Path(folder) / setting, False, Killed(int(step)), config)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code == -signal.SIGKILL, f"{setting} was not killed but ended with {code}"

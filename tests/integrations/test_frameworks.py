@@ -14,22 +14,31 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("setting", runs.CONFIGS)
-@pytest.mark.parametrize("framework", runs.RUNS)
-def test_killed_and_resumed_is_bit_equal(framework, setting, tmp_path: Path):
-    pytest.importorskip("transformers" if framework == "hugging_face" else framework)
-    run, config = runs.RUNS[framework], runs.CONFIGS[setting]
+@pytest.fixture(scope="module")
+def killed(request, tmp_path_factory) -> tuple[str, Path]:
+    """A framework, and what its runs left when they were killed, in a folder a setting."""
+    framework = request.param
+    pytest.importorskip(runs.LIBRARIES[framework])
+    folder = tmp_path_factory.mktemp(framework)
     words = [sys.executable, "-W", "ignore", runs.__file__]
-    killed = subprocess.run(
-        [*words, framework, str(tmp_path / "killed"), str(runs.SAVED + 2), setting],
+    end = subprocess.run(
+        [*words, framework, str(folder), str(runs.SAVED + 2)],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert killed.returncode == -9, killed.stderr
+    assert end.returncode == 0, end.stderr
+    return framework, folder
+
+
+@pytest.mark.parametrize("setting", runs.CONFIGS)
+@pytest.mark.parametrize("killed", runs.RUNS, indirect=True)
+def test_killed_and_resumed_is_bit_equal(killed, setting, tmp_path: Path):
+    framework, folder = killed
+    run, config = runs.RUNS[framework], runs.CONFIGS[setting]
     never = runs.Killed(-1)
-    straight = run(tmp_path / "straight", False, never, config)
-    resumed = run(tmp_path / "killed", True, never, config)
+    straight = run(tmp_path, False, never, config)
+    resumed = run(folder / setting, True, never, config)
     assert straight.steps == resumed.steps == runs.STEPS
     assert straight.period == runs.STEPS // config.resample_every
     averages = [getattr(masked, "average", None) for masked in (straight, resumed)]

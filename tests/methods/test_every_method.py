@@ -1,6 +1,7 @@
 """What holds for every method that is trained, on a transformer and on a convolutional net."""
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -48,13 +49,20 @@ def test_the_model_in_training_computes_what_its_snapshot_does(name, kind):
     torch.testing.assert_close(run.model.eval()(images), plain.eval()(images), rtol=1e-4, atol=1e-5)
 
 
+@cache
+def uninterrupted(name, kind):
+    """The states after five steps, with the method on the model and without."""
+    run = Run(name, MODELS[kind]()).steps(5)
+    return copied(run.model.state_dict()), run.finetuning.detach().state_dict()
+
+
 @every
 @both
 def test_a_look_at_the_snapshot_disturbs_nothing(name, kind):
-    calm, watched = Run(name, MODELS[kind]()).steps(5), Run(name, MODELS[kind]())
+    watched = Run(name, MODELS[kind]())
     for _ in range(5):
         watched.steps(1).finetuning.snapshot()
-    assert difference(calm.model.state_dict(), watched.model.state_dict()) == set()
+    assert difference(uninterrupted(name, kind)[0], watched.model.state_dict()) == set()
 
 
 @every
@@ -83,16 +91,15 @@ def test_without_a_learning_rate_the_model_stays_the_pretrained_one(name, kind):
 @both
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_resumed_run_equals_an_uninterrupted_one(name, kind, at):
-    whole = Run(name, MODELS[kind]()).steps(5)
     first = Run(name, MODELS[kind]()).steps(at)
     states = copy.deepcopy(first.states())
     resumed = Run(name, MODELS[kind]())
     resumed.load(states)
     resumed.done = at
     resumed.steps(5 - at)
-    assert difference(whole.model.state_dict(), resumed.model.state_dict()) == set()
-    ends = [run.finetuning.detach().state_dict() for run in (whole, resumed)]
-    assert difference(*ends) == set()
+    attached, plain = uninterrupted(name, kind)
+    assert difference(attached, resumed.model.state_dict()) == set()
+    assert difference(plain, resumed.finetuning.detach().state_dict()) == set()
 
 
 @every

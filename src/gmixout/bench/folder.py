@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.progress import say
@@ -50,9 +50,9 @@ class _About(TypedDict):
     method: str
     options: dict[str, Any]
     pretrained: str
-    task: NotRequired[dict[str, Any]]
-    classes: NotRequired[list[str]]
-    digest: NotRequired[str]
+    task: dict[str, Any]
+    classes: list[str]
+    digest: str
 
 
 @contextmanager
@@ -199,8 +199,6 @@ def save_model(path: Path, state: Mapping[str, Tensor], about: dict[str, Any]) -
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a model file, or the one in a run folder; return the weights and their identity.
 
-    Files of older versions have no digest and are not checked.
-
     Raises:
         StateError: There is none, `save_model` did not write it, or it was changed since.
     """
@@ -223,7 +221,7 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{file} was not written by gmixout, or changed since: its metadata is not valid "
             f"({error})."
         ) from None
-    if "digest" in known and known["digest"] != _digest(state, known):
+    if known["digest"] != _digest(state, known):
         raise StateError(f"{file} is damaged: its weights do not match their digest.")
     return state, known
 

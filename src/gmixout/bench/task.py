@@ -220,18 +220,6 @@ class Task:
         )
 
 
-def task_of(about: Mapping[str, Any]) -> Task:
-    """Return the benchmark and model in a model file's metadata.
-
-    Raises:
-        ConfigError, StateError: See `Task.of`.
-    """
-    task = about.get("task", about)  # older files only have the benchmark's name
-    if not isinstance(task, Mapping):
-        raise StateError(f"the model file's task is {task!r:.80}, not a benchmark and a model")
-    return Task.of(task)
-
-
 def default_model(source: Source) -> str:
     """Return the default model of a benchmark.
 

@@ -23,7 +23,6 @@ from gmixout.named import (
     class_named,
     from_spec,
     is_import_path,
-    own_name,
     own_object,
     specs_of,
 )
@@ -273,7 +272,7 @@ class Reading:
         """Return the `Spec` of a name; for a benchmark's own function the name."""
         base = option.named
         assert base is not None
-        if kind := base._table.get(own_name(name, base._table)):
+        if kind := base._table.get(name):
             return Spec(kind)
         if any(mark in name for mark in "+("):
             return self._composed(base, name, by_hand)

@@ -15,7 +15,7 @@ from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.several import Parts, SeveralDomains, joined, joined_parts, training_note
 from gmixout.data.source import ImageBenchmark, Problems
 from gmixout.named import changed
-from gmixout.settings import require, shown
+from gmixout.settings import shown
 
 MOST_SETS = 1000
 """Splits and domains that a table may name; more are the values of another column."""
@@ -80,12 +80,6 @@ class csv(SeveralDomains):
         "your own table beside your images, one row per image, with columns path, label and "
         "optionally split and domain"
     )
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        left = self.id_val_share + self.id_test_share < 1
-        require(self, "id_test_share", left, "below 1 together with id_val_share")
 
     def read(self, problems: Problems) -> ImageBenchmark:
         """Look at the table and whether its images are there."""

@@ -106,8 +106,7 @@ class domainnet(DomainFolders):
         """Look at the lists and whether their images are there, or at the folders."""
         if self.protocol != "lists":
             return super().read(problems)
-        present = self.domain_folders(problems)
-        trained = self.trained_of(tuple(present), problems)
+        present, trained = self.domain_folders(problems)
         images, classes = self._read_lists(present, trained, problems)
         parts = {}
         for domain in trained:

@@ -98,11 +98,6 @@ class DomainFolders(SeveralDomains):
         if len(self.train_domains) == 1:  # one run has one spelling
             object.__setattr__(self, "train_domain", named[0])
             object.__setattr__(self, "train_domains", ())
-        if self.id_val_share + self.id_test_share >= 1:
-            raise ConfigError(
-                f"{self.name}(id_val_share={self.id_val_share}, id_test_share="
-                f"{self.id_test_share}) leaves nothing to train on: their sum must be below 1"
-            )
 
     @property
     @abstractmethod
@@ -127,9 +122,8 @@ class DomainFolders(SeveralDomains):
 
     def read(self, problems: Problems) -> ImageBenchmark:
         """Look at the domain folders."""
-        present = self.domain_folders(problems)
+        present, trained = self.domain_folders(problems)
         sets, classes, notes = self._read_domains(present, problems)
-        trained = self.trained_of(tuple(present), problems)
         train, id_val, id_test = joined_parts(
             {domain: self._parts(domain, sets[domain]) for domain in trained}, problems
         )
@@ -191,8 +185,8 @@ class DomainFolders(SeveralDomains):
             sets[domain] = in_half(listing.images(), self.half)
         return sets, tuple(names[name] for name in labels), tuple(notes)
 
-    def domain_folders(self, problems: Problems) -> dict[str, Path]:
-        """Return the folders of the domains present, in the root or in a folder in it.
+    def domain_folders(self, problems: Problems) -> tuple[dict[str, Path], list[str]]:
+        """Return the folders of the domains present, and which domains are trained on.
 
         Raises:
             DataError: A domain that an option names is not there, or none to train or to test on.
@@ -202,7 +196,7 @@ class DomainFolders(SeveralDomains):
         if len(trained) == len(present):
             whole = "is the only domain" if len(present) == 1 else "are the only domains"
             problems.fail(self, f"{', '.join(trained)} {whole} in {self.root}: no shift to test on")
-        return present
+        return present, trained
 
     def left_out(self, present: Iterable[str]) -> list[str]:
         """Return a note for each missing domain."""

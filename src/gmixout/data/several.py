@@ -10,6 +10,7 @@ import torch
 from gmixout.data.images import ImageSet
 from gmixout.data.source import Problems, Source
 from gmixout.errors import ConfigError, DataError
+from gmixout.plain import listed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -100,12 +101,7 @@ def joined_parts(parts: Mapping[str, Parts], problems: Problems) -> Parts:
 
 def training_note(trained: Sequence[str]) -> tuple[str, ...]:
     """Return a note on the training domains, if they are several."""
-    return (f"trained and validated on each of: {_listed(trained)}",) if len(trained) > 1 else ()
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(names[:20]) + more
+    return (f"trained and validated on each of: {listed(trained, 20)}",) if len(trained) > 1 else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +152,7 @@ class SeveralDomains(Source):
             problems.fail(
                 self,
                 f"{option}={','.join(absent)} is not there; the domains in {self.root} are: "
-                f"{_listed(domains) or 'none'}",
+                f"{listed(domains, 20) or 'none'}",
             )
         trained = [name for name in domains if self.trains_on(name)]
         if not trained:

@@ -12,6 +12,7 @@ from gmixout.data.images import ImageFiles, ImageSet, Transform
 from gmixout.data.prompts import PLAIN
 from gmixout.errors import DataError, needs
 from gmixout.named import Named
+from gmixout.plain import listed
 from gmixout.settings import check_settings, require, shown
 
 ImageBenchmark: TypeAlias = Benchmark[ImageSet]
@@ -139,10 +140,12 @@ class Source(Named, ABC):
     def __post_init__(self) -> None:
         """Check the options against their annotations, and shares; subclasses add their ranges."""
         check_settings(self)
-        for name, value in vars(self).items():
-            if name.endswith("_share"):
-                allowed = "above 0 and below 1: it is a share of the images"
-                require(self, name, 0 < value < 1, allowed)
+        shares = {name: value for name, value in vars(self).items() if name.endswith("_share")}
+        first, whole = next(iter(shares), ""), sum(shares.values())
+        for name, value in shares.items():
+            allowed = "above 0 and below 1: it is a share of the images"
+            require(self, name, 0 < value < 1, allowed)
+            require(self, name, name == first or whole < 1, f"below 1 together with {first}")
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -293,6 +296,5 @@ def _gaps(benchmark: ImageBenchmark) -> list[str]:
     absent = (counts == 0).nonzero().flatten().tolist()
     if not absent:
         return []
-    names = ", ".join(classes[label] for label in absent[:5])
-    more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-    return [f"train has no image of {len(absent)} of {len(classes)} classes: {names}{more}"]
+    names = listed([classes[label] for label in absent])
+    return [f"train has no image of {len(absent)} of {len(classes)} classes: {names}"]

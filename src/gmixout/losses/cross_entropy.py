@@ -65,7 +65,17 @@ class cross_entropy(Loss):
 
 
 class _Adjusted(Loss):
-    """A loss of logits to which a training set's class frequencies are added."""
+    """A loss of logits to which a training set's class frequencies are added.
+
+        f'_y(x) = f_y(x) + tau log pi_y,    pi_y = n_y / sum_j n_j
+
+    A class without images gets -inf: it is never the answer, and as a label makes the loss
+    infinite. With tau = 1 this is the balanced softmax,
+    -log( n_y e^(f_y(x)) / sum_j n_j e^(f_j(x)) ), too.
+
+    Source: Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, eq. 10; Ren et al.,
+        "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020, eq. 4.
+    """
 
     def __init__(self, plain: cross_entropy, counts: Tensor) -> None:
         self._plain, self._counts = plain, counts
@@ -80,40 +90,8 @@ class _Adjusted(Loss):
         if len(self._counts) != logits.shape[1] or self._counts.device != logits.device:
             missing = logits.shape[1] - len(self._counts)  # classes after the last that has images
             self._counts = functional.pad(self._counts, (0, missing)).to(logits.device)
-        return adjusted(logits, self._counts, self._plain.logit_adjustment)
-
-
-def adjusted(logits: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
-    """Return logits with the training set's class frequencies added.
-
-        f'_y(x) = f_y(x) + tau log pi_y,    pi_y = n_y / sum_j n_j
-
-    Cross-entropy of them is the logit adjusted loss; with tau = 1 it is the balanced softmax,
-    -log( n_y e^(f_y(x)) / sum_j n_j e^(f_j(x)) ), too.
-
-    Source: Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, eq. 10; Ren et al.,
-        "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020, eq. 4.
-
-    Args:
-        logits: `[B, C]`.
-        counts: `[C]`, training images of each class. A class without any gets -inf, and is then
-            never the answer; as a label it makes the loss infinite.
-        tau: Strength; 0 leaves the logits unchanged.
-
-    Raises:
-        ConfigError: `counts` does not fit the logits, or `tau` is negative.
-    """
-    if counts.shape != logits.shape[-1:]:
-        raise ConfigError(
-            f"counts has shape {list(counts.shape)}, and there are {logits.shape[-1]} classes: it "
-            "must hold the number of training images of each"
-        )
-    if tau < 0:
-        raise ConfigError(f"tau={tau} must be 0 or more")
-    if tau == 0:
-        return logits
-    counts = counts.to(logits)
-    return logits + tau * (counts / counts.sum()).log()
+        counts = self._counts.to(logits)
+        return logits + self._plain.logit_adjustment * (counts / counts.sum()).log()
 
 
 def class_counts(dataset: Dataset[Any], classes: int = 0) -> Tensor:

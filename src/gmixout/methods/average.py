@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from gmixout.errors import ConfigError
 from gmixout.methods.base import TRAINED, DenseFinetuning, Derived, Finetuning, Method
 from gmixout.methods.masking import gmixout
 from gmixout.methods.style import BLUE, RED, Style
@@ -30,9 +29,6 @@ class Averaged:
         finetuning: The finetuning to average, which itself is unchanged.
         decay: Coefficient of the moving average, in [0, 1); None: the uniform average.
         every: Optimizer steps between two snapshots.
-
-    Raises:
-        ConfigError: `decay` is out of range.
     """
 
     def __init__(self, finetuning: Finetuning, decay: float | None, every: int = 1) -> None:
@@ -41,8 +37,6 @@ class Averaged:
         if decay is None:
             self._update = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
         else:
-            if not 0.0 <= decay < 1.0:
-                raise ConfigError(f"decay={decay} is not allowed: it must be in [0, 1)")
             self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self._hook: Any = None
         self._average = {key: _wide(value, copy=True) for key, value in self._floating().items()}

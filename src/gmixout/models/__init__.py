@@ -11,10 +11,11 @@ from typing import Literal
 
 import torch
 
+from gmixout.draws import seeded
 from gmixout.errors import ConfigError, DataError
 from gmixout.models import huggingface, open_clip_models, timm_models
 from gmixout.models.digits_vit import digits_vit
-from gmixout.models.pretrained import Pretrained, Request, seeded
+from gmixout.models.pretrained import Pretrained, Request
 from gmixout.models.probe import linear_probe_head
 
 __all__ = ["FAMILIES", "Pretrained", "digits_vit", "linear_probe_head", "load_pretrained"]

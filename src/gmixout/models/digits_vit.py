@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from gmixout.draws import seeded
 from gmixout.errors import needs
 from gmixout.models.pretrained import Pretrained
 
@@ -36,8 +36,7 @@ def digits_vit() -> Pretrained:
     Raises:
         ConfigError: timm is not installed.
     """
-    # The new weights are overwritten at once: the draws for them must not move anybody's generator.
-    with torch.random.fork_rng(devices=[]):
+    with seeded(0):  # the new weights are overwritten at once
         model = architecture()
     model.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
     return Pretrained(

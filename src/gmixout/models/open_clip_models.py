@@ -77,13 +77,8 @@ def _resolve(request: Request) -> tuple[str, dict[str, Any]]:
     source, weights = request.source, request.weights
     if weights is not None and weights.is_dir():
         raise ConfigError(f"{weights} is a folder: load it by itself, as open_clip:{weights}")
-    if request.folder is not None or source.startswith(("hf-hub:", "local-dir:")):
-        if weights is not None:
-            raise ConfigError(
-                f"{request.name}: a folder or a repository brings its own weights; give a file to "
-                "a model, open_clip:MODEL/TAG@FILE"
-            )
-        return (source if request.folder is None else f"local-dir:{request.folder}"), {}
+    if repository := request.repository("a model, open_clip:MODEL/TAG@FILE"):
+        return repository, {}
     model, _, tag = source.partition("/")
     if open_clip.get_model_config(model) is None:
         close = get_close_matches(model, open_clip.list_models(), n=5)

@@ -1,8 +1,7 @@
 """A pretrained model, a request for one, and random heads."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -107,6 +106,21 @@ class Request:
         path = Path(self.source).expanduser()
         return path if path.is_dir() else None
 
+    def repository(self, example: str) -> str | None:
+        """Return a folder or hub repository as timm and open_clip name it; None: it is neither.
+
+        Raises:
+            ConfigError: It is, and weights are given beside it; `example` is the way to give them.
+        """
+        if self.folder is None and not self.source.startswith(("hf-hub:", "local-dir:")):
+            return None
+        if self.weights is not None:
+            raise ConfigError(
+                f"{self.name}: a folder or a repository brings its own weights; give a file to "
+                f"{example}"
+            )
+        return self.source if self.folder is None else f"local-dir:{self.folder}"
+
     def refuse_zero_shot(self) -> None:
         """Refuse a zero-shot head for a model without a text tower.
 
@@ -119,15 +133,6 @@ class Request:
                 "head=random (and probe it first), or a CLIP model, for example "
                 "open_clip:ViT-B-16/openai"
             )
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's generator for building a model, and restore it afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        # manual_seed would seed the generators of GPUs, too
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def draw_head(layer: nn.Module, seed: int) -> None:

@@ -73,14 +73,9 @@ def _name(request: Request) -> str:
     """
     import timm
 
+    if repository := request.repository("an architecture, timm:ARCHITECTURE@FILE"):
+        return repository
     source = request.source
-    if request.folder is not None or source.startswith(("hf-hub:", "local-dir:")):
-        if request.weights is not None:
-            raise ConfigError(
-                f"{request.name}: a folder or a repository brings its own weights; give a file to "
-                "an architecture, timm:ARCHITECTURE@FILE"
-            )
-        return source if request.folder is None else f"local-dir:{request.folder}"
     architecture, _, tag = source.partition(".")
     if not timm.is_model(architecture):
         close = get_close_matches(architecture, timm.list_models(), n=5)

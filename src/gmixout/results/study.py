@@ -12,6 +12,7 @@ import numpy as np
 
 from gmixout.errors import StateError
 from gmixout.methods import METHODS
+from gmixout.plain import listed
 from gmixout.results.record import MethodFacts, Record
 from gmixout.results.selection import RULES
 from gmixout.results.statistics import Estimate
@@ -300,7 +301,7 @@ def _refuse_different_data(records: Sequence[Record]) -> None:
         if differing := dict(size.items() ^ sizes[0].items()):
             raise StateError(
                 f"runs {first.run} and {record.run} of {name} were evaluated on "
-                f"different test sets: they differ in {_shorten(sorted(differing))}. {_KEEP_APART}"
+                f"different test sets: they differ in {listed(sorted(differing))}. {_KEEP_APART}"
             )
         if (data := record.benchmark.digests.get("data")) is None:  # older records do not say
             continue
@@ -314,11 +315,6 @@ def _refuse_different_data(records: Sequence[Record]) -> None:
 
 
 _KEEP_APART = "Such runs have no common mean: make a report on each of their folders"
-
-
-def _shorten(names: Sequence[str], shown: int = 5) -> str:
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest
 
 
 def _variants(records: Sequence[Record]) -> list[str]:

@@ -22,8 +22,6 @@ from gmixout.files import write_atomically
 from gmixout.plain import printable
 
 _FORMAT = "gmixout checkpoint 2"
-_UNSEALED = "gmixout checkpoint 1"
-"""Checkpoints of older versions have no digest."""
 _SEAL = b"gmixout sha256 "
 _SEAL_BYTES = len(_SEAL) + 64
 _NEW_START = "Start over with --overwrite"
@@ -194,11 +192,11 @@ def _load(path: Path) -> Any:
             f"{_NEW_START}."
         ) from error
     kind = content.get("format") if isinstance(content, dict) else None
-    if kind not in (_FORMAT, _UNSEALED):
+    if kind != _FORMAT:
         raise StateError(
             f"{path} is not a checkpoint of gmixout, or not of this version. {_NEW_START}."
         )
-    if kind == _FORMAT and not sealed:
+    if not sealed:
         raise StateError(f"{path} has lost its checksum: it is damaged. {_NEW_START}.")
     return content
 

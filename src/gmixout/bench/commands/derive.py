@@ -17,7 +17,7 @@ from gmixout.bench.job import (
     make_record,
 )
 from gmixout.bench.progress import say
-from gmixout.bench.task import Task, task_of
+from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads
 from gmixout.errors import StateError
 from gmixout.methods import Runs, get_method
@@ -97,7 +97,7 @@ def _load_models(paths: Sequence[Path], num_workers: int | None) -> tuple[list[S
                 f"the models {says} different {what}s ({each or 'no model given'}); weights can "
                 "be averaged only over runs of one benchmark that share their pretrained start"
             )
-    task = replace(task_of(loaded[0][1]), num_workers=num_workers)
+    task = replace(Task.of(loaded[0][1]["task"]), num_workers=num_workers)
     return [state for state, _ in loaded], task
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from gmixout.bench.folder import load_model
 from gmixout.bench.job import about_model, fitted, load_weights
 from gmixout.bench.progress import say
-from gmixout.bench.task import Task, task_of
+from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads
 from gmixout.data import Benchmark, Source
 from gmixout.data.base import DEV_PREFIX
@@ -53,7 +53,7 @@ def evaluate(
         DataError: The data is unavailable, or has classes that the model does not know.
     """
     state, about = load_model(model)
-    task = replace(task_of(about), num_workers=num_workers)
+    task = replace(Task.of(about["task"]), num_workers=num_workers)
     asked = task.with_data(benchmark, data_root).benchmark
     elsewhere = asked if isinstance(asked, Source) and asked is not task.benchmark else None
     if elsewhere is not None and benchmark is None and _is_whole(elsewhere):
