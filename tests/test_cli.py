@@ -400,8 +400,8 @@ def test_help_and_version(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     for part in ("optimization:", "augmentation:", "conduct:", "of every command:"):
         assert part in printed
-    assert "--batch-size INT Images a step. (default: 32)" in printed
-    assert "--flip, --no-flip Mirror" in printed
+    assert "--batch-size INT Images per step. (default: 32)" in printed
+    assert "--flip, --no-flip Flip" in printed
 
 
 def test_data_check_says_what_is_there_and_what_is_not(tmp_path, capsys):
