@@ -332,7 +332,7 @@ def test_signals_end_any_command_with_their_code(number, code, monkeypatch, caps
     monkeypatch.setattr(import_module("gmixout.bench.commands.evaluate"), "load_model", stopped)
     assert run("evaluate", tmp_path) == code
     assert capsys.readouterr().err == "gmixout: stopped.\n"
-    monkeypatch.setattr(import_module("gmixout.bench.commands.finetune"), "tell", stopped)
+    monkeypatch.setattr(import_module("gmixout.bench.commands.finetune"), "print_notes", stopped)
     assert run(*TOY, "--out", tmp_path / "run") == code
     said = capsys.readouterr().err
     assert said == "gmixout: stopped; the same command with --resume continues.\n"
@@ -345,10 +345,10 @@ def test_what_nobody_can_mend_keeps_its_traceback_and_the_rest_has_none(
     finetune = import_module("gmixout.bench.commands.finetune")
 
     def fail(error):
-        def tell(*_):
+        def print_notes(*_):
             raise error
 
-        monkeypatch.setattr(finetune, "tell", tell)
+        monkeypatch.setattr(finetune, "print_notes", print_notes)
         return run(*TOY, "--out", tmp_path / "run")
 
     for error in (
@@ -379,7 +379,7 @@ def test_help_and_version(capsys):
     assert run("--help") == 0
     printed = capsys.readouterr().out
     assert all(command in printed for command in COMMANDS)
-    assert "check: Checks the files" in " ".join(printed.split())
+    assert "check: Check the files" in " ".join(printed.split())
     for command in COMMANDS:
         assert run(command, "--help") == 0
         capsys.readouterr()
@@ -400,8 +400,8 @@ def test_help_and_version(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     for part in ("optimization:", "augmentation:", "conduct:", "of every command:"):
         assert part in printed
-    assert "--batch-size INT Images a step. (default: 32)" in printed
-    assert "--flip, --no-flip Mirror" in printed
+    assert "--batch-size INT Images per step. (default: 32)" in printed
+    assert "--flip, --no-flip Flip" in printed
 
 
 def test_data_check_says_what_is_there_and_what_is_not(tmp_path, capsys):
