@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gmixout.data.batch import collate
 from gmixout.errors import ConfigError
-from gmixout.training import TrainingArguments, check_settings
+from gmixout.training import TrainingArguments, check_training_settings
 from gmixout.training.augmentation import Augmented
 from gmixout.training.batches import Batches
 
@@ -75,6 +75,8 @@ def test_without_augmentation_images_stay():
 )
 def test_without_torchvision_the_error_comes_before_training(monkeypatch, wanted):
     monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
-    check_settings(torch.nn.Linear(2, 2), GREY, TrainingArguments(batch_size=4))
+    check_training_settings(torch.nn.Linear(2, 2), GREY, TrainingArguments(batch_size=4))
     with pytest.raises(ConfigError, match=rf"{next(iter(wanted))}.*'gmixout\[vision\]'"):
-        check_settings(torch.nn.Linear(2, 2), GREY, TrainingArguments(batch_size=4, **wanted))
+        check_training_settings(
+            torch.nn.Linear(2, 2), GREY, TrainingArguments(batch_size=4, **wanted)
+        )
