@@ -160,7 +160,7 @@ def test_what_does_not_go_together_is_refused():
 
     with pytest.raises(ConfigError, match="risky, riskier cannot be combined"):
         with_(risky(), riskier())
-    with pytest.raises(ConfigError, match="mixup is there twice"):
+    with pytest.raises(ConfigError, match="mixup is given twice"):
         run("full+mixup", regularizers=(REGULARIZERS["mixup"](),))
     with pytest.raises(ConfigError, match=r"second view.*--augment"):
         with_(every_hook())
