@@ -116,7 +116,7 @@ def measured(names, seeds=(0, 1), lrs=(1e-3, 1e-2), workers=1, **settings):
     methods = [get_method(name) if isinstance(name, str) else name for name in names]
     arguments = TrainingArguments(**{"batch_size": 8, "steps": 40, **settings})
     grid = Grid(Task("toy"), methods, lrs, seeds, arguments, Path("out"), workers)
-    return dry_run.measure(grid, methods)
+    return dry_run.measure_costs(grid, methods)
 
 
 def test_runs_and_models_are_counted_as_a_comparison_makes_them():
@@ -187,7 +187,7 @@ def test_methods_that_cannot_go_with_the_model_are_named(capsys):
         bench.compare(methods=[wrong, get_method("full")], **QUICK)
     bench.compare(methods=[wrong, get_method("full")], dry_run=True, workers=1, **QUICK)
     printed = capsys.readouterr().out
-    assert "shira cannot go with this model: shira(rank=8)" in printed
+    assert "shira does not work with this model: shira(rank=8)" in printed
     assert "full" in printed
     with pytest.raises(ConfigError, match="none of the methods"):
         bench.compare(methods=[wrong], dry_run=True, **QUICK)

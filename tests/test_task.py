@@ -257,7 +257,7 @@ def test_a_task_is_spelled_in_plain_values_and_back(options, root):
         (lambda: Task("pacs"), "needs a folder: --data-root DIR"),
         (
             lambda: Task("digits", model="timm:x"),
-            "brings its own model and shifts: leave out --model",
+            "includes its own model and shifts: leave out --model",
         ),
         (lambda: Task("digits", corruptions="common"), "leave out --corruptions"),
         (lambda: Task("digits", corruption_share=0.5), "goes with --corruptions common"),
@@ -274,7 +274,7 @@ def test_the_home_made_model_is_taken_from_the_cache_or_asked_for(
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     task = Task(source(root))
-    with pytest.raises(ConfigError, match=r"needs a model: .*benchmarks/pacs/pretrain.py cnn"):
+    with pytest.raises(ConfigError, match=r"needs a model, .*benchmarks/pacs/pretrain.py cnn"):
         task.load()
     place = tmp_path / "cache" / "gmixout" / "pacs-foundation" / "cnn"
     shutil.copytree(model.removeprefix("timm:"), place)

@@ -115,7 +115,7 @@ def test_the_number_of_repeats_and_the_fate_of_the_run_are_always_said(kind):
 
 def test_a_run_that_ended_elsewhere_is_said_to():
     other = dataclasses.replace(KINDS["all"], reproduced=False, difference=0.25)
-    assert "did NOT end in its saved weights: the largest difference is 0.25" in " ".join(
+    assert "did NOT end in its saved weights; the largest difference is 0.25" in " ".join(
         printed(other).split()
     )
     assert "did NOT end" in texts(diagnosis_figure(other))
