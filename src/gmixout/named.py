@@ -9,7 +9,7 @@ import copyreg
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import MISSING, fields
@@ -25,6 +25,8 @@ _DEEPEST = 20
 """Most levels of options within options in a file."""
 _LONGEST = 4000
 """Most characters of a name with its options."""
+_SUM = "sum"
+"""Key of the specs of `NAME+NAME` among options."""
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?")
 _allowed: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=())
 
@@ -38,6 +40,8 @@ class Named:
 
     _table: ClassVar[Mapping[str, type]] = {}
     """Classes of the package by name, set where they are collected."""
+    hidden: ClassVar[frozenset[str]] = frozenset()
+    """Classes of the table that no error or help lists."""
     never_shown: ClassVar[tuple[str, ...]] = ()
     """Options that `str` omits."""
 
@@ -70,6 +74,27 @@ class Named:
             for option, value in vars(self).items()
             if option in self.always_shown or (option in unusual and option not in self.never_shown)
         }
+
+    @classmethod
+    def elsewhere(cls, name: str) -> str:
+        """Return a hint, with a semicolon and a space, for a name of another table; or nothing."""
+        del name
+        return ""
+
+    @classmethod
+    def plus(cls: type[Kind], first: Kind, others: Sequence[Mapping[str, Any]]) -> Kind:
+        """Return what `NAME+NAME` stands for.
+
+        Args:
+            first: What the first name stands for.
+            others: Specs of the others; none: `first` as it is.
+
+        Raises:
+            ConfigError: Nothing can be added.
+        """
+        if others:
+            raise ConfigError(f"{others[0]['class_path']} cannot be added to {first.name}")
+        return first
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name, so that another process finds a class from the working directory."""
@@ -202,8 +227,8 @@ def _spelled(tree: ast.expr) -> dict[str, Any]:
         raise ValueError(path)
     values = {
         str(option.arg): (
-            _spelled(option.value)
-            if isinstance(option.value, ast.Call)
+            {_SUM: [_spelled(part) for part in _summands(option.value)]}
+            if isinstance(option.value, ast.Call | ast.BinOp)
             else ast.literal_eval(option.value)
         )
         for option in options
@@ -217,7 +242,10 @@ def class_named(path: str, base: type[Kind]) -> type[Kind]:
         return found
     if not is_import_path(path) or path.startswith("gmixout."):
         kind = base.__name__.lower()
-        raise ConfigError(f"unknown {kind} {path!r}; known: {', '.join(base._table)}")
+        known = ", ".join(name for name in base._table if name not in base.hidden)
+        hint = base.elsewhere(path)
+        own = "; or module:Class of your own"
+        raise ConfigError(f"unknown {kind} {path!r}; {hint}known: {known}{own}")
     return check_class(path, allowed_object(path, base.__name__.lower()), base)
 
 
@@ -400,6 +428,9 @@ def _value(value: Any, base: type[Kind], levels: int) -> Any:
     if isinstance(value, Mapping):
         if "class_path" in value:
             return _made(value, base, levels)
+        if isinstance(value.get(_SUM), list) and len(value) == 1:
+            first, *others = value[_SUM]
+            return base.plus(_made(first, base, levels), others)
         return {name: _value(each, base, levels - 1) for name, each in value.items()}
     if isinstance(value, list):
         return tuple(_value(each, base, levels - 1) for each in value)

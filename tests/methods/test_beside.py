@@ -31,6 +31,14 @@ def test_what_is_written_is_read(text):
     assert completed(spec_of(method), Method) == spec_of(method)
 
 
+@pytest.mark.parametrize("text", ["wise_ft(of=full+sam)", "wise_ft(of=gmixout(mask_rate=0.8)+sam)"])
+def test_sums_stand_among_options_too(text):
+    method = get_method(text)
+    assert str(method) == text
+    assert len(method.trained.regularizers) == 1
+    assert get_method("wise_ft+sam") == get_method("wise_ft(of=full+sam)")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_read_from_what_it_writes(name):
     method = get_method(name)
@@ -72,7 +80,10 @@ def test_beside_a_method_that_is_built_on_runs_it_acts_in_these_runs():
         ("gmixoutt+sam", "unknown method 'gmixoutt'"),
         ("gmixout+sam+sam", "differ"),
         ("gmixout+full", "unknown regularizer 'full'"),
-        ("sam+gmixout", "unknown method 'sam'"),
+        (
+            "sam+gmixout",
+            r"unknown method 'sam'; sam is a regularizer, written METHOD\+sam; known: zero",
+        ),
         ("zero_shot+sam", "trains nothing"),
         ("gmixout+sam(rho=-1)", "rho"),
         ("gmixout+sam(size=1)", "no option size"),

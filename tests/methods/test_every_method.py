@@ -140,4 +140,4 @@ def test_the_count_of_trained_values(name):
 
 def test_the_suite_knows_every_method():
     assert set(TRAINED) == {name for name, method in ALL.items() if method.trained == method}
-    assert len(TRAINED) == 15
+    assert len(TRAINED) >= 15

@@ -45,7 +45,7 @@ def test_names_are_those_that_users_type():
         "lora dora shira bitfit random_mask dropconnect mixout high_rate_mixout gmixout "
         "gmixout_wise_ft"
     )
-    assert list(METHODS) == expected.split()
+    assert set(expected.split()) <= METHODS.keys()  # names in files of people
     assert all(get_method(name).name == name for name in METHODS)
 
 

@@ -56,14 +56,14 @@ def test_a_domain_that_is_not_in_the_batch_keeps_its_share_of_the_weights():
     acting = start(1.0)
     acting.risk(Given(torch.tensor([1.0, 0.0]), torch.tensor([0, 1])), Passing())
     grown = torch.tensor([1.0, 0.0, 0.0]).exp()
-    torch.testing.assert_close(acting.state_dict()["weights"], grown / grown.sum())
+    torch.testing.assert_close(acting.state_dict()["log_weights"].exp(), grown / grown.sum())
 
 
 def test_a_second_pass_of_a_step_moves_no_weight():
     acting, again = start(1.0), Passing()
     again.passes = 1
     acting.risk(Given(torch.tensor([1.0, 0.0]), torch.tensor([0, 1])), again)
-    assert acting.state_dict()["weights"].tolist() == [pytest.approx(1 / 3)] * 3
+    assert acting.state_dict()["log_weights"].exp().tolist() == [pytest.approx(1 / 3)] * 3
 
 
 def test_it_needs_domains_and_their_names():
@@ -90,4 +90,12 @@ def test_the_domain_served_worst_counts_most():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(group_dro, "start", remember)
         run("full+group_dro(eta=0.5)", dataset=data, steps=40, batches="even_domains", batch_size=9)
-    assert acting[0].state_dict()["weights"].argmax() == 1
+    assert acting[0].state_dict()["log_weights"].argmax() == 1
+
+
+@pytest.mark.parametrize("eta", [1000.0, 1e30])
+def test_a_large_step_size_takes_the_worst_domain_alone(eta):
+    losses, of = torch.tensor([1.0, 3.0, 2.0]), torch.tensor([0, 1, 2])
+    acting = start(eta)
+    for _ in range(3):
+        assert acting.risk(Given(losses, of), Passing()) == 3.0

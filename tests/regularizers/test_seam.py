@@ -10,7 +10,7 @@ from torch import nn
 from toy_benchmark import Toy, net
 
 from gmixout.data.batch import Batch
-from gmixout.errors import ConfigError
+from gmixout.errors import ConfigError, TrainingError
 from gmixout.methods.beside import beside
 from gmixout.regularizers import REGULARIZERS, Hooks, Regularizer
 
@@ -215,3 +215,45 @@ def test_a_mixed_batch_is_not_taken_apart():
     batch = Batch(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), shares=torch.eye(2))
     with pytest.raises(ConfigError, match="mixed cannot be taken apart"):
         batch.part(torch.tensor([0]))
+
+
+def test_mistakes_of_ones_own_are_named():
+    @dataclass(frozen=True)
+    class wrong_shape(Regularizer):
+        def term(self, seen, step):
+            return seen.losses
+
+    @dataclass(frozen=True)
+    class wrong_word(Regularizer):
+        asks: ClassVar = frozenset({"domain"})
+
+    @dataclass(frozen=True)
+    class not_a_number(Regularizer):
+        def term(self, seen, step):
+            return seen.logits.sum() * float("nan")
+
+    with pytest.raises(ConfigError, match=r"the term of wrong_shape has shape \[8\]"):
+        with_(wrong_shape())
+    with pytest.raises(ConfigError, match="asks for domain; it may ask for domains"):
+        with_(wrong_word())
+    with pytest.raises(TrainingError, match=r"loss is nan at step 1.*look at not_a_number"):
+        with_(not_a_number())
+
+
+def test_a_state_that_changes_its_form_is_found_at_the_first_checkpoint(tmp_path):
+    class Growing(Hooks):
+        seen = torch.zeros(0)
+
+        def term(self, seen, step):
+            self.seen = torch.cat([self.seen, torch.zeros(1)])
+
+        def state_dict(self):
+            return {"seen": self.seen}
+
+    @dataclass(frozen=True)
+    class growing(Regularizer):
+        def start(self, beginning):
+            return Growing()
+
+    with pytest.raises(ConfigError, match="state of regularizer growing changes"):
+        with_(growing(), checkpoint=tmp_path / "c.pt")

@@ -6,10 +6,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gmixout.data.batch import collate
 from gmixout.errors import ConfigError
+from gmixout.models.pretrained import Pretrained
 from gmixout.training import TrainingArguments, check_training_settings
 from gmixout.training.augmentation import Augmented
 from gmixout.training.batches import Batches
 
+LINEAR = Pretrained(torch.nn.Sequential(torch.nn.Linear(2, 2)), head="0", classes=("a", "b"))
 GREY = TensorDataset(torch.rand(8, 1, 12, 12), torch.arange(8))
 
 
@@ -75,8 +77,6 @@ def test_without_augmentation_images_stay():
 )
 def test_without_torchvision_the_error_comes_before_training(monkeypatch, wanted):
     monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
-    check_training_settings(torch.nn.Linear(2, 2), GREY, TrainingArguments(batch_size=4))
+    check_training_settings(LINEAR, GREY, TrainingArguments(batch_size=4))
     with pytest.raises(ConfigError, match=rf"{next(iter(wanted))}.*'gmixout\[vision\]'"):
-        check_training_settings(
-            torch.nn.Linear(2, 2), GREY, TrainingArguments(batch_size=4, **wanted)
-        )
+        check_training_settings(LINEAR, GREY, TrainingArguments(batch_size=4, **wanted))

@@ -9,12 +9,16 @@ from toy_benchmark import toy_pretrained
 
 from gmixout.errors import ConfigError
 from gmixout.methods import METHODS, get_method
+from gmixout.models.pretrained import Pretrained
 from gmixout.training import TrainingArguments, check_training_settings, train
 from gmixout.training.layer_decay import LayerDecay
 
 DEPTH, DECAY, LR = 3, 0.5, 0.125
 
 TRAINED = [name for name in METHODS if get_method(name).trained == get_method(name)]
+
+
+LINEAR = Pretrained(nn.Sequential(nn.Linear(2, 2)), head="0", classes=("a", "b"))
 
 
 def vit() -> nn.Module:
@@ -92,7 +96,7 @@ def test_groups_keep_what_they_are():
 def test_a_model_that_does_not_say_its_layers_is_refused_before_training():
     images = TensorDataset(torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))
     arguments = TrainingArguments(layer_decay=0.7, batch_size=4)
-    check_training_settings(vit(), images, arguments)
-    with pytest.raises(ConfigError, match=r"layer_decay=0\.7.*group_matcher.*Linear does not"):
-        check_training_settings(nn.Linear(2, 2), images, arguments)
-    check_training_settings(nn.Linear(2, 2), images, TrainingArguments(batch_size=4))
+    check_training_settings(Pretrained(vit(), "head", tuple("abc")), images, arguments)
+    with pytest.raises(ConfigError, match=r"layer_decay=0\.7.*group_matcher.*Sequential does not"):
+        check_training_settings(LINEAR, images, arguments)
+    check_training_settings(LINEAR, images, TrainingArguments(batch_size=4))

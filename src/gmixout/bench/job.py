@@ -192,7 +192,7 @@ def check_training(
         DataError: The training set is empty.
     """
     benchmark, train = task.benchmark, task.benchmark.train
-    check_training_settings(task.pretrained.model, train, arguments, regularizers)
+    check_training_settings(task.pretrained, train, arguments, regularizers)
     if arguments.logit_adjustment:
         counts = class_counts(train, len(benchmark.classes))
         acting: tuple[Any, ...] = (arguments.criterion, *arguments.beside, *regularizers)

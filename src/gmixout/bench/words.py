@@ -284,8 +284,8 @@ class Reading:
             close = get_close_matches(name, known(base), 1)
             raise ConfigError(
                 f"unknown {called(base)} {name!r:.80}; "
-                f"{f'did you mean {close[0]}? ' if close else ''}known {called(base)}s: "
-                f"{', '.join(known(base))}; or module:Class of your own"
+                f"{base.elsewhere(name)}{f'did you mean {close[0]}? ' if close else ''}"
+                f"known: {', '.join(known(base))}; or module:Class of your own"
             )
         if not by_hand:
             if may_be_function and ":" in name:

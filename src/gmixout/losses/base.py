@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gmixout.data.batch import Batch
+from gmixout.errors import ConfigError
 from gmixout.named import Named
 from gmixout.settings import check_settings
 
@@ -54,6 +55,20 @@ class Loss(Named):
             batch: Its examples; images may be mixtures (`Batch.targets`).
         """
 
+    def losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return `each`, `[B]`.
+
+        Raises:
+            ConfigError: It has another shape.
+        """
+        losses = self.each(logits, batch)
+        if losses.shape != batch.labels.shape:
+            raise ConfigError(
+                f"loss {self.name} returns shape {list(losses.shape)}; each() must give one value "
+                f"for each of the {len(batch)} examples"
+            )
+        return losses
+
     def mean(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean of `each`; override it where one kernel gives it at once."""
-        return self.each(logits, batch).mean()
+        return self.losses(logits, batch).mean()

@@ -29,7 +29,6 @@ from gmixout.methods.base import (
 )
 from gmixout.methods.style import Style
 from gmixout.named import from_spec, specs_of
-from gmixout.regularizers import Regularizer
 
 __all__ = [
     "BASELINES",
@@ -73,7 +72,6 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
-# reached by `a+b`, not by its own name
 Method._table = ChainMap(METHODS, {beside.beside.__name__: beside.beside})
 
 REFERENCE = full.full.__name__
@@ -104,8 +102,7 @@ def get_method(name: str, **options: Any) -> Method:
     if name not in METHODS and any(mark in name for mark in "+("):
         first, *others = specs_of(name)
         first["init_args"].update(options)
-        method = from_spec(first, Method)  # type: ignore[type-abstract]
-        return beside.with_beside(method, tuple(from_spec(each, Regularizer) for each in others))
+        return Method.plus(from_spec(first, Method), others)  # type: ignore[type-abstract, no-any-return]
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}; known methods: {', '.join(METHODS)}")
     known = list(inspect.signature(METHODS[name]).parameters)

@@ -5,7 +5,7 @@ There are two kinds: a `Method` is trained, a `Derived` one makes models from fi
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from gmixout.core.selection import dense_groups
 from gmixout.errors import ConfigError
 from gmixout.methods.style import Style
 from gmixout.models.pretrained import Pretrained
-from gmixout.named import Named, changed
+from gmixout.named import Named, changed, from_spec
 from gmixout.regularizers import Regularizer
 from gmixout.settings import check_settings, require
 from gmixout.weightspace import State
@@ -150,6 +150,9 @@ class Method(Named, ABC):
 
     style: ClassVar[Style | None] = None
     """How reports name and draw it; subclasses do not inherit it, and need none."""
+    hidden: ClassVar[frozenset[str]] = frozenset(
+        {"beside"}
+    )  # reached by `a+b`, not by its own name
     several_runs: ClassVar[bool] = False
     """True if its models are made from all runs of a seed together, not from each run."""
 
@@ -163,6 +166,19 @@ class Method(Named, ABC):
         cls.style = vars(cls).get("style")
         if "alpha" in cls.__annotations__:
             raise ConfigError(f"method {cls.__name__}: an option cannot be called alpha")
+
+    @classmethod
+    def plus(cls, first: Any, others: Sequence[Mapping[str, Any]]) -> Any:
+        """Return a method with regularizers beside it, see `beside.with_beside`."""
+        from gmixout.methods.beside import with_beside
+
+        return with_beside(first, tuple(from_spec(each, Regularizer) for each in others))
+
+    @classmethod
+    def elsewhere(cls, name: str) -> str:
+        """Return a hint for the name of a regularizer."""
+        is_one = name in Regularizer._table
+        return f"{name} is a regularizer, written METHOD+{name}; " if is_one else ""
 
     @property
     def regularizers(self) -> tuple[Regularizer, ...]:

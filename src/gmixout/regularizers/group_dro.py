@@ -42,22 +42,21 @@ class group_dro(Regularizer):
 class _Weighted(Hooks):
     def __init__(self, eta: float, domains: int) -> None:
         self._eta = eta
-        self._weights = torch.full((domains,), 1 / domains)
+        self._logs = torch.zeros(domains).log_softmax(0)  # of the weights: exp(eta L) may overflow
 
     def risk(self, seen: Seen, step: Step) -> Tensor:
         losses, present = domain_means(seen)
-        weights = self._weights.to(losses.device, copy=True)
-        if step.passes == 0:  # a second pass of the same step adds nothing new
-            weights[present] = weights[present] * (self._eta * losses.detach()).exp().to(weights)
-            self._weights = weights = weights / weights.sum()
-        own = weights[present]
-        return losses @ (own / own.sum()).to(losses)
+        logs = self._logs.to(losses.device, copy=True)
+        if step.passes == 0:  # a second pass of the same step adds no information
+            logs[present] += self._eta * losses.detach().to(logs)
+            self._logs = logs = logs.log_softmax(0)
+        return losses @ logs[present].softmax(0).to(losses)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": self._weights.cpu()}
+        return {"log_weights": self._logs.cpu()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._weights = state["weights"]
+        self._logs = state["log_weights"]
 
 
 def domain_means(seen: Seen) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,7 @@ class Augmented(Dataset[dict[str, Any]]):
         if "domains" in asks and not isinstance(self.groups, Tensor):
             raise ConfigError(
                 "a regularizer or --batches needs the domain of each training image, and the "
-                "training set has one domain: name several, --train-domains A,B"
+                "training set has one domain: take a data set of several, --train-domains A,B"
             )
         if "views" in asks and not steps:
             raise ConfigError(

@@ -43,7 +43,7 @@ from gmixout.training.interrupts import StopFlag, Stopped, interrupt_flag
 from gmixout.training.layer_decay import LayerDecay
 from gmixout.training.memory import PeakMemory
 from gmixout.training.optimizers import OPTIMIZERS
-from gmixout.training.steps import Passes, asks_of, check_regularizers
+from gmixout.training.steps import Passes, asks_of, started
 
 Observe = Callable[[int, Finetuning, float], None]
 """Gets the number of steps done, the run, and its mean loss since the last observation."""
@@ -72,7 +72,7 @@ class TrainingResult:
 
 
 def check_training_settings(
-    model: nn.Module,
+    pretrained: Pretrained,
     dataset: Dataset[Any],
     arguments: TrainingArguments,
     regularizers: Sequence[Regularizer] = (),
@@ -80,7 +80,7 @@ def check_training_settings(
     """Check before training that settings fit the model, the data and the installation.
 
     Args:
-        model: The plain model, before a method is put on it.
+        pretrained: The model, before a method is put on it.
         dataset: The training set.
         arguments: The settings.
         regularizers: Regularizers beside the method, see `train`.
@@ -90,10 +90,11 @@ def check_training_settings(
         DataError: The training set is empty.
     """
     Batches.check(dataset, arguments.batch_size, arguments.batches)
-    check_regularizers((*arguments.beside, *regularizers), dataset, arguments)
+    acting = (*arguments.beside, *regularizers)
+    started(acting, pretrained.model, pretrained.heads, dataset, arguments)
     arguments.rule.make([nn.Parameter(torch.zeros(1))], arguments.lr, arguments.weight_decay)
     if arguments.layer_decay != 1:
-        LayerDecay(model, arguments.layer_decay)
+        LayerDecay(pretrained.model, arguments.layer_decay)
 
 
 def train(
@@ -223,7 +224,6 @@ class _Trainer:
         regularizers: Sequence[Regularizer],
         memory: PeakMemory,
     ) -> None:
-        check_regularizers(regularizers, dataset, arguments)
         model = pretrained.model
         self.accelerator, self.arguments, self.memory = accelerator, arguments, memory
         self.dataset = Augmented(dataset, arguments, asks_of(regularizers))
@@ -301,6 +301,7 @@ class _Trainer:
         """Write the checkpoint."""
         if self.checkpoint is None:
             return
+        self.passes.check_state()
         save_checkpoint(self.checkpoint, self.run_name, self._state())
 
     def _state(self) -> dict[str, Any]:
@@ -426,7 +427,8 @@ class _Trainer:
                 raise TrainingError(
                     f"the loss is {loss} at step {step} of {self.arguments.steps} "
                     f"(lr={self.arguments.lr}, head_lr={self.arguments.head_lr}): try a smaller "
-                    "lr, warmup_steps, or max_grad_norm=1. Everything saved is untouched"
+                    f"lr, warmup_steps, or max_grad_norm=1{self.passes.suspects}. Everything saved "
+                    "is untouched"
                 )
         now = time.perf_counter()
         progress = self.progress

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -19,12 +19,31 @@ from gmixout.losses import Loss
 from gmixout.regularizers import Beginning, Hooks, Regularizer, Weights
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.augmentation import Augmented
+from gmixout.training.checkpoint import check_form
+
+ASKS = {"domains", "places", "views", "features", "pretrained"}
+"""What a regularizer may ask for."""
 
 
-def check_regularizers(
-    regularizers: Sequence[Regularizer], dataset: Dataset[Any], arguments: TrainingArguments
-) -> None:
-    """Check before training that regularizers fit each other, the data and the settings.
+class Started(NamedTuple):
+    """The regularizers of one run."""
+
+    names: list[str]
+    hooks: list[Hooks]
+    risk: Hooks | None
+    """The one that defines the risk."""
+    gradients: Hooks | None
+    """The one that makes the gradients."""
+
+
+def started(
+    regularizers: Sequence[Regularizer],
+    model: nn.Module,
+    heads: tuple[str, ...],
+    dataset: Dataset[Any],
+    arguments: TrainingArguments,
+) -> Started:
+    """Start the regularizers of a run; they must fit each other, the model, data and settings.
 
     Raises:
         ConfigError: They do not.
@@ -32,7 +51,21 @@ def check_regularizers(
     names = [each.name for each in regularizers]
     if double := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"regularizer {', '.join(double)} is given twice; once is allowed")
+    if unknown := sorted(asks_of(regularizers) - ASKS):
+        raise ConfigError(
+            f"a regularizer asks for {', '.join(unknown)}; it may ask for {', '.join(sorted(ASKS))}"
+        )
     Augmented(dataset, arguments, asks_of(regularizers))
+    domains = tuple(map(str, getattr(dataset, "group_names", ())))
+    beginning = Beginning(model, heads, domains, arguments.seed)
+    hooks = [each.start(beginning) for each in regularizers]
+    found = Started(names, hooks, _only("risk", names, hooks), _only("gradients", names, hooks))
+    if found.gradients is not None and arguments.mixed_precision == "fp16":
+        raise ConfigError(
+            "a regularizer with several backward passes does not work with "
+            "mixed_precision=fp16, whose loss is scaled: use bf16"
+        )
+    return found
 
 
 def asks_of(regularizers: Sequence[Regularizer]) -> frozenset[str]:
@@ -60,7 +93,7 @@ class _Seen:
 
     @cached_property
     def losses(self) -> Tensor:
-        return self.loss.each(self.logits, self.batch)
+        return self.loss.losses(self.logits, self.batch)
 
     def mean(self) -> Tensor:
         return self.loss.mean(self.logits, self.batch)
@@ -125,17 +158,9 @@ class Passes:
         self._plain = model
         self._weights: Weights | None = None
         self._loss = arguments.criterion.start(dataset)
-        domains = tuple(map(str, getattr(dataset, "group_names", ())))
-        beginning = Beginning(model, heads, domains, arguments.seed)
-        self._hooks: list[Hooks] = [each.start(beginning) for each in regularizers]
-        names = [each.name for each in regularizers]
-        self._risk = _only("risk", names, self._hooks)
-        self._gradients = _only("gradients", names, self._hooks)
-        if self._gradients is not None and arguments.mixed_precision == "fp16":
-            raise ConfigError(
-                "a regularizer with several backward passes does not work with "
-                "mixed_precision=fp16, whose loss is scaled: use bf16"
-            )
+        run = started(regularizers, model, heads, dataset, arguments)
+        self._names, self._hooks, self._risk, self._gradients = run
+        self._form = self.state_dict()
         asks = asks_of(regularizers)
         watched = heads if "features" in asks else None
         self._pretrained = None
@@ -148,6 +173,11 @@ class Passes:
     def parameters(self) -> list[nn.Parameter]:
         """Parameters that regularizers train beside the model."""
         return [parameter for hooks in self._hooks for parameter in hooks.parameters()]
+
+    @property
+    def suspects(self) -> str:
+        """What else a loss that is not finite may come from, as the end of a sentence."""
+        return f", and look at {' and '.join(self._names)}" if self._names else ""
 
     def ready(self, model: nn.Module, weights: Weights) -> None:
         """Set the model in training and its trained values."""
@@ -194,10 +224,12 @@ class Passes:
         with _changed_inside(self._plain, sites):
             seen = self.forward(batch)
         total = seen.mean() if self._risk is None else self._risk.risk(seen, step)
-        for hooks in self._hooks:
+        for name, hooks in zip(self._names, self._hooks, strict=True):
             term = hooks.term(seen, step)
             if term is not None:
+                _check_scalar(term, f"the term of {name}")
                 total = total + term
+        _check_scalar(total, "the risk")
         self._accelerator.backward(total)
         return total.detach()
 
@@ -213,6 +245,22 @@ class Passes:
     def state_dict(self) -> list[dict[str, Any]]:
         """Return the state of each regularizer."""
         return [hooks.state_dict() for hooks in self._hooks]
+
+    def check_state(self) -> None:
+        """Check that the states have the form that they began with.
+
+        Raises:
+            ConfigError: One of them has not: its checkpoint could not be resumed.
+        """
+        for name, form, now in zip(self._names, self._form, self.state_dict(), strict=True):
+            try:
+                check_form(now, form, name)
+            except StateError:
+                raise ConfigError(
+                    f"the state of regularizer {name} changes its names, shapes or types in "
+                    "training, so that no checkpoint of it could be resumed: give state_dict() "
+                    "one form from the start"
+                ) from None
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
         """Load what `state_dict` returned."""
@@ -259,6 +307,11 @@ class _Loss:
         loss = self._of.loss(batch, self._sites, self._step)
         self._step.passes += 1
         return loss
+
+
+def _check_scalar(value: Tensor, what: str) -> None:
+    if value.dim():
+        raise ConfigError(f"{what} has shape {list(value.shape)}; it must be one number")
 
 
 @contextmanager
