@@ -19,10 +19,10 @@ import gmixout
 from gmixout.bench import task as task_module
 from gmixout.bench.commands.diagnose import find_run
 from gmixout.cli import main
-from gmixout.data import SOURCES, Source
+from gmixout.data import Source
 from gmixout.errors import ConfigError
-from gmixout.methods import METHODS, Method
-from gmixout.named import NotAllowedError, allowing, class_named, from_spec
+from gmixout.methods import Method
+from gmixout.named import NotAllowedError, allowing, from_spec
 
 PLANTED = """
 open({mark!r}, "a").write("imported")
@@ -430,10 +430,3 @@ def test_a_nested_class_and_a_submodule_are_allowed_with_their_module(tmp_path):
     assert str(pickle.loads(content)) == str(deeper)  # as a worker process does it
     for name in [name for name in sys.modules if name.split(".")[0] == "lib"]:
         del sys.modules[name]
-
-
-@pytest.mark.parametrize("base", [Method, Source])
-def test_names_of_the_tables_are_found_by_older_paths_too(base):
-    for name, kind in (METHODS if base is Method else SOURCES).items():
-        for path in (name, f"{kind.__module__}.{name}", f"gmixout.was.here.{name}"):
-            assert class_named(path, base) is kind

@@ -252,13 +252,14 @@ def test_scores_are_the_same_however_many_images_are_looked_at_at_once(rows, mon
     assert scores.nll == pytest.approx(float(nll), rel=1e-12)
 
 
-def test_many_classes_take_little_more_memory_than_their_logits():
+def test_many_classes_take_little_more_memory_than_twice_their_logits():
     logits, labels = torch.ones(4000, 10_000), torch.zeros(4000, dtype=torch.int64)
     score(logits[:10], labels[:10])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     score(logits, labels)
     used = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    assert used < 2 * 4 * logits.numel()  # 160 MB; its softmax and float64 were 800 MB
+    # two arrays of their size, 320 MB; its softmax and float64 were 800 MB
+    assert used < 2.25 * 4 * logits.numel()
 
 
 def test_predictions_can_be_learned_from():
