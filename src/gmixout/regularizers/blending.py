@@ -1,11 +1,55 @@
 """Mixing of batches: how examples are paired and blended, images and targets."""
 
-from dataclasses import replace
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from gmixout.data.batch import Batch
+from gmixout.regularizers.base import Regularizer, Step
+from gmixout.settings import require
+
+LEAST, MOST = 1e-6, 1e6
+"""Range of the Beta distribution's parameter; draws are in float32."""
+
+
+@dataclass(frozen=True)
+class Blending(Regularizer):
+    """A regularizer that trains on blended images in place of the batch.
+
+    Args:
+        concentration: Shares are drawn from Beta(concentration, concentration).
+    """
+
+    concentration: float = 1.0
+
+    soft: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse a concentration out of range."""
+        super().__post_init__()
+        require_concentration(self)
+
+    def batch(self, batch: Batch, step: Step) -> Batch:
+        """Mix the batch."""
+        with step.draws(self.name):
+            return self.mixed(batch)
+
+    @abstractmethod
+    def mixed(self, batch: Batch) -> Batch:
+        """Return the batch mixed by draws of torch's CPU generator."""
+
+
+def require_concentration(options: Regularizer) -> None:
+    """Refuse an option `concentration` that a Beta distribution cannot be drawn with.
+
+    Raises:
+        ConfigError: It is out of range.
+    """
+    fine = LEAST <= vars(options)["concentration"] <= MOST
+    require(options, "concentration", fine, "from 1e-6 to 1e6")
 
 
 def blend(

@@ -1,18 +1,15 @@
 """CutMix: a rectangle of another image, and the target by area."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
 from gmixout.data.batch import Batch
-from gmixout.regularizers.base import Regularizer, Step
-from gmixout.regularizers.blending import beta, blend, next_one
-from gmixout.regularizers.mixup import require_concentration
+from gmixout.regularizers.blending import Blending, beta, blend, next_one
 
 
 @dataclass(frozen=True)
-class cutmix(Regularizer):
+class cutmix(Blending):
     """CutMix (Yun et al., ICCV 2019, arXiv 1905.04899).
 
     In torchvision's form: one rectangle for the whole batch, which is cut out of it moved on by one
@@ -24,18 +21,6 @@ class cutmix(Regularizer):
     """
 
     concentration: float = 1.0
-
-    soft: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Refuse a concentration out of range."""
-        super().__post_init__()
-        require_concentration(self)
-
-    def batch(self, batch: Batch, step: Step) -> Batch:
-        """Mix the batch."""
-        with step.draws(self.name):
-            return self.mixed(batch)
 
     def mixed(self, batch: Batch) -> Batch:
         """Return the batch mixed by draws of torch's CPU generator."""

@@ -8,8 +8,9 @@ import torch
 
 from gmixout.data.batch import Batch
 from gmixout.regularizers.base import Regularizer, Step
+from gmixout.regularizers.blending import LEAST, MOST
 from gmixout.regularizers.cutmix import cutmix
-from gmixout.regularizers.mixup import LEAST, MOST, mixup
+from gmixout.regularizers.mixup import mixup
 from gmixout.settings import require
 
 

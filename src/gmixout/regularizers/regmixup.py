@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gmixout.regularizers.base import Regularizer, Seen, Step
-from gmixout.regularizers.blending import anyone, beta, blend
-from gmixout.regularizers.mixup import require_concentration
+from gmixout.regularizers.blending import anyone, beta, blend, require_concentration
 from gmixout.settings import require
 
 
