@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import official_trees as trees
 import pytest
+import torch
 from PIL import Image
 
 from gmixout.data import SOURCES
@@ -243,6 +244,7 @@ def test_a_link_cannot_lead_a_list_outside_of_its_folder(linked, tmp_path):
 
 
 def test_links_that_stay_inside_and_a_linked_root_are_fine(tmp_path):
+    plain = source("domainnet", trees.domainnet(tmp_path / "plain")).load().sets
     root = trees.domainnet(tmp_path / "in")
     listed = root / "domainnet/sketch/zebra/zebra_0.jpg"
     listed.rename(root / "domainnet/kept.jpg")
@@ -253,6 +255,9 @@ def test_links_that_stay_inside_and_a_linked_root_are_fine(tmp_path):
     listed.symlink_to("../../kept.jpg")
     (tmp_path / "link").symlink_to(root)
     look("domainnet", tmp_path / "link")
+    linked = source("domainnet", tmp_path / "link").load().sets
+    assert {n: len(each) for n, each in linked.items()} == {n: len(e) for n, e in plain.items()}
+    assert all(torch.equal(linked[name].labels, plain[name].labels) for name in plain)
 
 
 @pytest.mark.parametrize(
