@@ -47,7 +47,7 @@ def load(request: Request) -> Pretrained:
         "preprocessor_config.json, model.safetensors; for CLIP the tokenizer's, too) and give "
         "their folder: --model hf:/path/to/folder"
     )
-    with loading(request.name, provide):
+    with loading(request.title, provide):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.model_type == "timm_wrapper":
             ours = source if request.folder or request.weights else f"hf-hub:{source}"
@@ -55,19 +55,20 @@ def load(request: Request) -> Pretrained:
         transform = Processing(processors.from_pretrained(source, trust_remote_code=False))
         if request.image_size is not None:
             transform = transform.resized(request.image_size)
+        size = transform.size
         if config.model_type in DUAL:
             model, head, made = _clip(request, source, config)
         elif type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
             model, head, made = _classifier(request, source, config)
         else:
-            model, head, made = _backbone(request, source, transform.size)
+            model, head, made = _backbone(request, source, size)
     return Pretrained(
         model=model.eval().requires_grad_(),
         head=find_head(model),
         classes=request.classes,
         head_from=head,
         transform=transform,
-        size=transform.size,
+        size=size,
         mean=transform.mean,
         std=transform.std,
         interpolation=transform.interpolation,

@@ -34,7 +34,7 @@ def load(request: Request) -> Pretrained:
         "of its Hugging Face repository, with open_clip_config.json: --model "
         "open_clip:/path/to/folder)"
     )
-    with loading(request.name, provide):
+    with loading(request.title, provide):
         options = _options(request.weights, tag)
         if request.image_size is not None:
             options["force_image_size"] = request.image_size

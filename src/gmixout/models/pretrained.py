@@ -105,6 +105,12 @@ class Request:
     """Where the weights are from, if the place of their file does not say it."""
 
     @property
+    def title(self) -> str:
+        """The name, and the image size if it is not the model's own, for messages."""
+        size = self.image_size
+        return self.name if size is None else f"{self.name} at {size} x {size} pixels"
+
+    @property
     def folder(self) -> Path | None:
         """The source, where it is a local folder."""
         path = Path(self.source).expanduser()

