@@ -32,11 +32,6 @@ def test_what_is_written_is_read(text):
 
 
 @pytest.mark.parametrize("text", ["wise_ft(of=full+sam)", "wise_ft(of=gmixout(mask_rate=0.8)+sam)"])
-def test_texts_need_no_quotes():
-    bare = get_method("gmixout(structure=element, residual=persist, rescale=True)+sam")
-    assert bare == get_method("gmixout(structure='element', residual='persist', rescale=True)+sam")
-
-
 def test_sums_stand_among_options_too(text):
     method = get_method(text)
     assert str(method) == text
@@ -48,6 +43,11 @@ def test_sums_stand_among_options_too(text):
 def test_every_method_is_read_from_what_it_writes(name):
     method = get_method(name)
     assert get_method(str(method)) == method
+
+
+def test_texts_need_no_quotes():
+    bare = get_method("gmixout(structure=element, residual=persist, rescale=True)+sam")
+    assert bare == get_method("gmixout(structure='element', residual='persist', rescale=True)+sam")
 
 
 def test_what_a_method_without_regularizers_is_does_not_change():
