@@ -32,6 +32,7 @@ from typing import Any
 import timm
 import torch
 from _timing import describe_run
+from accelerate import PartialState
 from torch import nn
 from torchvision.transforms import v2
 
@@ -186,7 +187,8 @@ def run(case: Case, method: str, lr: float, seed: int) -> dict[str, Any]:
         case.train,
         arguments,
     )
-    row = {"method": method, "lr": lr, "seed": seed, **scores(result.model, case)}
+    model = result.model.to(PartialState().device)
+    row = {"method": method, "lr": lr, "seed": seed, **scores(model, case)}
     return {**row, "losses": [round(loss, 4) for loss in result.losses[::5]]}
 
 
