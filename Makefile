@@ -1,15 +1,18 @@
-# The two commands: `make demo` and `make test`. Both make .venv on their first call and reuse it.
+# The commands: `make demo`, `make test`, `make test-long`. All make .venv once and reuse it.
 PYTHON ?= python3
 BIN := .venv/bin
 
 .NOTPARALLEL:
-.PHONY: demo test check clean
+.PHONY: demo test test-long check clean
 
 demo: .venv/all.stamp  ## compare the methods on real digits; the table, page and picture of the README
 	$(BIN)/gmixout compare --out runs/demo $(if $(wildcard runs/demo/config.yaml),--overwrite)
 
 test: .venv/dev.stamp demo check  ## the demo, then linters, types and the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-long: .venv/dev.stamp  ## the tests that take minutes
+	$(BIN)/python -m pytest -m long
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

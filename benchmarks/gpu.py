@@ -14,15 +14,12 @@ See README.md beside this file.
 
 import argparse
 import json
-import multiprocessing
 import os
 import re
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -31,7 +28,7 @@ from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.console import Console
+from _parts import Job, Part, Raw, Skipped, run_parts, usable_context
 from rich.table import Table
 
 from gmixout.files import write_text
@@ -39,38 +36,7 @@ from gmixout.files import write_text
 # What takes seconds to import is imported in the parts: their processes start with it loaded.
 PRELOADED = ["step", "kernels", "finetune", "first_run", "torch._dynamo", "peft"]
 ROOT = Path(__file__).resolve().parents[1]
-MINUTES = 8.0
-LEAST_SECONDS = 5.0
-"""No part starts with less time than that."""
-WIDTH = 180
-Raw = dict[str, Any]
-
-
-class Skipped(Exception):
-    """A part cannot run here; the message says why."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a part is told."""
-
-    device: str
-    quick: bool
-    """A miniature: does it run?"""
-    seconds: float
-    """How long it may take; then it is killed."""
-    raw: Path
-    """The file for its raw values, which it may rewrite as often as it likes."""
-    data: Path | None = None
-    """The folder of PACS."""
-
-    def save(self, raw: Raw) -> None:
-        """Writes the raw values."""
-        write_text(self.raw, json.dumps(raw))
-
-    def words(self, large: str, quick: str) -> list[str]:
-        """A command line: that of the miniature if this is one."""
-        return [*(quick if self.quick else large).split(), "--out", str(self.raw)]
+MINUTES, CPU_MINUTES = 8.0, 30.0
 
 
 class Recorder:
@@ -111,14 +77,8 @@ def run_tests(job: Job) -> None:
     elif find_spec("xdist") and not job.quick:
         chosen += ["-n", "4"]
     os.chdir(ROOT)
-    words = [
-        "-p",
-        "no:benchmark",
-        "-p",
-        "no:cacheprovider",
-        "--continue-on-collection-errors",
-        "-q",
-    ]
+    words = "-p no:benchmark -p no:cacheprovider --continue-on-collection-errors -q".split()
+    words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins loaded before
     code = pytest.main([*chosen, *words, *map(str, files)], plugins=[Recorder(job)])
     if code not in (0, 1, 2):  # 1: tests failed, 2: files cannot be read; both are recorded
         raise RuntimeError(f"pytest ended with code {int(code)}")
@@ -133,7 +93,9 @@ def tests_table(raw: Raw) -> Iterable[Table]:
     for name, case in cases.items():
         if case["outcome"] != "passed":
             seconds = f"{case['seconds']:.1f}"
-            table.add_row(name, case["outcome"], seconds, case["reason"].splitlines()[-1:][0])
+            table.add_row(
+                name, case["outcome"], seconds, case["reason"].strip().rpartition("\n")[2]
+            )
     return [table]
 
 
@@ -200,7 +162,8 @@ def run_profile(job: Job) -> None:
     """Where the time of `row` goes, beside full finetuning and the floors."""
     import step
 
-    methods = methods_here("full", "floor", "held_floor", "gmixout_row", without=NOT_COMPILED)
+    chosen = QUICK[::2] if job.quick else ("full", "floor", "held_floor", "gmixout_row")
+    methods = methods_here(*chosen, without=NOT_COMPILED)
     size = job.words(
         "--model vit_base_patch16_224 --batch 128 --precision autocast",
         "--model test_vit --batch 2",
@@ -242,7 +205,8 @@ def run_redraws(job: Job) -> None:
     images, labels = setting.make_batch(setting.build(), batch)
     cpu = torch.autograd.DeviceType.CPU
     found: Raw = {}
-    for method in methods_here("gmixout_", without=["gmixout_row_depth"]):
+    chosen = QUICK[-1:] if job.quick else ("gmixout_",)
+    for method in methods_here(*chosen, without=["gmixout_row_depth"]):
         trainer = counted.start(method, counted.build())
         trainer.time(images, labels, range(4))
         counts: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
@@ -258,7 +222,9 @@ def run_redraws(job: Job) -> None:
         steps = trainer.time(images, labels, range(3 * setting.round_steps))
         more = [
             median(column) - median(usual)
-            for column, usual in zip(zip(*counts[True]), zip(*counts[False]), strict=True)
+            for column, usual in zip(
+                *(zip(*counts[r], strict=True) for r in (True, False)), strict=True
+            )
         ]
         weights = len(trainer.masked.summary().weights)  # type: ignore[union-attr]
         found[method] = {"weights": weights, "operations": more[0], "launches": more[1]}
@@ -283,9 +249,10 @@ def run_fit(job: Job) -> None:
     import step
     from _trainers import Setting
 
-    model, budget = ("test_vit", 0.05) if job.quick else ("vit_large_patch14_224", 24.0)
+    model, budget = ("test_vit", 0.02) if job.quick else ("vit_large_patch14_224", 24.0)
     without = [*NOT_COMPILED, "held_floor"]
-    methods = methods_here(*QUICK if job.quick else COMPILED, without=without)
+    chosen = QUICK[-1:] if job.quick else COMPILED
+    methods = methods_here(*chosen, without=without)
     found: dict[str, Raw] = {}
     for precision in ("autocast", "bfloat16")[: 1 if job.quick else 2]:
         setting = Setting(model=model, device=job.device, precision=precision)
@@ -437,17 +404,6 @@ def compare_table(raw: Raw) -> Iterable[Table]:
     return [table]
 
 
-@dataclass(frozen=True)
-class Part:
-    """One thing to measure."""
-
-    what: str
-    seconds: float
-    """At most, of a run of `MINUTES`."""
-    run: Callable[[Job], None]
-    table: Callable[[Raw], Iterable[Table]]
-
-
 def step_part(what: str, seconds: float, precision: str, compiler: str = "none") -> Part:
     """Steps of all methods in one way."""
     return Part(
@@ -469,140 +425,7 @@ PARTS = {
     "finetune": Part("`gmixout finetune` from JPEG files", 25, run_finetune, finetune_table),
     "compare": Part("a small comparison", 40, run_compare, compare_table),
 }
-"""In the order of their worth. Each gets its share of the time that is left."""
-
-
-def call(folder: Path, log: Path, function: Callable[..., None], *args: Any) -> None:
-    """Calls a function in this process, made the head of a group, and notes how it ended."""
-    if hasattr(os, "setsid"):
-        os.setsid()
-    to_log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os.dup2(to_log, 1)
-    os.dup2(to_log, 2)
-    try:
-        function(*args)
-        state = "done"
-    except Skipped as reason:
-        state = f"skipped: {reason}"
-    except ModuleNotFoundError as error:
-        state = f"skipped: the package {error.name} is missing"
-        traceback.print_exc()
-    except BaseException as error:  # SystemExit, too: the scripts refuse settings with it
-        state = f"failed: {type(error).__name__}: {str(error).strip()[:300]}"
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    write_text(folder / "state", state)
-
-
-def apart(
-    context: Any, folder: Path, log: Path, seconds: float, function: Callable[..., None], *args: Any
-) -> str:
-    """Calls a function in a group of processes of its own, which ends with it; returns how."""
-    note = folder / "state"
-    note.unlink(missing_ok=True)
-    process = context.Process(target=call, args=(folder, log, function, *args))
-    process.start()
-    try:
-        process.join(seconds)
-        if process.exitcode is None:
-            return f"stopped after {seconds:.0f} s"
-        return note.read_text() if note.exists() else f"failed: exit code {process.exitcode}"
-    finally:
-        with suppress(ProcessLookupError, PermissionError, AttributeError):
-            os.killpg(process.pid, signal.SIGKILL)  # what it started, too
-        process.kill()
-        process.join()
-
-
-def describe(device: str, file: Path) -> None:
-    """Writes versions and machine; fails where the device cannot be used."""
-    import torch
-    from _timing import describe_run
-
-    torch.zeros(1, device=device)
-    write_text(file, json.dumps(describe_run(torch.device(device), torch.get_num_threads())))
-
-
-def draw(part: Part, raw: Path, file: Path) -> None:
-    """Writes the table of a part as text."""
-    with file.open("w", encoding="utf-8") as text:
-        console = Console(file=text, width=WIDTH)
-        for table in part.table(json.loads(raw.read_text())):
-            console.print(table)
-
-
-def usable_context(device: str, folder: Path, log: Path) -> tuple[Any, Raw]:
-    """How to start processes here, with what they run on.
-
-    A server that has the libraries loaded and never touches the device forks them at once; where
-    that does not work, each process loads its own.
-
-    Raises:
-        SystemExit: The device cannot be used.
-    """
-    found, state = folder / "machine.json", ""
-    starts = multiprocessing.get_all_start_methods()
-    for start in (each for each in ("forkserver", "spawn") if each in starts):
-        context = multiprocessing.get_context(start)
-        if start == "forkserver":
-            context.set_forkserver_preload(PRELOADED)
-        state = apart(context, folder, log, 120, describe, device, found)
-        if state == "done":
-            return context, json.loads(found.read_text())
-    raise SystemExit(
-        f"--device {device} cannot be used ({state}); --device cpu --quick tries the script itself"
-    )
-
-
-def run_parts(
-    parts: dict[str, Part], args: argparse.Namespace, context: Any, folder: Path, machine: Raw
-) -> dict[str, str]:
-    """Runs the parts, writes and prints what each has found; returns how each ended."""
-    results: Raw = {
-        "schema": 1,
-        "setting": {"device": args.device, "quick": args.quick, "minutes": args.minutes},
-        **machine,
-        "parts": {},
-    }
-    states: dict[str, str] = {}
-    shown, log = args.out / "gpu.txt", args.out / "gpu.log"
-    end = time.monotonic() + 60 * args.minutes
-    ahead = sum(part.seconds for part in parts.values())
-    texts: list[str] = []
-
-    def add(text: str) -> None:
-        print(text, flush=True)
-        texts.append(text)
-        write_text(shown, "\n".join(texts) + "\n")
-
-    for name, part in parts.items():
-        seconds = max(0.0, end - time.monotonic()) * part.seconds / ahead
-        ahead -= part.seconds
-        job = Job(args.device, args.quick, seconds, folder / f"{name}.json", args.data)
-        started = time.monotonic()
-        try:
-            states[name] = "no time is left"
-            if seconds >= LEAST_SECONDS:
-                states[name] = apart(context, folder, log, seconds, part.run, job)
-        except KeyboardInterrupt:
-            states[name] = "interrupted"
-        took = time.monotonic() - started
-        raw = json.loads(job.raw.read_text()) if job.raw.exists() else None
-        results["parts"][name] = {"state": states[name], "seconds": took, "raw": raw}
-        write_text(args.out / "gpu.json", json.dumps(results) + "\n")
-        add(f"\n== {name}: {part.what}. {states[name]}, {took:.0f} s")
-        if raw is not None:
-            drawn = folder / "table.txt"
-            state = apart(context, folder, log, 60, draw, part, job.raw, drawn)
-            add(drawn.read_text().rstrip() if state == "done" else f"no table: {state}")
-        if states[name] == "interrupted":
-            break
-    for name, state in states.items():
-        add(f"{name:20} {state}")
-    return states
+"""In the order of their worth, with shares that leave half a minute to start in."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -613,12 +436,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     add("--list", action="store_true", help="name the parts, and run none")
-    add("--minutes", type=float, default=MINUTES, help="of all together (default: %(default)g)")
+    add("--minutes", type=float, help="of all together (default: 8, on a CPU 30)")
     add("--device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
     add("--quick", action="store_true", help="a miniature of every part, to see it run")
     add("--data", type=Path, help="folder of PACS's domains, for the comparison on real weights")
     add("--out", type=Path, default=Path("runs/gpu"), help="folder (default: %(default)s)")
     args = parser.parse_args(argv)
+    if args.minutes is None:
+        args.minutes = MINUTES if args.device == "cuda" else CPU_MINUTES
     if args.device == "cpu" and not args.quick:
         parser.error("--device cpu is for --quick: on a CPU the parts would take hours")
     return args
@@ -629,7 +454,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     if args.list:
         for name, part in PARTS.items():
-            print(f"{name:20} {part.seconds:3.0f} s at most: {part.what}")
+            print(f"{name:20} {part.seconds:3.0f} s of {60 * MINUTES:.0f}: {part.what}")
         return 0
     here = [str(ROOT / "src"), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, here))
@@ -640,9 +465,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "gpu.log").unlink(missing_ok=True)
+    started = time.monotonic()
     with TemporaryDirectory() as folder:
-        started = time.monotonic()
-        context, machine = usable_context(args.device, Path(folder), args.out / "gpu.log")
+        log = args.out / "gpu.log"
+        context, machine = usable_context(args.device, Path(folder), log, PRELOADED)
         args.minutes -= (time.monotonic() - started) / 60
         parts = {name: PARTS[name] for name in PARTS if name in args.parts}
         states = run_parts(parts, args, context, Path(folder), machine)
