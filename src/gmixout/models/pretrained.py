@@ -99,6 +99,10 @@ class Request:
     templates: tuple[str, ...] | None
     seed: int
     device: torch.device
+    image_size: int | None
+    """Height and width of the input; None: the model's own."""
+    origin: str = ""
+    """Where the weights are from, if the place of their file does not say it."""
 
     @property
     def folder(self) -> Path | None:
