@@ -31,6 +31,7 @@ from typing import Any
 from _parts import Job, Part, Raw, Skipped, run_parts, usable_context
 from rich.table import Table
 
+from gmixout.errors import GmixoutError
 from gmixout.files import write_text
 
 # What takes seconds to import is imported in the parts: their processes start with it loaded.
@@ -77,7 +78,14 @@ def run_tests(job: Job) -> None:
     elif find_spec("xdist") and not job.quick:
         chosen += ["-n", "4"]
     os.chdir(ROOT)
-    words = "-p no:benchmark -p no:cacheprovider --continue-on-collection-errors -q".split()
+    words = [
+        "-p",
+        "no:benchmark",
+        "-p",
+        "no:cacheprovider",
+        "--continue-on-collection-errors",
+        "-q",
+    ]
     words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins loaded before
     code = pytest.main([*chosen, *words, *map(str, files)], plugins=[Recorder(job)])
     if code not in (0, 1, 2):  # 1: tests failed, 2: files cannot be read; both are recorded
@@ -355,7 +363,7 @@ def run_compare(job: Job) -> None:
     given = argparse.Namespace(data=job.data, quick=job.quick)
     try:
         name, case = "lite0", first_run.lite0(given)
-    except first_run.Skipped:
+    except (first_run.Skipped, GmixoutError):
         name, case = "digits", first_run.digits(given)
     file = job.raw.with_name("case.pt")
     torch.save(case, file)
