@@ -206,7 +206,7 @@ def start_floor(model: nn.Module, setting: Setting) -> Trainer:
     return Trainer(model, setting.adamw(trainable(model)), setting)
 
 
-def start_held_floor(model: nn.Module, setting: Setting) -> Trainer:
+def start_floor_held(model: nn.Module, setting: Setting) -> Trainer:
     """The floor with biases and norms held as well, all but the first: backward must reach it."""
     held = [p for p in model.parameters() if p.ndim <= 1]
     kept = {*held[:1], *model.get_classifier().parameters()}
@@ -302,7 +302,7 @@ METHODS: dict[str, Callable[[nn.Module, Setting], Trainer]] = {
     "full": start_full,
     "linear_probe": start_linear_probe,
     "floor": start_floor,
-    "held_floor": start_held_floor,
+    "floor_held": start_floor_held,
     "lora": start_lora,
     "shira": start_shira,
     "dense_mixout": start_dense_mixout,

@@ -108,18 +108,26 @@ def tests_table(raw: Raw) -> Iterable[Table]:
 
 
 def methods_here(*chosen: str, without: Sequence[str] = ()) -> list[str]:
-    """The methods of `_trainers.py` that the packages here allow: all, or those that start so."""
+    """The methods of `_trainers.py` that the packages here allow: all, or some in an order.
+
+    A name that ends in _ stands for all that start so.
+    """
     from _trainers import METHODS
 
     lacking = () if find_spec("peft") else ("lora", "shira")
-    names = (name for start in chosen or ("",) for name in METHODS if name.startswith(start))
+    names = (
+        name
+        for word in chosen or ("_",)
+        for name in METHODS
+        if (name.startswith(word.rstrip("_")) if word.endswith("_") else name == word)
+    )
     return [name for name in names if name not in (*lacking, *without)]
 
 
-COMPILED = ("full", "gmixout_", "lora", "held_floor")
+COMPILED = ("full", "gmixout_", "lora", "floor_held")
 """What is compiled, in this order: each takes a quarter of a minute or more."""
 NOT_COMPILED = ("gmixout_element", "gmixout_block", "gmixout_row_depth")
-QUICK = ("full", "held_floor", "gmixout_row")
+QUICK = ("full", "floor_held", "gmixout_row")
 
 
 def run_steps(job: Job, precision: str, compiler: str = "none") -> None:
@@ -170,8 +178,8 @@ def run_profile(job: Job) -> None:
     """Where the time of `row` goes, beside full finetuning and the floors."""
     import step
 
-    chosen = QUICK[::2] if job.quick else ("full", "floor", "held_floor", "gmixout_row")
-    methods = methods_here(*chosen, without=NOT_COMPILED)
+    chosen = QUICK[::2] if job.quick else ("full", "floor", "floor_held", "gmixout_row")
+    methods = methods_here(*chosen)
     size = job.words(
         "--model vit_base_patch16_224 --batch 128 --precision autocast",
         "--model test_vit --batch 2",
@@ -258,7 +266,7 @@ def run_fit(job: Job) -> None:
     from _trainers import Setting
 
     model, budget = ("test_vit", 0.02) if job.quick else ("vit_large_patch14_224", 24.0)
-    without = [*NOT_COMPILED, "held_floor"]
+    without = [*NOT_COMPILED, "floor_held"]
     chosen = QUICK[-1:] if job.quick else COMPILED
     methods = methods_here(*chosen, without=without)
     found: dict[str, Raw] = {}

@@ -184,7 +184,12 @@ def test_every_method_is_measured_or_said_not_to_be(monkeypatch: pytest.MonkeyPa
     here = gpu.methods_here()
     assert {*step.METHODS} - {*here} == {"lora", "shira"}  # peft makes these
     assert {*gpu.NOT_COMPILED} <= {*step.METHODS}
-    assert gpu.methods_here("full", "gmixout_row")[:2] == ["full", "gmixout_row"]
+    assert gpu.methods_here("gmixout_row", "full") == ["gmixout_row", "full"]
+    family = gpu.methods_here("full", "gmixout_", without=["gmixout_row"])
+    assert family[0] == "full"
+    assert {*family} == {n for n in step.METHODS if n[:8] == "gmixout_"} - {"gmixout_row"} | {
+        "full"
+    }
 
 
 ABSENT = ("jsonargparse", "docstring_parser", "typeshed_client", "open_clip", "pydantic", "plotly")
@@ -349,6 +354,27 @@ def test_the_page_has_the_shares_of_redraws_that_were_measured() -> None:
     (said,) = re.findall(r"Redraws\*\* take ([\d.]+) to ([\d.]+)% .* ([\d.]+) to ([\d.]+)%", PAGE)
     ends = [100 * end(each) for each in shares.values() for end in (min, max)]
     assert [*said] == [f"{end:.1f}" for end in ends]
+
+
+def test_the_readme_has_what_was_measured_on_a_cpu_and_on_a_gpu() -> None:
+    speed = (ROOT / "README.md").read_text().partition("\n## Speed\n")[2]
+    lines = [line for line in speed.partition("\n\nOn a GPU")[0].splitlines() if line[:1] == "|"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    files = (RAW.parent / "step-batch8.json", *(RAW / f"{file[0]}.json" for file in COLUMNS[:2]))
+    batches = [json.loads(file.read_text())["batches"][0] for file in files]
+    for label, *cells in rows[:-1]:
+        method = min((m for m in ROWS if label.startswith(ROWS[m])), key=lambda m: -len(ROWS[m]))
+        ratios = [
+            f"{median(step.step_ratios(b['times'], method, 'full', 'wall')):.2f}"
+            if method in b["times"]
+            else "-"
+            for b in batches
+        ]
+        assert cells == ratios, label
+    label, *cells = rows[-1]
+    peaks = [{m: b["memory"][m]["peak_bytes"]["in_use"] for m in b["memory"]} for b in batches]
+    assert label == "peak memory of `column`, over LoRA's (in use)"
+    assert cells == [f"{peak['gmixout_column'] / peak['lora']:.2f}" for peak in peaks]
 
 
 def test_the_page_names_every_part() -> None:
