@@ -143,7 +143,7 @@ def run_steps(job: Job, precision: str, compiler: str = "none") -> None:
         methods = methods_here(*COMPILED, without=NOT_COMPILED)
         words = f"--repeats 2 --times-only --warm-up-seconds {0.7 * job.seconds:.0f}"
     if job.quick:
-        methods = methods_here(*QUICK, without=["gmixout_row_depth"])
+        methods = methods_here(*QUICK)
         compiler = compiler if compiler == "none" else "aot_eager"
     size = job.words(
         f"--model vit_base_patch16_224 --batch 128 {words}",
