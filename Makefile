@@ -1,11 +1,11 @@
-# The commands: `make demo`, `make demo-real` and `make test`. All make .venv on their first call and reuse it.
+# The commands: `make demo`, `demo-real`, `test`, `test-long`. All make .venv once and reuse it.
 PYTHON ?= python3
 BIN := .venv/bin
 # with the weights of real models
 REAL := .venv/all,real.stamp
 
 .NOTPARALLEL:
-.PHONY: demo demo-real images test check clean
+.PHONY: demo demo-real images test test-long check clean
 
 demo: .venv/all.stamp  ## compare the methods on real digits; the table, page and picture of the README
 	$(BIN)/gmixout compare --out runs/demo $(if $(wildcard runs/demo/config.yaml),--overwrite)
@@ -21,6 +21,9 @@ images:
 
 test: .venv/dev.stamp demo check  ## the demo, then linters, types and the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-long: .venv/dev.stamp  ## the tests that take minutes
+	$(BIN)/python -m pytest -m long
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .
