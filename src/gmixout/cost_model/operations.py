@@ -192,8 +192,8 @@ def _changes_layout(sources: Sequence[Tensor], outs: Sequence[Tensor]) -> bool:
     if len(outs) != 1 or not sources or not outs[0].numel():
         return False
     source = max(sources, key=lambda tensor: tensor.numel())
-    if source.layout is not torch.strided or source.numel() < 2:
-        return False
+    if source.layout is not torch.strided or _size(source) < source.numel() * source.itemsize:
+        return False  # one that is expanded has no order of its own
     if source.dim() == outs[0].dim() - 1:  # of a stack
         source, out = source, outs[0].select(_stacked(source, outs[0]), 0)
     else:
@@ -213,7 +213,8 @@ def _stacked(source: Tensor, out: Tensor) -> int:
 def _order(tensor: Tensor) -> list[int]:
     """Return the sides longer than 1 from the outermost in memory to the innermost."""
     sides = [side for side in range(tensor.dim()) if tensor.shape[side] > 1]
-    return sorted(sides, key=lambda side: (-tensor.stride(side), side))
+    strides = tensor.stride()
+    return sorted(sides, key=lambda side: (-strides[side], side))
 
 
 def _touched(tensor: Tensor, side: int, chosen: int) -> int:

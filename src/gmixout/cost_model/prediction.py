@@ -76,20 +76,17 @@ def predict_step(
         device: The GPU.
         calibration: How much of its figures kernels reach.
     """
-    each = {
-        operation: share_of(operation, device, calibration) for operation in {*trace.calls} - {None}
-    }
+    operations = trace.operations
+    each = {operation: share_of(operation, device, calibration) for operation in operations}
     shares: defaultdict[Kind, Share] = defaultdict(Share)
-    for operation, calls in trace.operations.items():
+    for operation, calls in operations.items():
         shares[operation.kind] += each[operation] * (calls / trace.steps)
     seconds = _elapsed(trace, {op: share.seconds for op, share in each.items()}, calibration)
     host = len(trace.calls) / trace.steps * calibration.host_seconds
     return Prediction(seconds / trace.steps, host, dict(shares), trace.peak_bytes)
 
 
-def _elapsed(
-    trace: Trace, seconds: Mapping[Operation | None, float], calibration: Calibration
-) -> float:
+def _elapsed(trace: Trace, seconds: Mapping[Operation, float], calibration: Calibration) -> float:
     """Return the time of all steps, when others come before: the host calls, the GPU follows.
 
     The host is ahead by at most `QUEUE` kernels, so many small ones in a row keep the GPU waiting,

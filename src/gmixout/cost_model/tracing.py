@@ -149,7 +149,7 @@ class _OnGpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-_DEVICE = torch.Tensor.device.__get__  # type: ignore[attr-defined]
+_DEVICE = torch.Tensor.device.__get__
 _IS_CUDA = {torch.Tensor.is_cuda.__get__}  # type: ignore[attr-defined]
 
 
@@ -171,11 +171,11 @@ def _widened(value: Any) -> Any:
     return value.float() if narrow else value
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Write every operation, and the memory of what it makes, into a trace."""
 
     def __init__(self, trace: Trace, kept_bytes: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._trace = trace
         self._bytes = trace.peak_bytes = kept_bytes
         self._known = WeakIdKeyDictionary()
