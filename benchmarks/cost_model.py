@@ -31,7 +31,7 @@ from gmixout.cost_model import (
     CALIBRATED_ON_H100,
     DEVICES,
     Calibration,
-    Kind,
+    OperationKind,
     Operation,
     Prediction,
     Share,
@@ -166,7 +166,14 @@ def load(found: dict[str, Any]) -> Trace:
 
     def one(part: dict[str, Any]) -> Trace:
         operations = [
-            Operation(name, Kind[kind], getattr(torch, dtype), *sizes, sides and tuple(sides), more)
+            Operation(
+                name,
+                OperationKind[kind],
+                getattr(torch, dtype),
+                *sizes,
+                sides and tuple(sides),
+                more,
+            )
             for name, kind, dtype, *sizes, sides, more in part["operations"]
         ]
         calls = [None if place < 0 else operations[place] for place in part["calls"]]
@@ -231,7 +238,7 @@ def fit(traces: dict[str, Any]) -> Calibration:
     def computing(*names: str) -> float:
         return least(full, names).flops / device.half
 
-    attention = [o.name for o in full.operations if o.kind is Kind.ATTENTION]
+    attention = [o.name for o in full.operations if o.kind is OperationKind.ATTENTION]
     strided = moving(full, "stack") / measured("full", "cat")
     clones = moving(full, "clone") / strided  # the profile has them among the casts
     plain = ("add", "gelu", "gelu_backward", "_fused_adamw_")
@@ -307,7 +314,7 @@ def make_table(steps: dict[str, Prediction], title: str) -> Table:
     base = steps.get("full")
     for column in ("ms", "/ full", "limit, ms", "host, ms", "peak, MB", "GB", "TFLOP"):
         table.add_column(column, justify="right")
-    for kind in Kind:
+    for kind in OperationKind:
         table.add_column(kind.value, justify="right")
     for method, step in steps.items():
         total = step.total
@@ -322,7 +329,7 @@ def make_table(steps: dict[str, Prediction], title: str) -> Table:
             f"{total.flops / 1e12:.2f}",
             *(
                 f"{share.seconds * 1000:.1f} ({share.bytes / 1e9:.1f})"
-                for share in (step.shares.get(kind, Share()) for kind in Kind)
+                for share in (step.shares.get(kind, Share()) for kind in OperationKind)
             ),
         )
     return table

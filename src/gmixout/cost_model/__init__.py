@@ -7,7 +7,7 @@ them kernels reach, and `prediction` puts these together.
 
 from gmixout.cost_model.calibration import CALIBRATED_ON_H100, Calibration
 from gmixout.cost_model.devices import DEVICES, DeviceSpec, get_device
-from gmixout.cost_model.operations import Kind, Operation
+from gmixout.cost_model.operations import OperationKind, Operation
 from gmixout.cost_model.prediction import Prediction, Share, predict_step, share_of
 from gmixout.cost_model.tracing import Trace, bytes_of, gpu_autocast, imagined, trace_steps
 
@@ -16,7 +16,7 @@ __all__ = [
     "DEVICES",
     "Calibration",
     "DeviceSpec",
-    "Kind",
+    "OperationKind",
     "Operation",
     "Prediction",
     "Share",

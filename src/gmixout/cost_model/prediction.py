@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from gmixout.cost_model.calibration import CALIBRATED_ON_H100, Calibration
 from gmixout.cost_model.devices import DeviceSpec
-from gmixout.cost_model.operations import Kind, Operation
+from gmixout.cost_model.operations import OperationKind, Operation
 from gmixout.cost_model.tracing import Trace
 
 TILE = 128
@@ -54,7 +54,7 @@ class Prediction:
     """Seconds of a step."""
     host_seconds: float
     """Seconds that the host needs to call all operations, most of them while the GPU computes."""
-    shares: Mapping[Kind, Share]
+    shares: Mapping[OperationKind, Share]
     """What the GPU does, by the kind of operation."""
     peak_bytes: int
     """Most memory of what training makes, above the weights: activations, gradients, optimizer
@@ -78,7 +78,7 @@ def predict_step(
     """
     operations = trace.operations
     each = {operation: share_of(operation, device, calibration) for operation in operations}
-    shares: defaultdict[Kind, Share] = defaultdict(Share)
+    shares: defaultdict[OperationKind, Share] = defaultdict(Share)
     for operation, calls in operations.items():
         shares[operation.kind] += each[operation] * (calls / trace.steps)
     seconds = _elapsed(trace, {op: share.seconds for op, share in each.items()}, calibration)
@@ -110,7 +110,7 @@ def share_of(
     operation: Operation, device: DeviceSpec, calibration: Calibration = CALIBRATED_ON_H100
 ) -> Share:
     """Return what one call of an operation takes."""
-    rate = device.rate(operation.dtype, operation.kind is Kind.CONVOLUTION)
+    rate = device.rate(operation.dtype, operation.kind is OperationKind.CONVOLUTION)
     moving, computing = operation.bytes / device.bandwidth, operation.flops / rate
     width, speed = _reached(operation, device, calibration)
     seconds = max(moving / width / device.bandwidth_reached, computing / speed)
@@ -124,18 +124,18 @@ def _reached(
     """Return the shares of the bandwidth and of the matrix rate that an operation reaches."""
     wide = calibration.stream
     match operation.kind:
-        case Kind.PRODUCT:
+        case OperationKind.PRODUCT:
             filled = _filled(operation, device) ** calibration.thin
             return wide * filled, calibration.product * filled
-        case Kind.ATTENTION:
+        case OperationKind.ATTENTION:
             return wide, calibration.attention
-        case Kind.CONVOLUTION:
+        case OperationKind.CONVOLUTION:
             return wide, calibration.convolution
     by_kind = {
-        Kind.NORM: calibration.norm,
-        Kind.REDUCTION: calibration.reduction,
-        Kind.GATHER: calibration.gather,
-        Kind.STRIDED: calibration.strided,
+        OperationKind.NORM: calibration.norm,
+        OperationKind.REDUCTION: calibration.reduction,
+        OperationKind.GATHER: calibration.gather,
+        OperationKind.STRIDED: calibration.strided,
     }
     return by_kind.get(operation.kind, wide), 1.0
 
