@@ -6,12 +6,9 @@ that validation chooses. Differences are paired by task and seed; intervals are 
 (`gmixout.results.across`).
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from gmixout.results import Record, RunFolder
-from gmixout.results.across import PLACES, Across, AcrossRow, compare_across
-from gmixout.results.statistics import Pooled
 from gmixout.results.study import Study
 
 RESULTS = Path(__file__).parent / "results"
