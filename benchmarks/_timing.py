@@ -1,5 +1,6 @@
 """What the benchmarks share: clocks, turns, the machine they ran on, and how figures are shown."""
 
+import json
 import os
 import platform
 import time
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from rich.console import Console
 from rich.progress import track
+
+from gmixout.files import write_text
 
 Name = TypeVar("Name")
 Record = dict[str, Any]
@@ -100,6 +103,11 @@ def spread(values: Sequence[float]) -> str:
     """The median, with the range where there is one."""
     low, high = min(values), max(values)
     return f"{median(values):.2f}" + (f" [dim]{low:.2f}-{high:.2f}[/dim]" if low < high else "")
+
+
+def write_json(file: Path, results: Record) -> None:
+    """Writes raw values, whole or not at all: a run may be stopped at any moment."""
+    write_text(file, json.dumps(results) + "\n")
 
 
 def describe_run(device: torch.device, threads: int) -> dict[str, Any]:

@@ -207,12 +207,14 @@ def start_floor(model: nn.Module, setting: Setting) -> Trainer:
 
 
 def start_floor_held(model: nn.Module, setting: Setting) -> Trainer:
-    """The floor with biases and norms held as well, all but the first: backward must reach it."""
-    held = [p for p in model.parameters() if p.ndim <= 1]
-    kept = {*held[:1], *model.get_classifier().parameters()}
+    """The floor with biases and norms held as well: the lowest for whoever trains all depths."""
+    start_floor(model, setting)
+    held = [parameter for parameter in model.parameters() if parameter.ndim == 1]
     for parameter in held:
-        parameter.requires_grad_(parameter in kept)
-    return start_floor(model, setting)
+        parameter.requires_grad_(False)
+    if {*trainable(model)} <= {*model.get_classifier().parameters()}:
+        held[0].requires_grad_(True)  # else backward would stop at the classifier
+    return Trainer(model, setting.adamw(trainable(model)), setting)
 
 
 def start_lora(model: nn.Module, setting: Setting) -> Trainer:

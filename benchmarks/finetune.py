@@ -9,7 +9,6 @@ It trains on a GPU if there is one, as gmixout does. See README.md beside this f
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from _timing import Stopwatch, describe_run, in_turn, spread
+from _timing import Stopwatch, describe_run, in_turn, spread, write_json
 from accelerate import PartialState
 from PIL import Image
 from rich.console import Console
@@ -43,7 +42,6 @@ from gmixout.bench.task import LoadedTask, Task
 from gmixout.data import SOURCES
 from gmixout.data.images import ImageSet
 from gmixout.evaluation.metrics import evaluate_sets
-from gmixout.files import write_text
 from gmixout.methods import get_method
 from gmixout.training import TrainingArguments, train
 
@@ -267,7 +265,7 @@ def main(argv: list[str] | None = None) -> None:
             case = cases[place]
             task = load(Path(folder), case["model"])
             case["runs"].append(measure(task, case["method"], case["workers"], settings))
-            write_text(args.out, json.dumps(results) + "\n")  # now: Ctrl-C keeps what is measured
+            write_json(args.out, results)  # now: Ctrl-C keeps what is measured
     Console(width=max(Console().width, 160)).print(make_table(results))
 
 

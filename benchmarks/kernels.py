@@ -10,7 +10,6 @@ matrix products reach on the device in the same run. See README.md beside this f
 """
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from _timing import describe_run, in_turn, spread
+from _timing import describe_run, in_turn, spread, write_json
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -28,7 +27,6 @@ from torch.nn.grad import conv2d_weight
 from torch.utils.benchmark import Timer
 
 from gmixout.core.masks import STRUCTURES, count_units, draw
-from gmixout.files import write_text
 from gmixout.kernels.reference import ConvProduct, LayerProduct, LinearProduct
 
 RESULTS = Path("benchmarks/results/kernels.json")
@@ -272,7 +270,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     for name in track(args.layers, "layers", console=Console(stderr=True)):
         results["layers"][name] = measure_layer(args, LAYERS[name])
-        write_text(args.out, json.dumps(results) + "\n")
+        write_json(args.out, results)
     Console(width=max(Console().width, 180)).print(make_table(results))
 
 

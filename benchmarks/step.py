@@ -12,7 +12,6 @@ this file.
 
 import argparse
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable
@@ -24,13 +23,11 @@ from typing import Any
 
 import torch
 from _memory import ALLOCATORS, apart, measure_apart, measure_largest
-from _timing import describe_run, in_turn, spread, synchronize, time_rounds
+from _timing import describe_run, in_turn, spread, synchronize, time_rounds, write_json
 from _trainers import COMPILERS, METHODS, PRECISIONS, Setting
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-
-from gmixout.files import write_text
 
 MB = 1e6
 BATCHES = [8, 32]
@@ -339,7 +336,7 @@ def main(argv: list[str] | None = None) -> None:
     def save(result: dict[str, Any]) -> None:
         results["batches"] = [b for b in results["batches"] if b["batch"] != result["batch"]]
         results["batches"].append(result)
-        write_text(args.out, json.dumps(results) + "\n")
+        write_json(args.out, results)
 
     for batch in args.batch:
         if args.profile:

@@ -30,7 +30,7 @@ FLOORS = [
     {"data"},
     {"gmixout"},
     {"core", "weightspace"},
-    {"kernels"},
+    {"kernels", "cost_model"},
     {"draws", "files", "named", "loading", "settings"},
     {"plain"},
     {"errors"},

@@ -1,4 +1,4 @@
-"""`--dry-run`: cost estimates from a few steps, before anything is written."""
+"""`--dry-run`: cost estimates before anything is written, from a few steps or for another GPU."""
 
 import gc
 import shutil
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -23,6 +23,7 @@ from gmixout.bench.grid import Grid, Run
 from gmixout.bench.progress import print_notes
 from gmixout.bench.task import LoadedTask
 from gmixout.bench.threads import few_threads
+from gmixout.cost_model import DeviceSpec, bytes_of, get_device, predict_step
 from gmixout.data import LabelledImages
 from gmixout.data.batch import collate
 from gmixout.errors import ConfigError
@@ -32,6 +33,7 @@ from gmixout.methods import Method
 from gmixout.training import TrainingArguments
 from gmixout.training.augmentation import Augmented
 from gmixout.training.batches import Batches
+from gmixout.training.imagined import trace_evaluation, trace_training
 from gmixout.training.loop import train
 from gmixout.training.memory import PeakMemory
 from gmixout.training.steps import asks_of
@@ -40,9 +42,25 @@ STEPS = 5
 """Steps behind a method's median time: the first are slow, especially on a GPU."""
 SMALL_GPU = 24 * 2**30
 """Memory of the GPU that the shipped configs target, in bytes."""
+CONTEXT = 2**30
+"""Memory of a GPU that CUDA and its libraries take, in bytes, where the device is not there."""
 
 
-def dry_run(grid: Grid, methods: Sequence[Method]) -> None:
+def check_device_spec(name: str | None, dry_run: bool) -> DeviceSpec | None:
+    """Return the GPU to predict the costs on; None: measure them here.
+
+    Raises:
+        ConfigError: Its figures are not known, or there is no dry run to make.
+    """
+    if name is None:
+        return None
+    device = get_device(name)
+    if not dry_run:
+        raise ConfigError(f"device_spec={name} predicts costs and trains nothing: add --dry-run")
+    return device
+
+
+def dry_run(grid: Grid, methods: Sequence[Method], device: DeviceSpec | None = None) -> None:
     """Train each method for a few steps and print the cost of all runs; write nothing.
 
     For lp_ft the steps that train everything are measured, and all steps count as such.
@@ -50,9 +68,10 @@ def dry_run(grid: Grid, methods: Sequence[Method]) -> None:
     Args:
         grid: The runs.
         methods: The requested methods.
+        device: Predict the costs on this GPU by `gmixout.cost_model`, and train nothing.
 
     Raises:
-        ConfigError: None of the methods works with the model.
+        ConfigError: None of the methods works with the model, or a step cannot be predicted.
         GmixoutError: A setting does not fit the machine, or the loss is not finite.
     """
     say = partial(Console(highlight=False, markup=False).print, soft_wrap=True)
@@ -61,8 +80,14 @@ def dry_run(grid: Grid, methods: Sequence[Method]) -> None:
     if not grid.runs:
         raise ConfigError("none of the methods works with this model: there is nothing to run")
     print_notes(grid.loaded)
-    costs = measure_costs(grid, methods)
-    for line in (*_about(grid.loaded, costs), "", _table(costs), *_warnings(costs, grid)):
+    costs = measure_costs(grid, methods, device)
+    here = _here() if device is None else _predicted(device)
+    for line in (
+        *_about(grid.loaded, costs, here),
+        "",
+        _table(costs),
+        *_warnings(costs, grid, here),
+    ):
         say(line)
     say(
         f"\nin all: runs {costs.runs} ({costs.workers} at a time), soups {costs.soups}, about "
@@ -71,11 +96,11 @@ def dry_run(grid: Grid, methods: Sequence[Method]) -> None:
     )
 
 
-def measure_costs(grid: Grid, methods: Sequence[Method]) -> Costs:
-    """Measure the `Costs`; arguments and errors are those of `dry_run`."""
+def measure_costs(grid: Grid, methods: Sequence[Method], device: DeviceSpec | None = None) -> Costs:
+    """Measure or predict the `Costs`; arguments and errors are those of `dry_run`."""
     train, settings = grid.loaded.benchmark.train, grid.runs[0].job.arguments
     model = grid.loaded.pretrained.copy().model
-    count, threads = grid.at_a_time()
+    count, threads = grid.at_a_time() if device is None else (1, torch.get_num_threads())
     groups: dict[Method | None, list[Run]] = {}
     for run in grid.runs:
         groups.setdefault(run.job.method, []).append(run)
@@ -83,8 +108,8 @@ def measure_costs(grid: Grid, methods: Sequence[Method]) -> Costs:
         if count > 1:
             torch.set_num_threads(threads)
         batch, loading = _load(train, settings)
-        forward, peak = _evaluate(model, batch)
-        kinds = tuple(_train(runs, batch) for runs in groups.values())
+        forward, peak = _evaluate(model, batch, device)
+        kinds = tuple(_train(runs, batch, device) for runs in groups.values())
     return Costs(
         kinds=kinds,
         soups=sum(m.several_runs for m in methods) * len({r.job.arguments.seed for r in grid.runs}),
@@ -94,7 +119,7 @@ def measure_costs(grid: Grid, methods: Sequence[Method]) -> Costs:
         forward=forward / len(batch),
         processes=_processes(train, settings),
         workers=count,
-        devices=max(1, torch.cuda.device_count()),
+        devices=max(1, torch.cuda.device_count()) if device is None else 1,
         model_bytes=sum(value.nbytes for value in model.state_dict().values()),
         evaluation_bytes=peak,
     )
@@ -126,8 +151,13 @@ def _processes(images: Dataset[Any], settings: TrainingArguments) -> int:
     return loading_processes(Augmented(images, settings), device, settings.num_workers)
 
 
-def _evaluate(model: nn.Module, batch: LabelledImages) -> tuple[float, int]:
+def _evaluate(
+    model: nn.Module, batch: LabelledImages, elsewhere: DeviceSpec | None
+) -> tuple[float, int]:
     """Return seconds and peak memory of a model on a batch, after a warm-up."""
+    if elsewhere is not None:
+        found = predict_step(trace_evaluation(model, batch.images), elsewhere)
+        return found.seconds, found.peak_bytes
     device = PartialState().device
     predict(model.to(device), batch)
     with PeakMemory(device) as memory:
@@ -138,8 +168,8 @@ def _evaluate(model: nn.Module, batch: LabelledImages) -> tuple[float, int]:
     return seconds, peak
 
 
-def _train(runs: Sequence[Run], batch: LabelledImages) -> MethodCosts:
-    """Take a few steps like one of the runs, on a batch that is already loaded."""
+def _train(runs: Sequence[Run], batch: LabelledImages, elsewhere: DeviceSpec | None) -> MethodCosts:
+    """Take a few steps like one of the runs, on a batch that is already loaded, or trace one."""
     job, builders = runs[0].job, runs[0].builders
     settings, start = job.arguments, job.pretrained()
     models = sum(1 for builder in builders for _ in builder.models(start, job.runs(start)))
@@ -153,8 +183,20 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> MethodCosts:
     acting = (*few.beside, *job.method.regularizers)
     few = replace(few, flip="views" in asks_of(acting))  # else the batch is unchanged
     begin = partial(job.method.worst_case().start, seed=settings.seed)
+    own, pretrained = job.method.regularizers, job.loaded.pretrained.copy()
+    if elsewhere is not None:
+        size = bytes_of(pretrained.model)
+        trace, trainable = trace_training(pretrained, begin, batch, few, own)
+        step = predict_step(trace, elsewhere)
+        return replace(
+            kind,
+            steps=settings.steps,
+            step_seconds=step.seconds,
+            peak_memory_bytes=step.peak_bytes,
+            trainable=trainable,
+            fits=size + step.peak_bytes + CONTEXT <= elsewhere.memory_bytes,
+        )
     try:
-        own, pretrained = job.method.regularizers, job.loaded.pretrained.copy()
         result = train(pretrained, begin, batch, few, regularizers=own)
     except torch.OutOfMemoryError:
         result = None
@@ -170,10 +212,32 @@ def _train(runs: Sequence[Run], batch: LabelledImages) -> MethodCosts:
     )
 
 
-def _about(task: LoadedTask, costs: Costs) -> Iterator[str]:
-    """Yield lines about the data, the model, the machine, and the bottleneck."""
-    device, benchmark = PartialState().device, task.benchmark
+class _Machine(NamedTuple):
+    """The device that costs are those of."""
+
+    name: str
+    memory_bytes: int
+    origin: str
+    """Where the times come from."""
+
+
+def _here() -> _Machine:
+    device = PartialState().device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU, without GPU"
+    return _Machine(name, _memory(device), "all times are measured on it")
+
+
+def _predicted(device: DeviceSpec) -> _Machine:
+    origin = (
+        "predicted from its published figures, for eager steps and a host like the measured one, "
+        "usually within 10% on an H100 (docs/speed.md); only loading is measured, on this machine"
+    )
+    return _Machine(device.title, device.memory_bytes, origin)
+
+
+def _about(task: LoadedTask, costs: Costs, machine: _Machine) -> Iterator[str]:
+    """Yield lines about the data, the model, the machine, and the bottleneck."""
+    benchmark = task.benchmark
     sets: Counter[str] = Counter()
     for test, count in _tests(task).items():
         sets[test.partition("/")[0]] += count  # a corruption with all its severities
@@ -183,7 +247,7 @@ def _about(task: LoadedTask, costs: Costs) -> Iterator[str]:
     yield task.name
     yield f"data: {len(benchmark.classes)} classes; train {len(benchmark.train):,}, {counted}"  # type: ignore[arg-type]
     yield f"model: {parameters:,} parameters, images {list(benchmark.id_val[0][0].shape)}"
-    yield f"device: {name}, {_gib(_memory(device))}; all times are measured on it"
+    yield f"device: {machine.name}, {_gib(machine.memory_bytes)}; {machine.origin}"
     yield f"loading: {costs.loading * 1e3:.2f} ms per image, {costs.processes} processes per run"
     yield (
         f"evaluation: {_time(costs.evaluation_seconds)} per model, {costs.images:,} images; "
@@ -207,8 +271,8 @@ def _table(costs: Costs) -> Table:
     return table
 
 
-def _warnings(costs: Costs, grid: Grid) -> Iterator[str]:
-    there, need = _memory(PartialState().device), costs.memory_bytes
+def _warnings(costs: Costs, grid: Grid, machine: _Machine) -> Iterator[str]:
+    there, need = machine.memory_bytes, costs.memory_bytes
     smaller = "use a smaller batch_size, or fewer workers"
     for kind in costs.kinds:
         if not kind.fits:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from gmixout.bench.commands.report import show_report
+from gmixout.bench.dry_run import check_device_spec
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import run_folder
 from gmixout.bench.grid import Grid
@@ -47,6 +48,7 @@ def compare(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
+    device_spec: str | None = None,
     **training: EachRun,
 ) -> list[Record]:
     """Compare finetuning methods under one protocol, each over several learning rates.
@@ -81,12 +83,15 @@ def compare(
         overwrite: Delete the comparison in the folder first.
         dry_run: Try each method for a few steps, report the time and memory of all runs, and write
             nothing.
+        device_spec: GPU to predict the costs of a dry run for; nothing is trained, no GPU needed:
+            h100, h200, a100, l4, rtx4090 or rtx3090.
         **training: Fields of `TrainingArguments`.
 
     Raises:
         GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
             finished anyway).
     """
+    device = check_device_spec(device_spec, dry_run)
     every = methods == "all"
     if methods is None or methods == "all":
         methods = [get_method(name) for name in (METHODS if every else COMPARED)]
@@ -96,7 +101,7 @@ def compare(
     )
     grid = Grid(task, methods, lrs, seeds, settings, out, workers, every or dry_run, lrs_of)
     if dry_run:
-        estimate(grid, methods)
+        estimate(grid, methods, device)
         return []
     for method, reason in grid.left_out.items():
         say(f"{method} is left out: {reason}")
@@ -120,6 +125,7 @@ def sweep(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
+    device_spec: str | None = None,
     **training: EachRun,
 ) -> list[Record]:
     """Run one method with every combination of some options, each over several learning rates.
@@ -150,12 +156,15 @@ def sweep(
         overwrite: Delete the sweep in the folder first.
         dry_run: Try each method for a few steps, report the time and memory of all runs, and write
             nothing.
+        device_spec: GPU to predict the costs of a dry run for; nothing is trained, no GPU needed:
+            h100, h200, a100, l4, rtx4090 or rtx3090.
         **training: Fields of `TrainingArguments`.
 
     Raises:
         GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
             finished anyway).
     """
+    device = check_device_spec(device_spec, dry_run)
     method = method or get_method(DEFAULT_METHOD)
     over = LEVERS if over is None else over
     if unknown := sorted(over.keys() - method.options.keys()):
@@ -178,7 +187,7 @@ def sweep(
     )
     grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=dry_run)
     if dry_run:
-        estimate(grid, methods)
+        estimate(grid, methods, device)
         return []
     what = {"method": spec_of(method), "over": over}
     return _carry_out(grid, what, resume, overwrite)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gmixout.bench.commands.report import show_report
+from gmixout.bench.dry_run import check_device_spec
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import run_folder, save_model
 from gmixout.bench.grid import Grid
@@ -33,6 +34,7 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
+    device_spec: str | None = None,
     **training: Annotated[Any, Fields(TrainingArguments)],
 ) -> list[Record]:
     """Finetune a pretrained model with one method and evaluate it in and out of domain.
@@ -58,11 +60,14 @@ def finetune(
         resume: Continue the run in the folder from its last checkpoint.
         overwrite: Delete the run in the folder first.
         dry_run: Train for a few steps, report the time and memory of the run, and write nothing.
+        device_spec: GPU to predict the costs of a dry run for; nothing is trained, no GPU needed:
+            h100, h200, a100, l4, rtx4090 or rtx3090.
         **training: Fields of `TrainingArguments`.
 
     Raises:
         GmixoutError: A setting, the folder or the data is wrong, or the loss is not finite.
     """
+    device = check_device_spec(device_spec, dry_run)
     # None, not gmixout itself: the parser would give its options to whatever method is chosen
     method = method or get_method(DEFAULT_METHOD)
     if method.several_runs:
@@ -80,7 +85,7 @@ def finetune(
     job.check()
     if dry_run:
         grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out, workers=1)
-        estimate(grid, [method])
+        estimate(grid, [method], device)
         return []
     print_notes(loaded)
     with run_folder(out, config, resume, overwrite, arguments.conduct(), task):
