@@ -193,7 +193,7 @@ def validate(traces: dict[str, Any], calibration: Calibration) -> list[dict[str,
     for name, (precision, device) in MEASURED.items():
         batch = read_measured(name)
         for method in batch["times"]:
-            found = traces[precision].get(NAMES.get(method, method))
+            found = traces.get(precision, {}).get(NAMES.get(method, method))
             if method in TRIALS or found is None:
                 continue
             step = predict_step(load(found), DEVICES[device], calibration)
