@@ -31,17 +31,17 @@ from gmixout.cost_model import (
     CALIBRATED_ON_H100,
     DEVICES,
     Calibration,
-    Kind,
     Operation,
+    Part,
     Prediction,
-    Share,
     Trace,
+    WorkKind,
     bytes_of,
     get_device,
     gpu_autocast,
     imagined,
+    part_of,
     predict_step,
-    share_of,
     trace_steps,
 )
 
@@ -166,7 +166,9 @@ def load(found: dict[str, Any]) -> Trace:
 
     def one(part: dict[str, Any]) -> Trace:
         operations = [
-            Operation(name, Kind[kind], getattr(torch, dtype), *sizes, sides and tuple(sides), more)
+            Operation(
+                name, WorkKind[kind], getattr(torch, dtype), *sizes, sides and tuple(sides), more
+            )
             for name, kind, dtype, *sizes, sides, more in part["operations"]
         ]
         calls = [None if place < 0 else operations[place] for place in part["calls"]]
@@ -221,9 +223,9 @@ def fit(traces: dict[str, Any]) -> Calibration:
         profile = batch["operations"][method]
         return sum(profile[f"aten::{n}"]["ms"] for n in names if f"aten::{n}" in profile) / 1000
 
-    def least(trace: Trace, names: Iterable[str]) -> Share:
+    def least(trace: Trace, names: Iterable[str]) -> Part:
         chosen = [(o, n) for o, n in trace.operations.items() if o.name in names]
-        return sum((share_of(o, device) * (n / trace.steps) for o, n in chosen), Share())
+        return sum((part_of(o, device) * (n / trace.steps) for o, n in chosen), Part())
 
     def moving(trace: Trace, *names: str) -> float:
         return least(trace, names).bytes / device.bandwidth
@@ -231,7 +233,7 @@ def fit(traces: dict[str, Any]) -> Calibration:
     def computing(*names: str) -> float:
         return least(full, names).flops / device.half
 
-    attention = [o.name for o in full.operations if o.kind is Kind.ATTENTION]
+    attention = [o.name for o in full.operations if o.kind is WorkKind.ATTENTION]
     strided = moving(full, "stack") / measured("full", "cat")
     clones = moving(full, "clone") / strided  # the profile has them among the casts
     plain = ("add", "gelu", "gelu_backward", "_fused_adamw_")
@@ -268,7 +270,7 @@ def fit(traces: dict[str, Any]) -> Calibration:
         thin = (low + high) / 2
         tried = replace(found, thin=thin, launch_seconds=0.0)
         chosen = [(o, n) for o, n in row.operations.items() if o.name == "mm"]
-        seconds = sum(share_of(o, device, tried).seconds * n / row.steps for o, n in chosen)
+        seconds = sum(part_of(o, device, tried).seconds * n / row.steps for o, n in chosen)
         low, high = (thin, high) if seconds < products else (low, thin)
     return replace(found, thin=low)
 
@@ -307,7 +309,7 @@ def make_table(steps: dict[str, Prediction], title: str) -> Table:
     base = steps.get("full")
     for column in ("ms", "/ full", "limit, ms", "host, ms", "peak, MB", "GB", "TFLOP"):
         table.add_column(column, justify="right")
-    for kind in Kind:
+    for kind in WorkKind:
         table.add_column(kind.value, justify="right")
     for method, step in steps.items():
         total = step.total
@@ -322,7 +324,7 @@ def make_table(steps: dict[str, Prediction], title: str) -> Table:
             f"{total.flops / 1e12:.2f}",
             *(
                 f"{share.seconds * 1000:.1f} ({share.bytes / 1e9:.1f})"
-                for share in (step.shares.get(kind, Share()) for kind in Kind)
+                for share in (step.parts.get(kind, Part()) for kind in WorkKind)
             ),
         )
     return table

@@ -80,9 +80,10 @@ def imagined() -> Iterator[None]:
     def device(tensor: Any) -> torch.device:
         """Return the device of a fake tensor, which none of torch's modes is asked for."""
         found: torch.device = own.__get__(tensor)
-        return on_gpu.shown(found) if on_gpu in _get_current_function_mode_stack() else found
+        modes: Any = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        return on_gpu.shown(found) if on_gpu in modes else found
 
-    engine: Any = torch.autograd._engine_run_backward
+    engine: Any = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
 
     def backward(*args: Any, **kwargs: Any) -> Any:
         """Run backward with the mode, which functions of Python in it need as in forward."""
