@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from _timing import describe_run
-from _trainers import METHODS, PRECISIONS, Setting, Trainer, body_weights, start_gmixout, trainable
+from _trainers import METHODS, PRECISIONS, Setting, Trainer, start_gmixout
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -72,26 +72,13 @@ class FakeSetting(Setting):
         return gpu_autocast(torch.bfloat16 if self.precision == "autocast" else None)
 
 
-def start_floor_held(model: nn.Module, setting: Setting) -> Trainer:
-    """The floor with biases and norms held as well: the lowest for whoever trains all depths."""
-    for name in body_weights(model):
-        model.get_submodule(name).weight.requires_grad_(False)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            parameter.requires_grad_(False)
-    return Trainer(model, setting.adamw(trainable(model)), setting)
-
-
-VARIANTS = METHODS | {"floor_held": start_floor_held}
-
-
 def find_variant(word: str) -> Any:
     """Return what starts a method: a name, or gmixout:FIELD=VALUE,... with fields of GMixout."""
-    if word in VARIANTS:
-        return VARIANTS[word]
+    if word in METHODS:
+        return METHODS[word]
     name, _, fields = word.partition(":")
     if name != "gmixout":
-        raise SystemExit(f"--methods {word}: known are {', '.join(VARIANTS)}, gmixout:FIELD=VALUE")
+        raise SystemExit(f"--methods {word}: known are {', '.join(METHODS)}, gmixout:FIELD=VALUE")
     options = {}
     for field in filter(None, fields.split(",")):
         key, _, text = field.partition("=")
@@ -338,7 +325,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", default="vit_base_patch16_224", help="timm model (default: %(default)s)")
     add("--batch", type=int, default=128, help="images a step (default: %(default)s)")
-    add("--methods", nargs="+", default=list(VARIANTS), help="names, or gmixout:FIELD=VALUE,...")
+    add("--methods", nargs="+", default=list(METHODS), help="names, or gmixout:FIELD=VALUE,...")
     add("--precisions", nargs="+", choices=PRECISIONS, default=["autocast", "bfloat16"])
     add("--density", type=float, default=Setting.density, help="share trained (default: 0.1)")
     add("--resample-every", type=int, default=Setting.resample_every, help="default: 10")
