@@ -32,16 +32,16 @@ from gmixout.cost_model import (
     DEVICES,
     Calibration,
     Operation,
-    OperationKind,
+    Part,
     Prediction,
-    Share,
     Trace,
+    WorkKind,
     bytes_of,
     get_device,
     gpu_autocast,
     imagined,
+    part_of,
     predict_step,
-    share_of,
     trace_steps,
 )
 
@@ -154,12 +154,7 @@ def load(found: dict[str, Any]) -> Trace:
     def one(part: dict[str, Any]) -> Trace:
         operations = [
             Operation(
-                name,
-                OperationKind[kind],
-                getattr(torch, dtype),
-                *sizes,
-                sides and tuple(sides),
-                more,
+                name, WorkKind[kind], getattr(torch, dtype), *sizes, sides and tuple(sides), more
             )
             for name, kind, dtype, *sizes, sides, more in part["operations"]
         ]
@@ -187,7 +182,7 @@ def validate(traces: dict[str, Any], calibration: Calibration) -> list[dict[str,
     for name, (precision, device) in MEASURED.items():
         batch = read_measured(name)
         for method in batch["times"]:
-            found = traces[precision].get(NAMES.get(method, method))
+            found = traces.get(precision, {}).get(NAMES.get(method, method))
             if method in TRIALS or found is None:
                 continue
             step = predict_step(load(found), DEVICES[device], calibration)
@@ -215,9 +210,9 @@ def fit(traces: dict[str, Any]) -> Calibration:
         profile = batch["operations"][method]
         return sum(profile[f"aten::{n}"]["ms"] for n in names if f"aten::{n}" in profile) / 1000
 
-    def least(trace: Trace, names: Iterable[str]) -> Share:
+    def least(trace: Trace, names: Iterable[str]) -> Part:
         chosen = [(o, n) for o, n in trace.operations.items() if o.name in names]
-        return sum((share_of(o, device) * (n / trace.steps) for o, n in chosen), Share())
+        return sum((part_of(o, device) * (n / trace.steps) for o, n in chosen), Part())
 
     def moving(trace: Trace, *names: str) -> float:
         return least(trace, names).bytes / device.bandwidth
@@ -225,7 +220,7 @@ def fit(traces: dict[str, Any]) -> Calibration:
     def computing(*names: str) -> float:
         return least(full, names).flops / device.half
 
-    attention = [o.name for o in full.operations if o.kind is OperationKind.ATTENTION]
+    attention = [o.name for o in full.operations if o.kind is WorkKind.ATTENTION]
     strided = moving(full, "stack") / measured("full", "cat")
     clones = moving(full, "clone") / strided  # the profile has them among the casts
     plain = ("add", "gelu", "gelu_backward", "_fused_adamw_")
@@ -262,7 +257,7 @@ def fit(traces: dict[str, Any]) -> Calibration:
         thin = (low + high) / 2
         tried = replace(found, thin=thin, launch_seconds=0.0)
         chosen = [(o, n) for o, n in row.operations.items() if o.name == "mm"]
-        seconds = sum(share_of(o, device, tried).seconds * n / row.steps for o, n in chosen)
+        seconds = sum(part_of(o, device, tried).seconds * n / row.steps for o, n in chosen)
         low, high = (thin, high) if seconds < products else (low, thin)
     return replace(found, thin=low)
 
@@ -301,7 +296,7 @@ def make_table(steps: dict[str, Prediction], title: str) -> Table:
     base = steps.get("full")
     for column in ("ms", "/ full", "limit, ms", "host, ms", "peak, MB", "GB", "TFLOP"):
         table.add_column(column, justify="right")
-    for kind in OperationKind:
+    for kind in WorkKind:
         table.add_column(kind.value, justify="right")
     for method, step in steps.items():
         total = step.total
@@ -316,7 +311,7 @@ def make_table(steps: dict[str, Prediction], title: str) -> Table:
             f"{total.flops / 1e12:.2f}",
             *(
                 f"{share.seconds * 1000:.1f} ({share.bytes / 1e9:.1f})"
-                for share in (step.shares.get(kind, Share()) for kind in OperationKind)
+                for share in (step.parts.get(kind, Part()) for kind in WorkKind)
             ),
         )
     return table

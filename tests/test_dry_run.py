@@ -16,6 +16,7 @@ from gmixout.bench import task as task_module
 from gmixout.bench.costs import Costs, MethodCosts
 from gmixout.bench.grid import Grid
 from gmixout.bench.task import Task
+from gmixout.cost_model import DEVICES
 from gmixout.errors import ConfigError
 from gmixout.methods import get_method
 from gmixout.methods.average import swa
@@ -112,11 +113,11 @@ def test_there_is_a_file_for_each_run_and_soup(costs):
     assert costs.disk_bytes >= costs.model_bytes * (costs.runs + costs.soups)
 
 
-def measured(names, seeds=(0, 1), lrs=(1e-3, 1e-2), workers=1, **settings):
+def measured(names, seeds=(0, 1), lrs=(1e-3, 1e-2), workers=1, on=None, **settings):
     methods = [get_method(name) if isinstance(name, str) else name for name in names]
     arguments = TrainingArguments(**{"batch_size": 8, "steps": 40, **settings})
     grid = Grid(Task("toy"), methods, lrs, seeds, arguments, Path("out"), workers)
-    return dry_run.measure_costs(grid, methods)
+    return dry_run.measure_costs(grid, methods, None if on is None else DEVICES[on])
 
 
 def test_runs_and_models_are_counted_as_a_comparison_makes_them():
@@ -219,3 +220,36 @@ def test_a_disk_that_is_too_small_is_said(monkeypatch, capsys):
     monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda _: usage._replace(free=10))
     bench.finetune(dry_run=True, **QUICK)
     assert "warning: models take" in capsys.readouterr().out
+
+
+def test_costs_of_a_gpu_are_predicted_without_training(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(dry_run, "train", None)
+    small = replace(DEVICES["l4"], memory_bytes=dry_run.CONTEXT + 4000)
+    monkeypatch.setitem(DEVICES, "l4", small)
+    methods = [get_method("full"), get_method("gmixout")]
+    bench.compare(methods=methods, dry_run=True, device_spec="RTX 4090", **QUICK)
+    printed = capsys.readouterr().out
+    assert "NVIDIA GeForce RTX 4090 24 GB, 24.00 GiB; predicted" in printed
+    assert "does not fit" not in printed
+    assert "Nothing was written" in printed
+    bench.finetune(method=get_method("full"), dry_run=True, device_spec="l4", **QUICK)
+    assert "warning: full does not fit" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predicted_steps_follow_precision_and_size():
+    def kind(**settings):
+        return measured(["gmixout"], lrs=(1e-3,), seeds=(0,), **settings, on="l4").kinds[0]
+
+    few, many = kind(), kind(batch_size=24)
+    assert few.step_seconds <= many.step_seconds
+    assert few.peak_memory_bytes < many.peak_memory_bytes
+    assert few.trainable == many.trainable > 0
+    assert kind(mixed_precision="fp16", max_grad_norm=1.0).step_seconds > 0
+
+
+def test_a_device_that_is_not_known_or_not_asked_for_is_refused():
+    with pytest.raises(ConfigError, match="did you mean rtx4090"):
+        bench.finetune(dry_run=True, device_spec="rtx4080", **QUICK)
+    with pytest.raises(ConfigError, match="add --dry-run"):
+        bench.compare(device_spec="h100", **QUICK)

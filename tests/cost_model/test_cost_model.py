@@ -12,14 +12,14 @@ from torch.nn import functional
 import gmixout
 from gmixout.cost_model import (
     DEVICES,
-    OperationKind,
     Trace,
+    WorkKind,
     bytes_of,
     get_device,
     gpu_autocast,
     imagined,
+    part_of,
     predict_step,
-    share_of,
     trace_steps,
 )
 from gmixout.errors import ConfigError
@@ -44,7 +44,7 @@ def only(trace):
 @given(sizes, sizes, sizes)
 def test_flops_and_bytes_of_a_product_are_exact(m, k, n):
     found = only(traced(lambda a, b: a @ b, (m, k), (k, n)))
-    assert (found.kind, found.flops) == (OperationKind.PRODUCT, 2 * m * k * n)
+    assert (found.kind, found.flops) == (WorkKind.PRODUCT, 2 * m * k * n)
     assert found.sides == (1, m, n, k)
     assert (found.read, found.written) == (4 * (m * k + k * n), 4 * m * n)
 
@@ -58,7 +58,7 @@ def test_a_linear_layer_has_three_products_in_a_step(images, width):
         layer(x).sum().backward()
 
     flops = [
-        o.flops for o in traced(step, (images, width)).operations if o.kind is OperationKind.PRODUCT
+        o.flops for o in traced(step, (images, width)).operations if o.kind is WorkKind.PRODUCT
     ]
     assert flops == [2 * images * width * 7] * 2  # the input needs no gradient
     with imagined():
@@ -70,16 +70,16 @@ def test_a_linear_layer_has_three_products_in_a_step(images, width):
 @pytest.mark.parametrize(
     ("run", "shapes", "read", "written", "kind"),
     [
-        (lambda a, b: a + b, [(9, 50), (9, 50)], 2 * 450, 450, OperationKind.STREAM),
-        (lambda a, b: a + b, [(9, 50), (50,)], 450 + 50, 450, OperationKind.STREAM),
-        (lambda a: a.add_(1), [(9, 50)], 450, 450, OperationKind.STREAM),
-        (lambda a: a.zero_(), [(9, 50)], 0, 450, OperationKind.STREAM),
-        (lambda a, b: a.copy_(b), [(9, 50), (9, 50)], 450, 450, OperationKind.STREAM),
-        (lambda a: a.sum(0), [(9, 50)], 450, 50, OperationKind.REDUCTION),
-        (lambda a: a.T.contiguous(), [(9, 50)], 450, 450, OperationKind.STRIDED),
-        (lambda a, b: torch.cat([a, b]), [(9, 50), (2, 50)], 550, 550, OperationKind.STREAM),
-        (lambda a: a.expand(9, 50) * 1, [(1, 50)], 50, 450, OperationKind.STREAM),
-        (functional.gelu, [(9, 50)], 450, 450, OperationKind.STREAM),
+        (lambda a, b: a + b, [(9, 50), (9, 50)], 2 * 450, 450, WorkKind.STREAM),
+        (lambda a, b: a + b, [(9, 50), (50,)], 450 + 50, 450, WorkKind.STREAM),
+        (lambda a: a.add_(1), [(9, 50)], 450, 450, WorkKind.STREAM),
+        (lambda a: a.zero_(), [(9, 50)], 0, 450, WorkKind.STREAM),
+        (lambda a, b: a.copy_(b), [(9, 50), (9, 50)], 450, 450, WorkKind.STREAM),
+        (lambda a: a.sum(0), [(9, 50)], 450, 50, WorkKind.REDUCTION),
+        (lambda a: a.T.contiguous(), [(9, 50)], 450, 450, WorkKind.STRIDED),
+        (lambda a, b: torch.cat([a, b]), [(9, 50), (2, 50)], 550, 550, WorkKind.STREAM),
+        (lambda a: a.expand(9, 50) * 1, [(1, 50)], 50, 450, WorkKind.STREAM),
+        (functional.gelu, [(9, 50)], 450, 450, WorkKind.STREAM),
     ],
 )
 def test_bytes_are_those_that_are_read_and_written(run, shapes, read, written, kind):
@@ -191,7 +191,7 @@ def test_what_trains_less_costs_less():
 @pytest.mark.parametrize("structure", ["element", "row", "column", "block"])
 def test_masked_steps_are_traced_as_on_a_gpu(structure):
     trace = train(masked(structure), autocast=torch.bfloat16)
-    products = [o for o in trace.operations if o.kind is OperationKind.PRODUCT]
+    products = [o for o in trace.operations if o.kind is WorkKind.PRODUCT]
     assert {o.dtype for o in products} == {torch.bfloat16}
     adam = sum(o.written for o in trace.operations if "adam" in o.name)
     assert adam < sum(o.written for o in train(full).operations if "adam" in o.name)
@@ -212,9 +212,9 @@ def test_python_sees_a_gpu_while_a_step_is_traced():
 def test_autocast_is_that_of_cuda_and_is_gone_afterwards():
     trace = train(full, autocast=torch.bfloat16)
     types = {(o.kind, o.dtype) for o in trace.operations}
-    assert (OperationKind.PRODUCT, torch.bfloat16) in types
-    assert (OperationKind.PRODUCT, torch.float32) not in types
-    assert {dtype for kind, dtype in types if kind is OperationKind.NORM} == {torch.float32}
+    assert (WorkKind.PRODUCT, torch.bfloat16) in types
+    assert (WorkKind.PRODUCT, torch.float32) not in types
+    assert {dtype for kind, dtype in types if kind is WorkKind.NORM} == {torch.float32}
     casts = sum(n for o, n in trace.operations.items() if o.name == "_to_copy")
     assert casts > sum(n for o, n in train(full).operations.items() if o.name == "_to_copy")
     assert not torch.is_autocast_enabled("cuda")
@@ -262,8 +262,8 @@ def test_a_faster_device_is_never_slower(factor, figure):
     trace = _shared_trace()
     faster = replace(H100, **{figure: factor * getattr(H100, figure)})
     before, after = predict_step(trace, H100), predict_step(trace, faster)
-    assert after.seconds <= before.seconds
-    assert after.total.seconds <= before.total.seconds
+    assert after.seconds <= before.seconds * (1 + 1e-9)
+    assert after.total.seconds <= before.total.seconds * (1 + 1e-9)
     if figure == "bandwidth":
         assert after.total.seconds < before.total.seconds
 
@@ -280,7 +280,7 @@ def _shared_trace():
 @pytest.mark.parametrize("name", DEVICES)
 def test_no_operation_is_faster_than_its_limit(name):
     for operation in _shared_trace().operations:
-        share = share_of(operation, DEVICES[name])
+        share = part_of(operation, DEVICES[name])
         assert share.seconds >= share.limit_seconds >= operation.bytes / DEVICES[name].bandwidth
 
 

@@ -7,8 +7,8 @@ them kernels reach, and `prediction` puts these together.
 
 from gmixout.cost_model.calibration import CALIBRATED_ON_H100, Calibration
 from gmixout.cost_model.devices import DEVICES, DeviceSpec, get_device
-from gmixout.cost_model.operations import OperationKind, Operation
-from gmixout.cost_model.prediction import Prediction, Share, predict_step, share_of
+from gmixout.cost_model.operations import Operation, WorkKind
+from gmixout.cost_model.prediction import Part, Prediction, part_of, predict_step
 from gmixout.cost_model.tracing import Trace, bytes_of, gpu_autocast, imagined, trace_steps
 
 __all__ = [
@@ -16,16 +16,16 @@ __all__ = [
     "DEVICES",
     "Calibration",
     "DeviceSpec",
-    "OperationKind",
     "Operation",
+    "Part",
     "Prediction",
-    "Share",
     "Trace",
+    "WorkKind",
     "bytes_of",
     "get_device",
     "gpu_autocast",
     "imagined",
+    "part_of",
     "predict_step",
-    "share_of",
     "trace_steps",
 ]

@@ -1,6 +1,5 @@
 """Published figures of GPUs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -42,14 +41,14 @@ class DeviceSpec:
 
 _GB = 2**30
 
-DEVICES: Mapping[str, DeviceSpec] = {
+DEVICES: dict[str, DeviceSpec] = {
     "h100": DeviceSpec(
         "NVIDIA H100 SXM5 80 GB", 3.35e12, 989.4e12, 494.7e12, 66.9e12, 132, 80 * _GB,
         "NVIDIA H100 Tensor Core GPU Datasheet; NVIDIA H100 Tensor Core GPU Architecture, table 2",
     ),
     "h200": DeviceSpec(
         "NVIDIA H200 SXM 141 GB", 4.8e12, 989.4e12, 494.7e12, 66.9e12, 132, 141 * 10**9,
-        "NVIDIA H200 Tensor Core GPU Datasheet; multiprocessors as of the H100", 0.85,
+        "NVIDIA H200 Tensor Core GPU Datasheet; multiprocessors as of the H100", 0.8,
     ),
     "a100": DeviceSpec(
         "NVIDIA A100 SXM4 80 GB", 2.039e12, 312e12, 156e12, 19.5e12, 108, 80 * _GB,

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 SECTOR = 32
 """Bytes that a GPU reads or writes together: NVIDIA's sectors."""
 
 
-class OperationKind(str, Enum):
+class WorkKind(str, Enum):
     """What an operation's time depends on."""
 
     PRODUCT = "matrix products"
@@ -37,7 +36,7 @@ class Operation:
     """One call of an operation of torch."""
 
     name: str
-    kind: OperationKind
+    kind: WorkKind
     dtype: torch.dtype
     """Of the largest input."""
     read: int
@@ -94,10 +93,10 @@ def describe(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -
     dtype = max(ins or outs, key=lambda tensor: tensor.numel()).dtype
     if name in _GATHERS:
         read, written = _gathered(name, args, outs)
-        return Operation(name, OperationKind.GATHER, dtype, read, written)
+        return Operation(name, WorkKind.GATHER, dtype, read, written)
     if name in _SCATTERS:
         read, written = _scattered(name, args)
-        return Operation(name, OperationKind.GATHER, dtype, read, written)
+        return Operation(name, WorkKind.GATHER, dtype, read, written)
     overwritten = list(_overwritten(func, args, kwargs))
     targets = {id(tensor) for tensor in overwritten}
     sources = [t for t in ins if name not in _ONLY_WRITTEN or id(t) not in targets]
@@ -110,7 +109,7 @@ def describe(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -
     if name in _SORTS:
         read, written = read * _SORT_PASSES, written * _SORT_PASSES
     launches = _SORT_PASSES if name in _SORTS else 1
-    if kind is OperationKind.NORM and "backward" in name and len(outs) > 1:
+    if kind is WorkKind.NORM and "backward" in name and len(outs) > 1:
         # a pass of its own sums the gradients of scale and shift over all tokens
         read, launches = read + _size(args[0]) + _size(args[1]), 2
     return Operation(name, kind, dtype, read, written, flops, sides, launches)
@@ -150,6 +149,8 @@ def _arithmetic(
     func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
 ) -> tuple[int, tuple[int, int, int, int] | None]:
     """Return the floating-point operations and, of a matrix product, its sides."""
+    from torch.utils.flop_counter import flop_registry  # heavy: it loads Triton
+
     formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
     name = func._schema.name
     if formula is None and "scaled_dot_product" in name:
@@ -170,23 +171,21 @@ def _arithmetic(
     return flops, (count, left.shape[-2], right.shape[-1], left.shape[-1])
 
 
-def _kind(
-    name: str, flops: int, sources: Sequence[Tensor], outs: Sequence[Tensor]
-) -> OperationKind:
+def _kind(name: str, flops: int, sources: Sequence[Tensor], outs: Sequence[Tensor]) -> WorkKind:
     if "attention" in name:
-        return OperationKind.ATTENTION
+        return WorkKind.ATTENTION
     if "convolution" in name:
-        return OperationKind.CONVOLUTION
+        return WorkKind.CONVOLUTION
     if flops:
-        return OperationKind.PRODUCT
+        return WorkKind.PRODUCT
     if "norm" in name and ("native" in name or "batch_norm" in name or "rms_norm" in name):
-        return OperationKind.NORM
+        return WorkKind.NORM
     most = max((tensor.numel() for tensor in sources), default=0)
     if len(outs) == 1 and 2 * outs[0].numel() <= most:
-        return OperationKind.REDUCTION
+        return WorkKind.REDUCTION
     if _changes_layout(sources, outs):
-        return OperationKind.STRIDED
-    return OperationKind.STREAM
+        return WorkKind.STRIDED
+    return WorkKind.STREAM
 
 
 def _changes_layout(sources: Sequence[Tensor], outs: Sequence[Tensor]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from gmixout.cost_model.calibration import CALIBRATED_ON_H100, Calibration
 from gmixout.cost_model.devices import DeviceSpec
-from gmixout.cost_model.operations import OperationKind, Operation
+from gmixout.cost_model.operations import Operation, WorkKind
 from gmixout.cost_model.tracing import Trace
 
 TILE = 128
@@ -19,7 +19,7 @@ QUEUE = 1024
 
 
 @dataclass(frozen=True)
-class Share:
+class Part:
     """A part of a step: its operations of one kind or name."""
 
     calls: float = 0.0
@@ -31,9 +31,9 @@ class Share:
     """The longer of bytes over bandwidth and operations over the matrix rate, operation by
     operation: no kernel is faster without a cache."""
 
-    def __add__(self, other: "Share") -> "Share":
+    def __add__(self, other: "Part") -> "Part":
         """Return both together."""
-        return Share(
+        return Part(
             self.calls + other.calls,
             self.bytes + other.bytes,
             self.flops + other.flops,
@@ -41,9 +41,9 @@ class Share:
             self.limit_seconds + other.limit_seconds,
         )
 
-    def __mul__(self, times: float) -> "Share":
+    def __mul__(self, times: float) -> "Part":
         """Return this many of it."""
-        return Share(*(times * getattr(self, each.name) for each in fields(self)))
+        return Part(*(times * getattr(self, each.name) for each in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class Prediction:
     """Seconds of a step."""
     host_seconds: float
     """Seconds that the host needs to call all operations, most of them while the GPU computes."""
-    shares: Mapping[OperationKind, Share]
+    parts: Mapping[WorkKind, Part]
     """What the GPU does, by the kind of operation."""
     peak_bytes: int
     """Most memory of what training makes, above the weights: activations, gradients, optimizer
     state."""
 
     @property
-    def total(self) -> Share:
+    def total(self) -> Part:
         """All that the GPU does."""
-        return sum(self.shares.values(), Share())
+        return sum(self.parts.values(), Part())
 
 
 def predict_step(
@@ -77,13 +77,13 @@ def predict_step(
         calibration: How much of its figures kernels reach.
     """
     operations = trace.operations
-    each = {operation: share_of(operation, device, calibration) for operation in operations}
-    shares: defaultdict[OperationKind, Share] = defaultdict(Share)
+    each = {operation: part_of(operation, device, calibration) for operation in operations}
+    parts: defaultdict[WorkKind, Part] = defaultdict(Part)
     for operation, calls in operations.items():
-        shares[operation.kind] += each[operation] * (calls / trace.steps)
-    seconds = _elapsed(trace, {op: share.seconds for op, share in each.items()}, calibration)
+        parts[operation.kind] += each[operation] * (calls / trace.steps)
+    seconds = _elapsed(trace, {op: part.seconds for op, part in each.items()}, calibration)
     host = len(trace.calls) / trace.steps * calibration.host_seconds
-    return Prediction(seconds / trace.steps, host, dict(shares), trace.peak_bytes)
+    return Prediction(seconds / trace.steps, host, dict(parts), trace.peak_bytes)
 
 
 def _elapsed(trace: Trace, seconds: Mapping[Operation, float], calibration: Calibration) -> float:
@@ -106,16 +106,16 @@ def _elapsed(trace: Trace, seconds: Mapping[Operation, float], calibration: Cali
     return device - begun
 
 
-def share_of(
+def part_of(
     operation: Operation, device: DeviceSpec, calibration: Calibration = CALIBRATED_ON_H100
-) -> Share:
+) -> Part:
     """Return what one call of an operation takes."""
-    rate = device.rate(operation.dtype, operation.kind is OperationKind.CONVOLUTION)
+    rate = device.rate(operation.dtype, operation.kind is WorkKind.CONVOLUTION)
     moving, computing = operation.bytes / device.bandwidth, operation.flops / rate
     width, speed = _reached(operation, device, calibration)
     seconds = max(moving / width / device.bandwidth_reached, computing / speed)
     seconds += operation.launches * calibration.launch_seconds
-    return Share(1, operation.bytes, operation.flops, seconds, max(moving, computing))
+    return Part(1, operation.bytes, operation.flops, seconds, max(moving, computing))
 
 
 def _reached(
@@ -124,18 +124,18 @@ def _reached(
     """Return the shares of the bandwidth and of the matrix rate that an operation reaches."""
     wide = calibration.stream
     match operation.kind:
-        case OperationKind.PRODUCT:
+        case WorkKind.PRODUCT:
             filled = _filled(operation, device) ** calibration.thin
             return wide * filled, calibration.product * filled
-        case OperationKind.ATTENTION:
+        case WorkKind.ATTENTION:
             return wide, calibration.attention
-        case OperationKind.CONVOLUTION:
+        case WorkKind.CONVOLUTION:
             return wide, calibration.convolution
     by_kind = {
-        OperationKind.NORM: calibration.norm,
-        OperationKind.REDUCTION: calibration.reduction,
-        OperationKind.GATHER: calibration.gather,
-        OperationKind.STRIDED: calibration.strided,
+        WorkKind.NORM: calibration.norm,
+        WorkKind.REDUCTION: calibration.reduction,
+        WorkKind.GATHER: calibration.gather,
+        WorkKind.STRIDED: calibration.strided,
     }
     return by_kind.get(operation.kind, wide), 1.0
 

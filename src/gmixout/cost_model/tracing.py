@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -72,9 +73,29 @@ def imagined() -> Iterator[None]:
 
     Tensors of outside, for example weights, are read as if they were such; they never change.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode  # heavy
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # heavy
 
-    with FakeTensorMode(allow_non_fake_inputs=True), _OnGpu():
+    own: Any = FakeTensor.device
+
+    def device(tensor: Any) -> torch.device:
+        """Return the device of a fake tensor, which none of torch's modes is asked for."""
+        found: torch.device = own.__get__(tensor)
+        modes: Any = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        return on_gpu.shown(found) if on_gpu in modes else found
+
+    engine: Any = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
+
+    def backward(*args: Any, **kwargs: Any) -> Any:
+        """Run backward with the mode, which functions of Python in it need as in forward."""
+        with on_gpu:
+            return engine(*args, **kwargs)
+
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True) as mode,
+        _OnGpu(mode) as on_gpu,
+        patch.object(FakeTensor, "device", property(device)),
+        patch.object(torch.autograd, "_engine_run_backward", backward),
+    ):
         yield
 
 
@@ -128,14 +149,22 @@ def trace_steps(step: Callable[[int], Any], steps: int = 1, kept_bytes: int = 0)
 class _OnGpu(TorchFunctionMode):
     """Let Python code see tensors on a GPU, which are on the CPU for torch."""
 
+    def __init__(self, fake: Any) -> None:
+        super().__init__()
+        self._fake = fake
+
+    def shown(self, device: torch.device) -> torch.device:
+        """Return the device that who asks is to see: a GPU, and the CPU inside of torch's code."""
+        outside = self._fake in _get_current_dispatch_mode_stack()
+        return _GPU if outside and device.type == "cpu" else device
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is _DEVICE:
-            found = func(*args)
-            return _GPU if found.type == "cpu" else found
-        if func in _IS_CUDA:
+        if func == _DEVICE:
+            return self.shown(func(*args))
+        if func == _IS_CUDA:
             return args[0].device.type == "cpu"
         args, kwargs = tree_map(_here, args), tree_map(_here, kwargs)
         if func is torch.sparse_coo_tensor:
@@ -150,7 +179,7 @@ class _OnGpu(TorchFunctionMode):
 
 
 _DEVICE = torch.Tensor.device.__get__
-_IS_CUDA = {torch.Tensor.is_cuda.__get__}  # type: ignore[attr-defined]
+_IS_CUDA = torch.Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 
 
 def _here(value: Any) -> Any:
