@@ -48,6 +48,10 @@ class GMixout:
     where every entry stays)."""
     block_size: int = 16
     """Side of a tile for structure="block"."""
+    biases: Literal["dense", "masked", "held"] = "dense"
+    """What is trained beside the masked weights and the head. dense: all of it (biases, norms,
+    embeddings). masked: the biases of masked layers, each with its output unit for
+    structure="row"; the rest is held. held: nothing, so that no gradient of it is computed."""
     mean_start_depth: float = 0.0
     """Train only the layers above a random start in each period. This is the mean start as a share
     of the layers, in [0, 1); 0 trains all layers, 0.5 draws the start uniformly. torch.compile
@@ -242,6 +246,7 @@ _WHOLE = ("resample_every", "seed", "block_size")
 
 _OPTIONS: dict[str, tuple[object, ...]] = {
     "structure": tuple(STRUCTURES),
+    "biases": ("dense", "masked", "held"),
     "rescale": (False, True),
     "residual": ("reset", "persist"),
     "anchor": ("pretrained", "zero"),

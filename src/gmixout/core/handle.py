@@ -21,10 +21,11 @@ from gmixout.core.schedule import (
     count_layers_below,
     layers_of,
 )
-from gmixout.core.selection import dense_groups, with_decay
+from gmixout.core.selection import Places, biases_of, dense_groups, unmasked, with_decay
 from gmixout.core.summary import Summary, summarize
 from gmixout.core.values import Phi, watch_optimizers
 from gmixout.errors import AttachError, StateError
+from gmixout.kernels.reference import Rows
 
 OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
 
@@ -39,7 +40,7 @@ class Masked:
         self,
         model: nn.Module,
         config: GMixout,
-        chosen: dict[str, list[tuple[nn.Module, str]]],
+        chosen: Places,
         heads: tuple[str, ...],
         higher_order: bool,
         schedule: Schedule | None,
@@ -53,30 +54,36 @@ class Masked:
         self._bound: Binding | None = None
         self._fast: dict[str, bool] = {}
         by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
+        biases = biases_of(model, chosen, heads) if config.biases == "masked" else {}
+        places = {**chosen, **{name: homes for name, (homes, _) in biases.items()}}
+        self._held = unmasked(model, places, heads) if config.biases != "dense" else []
+        """Parameters that are not trained while the process is on the model."""
+        for parameter in self._held:
+            parameter.requires_grad_(False)
+            parameter.grad = None
         below = count_layers_below(model, chosen, heads)
         trained = {
             parameter: below[name]
             for name, parameter in model.named_parameters()
-            if parameter.requires_grad and name not in chosen
+            if parameter.requires_grad and name not in places
         }
-        for name, places in chosen.items():
-            owner, attribute = places[0]
-            residual = RESIDUALS[config.residual](config)
-            self._weights[name] = MaskedWeight(name, owner, attribute, config, residual)
+        for name, homes in places.items():
+            _, weight = biases.get(name, (homes, None))
+            self._weights[name] = self._mask(name, homes[0], name in biases, weight)
             trained[self._weights[name].values] = below[name]
-            for module, attribute in places:
+            for module, attribute in homes:
                 by_module.setdefault(module, {})[attribute] = self._weights[name]
                 # With a leftover gradient, weight decay would move anchor values.
                 module._parameters[attribute].grad = None  # type: ignore[union-attr]
                 module._parameters[attribute].requires_grad_(False)  # type: ignore[union-attr]
-            fast = (has_fast_path(module, attribute) for module, attribute in places)
-            self._fast[name] = not higher_order and all(fast)
         self._modules = list(by_module)
         if config.mean_start_depth > 0:
             schedule = RandomStart(config.mean_start_depth)
         self._layers = ActiveLayers(schedule, layers_of(chosen), trained, config.seed)
         for module, weights in by_module.items():
             mask_module(module, weights, fast=not higher_order)
+        for name, homes in places.items():
+            self._fast[name] = not higher_order and all(has_fast_path(*home) for home in homes)
         self._watch()
         # Every rank draws the same masks itself: DDP must ignore them.
         ours = {id(b) for masked in self._weights.values() for b in masked.buffers()}
@@ -84,6 +91,18 @@ class Masked:
         buffers = [name for name, buffer in model.named_buffers() if id(buffer) in ours]
         # of the model itself: a compiled one would hand an attribute on to what it wraps
         vars(model)[_IGNORED_BY_DDP] = [*self._ignored, *buffers]
+
+    def _mask(
+        self, name: str, home: tuple[nn.Module, str], is_bias: bool, weight: str | None
+    ) -> MaskedWeight:
+        """Return the process on a parameter; a bias moves with its weight's output units."""
+        config = self.config
+        residual = RESIDUALS[config.residual](config)
+        if not is_bias:
+            return MaskedWeight(name, *home, config, residual)
+        # single entries, and a vector, which optimizers' groups know as a bias
+        of_outputs = weight is not None and isinstance(self._weights[weight].structure, Rows)
+        return MaskedWeight(name, *home, config, residual, Rows(), weight if of_outputs else None)
 
     def _watch(self) -> None:
         """Detect values that are trained by others, or that a compiled model did not see."""
@@ -399,6 +418,7 @@ class Masked:
             self._fast,
             heads=self.heads,
             dense=[p for p in self._layers.parameters if id(p) not in taken],
+            held=self._held,
             optimizer=[t for v in values for t in state.get(v, {}).values() if torch.is_tensor(t)],
             carried={} if self._bound is None else self._bound.moments.state(),
         )
@@ -425,12 +445,15 @@ class Masked:
                 if child_name(attribute) in module._modules:
                     module._parameters[attribute].requires_grad_(True)  # type: ignore[union-attr]
             unmask_module(module)
+        for parameter in self._held:
+            parameter.requires_grad_(True)
         del vars(model)[_IGNORED_BY_DDP]
         if self._ignored:
             vars(model)[_IGNORED_BY_DDP] = self._ignored
         self._model = None
         self._weights.clear()
         self._modules.clear()
+        self._held.clear()
         return model
 
 

@@ -30,6 +30,7 @@ from gmixout.core.config import GMixout
 from gmixout.core.masks import STRUCTURES, count_units, draw
 from gmixout.core.values import Phi, Values
 from gmixout.errors import AttachError
+from gmixout.kernels.reference import Structure
 
 WeightState = dict[str, Any]
 
@@ -82,12 +83,31 @@ class MaskedWeight(nn.Module):
     index: Tensor
 
     def __init__(
-        self, name: str, owner: nn.Module, attribute: str, config: GMixout, residual: Residual
+        self,
+        name: str,
+        owner: nn.Module,
+        attribute: str,
+        config: GMixout,
+        residual: Residual,
+        structure: Structure | None = None,
+        drawn_as: str | None = None,
     ) -> None:
+        """Start the process.
+
+        Args:
+            name: The parameter's name in the model.
+            owner: The module that owns it.
+            attribute: The owner's name of it.
+            config: The settings.
+            residual: What has D of the entries outside the mask.
+            structure: How the parameter is cut; None: as the config says.
+            drawn_as: Name of another parameter, cut into as many units, whose masks it shares.
+        """
         super().__init__()
         self.name = name
         self.config = config
-        self.structure = STRUCTURES[config.structure](config.block_size)
+        self.structure = structure or STRUCTURES[config.structure](config.block_size)
+        self.drawn_as = drawn_as or name
         # In a tuple, so that the owner does not become a child of its child.
         self._home = (owner, attribute)
         weight = self.weight
@@ -391,7 +411,7 @@ class MaskedWeight(nn.Module):
             self.weight.shape,
             self.count,
             seed=self.config.seed,
-            name=self.name,
+            name=self.drawn_as,
             period=self.period if period is None else period,
             device=self.weight.device,
         )
