@@ -386,11 +386,13 @@ def test_summary_counts_entries_and_bytes():
     ("structure", "autocast"),
     [*((each, False) for each in ("element", "row", "column", "block")), ("row", True)],
 )
-def test_every_structure_is_traced_as_one_graph(structure, autocast):
+@pytest.mark.parametrize("biases", ["dense", "masked"])
+def test_every_structure_is_traced_as_one_graph(structure, autocast, biases):
     """Convolution, attention and linear layers; the graph is run as traced, without inductor."""
+    torch._dynamo.reset()  # which counts the graphs of all these models' one forward
     config = GMixout(
         mask_rate=0.5, resample_every=2, structure=structure, block_size=2, residual="persist",
-        rescale=True,
+        rescale=True, biases=biases,
     )  # fmt: skip
     model = TinyNet()
     (eager, masked_eager), (inner, masked_inner) = (
