@@ -24,6 +24,9 @@ SETTINGS = {
         mask_rate=0.7, resample_every=3, residual="persist", residual_dtype="bfloat16"
     ),
     "random depth": GMixout(mask_rate=0.7, resample_every=4, mean_start_depth=0.5),
+    "bounded depth": GMixout(
+        mask_rate=0.7, resample_every=4, mean_start_depth=0.6, min_start_depth=0.3
+    ),
     "persist, random depth": GMixout(
         mask_rate=0.7, resample_every=4, mean_start_depth=0.5, residual="persist", moments="carry"
     ),

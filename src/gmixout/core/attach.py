@@ -88,7 +88,7 @@ def attach(
             "This model already has a masking process. Call detach() on its handle first."
         )
     # what is taken for a part of the body would be held
-    needed = select is None or config.biases != "dense"
+    needed = select is None or config.biases != "dense" or config.min_start_depth > 0
     heads = find_head(model, head, needed=needed)
     chosen = choose(model, select, heads)
     if not chosen:

@@ -1,7 +1,7 @@
 """The handle of a masking process on a model: run it behind an optimizer, then detach it."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from gmixout.core.schedule import (
     ActiveLayers,
     RandomStart,
     Schedule,
+    below_start,
     count_layers_below,
     layers_of,
 )
@@ -54,13 +55,16 @@ class Masked:
         self._bound: Binding | None = None
         self._fast: dict[str, bool] = {}
         by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
+        self._held: list[nn.Parameter] = []
+        """Parameters that are not trained while the process is on the model."""
+        if config.min_start_depth > 0:
+            low = below_start(model, chosen, heads, config.min_start_depth)
+            chosen = {name: homes for name, homes in chosen.items() if name not in low}
+            self._hold(low.values())
         biases = biases_of(model, chosen, heads) if config.biases == "masked" else {}
         places = {**chosen, **{name: homes for name, (homes, _) in biases.items()}}
-        self._held = unmasked(model, places, heads) if config.biases != "dense" else []
-        """Parameters that are not trained while the process is on the model."""
-        for parameter in self._held:
-            parameter.requires_grad_(False)
-            parameter.grad = None
+        if config.biases != "dense":
+            self._hold(unmasked(model, places, heads))
         below = count_layers_below(model, chosen, heads)
         trained = {
             parameter: below[name]
@@ -77,8 +81,9 @@ class Masked:
                 module._parameters[attribute].grad = None  # type: ignore[union-attr]
                 module._parameters[attribute].requires_grad_(False)  # type: ignore[union-attr]
         self._modules = list(by_module)
-        if config.mean_start_depth > 0:
-            schedule = RandomStart(config.mean_start_depth)
+        if config.mean_start_depth > config.min_start_depth:
+            lowest = config.min_start_depth
+            schedule = RandomStart((config.mean_start_depth - lowest) / (1 - lowest))
         self._layers = ActiveLayers(schedule, layers_of(chosen), trained, config.seed)
         for module, weights in by_module.items():
             mask_module(module, weights, fast=not higher_order)
@@ -91,6 +96,14 @@ class Masked:
         buffers = [name for name, buffer in model.named_buffers() if id(buffer) in ours]
         # of the model itself: a compiled one would hand an attribute on to what it wraps
         vars(model)[_IGNORED_BY_DDP] = [*self._ignored, *buffers]
+
+    def _hold(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Keep parameters from being trained until `detach`."""
+        for parameter in parameters:
+            if parameter.requires_grad:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+                self._held.append(parameter)
 
     def _mask(
         self, name: str, home: tuple[nn.Module, str], is_bias: bool, weight: str | None
