@@ -113,9 +113,11 @@ class Masked:
         residual = RESIDUALS[config.residual](config)
         if not is_bias:
             return MaskedWeight(name, *home, config, residual)
+        structure = None if weight is None else self._weights[weight].structure
+        if isinstance(structure, Rows):
+            return MaskedWeight(name, *home, config, residual, structure, drawn_as=weight)
         # single entries, and a vector, which optimizers' groups know as a bias
-        of_outputs = weight is not None and isinstance(self._weights[weight].structure, Rows)
-        return MaskedWeight(name, *home, config, residual, Rows(), weight if of_outputs else None)
+        return MaskedWeight(name, *home, config, residual, Rows())
 
     def _watch(self) -> None:
         """Detect values that are trained by others, or that a compiled model did not see."""
