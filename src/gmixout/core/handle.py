@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gmixout.core.binding import Binding
 from gmixout.core.config import GMixout
 from gmixout.core.layers import child_name, expose, has_fast_path, mask_module, unmask_module
-from gmixout.core.process import MaskedWeight
+from gmixout.core.process import MaskedWeight, redraw
 from gmixout.core.residuals import RESIDUALS
 from gmixout.core.saved import STATE_VERSION, check_state
 from gmixout.core.schedule import (
@@ -304,12 +304,12 @@ class Masked:
 
     def _resample(self) -> None:
         assert self._bound is not None  # whose step it is
-        for masked in self._weights.values():
-            if masked.redraws and not self._is_frozen(masked):
-                self._bound.moments.before(masked)
-                masked.end(self.period - 1)
-                masked.begin(self.period)
-                self._bound.moments.after(masked, self.steps)
+        due = [m for m in self._weights.values() if m.redraws and not self._is_frozen(m)]
+        for masked in due:
+            self._bound.moments.before(masked)
+        redraw(due, self.period)
+        for masked in due:
+            self._bound.moments.after(masked, self.steps)
         self._layers.begin(self.period)
 
     def _is_frozen(self, masked: MaskedWeight) -> bool:

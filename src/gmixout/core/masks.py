@@ -87,7 +87,7 @@ def draw_each(
         sizes.setdefault(size, {}).setdefault(name, []).append(place)
     drawn: dict[int, Tensor] = {}
     for (elements, units, count), places in sizes.items():
-        for names in _batches(list(places), units if not elements else count, device):
+        for names in in_batches(list(places), units if not elements else count, device):
             if count == units:
                 rows = torch.arange(units, device=device).expand(len(names), -1)
             elif elements:
@@ -116,8 +116,8 @@ def uniform_each(
     return (bits.float() / 2**24).reshape(len(names), *shape)
 
 
-def _batches(names: list[str], entries: int, device: Any) -> Iterator[list[str]]:
-    """Split names into batches of at most `BATCH_ENTRIES`, so many entries a name."""
+def in_batches(names: list[str], entries: int, device: Any) -> Iterator[list[str]]:
+    """Split names into batches of at most `BATCH_ENTRIES` random numbers, `entries` a name."""
     kind = "cpu" if torch.device(device).type == "cpu" else "gpu"
     size = max(1, BATCH_ENTRIES[kind] // max(1, entries))
     for start in range(0, len(names), size):
@@ -156,7 +156,7 @@ def _keys(
         key = int.from_bytes(digest[:8], "little", signed=True)
         pairs.append((key, int.from_bytes(digest[8:], "little") % units))
     # A device that is busy with the step before is not waited for.
-    keys, offsets = torch.tensor(pairs).to(device, non_blocking=True).unbind(1)
+    keys, offsets = torch.tensor(pairs, device="cpu").to(device, non_blocking=True).unbind(1)
     return keys, offsets
 
 
