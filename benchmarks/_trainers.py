@@ -101,7 +101,10 @@ class Setting:
         if self.compiler != "none":
             # Else a start depth more than torch expects would silently run uncompiled.
             torch._dynamo.config.recompile_limit = START_DEPTHS
-            trainer.model.compile(**COMPILERS[self.compiler])
+            deep = trainer.masked is not None and trainer.masked.config.mean_start_depth > 0
+            # Blocks share their graphs; the whole model would need one a start depth.
+            for part in getattr(model, "blocks", [model]) if deep else [trainer.model]:
+                part.compile(**COMPILERS[self.compiler])
         return trainer
 
     def adamw(self, parameters: Iterable[Any]) -> torch.optim.AdamW:

@@ -78,6 +78,7 @@ class MaskedWeight(nn.Module):
         values: The trainable leaf W[M], float32 or wider, in the structure's layout.
         held: The anchor's masked entries A[M], same shape and dtype.
         index: The units of the mask, int64 `[K]`.
+        follows: Whether the masks are another parameter's: those of the weight beside it.
         period: The period whose mask is in force.
         share: The share of its units that is trained: 1-p, but for the rounding of their count.
         scale: c, the factor of D in Phi: 1 / share when rescaling, so that the mean of Phi over
@@ -115,6 +116,7 @@ class MaskedWeight(nn.Module):
         self.config = config
         self.structure = structure or STRUCTURES[config.structure](config.block_size)
         self.drawn_as = drawn_as or name
+        self.follows = drawn_as is not None
         # In a tuple, so that the owner does not become a child of its child.
         self._home = (owner, attribute)
         weight = self.weight
