@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import timm
@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 import gmixout
 from gmixout.core.masks import STRUCTURES
 from gmixout.core.schedule import RandomStart, layers_of
+from gmixout.models.digits_vit import architecture
 
 LORA_RANK = 8
 STEPS_A_ROUND = 10
@@ -41,7 +42,7 @@ class Setting:
     """What is trained and how, alike for all methods; plain values, so that JSON can hold it."""
 
     model: str = "vit_small_patch16_224"
-    """A timm model; its weights are random, the same at every call."""
+    """A timm model, or digits_vit; its weights are random, the same at every call."""
     options: dict[str, Any] = field(default_factory=dict)
     """What `timm.create_model` is told beside the name."""
     checkpointing: bool = False
@@ -78,7 +79,11 @@ class Setting:
         # on the device itself: drawing ViT-L's weights on a CPU takes longer than a round of steps
         with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
             torch.manual_seed(0)
-            model = timm.create_model(self.model, **self.options).train()
+            if self.model == "digits_vit":
+                model = architecture().train()
+                model.default_cfg = {"input_size": (1, 28, 28)}
+            else:
+                model = timm.create_model(self.model, **self.options).train()
         model.set_grad_checkpointing(self.checkpointing)
         # as the library loads its models: other layers than convolutions do not mind
         return model.to(self.device, self._dtype, memory_format=torch.channels_last)
@@ -99,7 +104,10 @@ class Setting:
         if self.compiler != "none":
             # Else a start depth more than torch expects would silently run uncompiled.
             torch._dynamo.config.recompile_limit = START_DEPTHS
-            trainer.model.compile(**COMPILERS[self.compiler])
+            deep = trainer.masked is not None and trainer.masked.config.mean_start_depth > 0
+            # Blocks share their graphs; the whole model would need one a start depth.
+            for part in getattr(model, "blocks", [model]) if deep else [trainer.model]:
+                part.compile(**COMPILERS[self.compiler])
         return trainer
 
     def adamw(self, parameters: Iterable[Any]) -> torch.optim.AdamW:
@@ -310,6 +318,8 @@ METHODS: dict[str, Callable[[nn.Module, Setting], Trainer]] = {
     "dense_mixout": start_dense_mixout,
     **{f"gmixout_{structure}": gmixout_with(structure) for structure in STRUCTURES},
     "gmixout_row_depth": start_depth,
+    "gmixout_row_masked": partial(start_gmixout, structure="row", biases="masked"),
+    "gmixout_row_held": partial(start_gmixout, structure="row", biases="held"),
 }
 
 

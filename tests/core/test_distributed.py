@@ -16,6 +16,11 @@ from gmixout.errors import AttachError
 CONFIGS = {
     "all layers": GMixout(mask_rate=0.5, resample_every=2, structure="element"),
     "random depth": GMixout(mask_rate=0.5, resample_every=2, mean_start_depth=0.6),
+    "bounded depth": GMixout(
+        mask_rate=0.5, resample_every=2, mean_start_depth=0.7, min_start_depth=0.5
+    ),
+    "masked biases": GMixout(mask_rate=0.5, resample_every=2, biases="masked"),
+    "held biases": GMixout(mask_rate=0.5, resample_every=2, biases="held"),
 }
 UNEQUAL = {
     "rows": GMixout(mask_rate=0.5, resample_every=2),

@@ -20,16 +20,17 @@ Values that anybody else moves (half a step of SAM, averages swapped in for vali
 edit) are written into the weight when it is next used: `settle`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
-from gmixout.core.masks import STRUCTURES, count_units, draw
+from gmixout.core.masks import STRUCTURES, count_units, draw, draw_each
 from gmixout.core.values import Phi, Values
 from gmixout.errors import AttachError
+from gmixout.kernels.reference import Structure
 
 WeightState = dict[str, Any]
 
@@ -47,10 +48,17 @@ class Residual(Protocol):
         """Take the current weight as the pretrained one."""
 
     def begin(self, masked: "MaskedWeight") -> Tensor:
-        """Return the values that a period begins with: W = A + D of the mask's entries."""
+        """Return the values that a period begins with, W = A + D of the mask's entries.
 
-    def end(self, masked: "MaskedWeight", period: int) -> None:
-        """End a period: move the anchor. The weight holds A everywhere afterwards."""
+        It is `masked.held` itself where D is zero.
+        """
+
+    @classmethod
+    def end(cls, weights: Sequence["MaskedWeight"], period: int) -> None:
+        """End the period of several weights: move their anchors.
+
+        The weights hold A everywhere afterwards.
+        """
 
     def plain(self, masked: "MaskedWeight") -> Tensor:
         """Return the weight of the final model; it may be the layer's own."""
@@ -70,6 +78,7 @@ class MaskedWeight(nn.Module):
         values: The trainable leaf W[M], float32 or wider, in the structure's layout.
         held: The anchor's masked entries A[M], same shape and dtype.
         index: The units of the mask, int64 `[K]`.
+        follows: Whether the masks are another parameter's: those of the weight beside it.
         period: The period whose mask is in force.
         share: The share of its units that is trained: 1-p, but for the rounding of their count.
         scale: c, the factor of D in Phi: 1 / share when rescaling, so that the mean of Phi over
@@ -82,12 +91,32 @@ class MaskedWeight(nn.Module):
     index: Tensor
 
     def __init__(
-        self, name: str, owner: nn.Module, attribute: str, config: GMixout, residual: Residual
+        self,
+        name: str,
+        owner: nn.Module,
+        attribute: str,
+        config: GMixout,
+        residual: Residual,
+        structure: Structure | None = None,
+        drawn_as: str | None = None,
     ) -> None:
+        """Start the process.
+
+        Args:
+            name: The parameter's name in the model.
+            owner: The module that owns it.
+            attribute: The owner's name of it.
+            config: The settings.
+            residual: What has D of the entries outside the mask.
+            structure: How the parameter is cut; None: as the config says.
+            drawn_as: Name of another parameter, cut into as many units, whose masks it shares.
+        """
         super().__init__()
         self.name = name
         self.config = config
-        self.structure = STRUCTURES[config.structure](config.block_size)
+        self.structure = structure or STRUCTURES[config.structure](config.block_size)
+        self.drawn_as = drawn_as or name
+        self.follows = drawn_as is not None
         # In a tuple, so that the owner does not become a child of its child.
         self._home = (owner, attribute)
         weight = self.weight
@@ -139,25 +168,11 @@ class MaskedWeight(nn.Module):
         return not (self.whole and self.config.residual == "persist")
 
     @torch.no_grad()
-    def begin(self, period: int) -> None:
-        """Draw the period's mask and start from A and, when it persists, D of its entries."""
-        # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
-        self.period = period
-        self.index.copy_(self._draw())
-        self._take_up_entries()
-
-    @torch.no_grad()
     def _start(self) -> None:
         """Take the current weight as the pretrained one, with the mask in force."""
         self.residual.start(self)
-        self._take_up_entries()
+        _take_up_entries([self])
         self._fresh = True
-
-    def _take_up_entries(self) -> None:
-        self.values.grad = None  # of other entries
-        self.held.copy_(self.gather(self.weight))
-        self.values.copy_(self.residual.begin(self))
-        self.write_()
 
     @torch.no_grad()
     def write_(self) -> None:
@@ -282,10 +297,6 @@ class MaskedWeight(nn.Module):
             )
         self._start()
 
-    def end(self, period: int) -> None:
-        """End a period: move the anchor. The weight holds A everywhere afterwards."""
-        self.residual.end(self, period)
-
     @torch.no_grad()
     def plain(self) -> Tensor:
         """Return the final model's weight, perhaps the layer's own; the process goes on.
@@ -391,7 +402,7 @@ class MaskedWeight(nn.Module):
             self.weight.shape,
             self.count,
             seed=self.config.seed,
-            name=self.name,
+            name=self.drawn_as,
             period=self.period if period is None else period,
             device=self.weight.device,
         )
@@ -413,3 +424,41 @@ class MaskedWeight(nn.Module):
     def _wide(tensor: Tensor) -> Tensor:
         """Return at least float32: trained values and arithmetic are never in half precision."""
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+@torch.no_grad()
+def redraw(weights: Sequence[MaskedWeight], period: int) -> None:
+    """End the period of several weights of one process, and begin another, in few operations.
+
+    They start from A and, when it persists, from D of the new masks' entries.
+    """
+    if not weights:
+        return
+    first = weights[0]
+    first.residual.end(weights, period - 1)
+    drawn = draw_each(
+        [(m.structure, m.weight.shape, m.count, m.drawn_as) for m in weights],
+        seed=first.config.seed,
+        period=period,
+        device=first.index.device,
+    )
+    # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
+    torch._foreach_copy_([masked.index for masked in weights], drawn)
+    for masked in weights:
+        masked.period = period
+    _take_up_entries(weights)
+
+
+def _take_up_entries(weights: Sequence[MaskedWeight]) -> None:
+    """Take up the masks' entries of the weights, which hold A."""
+    held = [masked.held for masked in weights]
+    torch._foreach_copy_(held, [m.structure.gather(m.weight, m.index) for m in weights])
+    begun = [masked.residual.begin(masked) for masked in weights]
+    torch._foreach_copy_([masked.values for masked in weights], begun)
+    for masked, values in zip(weights, begun, strict=True):
+        masked.values.grad = None  # of other entries
+        if values is masked.held:
+            masked._note()  # D is zero, and the weight holds Phi
+        else:
+            masked.write_()
+        masked._fresh = False

@@ -48,8 +48,16 @@ class LayerProduct(Protocol):
     def lay_out(self, grad: Tensor) -> Tensor:
         """Lay out the gradient as the layer's own backward wants it: one copy serves both."""
 
-    def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
-        """Return `dL/dW[rows]`, shape `[len(rows), I, *k]`."""
+    def outputs(self, grad: Tensor, rows: Tensor | slice) -> Tensor:
+        """Return the part of `grad` that belongs to `rows`; more may follow it."""
+
+    def biases(self, outputs: Tensor) -> Tensor:
+        """Return `dL/db` of what `outputs` returned, one number for each."""
+
+    def rows(
+        self, grad: Tensor, input: Tensor, rows: Tensor | slice, outputs: Tensor | None = None
+    ) -> Tensor:
+        """Return `dL/dW[rows]`, shape `[len(rows), I, *k]`; `outputs` is of them, if at hand."""
 
     def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
         """Return the part of the input that the weight's `columns` touch, for `dense`.
@@ -73,12 +81,21 @@ class LinearProduct:
         """See `LayerProduct.lay_out`: a matrix in one piece."""
         return grad.contiguous()
 
-    def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
-        """See `LayerProduct.rows`; `grad [..., O]`, `input [..., I]`."""
+    def outputs(self, grad: Tensor, rows: Tensor | slice) -> Tensor:
+        """See `LayerProduct.outputs`; `grad [..., O]`."""
         grad = grad.reshape(-1, grad.shape[-1])  # a gather from a matrix is much the fastest
-        if isinstance(rows, slice):
-            return self.dense(grad[:, rows], input)
-        return self.dense(grad.index_select(1, _aligned(rows)), input)[: len(rows)]
+        return grad[:, rows] if isinstance(rows, slice) else grad.index_select(1, _aligned(rows))
+
+    def biases(self, outputs: Tensor) -> Tensor:
+        """See `LayerProduct.biases`."""
+        return outputs.sum(0)
+
+    def rows(
+        self, grad: Tensor, input: Tensor, rows: Tensor | slice, outputs: Tensor | None = None
+    ) -> Tensor:
+        """See `LayerProduct.rows`; `grad [..., O]`, `input [..., I]`."""
+        gradient = self.dense(self.outputs(grad, rows) if outputs is None else outputs, input)
+        return gradient if isinstance(rows, slice) else gradient[: len(rows)]
 
     def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
         """See `LayerProduct.narrow`; `[N, columns]`, as many as `ALIGNMENT` makes of them."""
@@ -124,12 +141,23 @@ class ConvProduct:
         """See `LayerProduct.lay_out`: in the memory format it came in."""
         return grad
 
-    def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
+    def outputs(self, grad: Tensor, rows: Tensor | slice) -> Tensor:
+        """See `LayerProduct.outputs`; `grad [N, O, *s']`, N may be missing."""
+        grad = self._batched(grad)
+        # a slice is a view in the memory format that it came in
+        return grad[:, rows] if isinstance(rows, slice) else _channels(grad, rows)
+
+    def biases(self, outputs: Tensor) -> Tensor:
+        """See `LayerProduct.biases`."""
+        return outputs.sum([dim for dim in range(outputs.dim()) if dim != 1])
+
+    def rows(
+        self, grad: Tensor, input: Tensor, rows: Tensor | slice, outputs: Tensor | None = None
+    ) -> Tensor:
         """See `LayerProduct.rows`; `grad [N, O, *s']`, `input [N, I*G, *s]`, N may be missing."""
         grad, input = self._batched(grad), self._batched(input)
         channels = grad.shape[1]
-        # a slice is a view in the memory format that it came in
-        chosen = grad[:, rows] if isinstance(rows, slice) else _channels(grad, rows)
+        chosen = self.outputs(grad, rows) if outputs is None else outputs
         if self.groups == 1:
             return self._product(chosen, input, groups=1)
         if isinstance(rows, slice):
@@ -206,9 +234,20 @@ class PixelProduct:
         """See `LayerProduct.lay_out`: in the memory format it came in."""
         return grad
 
-    def rows(self, grad: Tensor, input: Tensor, rows: Tensor | slice) -> Tensor:
+    def outputs(self, grad: Tensor, rows: Tensor | slice) -> Tensor:
+        """See `LayerProduct.outputs`; `grad [N, O, *s']`, as a matrix of pixels."""
+        return LinearProduct().outputs(_pixels(grad), rows)
+
+    def biases(self, outputs: Tensor) -> Tensor:
+        """See `LayerProduct.biases`."""
+        return LinearProduct().biases(outputs)
+
+    def rows(
+        self, grad: Tensor, input: Tensor, rows: Tensor | slice, outputs: Tensor | None = None
+    ) -> Tensor:
         """See `LayerProduct.rows`; `grad [N, O, *s']`, `input [N, I, *s]`."""
-        return self._kernels(LinearProduct().rows(_pixels(grad), self._seen(input), rows))
+        seen = self._seen(input)
+        return self._kernels(LinearProduct().rows(_pixels(grad), seen, rows, outputs))
 
     def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
         """See `LayerProduct.narrow`: a matrix of the pixels that the convolution looks at."""
@@ -362,6 +401,14 @@ class Rows(Structure):
         """See `Structure.grad`: a product `K/O` the size of the dense one."""
         del shape
         return product.rows(grad, kept, index)
+
+    def grad_with_bias(
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return `grad`'s result and `dL/db` of the same output units, from one gather."""
+        outputs = product.outputs(grad, index)
+        biases = product.biases(outputs)[: len(index)]
+        return product.rows(grad, kept, index, outputs), biases
 
 
 @dataclass(frozen=True)
