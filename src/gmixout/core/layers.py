@@ -114,11 +114,14 @@ def _masked(module: nn.Module, attribute: str) -> MaskedWeight:
 
 
 def _masked_bias(module: nn.Module, attribute: str) -> MaskedWeight | None:
-    """Return the masked bias of a module, up to date, or None if it is not masked."""
+    """Return the masked bias of a module, up to date; None for one that is dense.
+
+    Also None for a bias that the user selected as a weight: its values are no vector, and the
+    module's attribute has it.
+    """
     bias = module._modules.get(child_name(attribute))
-    if bias is None:
+    if not isinstance(bias, MaskedWeight) or bias.values.dim() != 1:
         return None
-    assert isinstance(bias, MaskedWeight)
     bias.settle()
     return bias
 
