@@ -115,8 +115,8 @@ def make_operations(
     layer: Layer, structure_name: str, density: float, grad: Tensor, input: Tensor
 ) -> tuple[dict[str, Callable[[], Any]], float]:
     """What to time, by name, and the density after rounding to whole units."""
-    structure, product = STRUCTURES[structure_name](BLOCK_SIZE), layer.product
-    shape, device = layer.weight, grad.device
+    shape, device, product = layer.weight, grad.device, layer.product
+    structure = STRUCTURES[structure_name](shape, BLOCK_SIZE)
     kind = torch.channels_last if len(shape) == 4 else torch.contiguous_format
     weight = torch.zeros(shape, dtype=grad.dtype, device=device).to(memory_format=kind)
     count = count_units(structure, shape, 1 - density)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gmixout.core.binding import Binding
 from gmixout.core.config import GMixout
 from gmixout.core.layers import child_name, expose, has_fast_path, mask_module, unmask_module
+from gmixout.core.neurons import find_neurons
 from gmixout.core.process import MaskedWeight
 from gmixout.core.residuals import RESIDUALS
 from gmixout.core.saved import STATE_VERSION, check_state
@@ -54,6 +55,7 @@ class Masked:
         self._fast: dict[str, bool] = {}
         by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
         below = count_layers_below(model, chosen, heads)
+        sides = find_neurons(model, chosen) if config.structure == "neuron" else {}
         trained = {
             parameter: below[name]
             for name, parameter in model.named_parameters()
@@ -62,7 +64,8 @@ class Masked:
         for name, places in chosen.items():
             owner, attribute = places[0]
             residual = RESIDUALS[config.residual](config)
-            self._weights[name] = MaskedWeight(name, owner, attribute, config, residual)
+            side = sides.get(name)
+            self._weights[name] = MaskedWeight(name, owner, attribute, config, residual, side)
             trained[self._weights[name].values] = below[name]
             for module, attribute in places:
                 by_module.setdefault(module, {})[attribute] = self._weights[name]

@@ -38,7 +38,9 @@ class _Collect(torch.autograd.Function):
         masked: MaskedWeight,
         product: LayerProduct,
     ) -> Tensor:
-        kept = masked.structure.keep(product, input, index)
+        ctx.band = None if torch.compiler.is_compiling() else masked.band
+        kept = masked.structure.keep(product, input, index if ctx.band is None else ctx.band)
+        # The positions in any case: that they were redrawn before backward does not go unnoticed.
         ctx.save_for_backward(kept, index)
         ctx.masked, ctx.product, ctx.shape = masked, product, masked.weight.shape
         # Not a view: one made here could not be modified in place later, for example by ReLU.
@@ -56,7 +58,8 @@ class _Collect(torch.autograd.Function):
             )
         kept, index = ctx.saved_tensors
         grad = ctx.product.lay_out(grad)
-        gradient = ctx.masked.structure.grad(ctx.product, grad, kept, index, ctx.shape)
+        chosen = index if ctx.band is None else ctx.band
+        gradient = ctx.masked.structure.grad(ctx.product, grad, kept, chosen, ctx.shape)
         return grad, None, _scaled(ctx.masked, gradient), None, None, None
 
 

@@ -8,24 +8,63 @@ without touching the generators of torch, numpy or python.
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gmixout.kernels.reference import Blocks, Columns, Elements, Rows, Structure
+from gmixout.kernels.reference import (
+    Blocks,
+    Columns,
+    Elements,
+    Index,
+    Rows,
+    Structure,
+    divisors,
+    has_more_rows,
+)
 
-STRUCTURES: dict[str, Callable[[int], Structure]] = {
-    "element": lambda block_size: Elements(),
-    "row": lambda block_size: Rows(),
-    "column": lambda block_size: Columns(),
-    "block": Blocks,
+
+def _longer_side(shape: Sequence[int], block_size: int) -> Structure:
+    return Rows() if has_more_rows(shape) else Columns()
+
+
+STRUCTURES: dict[str, Callable[[Sequence[int], int], Structure]] = {
+    "element": lambda shape, block_size: Elements(),
+    "row": lambda shape, block_size: Rows(),
+    "column": lambda shape, block_size: Columns(),
+    "block": lambda shape, block_size: Blocks(size=block_size),
+    "longer_side": _longer_side,
+    "neuron": _longer_side,  # of weights that belong to no neuron; `neurons.py` finds the others
 }
+"""How a weight of a shape is cut, by the name of a `GMixout.structure` and its `block_size`."""
+
+
+def in_groups(
+    structure: Structure, shape: Sequence[int], mask_rate: float, group_size: int | None
+) -> Structure:
+    """Return the structure with neighbours drawn together, `group_size` of them at most.
+
+    The size of a group divides the weight's units, so that groups are whole, alike and aligned,
+    none wraps around, and every unit has the same chance. It is at most the count to be trained,
+    and leaves something at the anchor where single units do. None asks for one band: the size is
+    the one nearest to the count of which one group is trained, if there is any.
+    """
+    units, density = structure.choices(shape), 1 - mask_rate
+    counts = {size: max(1, round(density * (units // size))) for size in divisors(units)}
+    sizes = [size for size, count in counts.items() if size == 1 or count < units // size]
+    most = min(counts[1], group_size or counts[1])
+    size = max(each for each in sizes if each <= most)
+    if group_size is None:
+        bands = [each for each in sizes if counts[each] == 1]
+        size = min(bands, key=lambda each: abs(each - density * units), default=size)
+    return replace(structure, group=structure.group * size)
 
 
 def count_units(structure: Structure, shape: Sequence[int], mask_rate: float) -> int:
-    """Return how many units of a weight are trained: `round(density * units)`, at least one."""
-    return max(1, round((1 - mask_rate) * structure.units(shape)))
+    """Return how many choices of a weight are trained: `round(density * choices)`, at least one."""
+    return max(1, round((1 - mask_rate) * structure.choices(shape)))
 
 
 def draw(
@@ -40,34 +79,62 @@ def draw(
 ) -> Tensor:
     """Draw the units of one weight that are trained in one period.
 
-    Every unit has the same probability `count / units`. Elements are stratified: one from each of
-    `count` equal strata of the flat weight, so that a draw costs O(count), with no sort. Larger
-    units are the first `count` of a random permutation.
+    Every choice, a unit or a group of them, has the same probability `count / choices`. Elements
+    are stratified: one from each of `count` equal strata of the flat weight, so that a draw costs
+    O(count), with no sort. Larger units are the first `count` of a random permutation.
 
     Args:
-        structure: How the weight is cut into units.
+        structure: How the weight is cut into units, and which of them are drawn together.
         shape: The weight's shape.
-        count: Units to draw, from 1 to all of them.
+        count: Choices to draw, from 1 to all of them.
         seed: The run's seed.
-        name: The parameter's name in the model; it alone tells weights of one shape apart.
+        name: The parameter's name in the model, or what weights that are drawn alike have in
+            common; it alone tells weights of one shape apart.
         period: Index of the masking period, from 0.
         device: Where the result is computed.
 
     Returns:
         Ascending unit indices, int64, `[count]`.
     """
-    units = structure.units(shape)
-    key, offset = _keys(seed, name, period)
-    if count == units:
-        return torch.arange(units, device=device)
+    key = keys_of(seed, name, period)
+    return positions(draw_index(structure, shape, count, key, device), device)
+
+
+def draw_index(
+    structure: Structure,
+    shape: Sequence[int],
+    count: int,
+    key: tuple[int, int],
+    device: torch.device | str,
+) -> Index:
+    """Draw as `draw` does, by the key of a period; a band, whole or of one group, is a slice."""
+    choices, units = structure.choices(shape), structure.units(shape)
+    if count == choices:
+        return slice(0, units)
+    band = count == 1 and structure.parts == 1
+    if band:
+        device = "cpu"  # nobody waits for it
+    bits, offset = key
     if isinstance(structure, Elements):
-        return _stratified(units, count, key, offset % units, device)
-    return _random_bits(key, units, device).argsort(stable=True)[:count].sort().values
+        chosen = _stratified(choices, count, bits, offset % choices, device)
+    else:
+        chosen = _random_bits(bits, choices, device).argsort(stable=True)[:count].sort().values
+    if not band:
+        return structure.spread(chosen, shape)
+    start = structure.group * int(chosen)
+    return slice(start, start + structure.group)
+
+
+def positions(index: Index, device: torch.device | str) -> Tensor:
+    """Return chosen units one by one, int64 `[K]`."""
+    if isinstance(index, slice):
+        return torch.arange(index.start, index.stop, device=device)
+    return index
 
 
 def uniform(shape: Sequence[int], *, seed: int, name: str, period: int, device: Any) -> Tensor:
     """Return float32 numbers in [0, 1), as reproducible as the masks and independent of them."""
-    key, _ = _keys(seed, f"{name}\0uniform", period)
+    key, _ = keys_of(seed, f"{name}\0uniform", period)
     # 24 bits: as many as float32 holds exactly.
     bits = _random_bits(key, math.prod(shape), device) >> 8
     return (bits.float() / 2**24).reshape(tuple(shape))
@@ -95,8 +162,8 @@ def _stratified(
     return entry.index_select(0, order)
 
 
-def _keys(seed: int, name: str, period: int) -> tuple[int, int]:
-    """Return two independent integers: a signed 64-bit hash key and an unsigned one."""
+def keys_of(seed: int, name: str, period: int) -> tuple[int, int]:
+    """Return a period's key: two independent integers of 64 bits, one signed, one unsigned."""
     digest = hashlib.blake2b(f"{seed}\0{period}\0{name}".encode(), digest_size=16).digest()
     return (
         int.from_bytes(digest[:8], "little", signed=True),

@@ -27,9 +27,18 @@ import torch
 from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
-from gmixout.core.masks import STRUCTURES, count_units, draw
+from gmixout.core.masks import (
+    STRUCTURES,
+    count_units,
+    draw_index,
+    in_groups,
+    keys_of,
+    positions,
+)
+from gmixout.core.neurons import Side
 from gmixout.core.values import Phi, Values
 from gmixout.errors import AttachError
+from gmixout.kernels.reference import Index
 
 WeightState = dict[str, Any]
 
@@ -70,6 +79,7 @@ class MaskedWeight(nn.Module):
         values: The trainable leaf W[M], float32 or wider, in the structure's layout.
         held: The anchor's masked entries A[M], same shape and dtype.
         index: The units of the mask, int64 `[K]`.
+        band: The same as a slice, where they are one stretch of the weight.
         period: The period whose mask is in force.
         share: The share of its units that is trained: 1-p, but for the rounding of their count.
         scale: c, the factor of D in Phi: 1 / share when rescaling, so that the mean of Phi over
@@ -80,26 +90,38 @@ class MaskedWeight(nn.Module):
     values: Values
     held: Tensor
     index: Tensor
+    band: slice | None
 
     def __init__(
-        self, name: str, owner: nn.Module, attribute: str, config: GMixout, residual: Residual
+        self,
+        name: str,
+        owner: nn.Module,
+        attribute: str,
+        config: GMixout,
+        residual: Residual,
+        side: Side | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.config = config
-        self.structure = STRUCTURES[config.structure](config.block_size)
         # In a tuple, so that the owner does not become a child of its child.
         self._home = (owner, attribute)
-        weight = self.weight
-        self.count = count_units(self.structure, weight.shape, config.mask_rate)
-        units = self.structure.units(weight.shape)
+        weight, rate = self.weight, config.mask_rate
+        self._drawn_by = name if side is None else side.neurons
+        structure = STRUCTURES[config.structure](weight.shape, config.block_size)
+        structure = structure if side is None else side.structure
+        self.structure = in_groups(structure, weight.shape, rate, config.group_size)
+        self.count = count_units(self.structure, weight.shape, rate)
+        units = self.structure.choices(weight.shape)
         # The weight is too small to mask: p is 0 for it.
         self.whole = self.count == units
         self.share = self.count / units
         self.scale = units / self.count if config.rescale else 1.0
         self.residual = residual
         self.period = 0
-        index = self._draw()
+        chosen = self._draw(0)
+        self._note_band(chosen)
+        index = positions(chosen, weight.device)
         held = self._wide(self.structure.gather(weight, index))
         self.values = Values(held.clone())
         self.register_buffer("index", index, persistent=False)
@@ -141,9 +163,8 @@ class MaskedWeight(nn.Module):
     @torch.no_grad()
     def begin(self, period: int) -> None:
         """Draw the period's mask and start from A and, when it persists, D of its entries."""
-        # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
         self.period = period
-        self.index.copy_(self._draw())
+        self._redraw()
         self._take_up_entries()
 
     @torch.no_grad()
@@ -311,7 +332,7 @@ class MaskedWeight(nn.Module):
         weight = self.anchor()
         residual = self.residual.outside(self)
         self.put_(self.values - self.held, residual)
-        index = self._draw(period)
+        index = positions(self._draw(period), weight.device)
         anchor = self._wide(self.structure.gather(weight, index))
         entries = anchor + self.scale * self.structure.gather(residual, index)
         self.structure.scatter_(weight, index, entries)
@@ -325,7 +346,7 @@ class MaskedWeight(nn.Module):
     def import_state(self, state: WeightState, period: int) -> None:
         """Take up a checked state; the weight itself comes with the model's own state dict."""
         self.period = period
-        self.index.copy_(self._draw())
+        self._redraw()
         for key, tensor in self.export_state().items():
             tensor.copy_(state[key])
         self.write_()
@@ -364,7 +385,7 @@ class MaskedWeight(nn.Module):
         self.look()
         self.weight.copy_(self.plain())
         self.period = 0
-        self.index.copy_(self._draw())
+        self._redraw()
         self._start()
 
     @torch.no_grad()
@@ -372,29 +393,42 @@ class MaskedWeight(nn.Module):
         """Return whether the layer's weight holds what the values say; waits for the device."""
         if self.weight.is_meta:
             return True
-        entries = self.structure.gather(self.weight, self.index)
+        entries = self.structure.gather(self.weight, self.chosen())
         return torch.equal(entries, self._phi().to(entries.dtype))
 
     def gather(self, dense: Tensor) -> Tensor:
         """Return the mask's entries of the weight or a copy of it, as the values are kept."""
-        return self.structure.gather(dense, self.index.to(dense.device)).to(self.held)
+        return self.structure.gather(dense, self.chosen(dense.device)).to(self.held)
 
     def put_(self, entries: Tensor, dense: Tensor | None = None) -> None:
         """Write entries of the mask into a copy of the weight, by default into the weight."""
         dense = self.weight if dense is None else dense
-        self.structure.scatter_(dense, self.index.to(dense.device), entries.to(dense.device))
+        self.structure.scatter_(dense, self.chosen(dense.device), entries.to(dense.device))
 
-    def _draw(self, period: int | None = None) -> Tensor:
-        """Return the mask of a period, by default of the one in force."""
-        return draw(
-            self.structure,
-            self.weight.shape,
-            self.count,
-            seed=self.config.seed,
-            name=self.name,
-            period=self.period if period is None else period,
-            device=self.weight.device,
-        )
+    def chosen(self, device: torch.device | None = None) -> Index:
+        """Return the units of the mask: the band, or positions on a device.
+
+        A compiled graph would hold on to the numbers of a band: it reads positions.
+        """
+        if self.band is not None and not torch.compiler.is_compiling():
+            return self.band
+        return self.index if device is None else self.index.to(device)
+
+    def _redraw(self) -> None:
+        """Draw the mask of the period in force."""
+        chosen = self._draw(self.period)
+        # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
+        self.index.copy_(positions(chosen, self.index.device))
+        self._note_band(chosen)
+
+    def _note_band(self, chosen: Index) -> None:
+        has_bands = self.structure.has_bands and self.weight.dim() > 0
+        self.band = chosen if isinstance(chosen, slice) and has_bands else None
+
+    def _draw(self, period: int) -> Index:
+        """Return the mask of a period."""
+        weight, key = self.weight, keys_of(self.config.seed, self._drawn_by, period)
+        return draw_index(self.structure, weight.shape, self.count, key, weight.device)
 
     def _phi(self) -> Tensor:
         c = self.scale
