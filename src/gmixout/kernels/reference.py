@@ -106,8 +106,7 @@ class LinearProduct:
         """See `LayerProduct.dense`."""
         grad, input = grad.reshape(-1, grad.shape[-1]), input.reshape(-1, input.shape[-1])
         parts = _most(SPLIT, grad)
-        tiles = math.prod(-(-x.shape[1] // 128) for x in (grad, input))
-        if parts > 1 and tiles <= SMALL and len(grad) % parts == 0:
+        if parts > 1 and len(grad) % parts == 0 and _tiles(grad) * _tiles(input) <= SMALL:
             grad, input = (x.unflatten(0, (parts, len(x) // parts)) for x in (grad, input))
             wide = torch.promote_types(grad.dtype, torch.float32)
             return torch.bmm(grad.transpose(1, 2), input).sum(0, dtype=wide)
@@ -544,6 +543,11 @@ def _scatter_(weight: Tensor, dim: int, index: Index, values: Tensor) -> None:
         weight.narrow(dim, index.start, index.stop - index.start).copy_(values)
     else:
         weight.index_copy_(dim, index, values.to(weight.dtype))
+
+
+def _tiles(matrix: Tensor) -> int:
+    """Return how many tiles of 128 a matrix has side by side."""
+    return -(-matrix.shape[1] // 128)
 
 
 def has_more_rows(shape: Sequence[int]) -> bool:
