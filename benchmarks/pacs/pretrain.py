@@ -36,11 +36,11 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from gmixout.bench.task import cache_folder
 from gmixout.data import SOURCES
 from gmixout.data.images import ImageSet
 from gmixout.data.parquet import read_parquet
 from gmixout.data.sampling import SPLIT_SEED, in_half, stratified
+from gmixout.files import cache_folder
 from gmixout.methods.full import full
 from gmixout.models import Pretrained
 from gmixout.training import TrainingArguments, train

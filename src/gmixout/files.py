@@ -1,4 +1,4 @@
-"""Files that are either complete or absent."""
+"""Files that are either complete or absent, and the folder of those that can be made again."""
 
 import glob
 import os
@@ -7,6 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from gmixout.errors import StateError
+
+
+def cache_folder() -> Path:
+    """Return the cache of models made on this machine: `gmixout` in XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gmixout"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -189,7 +189,7 @@ def from_spec(spec: Any, base: type[Kind]) -> Kind:
 def specs_of(text: str) -> list[dict[str, Any]]:
     """Return the specs in a text as `str` writes it: two for `full+sam(rho=0.1)`.
 
-    Values are literals, or named things with their options again.
+    Values are literals, bare words (texts without quotes), or named things with their options.
 
     Raises:
         ConfigError: The text has another form.
@@ -225,15 +225,15 @@ def _spelled(tree: ast.expr) -> dict[str, Any]:
     path = ast.unparse(tree)
     if not _PATH.fullmatch(path) or not all(option.arg for option in options):
         raise ValueError(path)
-    values = {
-        str(option.arg): (
-            {_SUM: [_spelled(part) for part in _summands(option.value)]}
-            if isinstance(option.value, ast.Call | ast.BinOp)
-            else ast.literal_eval(option.value)
-        )
-        for option in options
-    }
+    values = {str(option.arg): _value_of(option.value) for option in options}
     return {"class_path": path, "init_args": values}
+
+
+def _value_of(tree: ast.expr) -> Any:
+    """Return the value of an option; a bare word is a text, as quotes are awkward in a shell."""
+    if isinstance(tree, ast.Call | ast.BinOp):
+        return {_SUM: [_spelled(part) for part in _summands(tree)]}
+    return tree.id if isinstance(tree, ast.Name) else ast.literal_eval(tree)
 
 
 def class_named(path: str, base: type[Kind]) -> type[Kind]:

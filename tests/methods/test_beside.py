@@ -45,6 +45,11 @@ def test_every_method_is_read_from_what_it_writes(name):
     assert get_method(str(method)) == method
 
 
+def test_texts_need_no_quotes():
+    bare = get_method("gmixout(structure=element, residual=persist, rescale=True)+sam")
+    assert bare == get_method("gmixout(structure='element', residual='persist', rescale=True)+sam")
+
+
 def test_what_a_method_without_regularizers_is_does_not_change():
     assert get_method("gmixout").regularizers == ()
     assert identity(get_method("gmixout")) == {"name": "gmixout", "options": {}}

@@ -192,3 +192,56 @@ def test_importing_the_room_loads_no_library():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.stdout.strip(), result.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("image_size", [16, 48])
+def test_takes_images_of_another_size(folder, image_size):
+    """Only position embeddings change, if there are any."""
+    own = load_pretrained(str(folder), CLASSES)
+    other = load_pretrained(str(folder), CLASSES, image_size=image_size)
+    assert other.size == (image_size, image_size) != own.size
+    seen = other.transform(Image.new("RGB", (90, 60), (200, 100, 0)))
+    assert seen.shape == (3, image_size, image_size)
+    assert (other.mean, other.std, other.interpolation) == (own.mean, own.std, own.interpolation)
+    assert repr(other.transform) != repr(own.transform)  # which a run's identity has
+    logits = other.model(images(other))
+    assert logits.shape == (2, 3)
+    assert not torch.equal(logits[0], logits[1])
+    now = other.model.state_dict()
+    differing = [
+        name
+        for name, value in own.model.state_dict().items()
+        if now[name].shape != value.shape or not torch.equal(now[name], value)
+    ]
+    assert all("pos" in name for name in differing), differing
+
+
+def test_the_models_own_size_changes_nothing(folder):
+    own = load_pretrained(str(folder), CLASSES)
+    same = load_pretrained(str(folder), CLASSES, image_size=own.size[0])
+    torch.testing.assert_close(same.model(images(own)), own.model(images(own)))
+    picture = Image.fromarray(torch.randint(0, 256, (90, 70, 3), dtype=torch.uint8).numpy())
+    assert torch.equal(same.transform(picture), own.transform(picture))
+
+
+@pytest.mark.parametrize("image_size", [0, -32, True, 32.0, "32", (32, 32)])
+def test_a_size_that_is_none_is_refused(image_size, tmp_path):
+    with pytest.raises(ConfigError, match=r"image_size=.* number of pixels"):
+        load_pretrained(str(tmp_path), CLASSES, image_size=image_size)
+
+
+@pytest.mark.parametrize("image_size", [1, 5])
+def test_a_size_that_a_model_cannot_take_is_named(folder, image_size):
+    named = f"image_size={image_size}: .*cannot take|at {image_size} x {image_size} pixels cannot"
+    with pytest.raises((ConfigError, DataError), match=named):
+        load_pretrained(str(folder), CLASSES, image_size=image_size)
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "test_resnet"])
+def test_a_convolutional_model_takes_any_size_with_its_own_weights(name, tmp_path):
+    file = timm_file(tmp_path, name)
+    own = load_pretrained(f"timm:{name}@{file}", CLASSES).model.state_dict()
+    for image_size in (64, 96):
+        other = load_pretrained(f"timm:{name}@{file}", CLASSES, image_size=image_size)
+        torch.testing.assert_close(other.model.state_dict(), own, atol=0, rtol=0)
+        assert other.model(images(other)).shape == (2, 3)

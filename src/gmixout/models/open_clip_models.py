@@ -34,8 +34,12 @@ def load(request: Request) -> Pretrained:
         "of its Hugging Face repository, with open_clip_config.json: --model "
         "open_clip:/path/to/folder)"
     )
-    with loading(request.name, provide):
+    with loading(request.title, provide):
         options = _options(request.weights, tag)
+        if request.image_size is not None:
+            options["force_image_size"] = request.image_size
+            cfg = options.get("force_preprocess_cfg", {})
+            options["force_preprocess_cfg"] = {**cfg, "size": request.image_size}
         model = open_clip.create_model(
             name, require_pretrained=True, weights_only=True, **options
         ).eval()

