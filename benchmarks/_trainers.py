@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import timm
@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 
 import gmixout
 from gmixout.core.schedule import RandomStart, layers_of
+from gmixout.models.digits_vit import architecture
 
 LORA_RANK = 8
 STEPS_A_ROUND = 10
@@ -40,7 +41,7 @@ class Setting:
     """What is trained and how, alike for all methods; plain values, so that JSON can hold it."""
 
     model: str = "vit_small_patch16_224"
-    """A timm model; its weights are random, the same at every call."""
+    """A timm model, or digits_vit; its weights are random, the same at every call."""
     options: dict[str, Any] = field(default_factory=dict)
     """What `timm.create_model` is told beside the name."""
     checkpointing: bool = False
@@ -75,7 +76,11 @@ class Setting:
         """The model before training."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = timm.create_model(self.model, **self.options).train()
+            if self.model == "digits_vit":
+                model = architecture().train()
+                model.default_cfg = {"input_size": (1, 28, 28)}
+            else:
+                model = timm.create_model(self.model, **self.options).train()
         model.set_grad_checkpointing(self.checkpointing)
         # as the library loads its models: other layers than convolutions do not mind
         return model.to(self.device, self._dtype, memory_format=torch.channels_last)
@@ -298,6 +303,8 @@ METHODS: dict[str, Callable[[nn.Module, Setting], Trainer]] = {
     "gmixout_column": gmixout_with("column"),
     "gmixout_block": gmixout_with("block"),
     "gmixout_row_depth": start_depth,
+    "gmixout_row_masked": partial(start_gmixout, structure="row", biases="masked"),
+    "gmixout_row_held": partial(start_gmixout, structure="row", biases="held"),
 }
 
 

@@ -32,7 +32,8 @@ from rich.table import Table
 MB = 1e6
 BATCHES = [8, 32]
 MODELS = (
-    "vit_small_patch16_224, vit_base_patch16_224, vit_large_patch14_224, convnext_base, resnet50"
+    "vit_small_patch16_224, vit_base_patch16_224, vit_large_patch14_224, convnext_base, resnet50, "
+    "digits_vit"
 )
 INFERENCE_PASSES = 20
 PROFILED = 25

@@ -1,10 +1,13 @@
 """Periods that train the upper layers alone, and anchors that are pulled back."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tiny import CUTS, STRUCTURES, TinyNet, batches, loss_of, masked_copy, train
+from tiny import CUTS, STRUCTURES, TinyNet, batches, loss_of, masked_copy, saved_bytes, train
 from torch import nn
 
 from gmixout import GMixout
@@ -244,3 +247,61 @@ def test_frozen_layers_keep_their_masks_moving():
         train(model, optimizer, [batch])
         seen.add(tuple(weight.index.tolist()))
     assert len(seen) > 4
+
+
+def deep(blocks=8):
+    return nn.Sequential(
+        *(nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(blocks)), nn.Linear(16, 4)
+    )
+
+
+@pytest.mark.parametrize("lowest", [0.25, 0.5, 0.8])
+def test_no_period_keeps_more_than_the_layers_above_the_lowest_start(lowest):
+    """The first period is the dearest, and costs what a net of the layers above costs."""
+    config = GMixout(mask_rate=0.5, resample_every=2, mean_start_depth=0.9, min_start_depth=lowest)
+    model, images = deep(), torch.randn(100, 16)
+    above = nn.Sequential(*list(model.children())[int(8 * lowest) :])
+    model, masked = masked_copy(model, config)
+    optimizer = masked.bind(torch.optim.AdamW(masked.param_groups(1e-2)))
+    kept, starts = [], set()
+    for _ in range(16):
+        kept.append(saved_bytes(model, images))
+        starts.add(8 - len(masked._layers.names(masked.period)))
+        train(model, optimizer, [(images, torch.zeros(100, dtype=torch.long))])
+    assert kept[0] == max(kept) == saved_bytes(above, images)
+    assert min(starts) == int(8 * lowest)
+    if lowest < 0.8:
+        assert len(starts) > 1
+        assert min(kept) < max(kept)
+
+
+def test_what_lies_below_the_lowest_start_is_held_until_detach():
+    config = replace(UNIFORM, min_start_depth=0.5)
+    model, masked, optimizer = bound(config)
+    plain = copy.deepcopy(masked.snapshot())
+    train(model, optimizer, list(batches(12)))
+    held = {name for name in plain if layer_of(name) < 2}
+    assert masked.summary().held == sum(plain[name].numel() for name in held)
+    after = masked.detach().state_dict()
+    assert {name for name in after if torch.equal(after[name], plain[name])} == held
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_mean_start_is_of_all_layers_whatever_the_lowest():
+    config = GMixout(mean_start_depth=0.6, min_start_depth=0.4)
+    _, masked = masked_copy(deep(100), config)
+    starts = [100 - len(masked._layers.names(period)) for period in range(1, 400)]
+    assert min(starts) >= 40
+    assert sum(starts) / len(starts) == pytest.approx(59.5, abs=3)
+
+
+def test_where_mean_and_lowest_start_are_one_every_period_starts_there():
+    config = GMixout(mask_rate=0.5, mean_start_depth=0.5, min_start_depth=0.5, resample_every=None)
+    _, masked = masked_copy(TinyNet(), replace(config, anchor_decay=1.0))
+    assert masked._layers.names(0) is None
+    assert [w.name for w in masked.summary().weights] == [
+        "attention.out_proj.weight",
+        "hidden.weight",
+    ]
+    with pytest.raises(ConfigError, match=r"raise mean_start_depth to 0\.7"):
+        GMixout(mean_start_depth=0.5, min_start_depth=0.7)

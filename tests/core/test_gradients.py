@@ -212,13 +212,20 @@ def matrices(name, parameter):
     return name.endswith("weight") or "weight" in name.split(".")[-1] or name.startswith("list")
 
 
-def build(case, structure, rescale, seed=0, **options):
+MODES = {
+    "plain": {},
+    "rescaled": {"rescale": True},
+    "rescaled, biases": {"rescale": True, "biases": "masked"},
+}
+
+
+def build(case, structure, mode="plain", seed=0, **options):
     """The dense module, the masked one, its handle, and inputs that want gradients."""
     make, shapes = CASES[case]
     torch.manual_seed(zlib.crc32(case.encode()))
     dense = make().double()
     inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    config = GMixout(mask_rate=0.5, **CUTS[structure], rescale=rescale, block_size=2, seed=seed)
+    config = GMixout(mask_rate=0.5, **CUTS[structure], block_size=2, seed=seed, **MODES[mode])
     module = nn.Sequential()
     module.add_module("it", copy.deepcopy(dense))
     select = (lambda n, p: True) if case == "odd parameters" else matrices
@@ -236,10 +243,10 @@ def gathered(masked, grads):
 
 # torch's own advice about a copy that an even kernel needs
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
-@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("case", "structure"), each_structure(CASES))
-def test_gradients_are_the_dense_ones_gathered(case, structure, rescale):
-    dense, module, masked, inputs = build(case, structure, rescale)
+def test_gradients_are_the_dense_ones_gathered(case, structure, mode):
+    dense, module, masked, inputs = build(case, structure, mode)
     expected, output = dense(*inputs), module(*inputs)
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(expected)
@@ -281,11 +288,11 @@ GRADCHECK = [
 ]
 
 
-@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("case", "structure"), each_structure(GRADCHECK))
-def test_finite_differences(case, structure, rescale):
+def test_finite_differences(case, structure, mode):
     """No dense layer to compare with: the weight is written for each value that is tried."""
-    _, module, masked, inputs = build(case, structure, rescale)
+    _, module, masked, inputs = build(case, structure, mode)
     leaves = [*inputs, *(p for p in module.parameters() if p.requires_grad)]
     output = module(*inputs)
     weight = torch.randn_like(output)
@@ -330,10 +337,10 @@ def test_second_order_gradients_are_right_or_refused(case):
         (grad,) = torch.autograd.grad(layer(*inputs).pow(3).sum(), inputs, create_graph=True)
         return grad.pow(2).sum()
 
-    _, module, _, inputs = build(case, "row", False)
+    _, module, _, inputs = build(case, "row")
     with pytest.raises(AttachError, match="higher_order=True"):
         penalty(module, inputs)
-    dense, module, masked, inputs = build(case, "row", False, higher_order=True)
+    dense, module, masked, inputs = build(case, "row", higher_order=True)
     for layer in (dense, module):
         penalty(layer, inputs).backward()
     grads = {name: p.grad for name, p in dense.named_parameters()}
@@ -344,13 +351,13 @@ def test_second_order_gradients_are_right_or_refused(case):
 @pytest.mark.parametrize("structure", UNPAIRED)
 def test_frozen_input_needs_no_gradient(structure):
     """The first layer of a model: nothing flows below it, its values get theirs."""
-    _, module, masked, (x,) = build("conv2d groups", structure, False)
+    _, module, masked, (x,) = build("conv2d groups", structure)
     module(x.detach()).sum().backward()
     assert all(values.grad.abs().sum() > 0 for values in masked.parameters())
 
 
 def test_the_same_masked_layer_in_no_grad_and_inference_mode():
-    dense, module, masked, (x,) = build("attention", "row", True)
+    dense, module, masked, (x,) = build("attention", "row", "rescaled")
     del masked
     for mode in (torch.no_grad, torch.inference_mode):
         for train in (True, False):

@@ -57,12 +57,15 @@ def adam(parameters):
 
 @pytest.mark.parametrize("optimizer", FULL)
 @pytest.mark.parametrize("every", [1, 3, None])
-def test_rate_zero_is_full_finetuning_to_the_last_bit(optimizer, every):
+@pytest.mark.parametrize("biases", ["dense", "masked"])
+def test_rate_zero_is_full_finetuning_to_the_last_bit(optimizer, every, biases):
     """Rows of all units: the very products of the dense layer, in float32."""
     model, make = PlainNet(), FULL[optimizer]
     plain = copy.deepcopy(model)
     train(plain, make(trainable(plain)), list(batches(12)))
-    config = GMixout(mask_rate=0, resample_every=every, residual="persist", anchor_decay=0.3)
+    config = GMixout(
+        mask_rate=0, resample_every=every, residual="persist", anchor_decay=0.3, biases=biases
+    )
     assert same_state(plain, finish(model, config, make, 12, torch.float32))
 
 
@@ -98,9 +101,15 @@ def test_rate_zero_is_full_finetuning_whatever_the_rest(structure, rescale, anch
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("make", [sgd, adam])
-def test_persist_and_reset_are_one_when_the_anchor_takes_up_everything(structure, make):
+@pytest.mark.parametrize("biases", ["dense", "masked"])
+def test_persist_and_reset_are_one_when_the_anchor_takes_up_everything(structure, make, biases):
     config = GMixout(
-        mask_rate=0.75, anchor_decay=0, resample_every=3, **CUTS[structure], block_size=2
+        mask_rate=0.75,
+        anchor_decay=0,
+        resample_every=3,
+        **CUTS[structure],
+        block_size=2,
+        biases=biases,
     )
     model = TinyNet().double()
     reset = finish(model, config, make, 9)
@@ -110,7 +119,8 @@ def test_persist_and_reset_are_one_when_the_anchor_takes_up_everything(structure
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("make", [sgd, adam])
-def test_reset_rescaled_with_lambda_p_is_persist_rescaled_with_lambda_zero(structure, make):
+@pytest.mark.parametrize("biases", ["dense", "masked"])
+def test_reset_rescaled_with_lambda_p_is_persist_rescaled_with_lambda_zero(structure, make, biases):
     config = GMixout(
         mask_rate=0.75,
         anchor_decay=0.75,
@@ -118,6 +128,7 @@ def test_reset_rescaled_with_lambda_p_is_persist_rescaled_with_lambda_zero(struc
         **CUTS[structure],
         block_size=2,
         rescale=True,
+        biases=biases,
     )
     model = TinyNet().double()
     reset = finish(model, config, make, 9)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gmixout.core.masks import STRUCTURES, count_units, draw, draw_index, in_groups, keys_of
+from gmixout.core.masks import STRUCTURES, count_units, draw, in_groups
 from gmixout.kernels.reference import Columns, Rows
 
 
@@ -69,11 +69,9 @@ def test_a_band_is_one_stretch_of_the_weight():
         assert count_units(cut, (side, 8), 0.9) == 1
         assert 0.08 < cut.group / side < 0.13
         for period in range(5):
-            key = keys_of(0, "layer.weight", period)
-            band = draw_index(cut, (side, 8), 1, key, "cpu")
-            assert band.stop - band.start == cut.group
-            assert band.start % cut.group == 0
-            assert 0 <= band.start < band.stop <= side
+            band = draw(cut, (side, 8), 1, seed=0, name="layer.weight", period=period)
+            assert band[0] % cut.group == 0
+            assert torch.equal(band, band[0] + torch.arange(cut.group))
 
 
 def test_parts_are_drawn_alike():

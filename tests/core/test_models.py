@@ -4,7 +4,18 @@ import copy
 
 import pytest
 import torch
-from tiny import CUTS, STRUCTURES, UNPAIRED, PlainNet, TinyNet, batches, loss_of, masked_copy, train
+from tiny import (
+    CUTS,
+    STRUCTURES,
+    UNPAIRED,
+    PlainNet,
+    TinyNet,
+    batches,
+    loss_of,
+    masked_copy,
+    saved_bytes,
+    train,
+)
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -389,11 +400,13 @@ def test_summary_counts_entries_and_bytes():
     ("structure", "autocast"),
     [*((each, False) for each in STRUCTURES), ("row", True)],
 )
-def test_every_structure_is_traced_as_one_graph(structure, autocast):
+@pytest.mark.parametrize("biases", ["dense", "masked"])
+def test_every_structure_is_traced_as_one_graph(structure, autocast, biases):
     """Convolution, attention and linear layers; the graph is run as traced, without inductor."""
+    torch._dynamo.reset()  # which counts the graphs of all these models' one forward
     config = GMixout(
         mask_rate=0.5, resample_every=2, **CUTS[structure], block_size=2, residual="persist",
-        rescale=True,
+        rescale=True, biases=biases,
     )  # fmt: skip
     model = TinyNet()
     (eager, masked_eager), (inner, masked_inner) = (
@@ -413,23 +426,6 @@ def test_every_structure_is_traced_as_one_graph(structure, autocast):
     assert masked_inner.period == 2
     close = {"rtol": 0, "atol": 2e-2} if autocast else {}  # the graph rounds at other places
     torch.testing.assert_close(eager.state_dict(), inner.state_dict(), **close)
-
-
-def saved_bytes(model, input):
-    """What autograd keeps of a forward pass, each piece of memory once, weights apart."""
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model(input)
-    for parameter in (*model.parameters(), *model.buffers()):
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
-    assert output.requires_grad
-    return sum(kept.values())
 
 
 def test_a_model_of_column_masks_keeps_the_chosen_inputs_alone():

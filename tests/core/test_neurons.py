@@ -115,7 +115,7 @@ def output_of(model: nn.Module, input: Tensor) -> Tensor:
 def groups_of(masked):
     groups = {}
     for weight in masked._weights.values():
-        groups.setdefault(weight._drawn_by, []).append(weight)
+        groups.setdefault(weight.drawn_as, []).append(weight)
     return [weights for weights in groups.values() if len(weights) > 1]
 
 
@@ -202,9 +202,9 @@ def test_a_chain_is_cut_in_pairs_and_what_is_left_along_its_longer_side():
     layers = [nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 8)]
     masked = gmixout.attach(nn.Sequential(*layers), CONFIG, head=())
     first, second, last = masked._weights.values()
-    assert first._drawn_by == second._drawn_by == "0.weight + 2.weight"
+    assert first.drawn_as == second.drawn_as == "0.weight + 2.weight"
     assert torch.equal(first.index, second.index)
-    assert (last._drawn_by, last.structure) == ("4.weight", Columns())
+    assert (last.drawn_as, last.structure) == ("4.weight", Columns())
 
 
 @pytest.mark.parametrize("leave_out", ["0.weight", "2.weight", "tied"])
@@ -255,7 +255,7 @@ def test_what_is_found_depends_on_no_value_device_or_random_state(name, rng_unto
     with torch.no_grad(), torch.device("meta"):
         same = gmixout.attach(meta, CONFIG, head=())
     cuts = [
-        {name: (weight._drawn_by, weight.structure) for name, weight in each._weights.items()}
+        {name: (weight.drawn_as, weight.structure) for name, weight in each._weights.items()}
         for each in (found, same)
     ]
     assert cuts[0] == cuts[1]

@@ -24,11 +24,21 @@ SETTINGS = {
         mask_rate=0.7, resample_every=3, residual="persist", residual_dtype="bfloat16"
     ),
     "random depth": GMixout(mask_rate=0.7, resample_every=4, mean_start_depth=0.5),
+    "bounded depth": GMixout(
+        mask_rate=0.7, resample_every=4, mean_start_depth=0.6, min_start_depth=0.3
+    ),
     "persist, random depth": GMixout(
         mask_rate=0.7, resample_every=4, mean_start_depth=0.5, residual="persist", moments="carry"
     ),
+    "masked biases": GMixout(mask_rate=0.7, resample_every=4, biases="masked"),
+    "persist, masked biases": GMixout(
+        mask_rate=0.7, resample_every=4, residual="persist", rescale=True, biases="masked"
+    ),
+    "held biases, random depth": GMixout(
+        mask_rate=0.7, resample_every=4, mean_start_depth=0.5, biases="held"
+    ),
     "pulled anchor": GMixout(mask_rate=0.7, resample_every=4, anchor_pull=0.3),
-    "carried moments": mixout(0.7, resample_every=3),
+    "carried moments": mixout(0.7, resample_every=3, biases="masked"),
     "mixout": mixout(0.7),
     "random mask": random_mask(0.7),
     "dropconnect": dropconnect(0.5),

@@ -96,3 +96,20 @@ def same_state(a: nn.Module, b: nn.Module) -> bool:
     """Whether two models hold bit-equal states."""
     left, right = a.state_dict(), b.state_dict()
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def saved_bytes(model: nn.Module, input: Tensor) -> int:
+    """What autograd keeps of a forward pass, each piece of memory once, weights apart."""
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(input)
+    for parameter in (*model.parameters(), *model.buffers()):
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    assert output.requires_grad
+    return sum(kept.values())

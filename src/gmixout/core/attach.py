@@ -87,7 +87,9 @@ def attach(
         raise AttachError(
             "This model already has a masking process. Call detach() on its handle first."
         )
-    heads = find_head(model, head, needed=select is None)
+    # what is taken for a part of the body would be held
+    needed = select is None or config.biases != "dense" or config.min_start_depth > 0
+    heads = find_head(model, head, needed=needed)
     chosen = choose(model, select, heads)
     if not chosen:
         trainable = sum(1 for p in model.parameters() if p.requires_grad)

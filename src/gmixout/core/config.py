@@ -53,11 +53,19 @@ class GMixout:
     group_size: int | None = 1
     """Draw units in groups of so many neighbours (at most; it divides their number); None: as one
     contiguous band, where the count to be trained divides their number, or as near as it gets."""
+    biases: Literal["dense", "masked", "held"] = "dense"
+    """What is trained beside the masked weights and the head. dense: all of it (biases, norms,
+    embeddings). masked: the biases of masked layers, each with its output unit for
+    structure="row"; the rest is held. held: nothing, so that no gradient of it is computed."""
     mean_start_depth: float = 0.0
     """Train only the layers above a random start in each period. This is the mean start as a share
     of the layers, in [0, 1); 0 trains all layers, 0.5 draws the start uniformly. torch.compile
     makes one graph per start and falls back to eager after eight: set
     `torch._dynamo.config.recompile_limit` to at least the number of layers."""
+    min_start_depth: float = 0.0
+    """The lowest start as a share of the layers, at most `mean_start_depth`. The layers below are
+    held from the beginning, so that no period needs more memory than the layers above; the first
+    period starts there. Where both are equal, so does every period."""
     anchor_pull: float = 0.0
     """rho, how far the end of a period pulls the anchor's trained entries back to the pretrained
     weights, in [0, 1]; above 0 it costs one copy of the weights."""
@@ -92,11 +100,17 @@ class GMixout:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        if self.resample_every is None and self.mean_start_depth > 0:
+        if self.min_start_depth > self.mean_start_depth:
+            raise ConfigError(
+                f"GMixout(min_start_depth={self.min_start_depth!r}, mean_start_depth="
+                f"{self.mean_start_depth!r}) cannot start above its mean; raise mean_start_depth "
+                f"to {self.min_start_depth!r}, where every period starts, or more."
+            )
+        if self.resample_every is None and self.mean_start_depth > self.min_start_depth:
             raise ConfigError(
                 f"GMixout(resample_every=None, mean_start_depth={self.mean_start_depth!r}) would "
                 "never train the layers below the first start; use a number of steps, or "
-                "mean_start_depth=0."
+                f"mean_start_depth={self.min_start_depth!r}."
             )
         if self.anchor_pull > 0 and (self.residual == "persist" or self.resample_every is None):
             raise ConfigError(
@@ -242,6 +256,12 @@ _RANGES: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (
         lambda x: 0 <= x < 1,
     ),
     (
+        "min_start_depth",
+        "the layers below it are never trained",
+        "in [0, 1)",
+        lambda x: 0 <= x < 1,
+    ),
+    (
         "anchor_pull",
         "0 never pulls the anchor, 1 resets it at the end of every period",
         "in [0, 1]",
@@ -254,6 +274,7 @@ _MAY_BE_NONE = ("resample_every", "group_size")
 
 _OPTIONS: dict[str, tuple[object, ...]] = {
     "structure": tuple(STRUCTURES),
+    "biases": ("dense", "masked", "held"),
     "rescale": (False, True),
     "residual": ("reset", "persist"),
     "anchor": ("pretrained", "zero"),

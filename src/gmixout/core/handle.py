@@ -1,7 +1,7 @@
 """The handle of a masking process on a model: run it behind an optimizer, then detach it."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -11,21 +11,24 @@ from torch import Tensor, nn
 from gmixout.core.binding import Binding
 from gmixout.core.config import GMixout
 from gmixout.core.layers import child_name, expose, has_fast_path, mask_module, unmask_module
-from gmixout.core.neurons import find_neurons
-from gmixout.core.process import MaskedWeight
+from gmixout.core.masks import in_groups
+from gmixout.core.neurons import Side, find_neurons
+from gmixout.core.process import MaskedWeight, redraw
 from gmixout.core.residuals import RESIDUALS
 from gmixout.core.saved import STATE_VERSION, check_state
 from gmixout.core.schedule import (
     ActiveLayers,
     RandomStart,
     Schedule,
+    below_start,
     count_layers_below,
     layers_of,
 )
-from gmixout.core.selection import dense_groups, with_decay
+from gmixout.core.selection import Places, biases_of, dense_groups, unmasked, with_decay
 from gmixout.core.summary import Summary, summarize
 from gmixout.core.values import Phi, watch_optimizers
 from gmixout.errors import AttachError, StateError
+from gmixout.kernels.reference import Rows
 
 OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
 
@@ -40,7 +43,7 @@ class Masked:
         self,
         model: nn.Module,
         config: GMixout,
-        chosen: dict[str, list[tuple[nn.Module, str]]],
+        chosen: Places,
         heads: tuple[str, ...],
         higher_order: bool,
         schedule: Schedule | None,
@@ -54,32 +57,43 @@ class Masked:
         self._bound: Binding | None = None
         self._fast: dict[str, bool] = {}
         by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
+        self._held: list[nn.Parameter] = []
+        """Parameters that are not trained while the process is on the model."""
+        if config.min_start_depth > 0:
+            low = below_start(model, chosen, heads, config.min_start_depth)
+            chosen = {name: homes for name, homes in chosen.items() if name not in low}
+            self._hold(low.values())
+        biases = biases_of(model, chosen, heads) if config.biases == "masked" else {}
+        places = {**chosen, **{name: homes for name, (homes, _) in biases.items()}}
+        if config.biases != "dense":
+            self._hold(unmasked(model, places, heads))
         below = count_layers_below(model, chosen, heads)
         sides = find_neurons(model, chosen) if config.structure == "neuron" else {}
         trained = {
             parameter: below[name]
             for name, parameter in model.named_parameters()
-            if parameter.requires_grad and name not in chosen
+            if parameter.requires_grad and name not in places
         }
-        for name, places in chosen.items():
-            owner, attribute = places[0]
-            residual = RESIDUALS[config.residual](config)
-            side = sides.get(name)
-            self._weights[name] = MaskedWeight(name, owner, attribute, config, residual, side)
+        for name, homes in places.items():
+            if name in biases:
+                self._weights[name] = self._mask_bias(name, homes[0], biases[name][1])
+            else:
+                self._weights[name] = self._mask(name, homes[0], sides.get(name))
             trained[self._weights[name].values] = below[name]
-            for module, attribute in places:
+            for module, attribute in homes:
                 by_module.setdefault(module, {})[attribute] = self._weights[name]
                 # With a leftover gradient, weight decay would move anchor values.
                 module._parameters[attribute].grad = None  # type: ignore[union-attr]
                 module._parameters[attribute].requires_grad_(False)  # type: ignore[union-attr]
-            fast = (has_fast_path(module, attribute) for module, attribute in places)
-            self._fast[name] = not higher_order and all(fast)
         self._modules = list(by_module)
-        if config.mean_start_depth > 0:
-            schedule = RandomStart(config.mean_start_depth)
+        if config.mean_start_depth > config.min_start_depth:
+            lowest = config.min_start_depth
+            schedule = RandomStart((config.mean_start_depth - lowest) / (1 - lowest))
         self._layers = ActiveLayers(schedule, layers_of(chosen), trained, config.seed)
         for module, weights in by_module.items():
             mask_module(module, weights, fast=not higher_order)
+        for name, homes in places.items():
+            self._fast[name] = not higher_order and all(has_fast_path(*home) for home in homes)
         self._watch()
         # Every rank draws the same masks itself: DDP must ignore them.
         ours = {id(b) for masked in self._weights.values() for b in masked.buffers()}
@@ -87,6 +101,36 @@ class Masked:
         buffers = [name for name, buffer in model.named_buffers() if id(buffer) in ours]
         # of the model itself: a compiled one would hand an attribute on to what it wraps
         vars(model)[_IGNORED_BY_DDP] = [*self._ignored, *buffers]
+
+    def _hold(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Keep parameters from being trained until `detach`."""
+        for parameter in parameters:
+            if parameter.requires_grad:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+                self._held.append(parameter)
+
+    def _mask(self, name: str, home: tuple[nn.Module, str], side: Side | None) -> MaskedWeight:
+        """Return the process on a weight, which may share its masks with others."""
+        config = self.config
+        residual = RESIDUALS[config.residual](config)
+        if side is None:
+            return MaskedWeight(name, *home, config, residual)
+        shape = home[0]._parameters[home[1]].shape  # type: ignore[union-attr]
+        structure = in_groups(side.structure, shape, config.mask_rate, config.group_size)
+        return MaskedWeight(name, *home, config, residual, structure, side.neurons)
+
+    def _mask_bias(
+        self, name: str, home: tuple[nn.Module, str], weight: str | None
+    ) -> MaskedWeight:
+        """Return the process on a bias, which moves with its weight's output units."""
+        config = self.config
+        residual = RESIDUALS[config.residual](config)
+        owner = None if weight is None else self._weights[weight]
+        if owner is not None and isinstance(owner.structure, Rows):
+            return MaskedWeight(name, *home, config, residual, owner.structure, owner.drawn_as)
+        # single entries, and a vector, which optimizers' groups know as a bias
+        return MaskedWeight(name, *home, config, residual, Rows())
 
     def _watch(self) -> None:
         """Detect values that are trained by others, or that a compiled model did not see."""
@@ -273,12 +317,12 @@ class Masked:
 
     def _resample(self) -> None:
         assert self._bound is not None  # whose step it is
-        for masked in self._weights.values():
-            if masked.redraws and not self._is_frozen(masked):
-                self._bound.moments.before(masked)
-                masked.end(self.period - 1)
-                masked.begin(self.period)
-                self._bound.moments.after(masked, self.steps)
+        due = [m for m in self._weights.values() if m.redraws and not self._is_frozen(m)]
+        for masked in due:
+            self._bound.moments.before(masked)
+        redraw(due, self.period)
+        for masked in due:
+            self._bound.moments.after(masked, self.steps)
         self._layers.begin(self.period)
 
     def _is_frozen(self, masked: MaskedWeight) -> bool:
@@ -402,6 +446,7 @@ class Masked:
             self._fast,
             heads=self.heads,
             dense=[p for p in self._layers.parameters if id(p) not in taken],
+            held=self._held,
             optimizer=[t for v in values for t in state.get(v, {}).values() if torch.is_tensor(t)],
             carried={} if self._bound is None else self._bound.moments.state(),
         )
@@ -428,12 +473,15 @@ class Masked:
                 if child_name(attribute) in module._modules:
                     module._parameters[attribute].requires_grad_(True)  # type: ignore[union-attr]
             unmask_module(module)
+        for parameter in self._held:
+            parameter.requires_grad_(True)
         del vars(model)[_IGNORED_BY_DDP]
         if self._ignored:
             vars(model)[_IGNORED_BY_DDP] = self._ignored
         self._model = None
         self._weights.clear()
         self._modules.clear()
+        self._held.clear()
         return model
 
 

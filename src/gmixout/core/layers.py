@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from gmixout.core.process import MaskedWeight
 from gmixout.errors import AttachError
-from gmixout.kernels.reference import ConvProduct, LayerProduct, LinearProduct
+from gmixout.kernels.reference import ConvProduct, LayerProduct, LinearProduct, size
 
 
 class _Collect(torch.autograd.Function):
-    """The identity on a layer's output, whose backward computes the masked values' gradient."""
+    """The identity on a layer's output, whose backward computes the masked values' gradients."""
 
     @staticmethod
     def forward(
@@ -35,14 +35,21 @@ class _Collect(torch.autograd.Function):
         input: Tensor,
         values: Tensor,
         index: Tensor,
+        bias_values: Tensor | None,
+        bias_index: Tensor | None,
         masked: MaskedWeight,
+        bias: MaskedWeight | None,
         product: LayerProduct,
     ) -> Tensor:
-        ctx.band = None if torch.compiler.is_compiling() else masked.band
-        kept = masked.structure.keep(product, input, index if ctx.band is None else ctx.band)
+        # A graph would hold on to the numbers of a band.
+        compiled = torch.compiler.is_compiling()
+        ctx.band = None if compiled else masked.band
+        ctx.bias_band = None if compiled or bias is None else bias.band
+        chosen = index if ctx.band is None else ctx.band
+        kept = masked.structure.keep(product, input, chosen) if ctx.needs_input_grad[2] else None
         # The positions in any case: that they were redrawn before backward does not go unnoticed.
-        ctx.save_for_backward(kept, index)
-        ctx.masked, ctx.product, ctx.shape = masked, product, masked.weight.shape
+        ctx.save_for_backward(kept, index, bias_index)
+        ctx.masked, ctx.bias, ctx.product, ctx.shape = masked, bias, product, masked.weight.shape
         # Not a view: one made here could not be modified in place later, for example by ReLU.
         ctx.mark_dirty(output)
         return output
@@ -56,11 +63,26 @@ class _Collect(torch.autograd.Function):
                 "(create_graph=True: Adahessian, penalties on gradients). "
                 "attach(..., higher_order=True) makes that exact, with dense weight gradients."
             )
-        kept, index = ctx.saved_tensors
-        grad = ctx.product.lay_out(grad)
-        chosen = index if ctx.band is None else ctx.band
-        gradient = ctx.masked.structure.grad(ctx.product, grad, kept, chosen, ctx.shape)
-        return grad, None, _scaled(ctx.masked, gradient), None, None, None
+        kept, index, bias_index = ctx.saved_tensors
+        index = index if ctx.band is None else ctx.band
+        bias_index = bias_index if ctx.bias_band is None else ctx.bias_band
+        masked, bias, product = ctx.masked, ctx.bias, ctx.product
+        _, _, wanted, _, bias_wanted, *_ = ctx.needs_input_grad
+        grad = product.lay_out(grad)
+        gradient = bias_gradient = None
+        if wanted and bias_wanted and bias.drawn_as == masked.drawn_as:
+            gradient, bias_gradient = masked.structure.grad_with_bias(product, grad, kept, index)
+        else:
+            if wanted:
+                gradient = masked.structure.grad(product, grad, kept, index, ctx.shape)
+            if bias_wanted:
+                outputs = product.outputs(grad, bias_index)
+                bias_gradient = product.biases(outputs)[: size(bias_index)]
+        if gradient is not None:
+            gradient = _scaled(masked, gradient)
+        if bias_gradient is not None:
+            bias_gradient = _scaled(bias, bias_gradient)
+        return grad, None, gradient, None, bias_gradient, None, None, None, None
 
 
 class _Expose(torch.autograd.Function):
@@ -99,11 +121,32 @@ def _masked(module: nn.Module, attribute: str) -> MaskedWeight:
     return masked
 
 
-def collect(masked: MaskedWeight, output: Tensor, input: Tensor, product: LayerProduct) -> Tensor:
-    """Return the output; in backward, `masked.values` gets its gradient through `product`."""
-    if not (torch.is_grad_enabled() and masked.values.requires_grad):
+def _masked_bias(module: nn.Module, attribute: str) -> MaskedWeight | None:
+    """Return the masked bias of a module, up to date, or None if it is not masked."""
+    bias = module._modules.get(child_name(attribute))
+    if bias is None:
+        return None
+    assert isinstance(bias, MaskedWeight)
+    bias.settle()
+    return bias
+
+
+def collect(
+    masked: MaskedWeight,
+    output: Tensor,
+    input: Tensor,
+    product: LayerProduct,
+    bias: MaskedWeight | None = None,
+) -> Tensor:
+    """Return the output; in backward, masked values get their gradients through `product`."""
+    values = masked.values
+    bias_values, bias_index = (None, None) if bias is None else (bias.values, bias.index)
+    trained = values.requires_grad or (bias_values is not None and bias_values.requires_grad)
+    if not (torch.is_grad_enabled() and trained):
         return output
-    return _Collect.apply(output, input, masked.values, masked.index, masked, product)
+    return _Collect.apply(
+        output, input, values, masked.index, bias_values, bias_index, masked, bias, product
+    )
 
 
 def expose(masked: MaskedWeight) -> Tensor:
@@ -119,22 +162,24 @@ def _as_run(input: Tensor) -> Tensor:
     return input.to(torch.get_autocast_dtype(kind))
 
 
-def _linear(masked: MaskedWeight, input: Tensor, bias: Tensor | None) -> Tensor:
+def _linear(module: nn.Module, weight: str, bias: str, input: Tensor) -> Tensor:
+    masked, shift = _masked(module, weight), _masked_bias(module, bias)
     masked.settle()
-    input = _as_run(input)
+    input, added = _as_run(input), getattr(module, bias) if shift is None else shift.weight
     # As a matrix: of more dimensions some versions of torch give a view, and what is done to a
     # view in place (`mark_dirty`) costs backward some nine copies of the gradient.
     rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])
-    output = collect(masked, F.linear(rows, masked.weight, bias), rows, LinearProduct())
+    output = F.linear(rows, masked.weight, added)
+    output = collect(masked, output, rows, LinearProduct(), shift)
     return output.view(*input.shape[:-1], output.shape[-1])
 
 
 def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
-    return _linear(_masked(self, "weight"), input, self.bias)
+    return _linear(self, "weight", "bias", input)
 
 
 def _conv_forward(self: nn.modules.conv._ConvNd, input: Tensor) -> Tensor:
-    masked, input = _masked(self, "weight"), _as_run(input)
+    masked, shift, input = _masked(self, "weight"), _masked_bias(self, "bias"), _as_run(input)
     masked.settle()
     padding = self.padding
     if self.padding_mode != "zeros" or isinstance(padding, str):
@@ -143,13 +188,16 @@ def _conv_forward(self: nn.modules.conv._ConvNd, input: Tensor) -> Tensor:
         padding = (0,) * len(self.kernel_size)
     convolve: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel_size) - 1]
     geometry = (self.stride, padding, self.dilation, self.groups)
+    bias: Tensor | None = self.bias if shift is None else shift.weight
+    if shift is not None and masked.whole and torch.is_grad_enabled():
+        bias, shift = expose(shift), None  # torch's own gradient, to the last bit
     # For a bias' gradient alone torch computes the dense gradient of the weight, too.
-    bias, together = self.bias, masked.whole
-    output = convolve(input, masked.weight, bias if together else None, *geometry)
-    if bias is not None and not together:
+    apart = bias is not None and bias.requires_grad and not masked.whole
+    output = convolve(input, masked.weight, None if apart else bias, *geometry)
+    if apart:
         output += bias.to(output.dtype).reshape(-1, *[1] * len(self.kernel_size))
     product = ConvProduct(self.kernel_size, *geometry).of(input)
-    return collect(masked, output, input, product)
+    return collect(masked, output, input, product, shift)
 
 
 def _attention_forward(
@@ -164,10 +212,10 @@ def _attention_forward(
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute packed self-attention without returned weights; use the fallback for the rest."""
-    masked_in = self._modules.get(child_name("in_proj_weight"))
+    masked_in = child_name("in_proj_weight") in self._modules
     alike = query is key and key is value and query.dim() == 3 and not query.is_nested
     rare = self.bias_k is not None or self.add_zero_attn or (is_causal and attn_mask is None)
-    if need_weights or rare or not alike or masked_in is None or not torch.is_grad_enabled():
+    if need_weights or rare or not alike or not masked_in or not torch.is_grad_enabled():
         return nn.MultiheadAttention.forward(
             self,
             query,
@@ -179,8 +227,7 @@ def _attention_forward(
             average_attn_weights=average_attn_weights,
             is_causal=is_causal,
         )
-    assert isinstance(masked_in, MaskedWeight)
-    q, k, v = _linear(masked_in, query, self.in_proj_bias).chunk(3, dim=-1)
+    q, k, v = _linear(self, "in_proj_weight", "in_proj_bias", query).chunk(3, dim=-1)
     if not self.batch_first:
         q, k, v = (x.transpose(0, 1) for x in (q, k, v))
     q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (q, k, v))
@@ -215,20 +262,22 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
 
 
-FAST_PATHS: dict[Callable[..., Any], tuple[Callable[..., Any], str]] = {
-    nn.Linear.forward: (_linear_forward, "weight"),
-    nn.Conv1d.forward: (_conv_forward, "weight"),
-    nn.Conv2d.forward: (_conv_forward, "weight"),
-    nn.Conv3d.forward: (_conv_forward, "weight"),
-    nn.MultiheadAttention.forward: (_attention_forward, "in_proj_weight"),
+FAST_PATHS: dict[Callable[..., Any], tuple[Callable[..., Any], str, str]] = {
+    nn.Linear.forward: (_linear_forward, "weight", "bias"),
+    nn.Conv1d.forward: (_conv_forward, "weight", "bias"),
+    nn.Conv2d.forward: (_conv_forward, "weight", "bias"),
+    nn.Conv3d.forward: (_conv_forward, "weight", "bias"),
+    nn.MultiheadAttention.forward: (_attention_forward, "in_proj_weight", "in_proj_bias"),
 }
-"""The forward of a class -> ours, and its weight; the class must have that very function."""
+"""The forward of a class -> ours, its weight and its bias; the class must have that very function.
+
+Only a layer whose weight is masked has it."""
 
 
 def has_fast_path(module: nn.Module, attribute: str) -> bool:
-    """Return whether this weight's gradient can be computed for the masked part alone."""
+    """Return whether the gradient of a module's masked parameter is computed for its mask alone."""
     path = FAST_PATHS.get(_plain_class(type(module)).forward)
-    return path is not None and path[1] == attribute
+    return path is not None and attribute in path[1:] and child_name(path[1]) in module._modules
 
 
 def _plain_class(cls: type[nn.Module]) -> type[nn.Module]:

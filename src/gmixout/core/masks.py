@@ -7,7 +7,7 @@ without touching the generators of torch, numpy or python.
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +62,11 @@ def in_groups(
     return replace(structure, group=structure.group * size)
 
 
+BATCH_ENTRIES = {"cpu": 2**17, "gpu": 2**23}
+"""Most random numbers that are drawn at a time, for weights of one size together: what fits a CPU's
+cache (1 MiB); a GPU wants few launches (64 MiB)."""
+
+
 def count_units(structure: Structure, shape: Sequence[int], mask_rate: float) -> int:
     """Return how many choices of a weight are trained: `round(density * choices)`, at least one."""
     return max(1, round((1 - mask_rate) * structure.choices(shape)))
@@ -96,33 +101,47 @@ def draw(
     Returns:
         Ascending unit indices, int64, `[count]`.
     """
-    key = keys_of(seed, name, period)
-    return positions(draw_index(structure, shape, count, key, device), device)
+    return draw_each([(structure, shape, count, name)], seed=seed, period=period, device=device)[0]
 
 
-def draw_index(
-    structure: Structure,
-    shape: Sequence[int],
-    count: int,
-    key: tuple[int, int],
+def draw_each(
+    weights: Sequence[tuple[Structure, Sequence[int], int, str]],
+    *,
+    seed: int,
+    period: int,
     device: torch.device | str,
-) -> Index:
-    """Draw as `draw` does, by the key of a period; a band, whole or of one group, is a slice."""
-    choices, units = structure.choices(shape), structure.units(shape)
-    if count == choices:
-        return slice(0, units)
-    band = count == 1 and structure.parts == 1
-    if band:
-        device = "cpu"  # nobody waits for it
-    bits, offset = key
-    if isinstance(structure, Elements):
-        chosen = _stratified(choices, count, bits, offset % choices, device)
-    else:
-        chosen = _random_bits(bits, choices, device).argsort(stable=True)[:count].sort().values
-    if not band:
-        return structure.spread(chosen, shape)
-    start = structure.group * int(chosen)
-    return slice(start, start + structure.group)
+) -> list[Tensor]:
+    """Draw for several weights, each as `draw` would; those of one size in one go.
+
+    Args:
+        weights: Structure, shape, count and name of each, see `draw`.
+        seed: The run's seed.
+        period: Index of the masking period.
+        device: Where the results are computed.
+
+    Returns:
+        The units of each; weights of one size and name may share memory.
+    """
+    sizes: dict[tuple[bool, int, int], dict[str, list[int]]] = {}
+    for place, (structure, shape, count, name) in enumerate(weights):
+        size = isinstance(structure, Elements), structure.choices(shape), count
+        sizes.setdefault(size, {}).setdefault(name, []).append(place)
+    drawn: dict[int, Tensor] = {}
+    for (elements, choices, count), places in sizes.items():
+        for names in in_batches(list(places), choices if not elements else count, device):
+            if count == choices:
+                rows = torch.arange(choices, device=device).expand(len(names), -1)
+            elif elements:
+                rows = _stratified(choices, count, *_keys(seed, names, period, choices, device))
+            else:
+                keys, _ = _keys(seed, names, period, 1, device)
+                order = _random_bits(keys, choices).argsort(dim=1, stable=True)
+                rows = order[:, :count].sort(dim=1).values
+            for name, row in zip(names, rows.unbind(), strict=True):
+                for place in places[name]:
+                    structure, shape, *_ = weights[place]
+                    drawn[place] = structure.spread(row, shape)
+    return [drawn[place] for place in range(len(weights))]
 
 
 def positions(index: Index, device: torch.device | str) -> Tensor:
@@ -134,51 +153,71 @@ def positions(index: Index, device: torch.device | str) -> Tensor:
 
 def uniform(shape: Sequence[int], *, seed: int, name: str, period: int, device: Any) -> Tensor:
     """Return float32 numbers in [0, 1), as reproducible as the masks and independent of them."""
-    key, _ = keys_of(seed, f"{name}\0uniform", period)
-    # 24 bits: as many as float32 holds exactly.
-    bits = _random_bits(key, math.prod(shape), device) >> 8
-    return (bits.float() / 2**24).reshape(tuple(shape))
+    return uniform_each([name], shape, seed=seed, period=period, device=device)[0]
 
 
-def _stratified(
-    units: int, count: int, key: int, offset: int, device: torch.device | str
+def uniform_each(
+    names: Sequence[str], shape: Sequence[int], *, seed: int, period: int, device: Any
 ) -> Tensor:
-    """Draw one entry per stratum `[floor(i n/K), floor((i+1) n/K))`, rotated by `offset` mod n.
+    """Return what `uniform` does for each name, `[len(names), *shape]`."""
+    keys, _ = _keys(seed, [f"{name}\0uniform" for name in names], period, 1, device)
+    # 24 bits: as many as float32 holds exactly.
+    bits = _random_bits(keys, math.prod(shape)) >> 8
+    return (bits.float() / 2**24).reshape(len(names), *shape)
 
-    Without the rotation entries of strata of unequal size would have unequal chances.
+
+def in_batches(names: list[str], entries: int, device: Any) -> Iterator[list[str]]:
+    """Split names into batches of at most `BATCH_ENTRIES` random numbers, `entries` a name."""
+    kind = "cpu" if torch.device(device).type == "cpu" else "gpu"
+    size = max(1, BATCH_ENTRIES[kind] // max(1, entries))
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
+
+
+def _stratified(units: int, count: int, keys: Tensor, offsets: Tensor) -> Tensor:
+    """Draw one entry per stratum `[floor(i n/K), floor((i+1) n/K))`, rotated by an offset mod n.
+
+    Without the rotation entries of strata of unequal size would have unequal chances. `keys` and
+    `offsets` are `[W]`, the result `[W, count]`.
     """
     # In whole numbers: a GPU's float64 division differs from a CPU's in the last place.
-    bounds = torch.arange(count + 1, device=device).mul_(units)
+    bounds = torch.arange(count + 1, device=keys.device).mul_(units)
     bounds = bounds.div_(count, rounding_mode="floor")
     start, width = bounds[:-1], bounds.diff()
     # Multiply-shift maps 32 random bits to [0, width) with a bias below width / 2^32.
-    entry = _random_bits(key, count, device).mul_(width).bitwise_right_shift_(32).add_(start)
-    entry.add_(offset)
+    entry = _random_bits(keys, count).mul_(width).bitwise_right_shift_(32).add_(start)
+    entry.add_(offsets[:, None])
     wrapped = entry >= units
     entry = torch.where(wrapped, entry - units, entry)
     # Ascending order without a sort: the wrapped entries, last so far, come first.
-    order = torch.arange(count, device=device).add_(count - wrapped.sum())
+    order = torch.arange(count, device=keys.device) + (count - wrapped.sum(1, keepdim=True))
     order = torch.where(order >= count, order - count, order)
-    return entry.index_select(0, order)
+    return entry.gather(1, order)
 
 
-def keys_of(seed: int, name: str, period: int) -> tuple[int, int]:
-    """Return a period's key: two independent integers of 64 bits, one signed, one unsigned."""
-    digest = hashlib.blake2b(f"{seed}\0{period}\0{name}".encode(), digest_size=16).digest()
-    return (
-        int.from_bytes(digest[:8], "little", signed=True),
-        int.from_bytes(digest[8:], "little"),
-    )
+def _keys(
+    seed: int, names: Sequence[str], period: int, units: int, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Return two independent integers for each name, int64 `[W]`: a hash key, an offset mod n."""
+    pairs = []
+    for name in names:
+        text = f"{seed}\0{period}\0{name}".encode()
+        digest = hashlib.blake2b(text, digest_size=16).digest()
+        key = int.from_bytes(digest[:8], "little", signed=True)
+        pairs.append((key, int.from_bytes(digest[8:], "little") % units))
+    # A device that is busy with the step before is not waited for.
+    keys, offsets = torch.tensor(pairs, device="cpu").to(device, non_blocking=True).unbind(1)
+    return keys, offsets
 
 
-def _random_bits(key: int, count: int, device: torch.device | str) -> Tensor:
-    """Return 32 random bits per counter, int64 `[count]`: the upper half of SplitMix64.
+def _random_bits(keys: Tensor, count: int) -> Tensor:
+    """Return 32 random bits per key and counter, int64 `[W, count]`: the upper half of SplitMix64.
 
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, the
     64-bit mixing function of figure 16 with Stafford's constants. Products wrap modulo 2^64.
     """
-    bits = torch.arange(1, count + 1, device=device)
-    bits.mul_(_signed(0x9E3779B97F4A7C15)).add_(key)
+    bits = torch.arange(1, count + 1, device=keys.device)
+    bits = bits.mul_(_signed(0x9E3779B97F4A7C15)) + keys[:, None]
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         bits.bitwise_xor_(_shift_right(bits, shift)).mul_(_signed(factor))
     bits.bitwise_xor_(_shift_right(bits, 31))

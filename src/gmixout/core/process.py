@@ -20,25 +20,17 @@ Values that anybody else moves (half a step of SAM, averages swapped in for vali
 edit) are written into the weight when it is next used: `settle`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
-from gmixout.core.masks import (
-    STRUCTURES,
-    count_units,
-    draw_index,
-    in_groups,
-    keys_of,
-    positions,
-)
-from gmixout.core.neurons import Side
+from gmixout.core.masks import STRUCTURES, count_units, draw_each, in_groups, positions
 from gmixout.core.values import Phi, Values
 from gmixout.errors import AttachError
-from gmixout.kernels.reference import Index
+from gmixout.kernels.reference import Index, Structure
 
 WeightState = dict[str, Any]
 
@@ -56,10 +48,17 @@ class Residual(Protocol):
         """Take the current weight as the pretrained one."""
 
     def begin(self, masked: "MaskedWeight") -> Tensor:
-        """Return the values that a period begins with: W = A + D of the mask's entries."""
+        """Return the values that a period begins with, W = A + D of the mask's entries.
 
-    def end(self, masked: "MaskedWeight", period: int) -> None:
-        """End a period: move the anchor. The weight holds A everywhere afterwards."""
+        It is `masked.held` itself where D is zero.
+        """
+
+    @classmethod
+    def end(cls, weights: Sequence["MaskedWeight"], period: int) -> None:
+        """End the period of several weights: move their anchors.
+
+        The weights hold A everywhere afterwards.
+        """
 
     def plain(self, masked: "MaskedWeight") -> Tensor:
         """Return the weight of the final model; it may be the layer's own."""
@@ -99,28 +98,43 @@ class MaskedWeight(nn.Module):
         attribute: str,
         config: GMixout,
         residual: Residual,
-        side: Side | None = None,
+        structure: Structure | None = None,
+        drawn_as: str | None = None,
     ) -> None:
+        """Start the process.
+
+        Args:
+            name: The parameter's name in the model.
+            owner: The module that owns it.
+            attribute: The owner's name of it.
+            config: The settings.
+            residual: What has D of the entries outside the mask.
+            structure: How the parameter is cut; None: as the config says.
+            drawn_as: Name of another parameter, cut into as many units, whose masks it shares.
+        """
         super().__init__()
         self.name = name
         self.config = config
+        self.drawn_as = drawn_as or name
         # In a tuple, so that the owner does not become a child of its child.
         self._home = (owner, attribute)
         weight, rate = self.weight, config.mask_rate
-        self._drawn_by = name if side is None else side.neurons
-        structure = STRUCTURES[config.structure](weight.shape, config.block_size)
-        structure = structure if side is None else side.structure
-        self.structure = in_groups(structure, weight.shape, rate, config.group_size)
-        self.count = count_units(self.structure, weight.shape, rate)
-        units = self.structure.choices(weight.shape)
+        if structure is None:
+            structure = STRUCTURES[config.structure](weight.shape, config.block_size)
+            structure = in_groups(structure, weight.shape, rate, config.group_size)
+        self.structure = structure
+        self.count = count_units(structure, weight.shape, rate)
+        units = structure.choices(weight.shape)
         # The weight is too small to mask: p is 0 for it.
         self.whole = self.count == units
+        one = self.whole or (self.count == 1 and structure.parts == 1)
+        self.is_band = one and structure.has_bands and weight.dim() > 0
         self.share = self.count / units
         self.scale = units / self.count if config.rescale else 1.0
         self.residual = residual
         self.period = 0
-        chosen = self._draw(0)
-        self._note_band(chosen)
+        (chosen,) = _draw([self], 0)
+        self.band = chosen if isinstance(chosen, slice) else None
         index = positions(chosen, weight.device)
         held = self._wide(self.structure.gather(weight, index))
         self.values = Values(held.clone())
@@ -161,24 +175,11 @@ class MaskedWeight(nn.Module):
         return not (self.whole and self.config.residual == "persist")
 
     @torch.no_grad()
-    def begin(self, period: int) -> None:
-        """Draw the period's mask and start from A and, when it persists, D of its entries."""
-        self.period = period
-        self._redraw()
-        self._take_up_entries()
-
-    @torch.no_grad()
     def _start(self) -> None:
         """Take the current weight as the pretrained one, with the mask in force."""
         self.residual.start(self)
-        self._take_up_entries()
+        _take_up_entries([self])
         self._fresh = True
-
-    def _take_up_entries(self) -> None:
-        self.values.grad = None  # of other entries
-        self.held.copy_(self.gather(self.weight))
-        self.values.copy_(self.residual.begin(self))
-        self.write_()
 
     @torch.no_grad()
     def write_(self) -> None:
@@ -303,10 +304,6 @@ class MaskedWeight(nn.Module):
             )
         self._start()
 
-    def end(self, period: int) -> None:
-        """End a period: move the anchor. The weight holds A everywhere afterwards."""
-        self.residual.end(self, period)
-
     @torch.no_grad()
     def plain(self) -> Tensor:
         """Return the final model's weight, perhaps the layer's own; the process goes on.
@@ -332,7 +329,7 @@ class MaskedWeight(nn.Module):
         weight = self.anchor()
         residual = self.residual.outside(self)
         self.put_(self.values - self.held, residual)
-        index = positions(self._draw(period), weight.device)
+        index = positions(*_draw([self], period), weight.device)
         anchor = self._wide(self.structure.gather(weight, index))
         entries = anchor + self.scale * self.structure.gather(residual, index)
         self.structure.scatter_(weight, index, entries)
@@ -345,8 +342,7 @@ class MaskedWeight(nn.Module):
     @torch.no_grad()
     def import_state(self, state: WeightState, period: int) -> None:
         """Take up a checked state; the weight itself comes with the model's own state dict."""
-        self.period = period
-        self._redraw()
+        _set_masks([self], period)
         for key, tensor in self.export_state().items():
             tensor.copy_(state[key])
         self.write_()
@@ -384,8 +380,7 @@ class MaskedWeight(nn.Module):
         """Take the current weight as the pretrained one, with the first period's mask."""
         self.look()
         self.weight.copy_(self.plain())
-        self.period = 0
-        self._redraw()
+        _set_masks([self], 0)
         self._start()
 
     @torch.no_grad()
@@ -414,22 +409,6 @@ class MaskedWeight(nn.Module):
             return self.band
         return self.index if device is None else self.index.to(device)
 
-    def _redraw(self) -> None:
-        """Draw the mask of the period in force."""
-        chosen = self._draw(self.period)
-        # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
-        self.index.copy_(positions(chosen, self.index.device))
-        self._note_band(chosen)
-
-    def _note_band(self, chosen: Index) -> None:
-        has_bands = self.structure.has_bands and self.weight.dim() > 0
-        self.band = chosen if isinstance(chosen, slice) and has_bands else None
-
-    def _draw(self, period: int) -> Index:
-        """Return the mask of a period."""
-        weight, key = self.weight, keys_of(self.config.seed, self._drawn_by, period)
-        return draw_index(self.structure, weight.shape, self.count, key, weight.device)
-
     def _phi(self) -> Tensor:
         c = self.scale
         return self.values if c == 1 else torch.lerp(self.held, self.values, c)
@@ -447,3 +426,62 @@ class MaskedWeight(nn.Module):
     def _wide(tensor: Tensor) -> Tensor:
         """Return at least float32: trained values and arithmetic are never in half precision."""
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+@torch.no_grad()
+def redraw(weights: Sequence[MaskedWeight], period: int) -> None:
+    """End the period of several weights of one process, and begin another, in few operations.
+
+    They start from A and, when it persists, from D of the new masks' entries.
+    """
+    if not weights:
+        return
+    first = weights[0]
+    first.residual.end(weights, period - 1)
+    _set_masks(weights, period)
+    _take_up_entries(weights)
+
+
+def _set_masks(weights: Sequence[MaskedWeight], period: int) -> None:
+    """Put a period's masks in force."""
+    drawn = _draw(weights, period)
+    # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
+    indices = [masked.index for masked in weights]
+    torch._foreach_copy_(indices, [positions(i, weights[0].index.device) for i in drawn])
+    for masked, index in zip(weights, drawn, strict=True):
+        masked.period = period
+        masked.band = index if isinstance(index, slice) else None
+
+
+def _draw(weights: Sequence[MaskedWeight], period: int) -> list[Index]:
+    """Return the masks of a period; what is a band is drawn where its numbers are needed."""
+    drawn: dict[MaskedWeight, Index] = {}
+    for bands in (True, False):
+        alike = [masked for masked in weights if masked.is_band == bands]
+        if not alike:
+            continue
+        found = draw_each(
+            [(m.structure, m.weight.shape, m.count, m.drawn_as) for m in alike],
+            seed=alike[0].config.seed,
+            period=period,
+            device="cpu" if bands else alike[0].weight.device,
+        )
+        for masked, index in zip(alike, found, strict=True):
+            start = int(index[0]) if bands else 0
+            drawn[masked] = slice(start, start + len(index)) if bands else index
+    return [drawn[masked] for masked in weights]
+
+
+def _take_up_entries(weights: Sequence[MaskedWeight]) -> None:
+    """Take up the masks' entries of the weights, which hold A."""
+    held = [masked.held for masked in weights]
+    torch._foreach_copy_(held, [m.structure.gather(m.weight, m.chosen()) for m in weights])
+    begun = [masked.residual.begin(masked) for masked in weights]
+    torch._foreach_copy_([masked.values for masked in weights], begun)
+    for masked, values in zip(weights, begun, strict=True):
+        masked.values.grad = None  # of other entries
+        if values is masked.held:
+            masked._note()  # D is zero, and the weight holds Phi
+        else:
+            masked.write_()
+        masked._fresh = False

@@ -1,13 +1,18 @@
 """Strategies for the residual D at the end of a period, one for each value of `residual`."""
 
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from gmixout.core.config import GMixout
-from gmixout.core.masks import uniform
+from gmixout.core.masks import in_batches, uniform_each
 from gmixout.core.process import MaskedWeight
 from gmixout.errors import AttachError
 from gmixout.kernels.reference import round_randomly
+
+KeyT = TypeVar("KeyT", bound=Hashable)
 
 
 class Reset:
@@ -29,26 +34,23 @@ class Reset:
         """See `Residual.begin`: A."""
         return masked.held
 
+    @classmethod
     @torch.no_grad()
-    def end(self, masked: MaskedWeight, period: int) -> None:
+    def end(cls, weights: Sequence[MaskedWeight], period: int) -> None:
         """See `Residual.end`.
 
         A <- A + (1-lambda) * c * M * D, then, when it is pulled, A <- A + rho * M * (A_0 - A). Both
         touch the masked entries alone.
         """
-        share = (1 - self.config.anchor_decay) * masked.scale
-        anchor = torch.lerp(masked.held, masked.values, share)
-        if "pretrained" in self.dense:
-            start = masked.gather(self.dense["pretrained"])
-            anchor = torch.lerp(anchor, start, self.config.anchor_pull)
-        dtype, device = masked.weight.dtype, masked.weight.device
-        if dtype != anchor.dtype:
-            # A period's change is often below half a step of the narrower dtype: rounded to the
-            # nearest, it would be lost every time.
-            seed, shape = self.config.seed, anchor.shape
-            chance = uniform(shape, seed=seed, name=masked.name, period=period, device=device)
-            anchor = round_randomly(anchor, dtype, chance)
-        masked.put_(anchor)
+        config = weights[0].config
+        for scale, group in _grouped(weights, lambda masked: masked.scale).items():
+            held, values = [m.held for m in group], [m.values for m in group]
+            anchors = torch._foreach_lerp(held, values, (1 - config.anchor_decay) * scale)
+            if config.anchor_pull > 0:
+                starts = [m.gather(m.residual.dense["pretrained"]) for m in group]
+                anchors = torch._foreach_lerp(anchors, starts, config.anchor_pull)
+            for masked, anchor in zip(group, _rounded(group, anchors, period), strict=True):
+                masked.put_(anchor)
 
     def plain(self, masked: MaskedWeight) -> Tensor:
         """See `Residual.plain`: Phi, in the layer's own memory."""
@@ -83,18 +85,22 @@ class Persist:
         """See `Residual.begin`."""
         return masked.held + masked.gather(self.dense["residual"])
 
+    @classmethod
     @torch.no_grad()
-    def end(self, masked: MaskedWeight, period: int) -> None:
+    def end(cls, weights: Sequence[MaskedWeight], period: int) -> None:
         """See `Residual.end`: A <- A + (1-lambda) * D, and D such that W = A + D stays the same."""
         del period
-        residual, weight, decay = self.dense["residual"], masked.weight, self.config.anchor_decay
-        masked.put_(masked.values - masked.held, residual)
-        masked.put_(masked.held)
-        if decay < 1:
-            anchor = weight.to(masked.values.dtype)
-            whole = anchor + residual.to(anchor)
-            weight.copy_(torch.lerp(whole, anchor, decay))
-            residual.copy_(whole - weight)
+        decay = weights[0].config.anchor_decay
+        changes = torch._foreach_sub([m.values for m in weights], [m.held for m in weights])
+        for masked, change in zip(weights, changes, strict=True):
+            residual, weight = masked.residual.dense["residual"], masked.weight
+            masked.put_(change, residual)
+            masked.put_(masked.held)
+            if decay < 1:
+                anchor = weight.to(masked.values.dtype)
+                whole = anchor + residual.to(anchor)
+                weight.copy_(torch.lerp(whole, anchor, decay))
+                residual.copy_(whole - weight)
 
     def plain(self, masked: MaskedWeight) -> Tensor:
         """See `Residual.plain`: the mean of Phi over masks."""
@@ -111,6 +117,34 @@ class Persist:
 
 
 RESIDUALS: dict[str, type[Reset] | type[Persist]] = {"reset": Reset, "persist": Persist}
+
+
+def _rounded(
+    weights: Sequence[MaskedWeight], anchors: Sequence[Tensor], period: int
+) -> list[Tensor]:
+    """Return anchors in their weights' dtype, rounded at random where it is narrower.
+
+    A period's change is often below half a step of the narrower dtype: rounded to the nearest, it
+    would be lost every time.
+    """
+    rounded = {m.name: anchor for m, anchor in zip(weights, anchors, strict=True)}
+    wide = [m for m in weights if rounded[m.name].dtype != m.weight.dtype]
+    for (dtype, shape), group in _grouped(wide, lambda m: (m.weight.dtype, m.held.shape)).items():
+        seed, device = group[0].config.seed, group[0].held.device
+        for names in in_batches([m.name for m in group], shape.numel(), device):
+            chance = uniform_each(names, shape, seed=seed, period=period, device=device)
+            stack = torch.stack([rounded[name] for name in names])
+            rounded.update(zip(names, round_randomly(stack, dtype, chance).unbind(), strict=True))
+    return [rounded[masked.name] for masked in weights]
+
+
+def _grouped(
+    weights: Sequence[MaskedWeight], key: Callable[[MaskedWeight], KeyT]
+) -> dict[KeyT, list[MaskedWeight]]:
+    groups: dict[KeyT, list[MaskedWeight]] = {}
+    for masked in weights:
+        groups.setdefault(key(masked), []).append(masked)
+    return groups
 
 
 def _copy_into(

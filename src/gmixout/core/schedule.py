@@ -55,8 +55,8 @@ class RandomStart:
     """Train, in each period but the first, the layers at and above a newly drawn start.
 
     The start is `floor(n * u**(1/mean - 1))` of n layers, with u uniform in [0, 1): `mean * n` on
-    average (before rounding), uniform for a mean of 1/2. The first period trains all layers, for
-    DistributedDataParallel.
+    average (before rounding), uniform for a mean of 1/2. The first period trains all layers (but
+    those that `min_start_depth` holds), for DistributedDataParallel.
 
     Args:
         mean: The mean start as a share of the layers, in (0, 1).
@@ -105,6 +105,22 @@ def count_layers_below(
             reached = layer + 1
         below[name] = len(layers) if within(name, heads) else reached if layer is None else layer
     return below
+
+
+def below_start(
+    model: nn.Module, masked: Collection[str], heads: Collection[str], start: float
+) -> dict[str, nn.Parameter]:
+    """Return the parameters below a share of the masked layers, in [0, 1), by name.
+
+    Args:
+        model: The plain model.
+        masked: Names of the masked weights.
+        heads: Names of the heads' modules.
+        start: The share of the layers that are below.
+    """
+    lowest = int(start * len(layers_of(masked)))
+    below = count_layers_below(model, masked, heads)
+    return {name: p for name, p in model.named_parameters() if below[name] < lowest}
 
 
 class ActiveLayers:

@@ -12,6 +12,9 @@ from gmixout.errors import AttachError, ConfigError
 
 Select = Callable[[str, nn.Parameter], bool]
 
+Places = dict[str, list[tuple[nn.Module, str]]]
+"""Parameters by name, each with every module and attribute that holds it."""
+
 MASKED_KINDS = (nn.Linear, nn.modules.conv._ConvNd)
 """Layer kinds whose weight is masked by default; packed and split attention projections, too."""
 
@@ -169,20 +172,14 @@ def _sides(layer: nn.Module) -> tuple[Any, Any]:
     return layer.in_channels, layer.out_channels
 
 
-def choose(
-    model: nn.Module, select: Select | None, heads: tuple[str, ...]
-) -> dict[str, list[tuple[nn.Module, str]]]:
+def choose(model: nn.Module, select: Select | None, heads: tuple[str, ...]) -> Places:
     """Return the masked parameters' names, each with every module and attribute that holds it."""
     if select is not None and not callable(select):
         raise ConfigError(
             f"select={select!r} must be a function of a parameter's name and the parameter, "
             "for example lambda name, parameter: ..., that returns True or False."
         )
-    places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for attribute, parameter in module._parameters.items():
-            if parameter is not None:
-                places.setdefault(parameter, []).append((module, attribute))
+    places = _places(model)
     in_head = parameters_within(model, heads)
     chosen = {}
     for name, parameter in model.named_parameters():
@@ -204,6 +201,55 @@ def choose(
                 )
             chosen[name] = places[parameter]
     return chosen
+
+
+def _places(model: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]]:
+    """Return every module and attribute that holds each parameter."""
+    places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                places.setdefault(parameter, []).append((module, attribute))
+    return places
+
+
+def biases_of(
+    model: nn.Module, chosen: Places, heads: tuple[str, ...]
+) -> dict[str, tuple[list[tuple[nn.Module, str]], str | None]]:
+    """Return the trainable biases of the layers with masked weights, by name.
+
+    Each with every module and attribute that holds it, and the name of the weight whose output
+    units are its entries; None if there is no such weight (in a transposed convolution units come
+    second; three projections of an attention may share one bias).
+    """
+    partners: dict[nn.Parameter, set[str | None]] = {}
+    for name, homes in chosen.items():
+        for module, attribute in homes:
+            weight = module._parameters[attribute]
+            bias = module._parameters.get(attribute.replace("weight", "bias"))
+            alike = weight is not None and bias is not None and bias.shape == weight.shape[:1]
+            if bias is None:
+                bias = module._parameters.get("in_proj_bias")
+            if bias is not None:
+                own = alike and not getattr(module, "transposed", False)
+                partners.setdefault(bias, set()).add(name if own else None)
+    places, in_head = _places(model), parameters_within(model, heads)
+    found = {}
+    for name, bias in model.named_parameters():
+        weights = partners.get(bias)
+        if weights and bias.requires_grad and name not in chosen and bias not in in_head:
+            found[name] = (places[bias], weights.pop() if len(weights) == 1 else None)
+    return found
+
+
+def unmasked(model: nn.Module, masked: Places, heads: Iterable[str]) -> list[nn.Parameter]:
+    """Return the trainable parameters that are neither masked nor the heads'."""
+    in_head = parameters_within(model, heads)
+    return [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name not in masked and parameter not in in_head
+    ]
 
 
 def parameters_within(model: nn.Module, modules: Iterable[str]) -> set[nn.Parameter]:

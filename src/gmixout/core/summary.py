@@ -29,6 +29,8 @@ class Summary:
     heads: tuple[str, ...]
     dense: int
     """Entries of parameters outside the masks that are trained: biases, norms, the head."""
+    held: int
+    """Entries of parameters that the process keeps from being trained."""
     bytes: dict[str, int]
 
     @property
@@ -54,7 +56,8 @@ class Summary:
         ]
         lines += [
             f"{len(self.weights)} masked weights: {self.trained:,} of {self.total:,} entries "
-            f"trained (density {self.density:.4f}); {self.dense:,} entries trained densely",
+            f"trained (density {self.density:.4f}); {self.dense:,} entries trained densely"
+            + (f", {self.held:,} held" if self.held else ""),
             f"head: {', '.join(self.heads) or 'none found; name it with attach(head=...)'}",
             "bytes: " + ", ".join(f"{kind} {size:,}" for kind, size in self.bytes.items()),
         ]
@@ -70,6 +73,7 @@ def summarize(
     fast: Mapping[str, bool],
     heads: tuple[str, ...],
     dense: Sequence[nn.Parameter],
+    held: Sequence[nn.Parameter],
     optimizer: Sequence[Tensor],
     carried: Mapping[str, Mapping[str, Tensor]],
 ) -> Summary:
@@ -80,6 +84,7 @@ def summarize(
         fast: Whether their gradients are computed for the masked part alone.
         heads: Names of the heads' modules.
         dense: What is trained beside the masks.
+        held: What the process keeps from being trained.
         optimizer: The optimizer's state of the masked values.
         carried: The moments that are kept for entries outside the mask.
     """
@@ -101,6 +106,7 @@ def summarize(
         ),
         heads=heads,
         dense=sum(parameter.numel() for parameter in dense),
+        held=sum(parameter.numel() for parameter in held),
         bytes={
             "values": sum(m.values.nbytes for m in masks),
             "gradient": sum(m.values.nbytes for m in masks),

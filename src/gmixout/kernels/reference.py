@@ -57,14 +57,27 @@ Index = Tensor | slice
 """Chosen units: ascending positions, or a band of neighbours, which is a view of a weight."""
 
 
+def size(index: Index) -> int:
+    """Return how many units are chosen."""
+    return index.stop - index.start if isinstance(index, slice) else len(index)
+
+
 class LayerProduct(Protocol):
     """How a weight gradient arises: bilinear in the output's gradient and the layer's input."""
 
     def lay_out(self, grad: Tensor) -> Tensor:
         """Lay out the gradient as the layer's own backward wants it: one copy serves both."""
 
-    def rows(self, grad: Tensor, input: Tensor, rows: Index) -> Tensor:
-        """Return `dL/dW[rows]`, shape `[len(rows), I, *k]`."""
+    def outputs(self, grad: Tensor, rows: Index) -> Tensor:
+        """Return the part of `grad` that belongs to `rows`; more may follow it."""
+
+    def biases(self, outputs: Tensor) -> Tensor:
+        """Return `dL/db` of what `outputs` returned, one number for each."""
+
+    def rows(
+        self, grad: Tensor, input: Tensor, rows: Index, outputs: Tensor | None = None
+    ) -> Tensor:
+        """Return `dL/dW[rows]`, shape `[len(rows), I, *k]`; `outputs` is of them, if at hand."""
 
     def narrow(self, input: Tensor, columns: Index) -> Tensor:
         """Return a copy of the input's part that the weight's `columns` touch, for `dense`.
@@ -88,12 +101,21 @@ class LinearProduct:
         """See `LayerProduct.lay_out`: a matrix in one piece."""
         return grad.contiguous()
 
-    def rows(self, grad: Tensor, input: Tensor, rows: Index) -> Tensor:
-        """See `LayerProduct.rows`; `grad [..., O]`, `input [..., I]`."""
+    def outputs(self, grad: Tensor, rows: Index) -> Tensor:
+        """See `LayerProduct.outputs`; `grad [..., O]`."""
         grad = grad.reshape(-1, grad.shape[-1])  # a gather from a matrix is much the fastest
-        if isinstance(rows, slice):
-            return self.dense(grad[:, rows], input)
-        return self.dense(grad.index_select(1, _aligned(rows)), input)[: len(rows)]
+        return grad[:, rows] if isinstance(rows, slice) else grad.index_select(1, _aligned(rows))
+
+    def biases(self, outputs: Tensor) -> Tensor:
+        """See `LayerProduct.biases`."""
+        return outputs.sum(0)
+
+    def rows(
+        self, grad: Tensor, input: Tensor, rows: Index, outputs: Tensor | None = None
+    ) -> Tensor:
+        """See `LayerProduct.rows`; `grad [..., O]`, `input [..., I]`."""
+        gradient = self.dense(self.outputs(grad, rows) if outputs is None else outputs, input)
+        return gradient[: size(rows)]
 
     def narrow(self, input: Tensor, columns: Index) -> Tensor:
         """See `LayerProduct.narrow`; `[N, columns]`, as many as `ALIGNMENT` makes of them."""
@@ -147,12 +169,23 @@ class ConvProduct:
         """See `LayerProduct.lay_out`: in the memory format it came in."""
         return grad
 
-    def rows(self, grad: Tensor, input: Tensor, rows: Index) -> Tensor:
+    def outputs(self, grad: Tensor, rows: Index) -> Tensor:
+        """See `LayerProduct.outputs`; `grad [N, O, *s']`, N may be missing."""
+        grad = self._batched(grad)
+        # a slice is a view in the memory format that it came in
+        return grad[:, rows] if isinstance(rows, slice) else _channels(grad, rows)
+
+    def biases(self, outputs: Tensor) -> Tensor:
+        """See `LayerProduct.biases`."""
+        return outputs.sum([dim for dim in range(outputs.dim()) if dim != 1])
+
+    def rows(
+        self, grad: Tensor, input: Tensor, rows: Index, outputs: Tensor | None = None
+    ) -> Tensor:
         """See `LayerProduct.rows`; `grad [N, O, *s']`, `input [N, I*G, *s]`, N may be missing."""
         grad, input = self._batched(grad), self._batched(input)
         channels = grad.shape[1]
-        # a slice is a view in the memory format that it came in
-        chosen = grad[:, rows] if isinstance(rows, slice) else _channels(grad, rows)
+        chosen = self.outputs(grad, rows) if outputs is None else outputs
         if self.groups == 1:
             return self._product(chosen, input, groups=1)
         if isinstance(rows, slice):
@@ -231,9 +264,20 @@ class PixelProduct:
         """See `LayerProduct.lay_out`: in the memory format it came in."""
         return grad
 
-    def rows(self, grad: Tensor, input: Tensor, rows: Index) -> Tensor:
+    def outputs(self, grad: Tensor, rows: Index) -> Tensor:
+        """See `LayerProduct.outputs`; `grad [N, O, *s']`, as a matrix of pixels."""
+        return LinearProduct().outputs(_pixels(grad), rows)
+
+    def biases(self, outputs: Tensor) -> Tensor:
+        """See `LayerProduct.biases`."""
+        return LinearProduct().biases(outputs)
+
+    def rows(
+        self, grad: Tensor, input: Tensor, rows: Index, outputs: Tensor | None = None
+    ) -> Tensor:
         """See `LayerProduct.rows`; `grad [N, O, *s']`, `input [N, I, *s]`."""
-        return self._kernels(LinearProduct().rows(_pixels(grad), self._seen(input), rows))
+        seen = self._seen(input)
+        return self._kernels(LinearProduct().rows(_pixels(grad), seen, rows, outputs))
 
     def narrow(self, input: Tensor, columns: Index) -> Tensor:
         """See `LayerProduct.narrow`: a matrix of the pixels that the convolution looks at."""
@@ -405,6 +449,14 @@ class Rows(Structure):
         del shape
         return product.rows(grad, kept, index)
 
+    def grad_with_bias(
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Index
+    ) -> tuple[Tensor, Tensor]:
+        """Return `grad`'s result and `dL/db` of the same output units, from one gather."""
+        outputs = product.outputs(grad, index)
+        biases = product.biases(outputs)[: size(index)]
+        return product.rows(grad, kept, index, outputs), biases
+
 
 @dataclass(frozen=True)
 class Columns(Structure):
@@ -433,10 +485,7 @@ class Columns(Structure):
     ) -> Tensor:
         """See `Structure.grad`: a product `K/I` the size of the dense one."""
         del shape
-        gradient = product.dense(grad, kept)
-        if isinstance(index, slice):
-            return gradient
-        return gradient[:, : len(index)]
+        return product.dense(grad, kept)[:, : size(index)]
 
     @staticmethod
     def _dim(shape: Sequence[int]) -> int:
