@@ -286,9 +286,9 @@ def start_depth(model: nn.Module, setting: Setting) -> Trainer:
     return Trainer(model, trainer.optimizer, setting, masked, resume)
 
 
-def gmixout_with(structure: str) -> Callable[[nn.Module, Setting], Trainer]:
+def gmixout_with(structure: str, **process: Any) -> Callable[[nn.Module, Setting], Trainer]:
     """GMixout with masks of one structure."""
-    return lambda model, setting: start_gmixout(model, setting, structure=structure)
+    return lambda model, setting: start_gmixout(model, setting, structure=structure, **process)
 
 
 METHODS: dict[str, Callable[[nn.Module, Setting], Trainer]] = {
@@ -302,6 +302,10 @@ METHODS: dict[str, Callable[[nn.Module, Setting], Trainer]] = {
     "gmixout_row": gmixout_with("row"),
     "gmixout_column": gmixout_with("column"),
     "gmixout_block": gmixout_with("block"),
+    "gmixout_longer_side": gmixout_with("longer_side"),
+    "gmixout_neuron": gmixout_with("neuron"),
+    "gmixout_row_groups": gmixout_with("row", group_size=16),
+    "gmixout_band": gmixout_with("longer_side", group_size=None),
     "gmixout_row_depth": start_depth,
     "gmixout_row_masked": partial(start_gmixout, structure="row", biases="masked"),
     "gmixout_row_held": partial(start_gmixout, structure="row", biases="held"),

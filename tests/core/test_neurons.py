@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import gmixout
 from gmixout import GMixout
+from gmixout.core.process import redraw
 from gmixout.errors import AttachError
 from gmixout.kernels.reference import Columns, Rows
 
@@ -229,8 +230,7 @@ def test_neurons_are_drawn_in_groups_and_heads_stay_whole(group_size):
     config = GMixout(mask_rate=0.5, structure="neuron", group_size=group_size)
     masked = gmixout.attach(model, config, head=())
     for period in range(4):
-        for weight in masked._weights.values():
-            weight.begin(period)
+        redraw(list(masked._weights.values()), period)
         packed, out, feed, read = masked._weights.values()
         assert torch.equal(packed.index, torch.cat([out.index + 24 * part for part in range(3)]))
         assert len(out.index) == (16 if group_size == 2 else 12)

@@ -18,7 +18,6 @@ from gmixout.kernels.reference import (
     Blocks,
     Columns,
     Elements,
-    Index,
     Rows,
     Structure,
     divisors,
@@ -142,13 +141,6 @@ def draw_each(
                     structure, shape, *_ = weights[place]
                     drawn[place] = structure.spread(row, shape)
     return [drawn[place] for place in range(len(weights))]
-
-
-def positions(index: Index, device: torch.device | str) -> Tensor:
-    """Return chosen units one by one, int64 `[K]`."""
-    if isinstance(index, slice):
-        return torch.arange(index.start, index.stop, device=device)
-    return index
 
 
 def uniform(shape: Sequence[int], *, seed: int, name: str, period: int, device: Any) -> Tensor:

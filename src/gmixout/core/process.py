@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
-from gmixout.core.masks import STRUCTURES, count_units, draw_each, in_groups, positions
+from gmixout.core.masks import STRUCTURES, count_units, draw_each, in_groups
 from gmixout.core.values import Phi, Values
 from gmixout.errors import AttachError
-from gmixout.kernels.reference import Index, Structure
+from gmixout.kernels.reference import Index, Structure, positions
 
 WeightState = dict[str, Any]
 
@@ -329,7 +329,8 @@ class MaskedWeight(nn.Module):
         weight = self.anchor()
         residual = self.residual.outside(self)
         self.put_(self.values - self.held, residual)
-        index = positions(*_draw([self], period), weight.device)
+        (drawn,) = _draw([self], period)
+        index = positions(drawn, weight.device)
         anchor = self._wide(self.structure.gather(weight, index))
         entries = anchor + self.scale * self.structure.gather(residual, index)
         self.structure.scatter_(weight, index, entries)

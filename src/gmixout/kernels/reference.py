@@ -57,6 +57,13 @@ Index = Tensor | slice
 """Chosen units: ascending positions, or a band of neighbours, which is a view of a weight."""
 
 
+def positions(index: Index, device: torch.device | str) -> Tensor:
+    """Return chosen units one by one, int64 `[K]`."""
+    if isinstance(index, slice):
+        return torch.arange(index.start, index.stop, device=device)
+    return index
+
+
 def size(index: Index) -> int:
     """Return how many units are chosen."""
     return index.stop - index.start if isinstance(index, slice) else len(index)
@@ -398,15 +405,17 @@ class Elements(Structure):
         """See `Structure.units`."""
         return math.prod(shape)
 
-    def gather(self, weight: Tensor, index: Tensor) -> Tensor:
+    def gather(self, weight: Tensor, index: Index) -> Tensor:
         """See `Structure.gather`."""
+        index = positions(index, weight.device)
         # `take` and `put_` find their way through any strides, at three times the time
         if weight.is_contiguous():
             return weight.view(-1, 1).index_select(0, index)
         return weight.take(index)[:, None]
 
-    def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
+    def scatter_(self, weight: Tensor, index: Index, values: Tensor) -> None:
         """See `Structure.scatter_`."""
+        index = positions(index, weight.device)
         values = values.to(weight.dtype).view(-1)
         if weight.is_contiguous():
             weight.view(-1).scatter_(0, index, values)
@@ -416,9 +425,10 @@ class Elements(Structure):
             weight.put_(index, values)
 
     def grad(
-        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Index, shape: Sequence[int]
     ) -> Tensor:
         """See `Structure.grad`: strips of rows of the dense gradient, each gathered at once."""
+        index = positions(index, grad.device)
         strips = _Strips(product, grad, kept, shape)
         row = math.prod(shape[1:])
         return strips.gather(index, row, 1, lambda s, i: s.reshape(-1, 1).index_select(0, i))
@@ -508,19 +518,22 @@ class Blocks(Structure):
         rows, columns = self._sides(shape)
         return (outputs // rows) * (inputs // columns)
 
-    def gather(self, weight: Tensor, index: Tensor) -> Tensor:
+    def gather(self, weight: Tensor, index: Index) -> Tensor:
         """See `Structure.gather`."""
+        index = positions(index, weight.device)
         return self._gather(weight, index, self._sides(weight.shape))
 
-    def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
+    def scatter_(self, weight: Tensor, index: Index, values: Tensor) -> None:
         """See `Structure.scatter_`."""
+        index = positions(index, weight.device)
         tiles, row, column = self._tiles(weight, index, self._sides(weight.shape))
         tiles[row, :, column] = values.to(weight.dtype)
 
     def grad(
-        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Index, shape: Sequence[int]
     ) -> Tensor:
         """See `Structure.grad`: one small product a tile, or strips of the dense gradient."""
+        index = positions(index, grad.device)
         sides = self._sides(shape)
         across = _dims(shape)[1] // sides[1]
         if grad.device.type in TILED:
