@@ -1,15 +1,29 @@
-# The two commands: `make demo` and `make test`. Both make .venv on their first call and reuse it.
+# The commands: `make demo`, `demo-real`, `test`, `test-long`. All make .venv once and reuse it.
 PYTHON ?= python3
 BIN := .venv/bin
+# with the weights of real models
+REAL := .venv/all,real.stamp
 
 .NOTPARALLEL:
-.PHONY: demo test check clean
+.PHONY: demo demo-real images test test-long check clean
 
 demo: .venv/all.stamp  ## compare the methods on real digits; the table, page and picture of the README
 	$(BIN)/gmixout compare --out runs/demo $(if $(wildcard runs/demo/config.yaml),--overwrite)
 
+demo-real: images $(REAL)  ## the same on images of your own, with real pretrained weights
+	$(BIN)/gmixout compare --config real --data-root "$(DATA)" \
+	  --benchmark $$(test -d "$(DATA)/train" && echo imagefolder || echo pacs) \
+	  $(if $(wildcard runs/demo-real/config.yaml),--overwrite)
+
+images:
+	@test -d "$(DATA)" || { echo 'demo-real needs a folder of images: make demo-real DATA=DIR, with' \
+	  'DIR/{train,val,shift_NAME}/CLASS/*, or PACS with DIR/{photo,cartoon,...}/CLASS/*' >&2; exit 2; }
+
 test: .venv/dev.stamp demo check  ## the demo, then linters, types and the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-long: .venv/dev.stamp  ## the tests that take minutes
+	$(BIN)/python -m pytest -m long
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -4,8 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -112,7 +111,7 @@ def describe_run(device: torch.device, threads: int) -> dict[str, Any]:
         processor = named[0] if named else processor
     return {
         "versions": {"python": platform.python_version(), "cuda": torch.version.cuda}
-        | {package: version(package) for package in PACKAGES if find_spec(package)},
+        | {package: found for package in PACKAGES if (found := _version(package))},
         "machine": {
             "processor": processor,
             "cores": os.cpu_count(),
@@ -122,3 +121,11 @@ def describe_run(device: torch.device, threads: int) -> dict[str, Any]:
             "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
         },
     }
+
+
+def _version(package: str) -> str | None:
+    """The version of an installed package; gmixout need not be one."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

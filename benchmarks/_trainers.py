@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import gmixout
+from gmixout.core.masks import STRUCTURES
 from gmixout.core.schedule import RandomStart, layers_of
 from gmixout.models.digits_vit import architecture
 
@@ -74,7 +75,9 @@ class Setting:
 
     def build(self) -> nn.Module:
         """The model before training."""
-        with torch.random.fork_rng(devices=[]):
+        device = torch.device(self.device)
+        # on the device itself: drawing ViT-L's weights on a CPU takes longer than a round of steps
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
             torch.manual_seed(0)
             if self.model == "digits_vit":
                 model = architecture().train()
@@ -101,7 +104,10 @@ class Setting:
         if self.compiler != "none":
             # Else a start depth more than torch expects would silently run uncompiled.
             torch._dynamo.config.recompile_limit = START_DEPTHS
-            trainer.model.compile(**COMPILERS[self.compiler])
+            deep = trainer.masked is not None and trainer.masked.config.mean_start_depth > 0
+            # Blocks share their graphs; the whole model would need one a start depth.
+            for part in getattr(model, "blocks", [model]) if deep else [trainer.model]:
+                part.compile(**COMPILERS[self.compiler])
         return trainer
 
     def adamw(self, parameters: Iterable[Any]) -> torch.optim.AdamW:
@@ -208,6 +214,15 @@ def start_floor(model: nn.Module, setting: Setting) -> Trainer:
     return Trainer(model, setting.adamw(trainable(model)), setting)
 
 
+def start_floor_held(model: nn.Module, setting: Setting) -> Trainer:
+    """The floor with biases and norms held as well, all but the first: backward must reach it."""
+    held = [p for p in model.parameters() if p.ndim <= 1]
+    kept = {*held[:1], *model.get_classifier().parameters()}
+    for parameter in held:
+        parameter.requires_grad_(parameter in kept)
+    return start_floor(model, setting)
+
+
 def start_lora(model: nn.Module, setting: Setting) -> Trainer:
     """LoRA on every linear layer of the blocks (else on every convolution), and the classifier."""
     import peft  # not above: it takes longer to import than all the rest
@@ -295,15 +310,11 @@ METHODS: dict[str, Callable[[nn.Module, Setting], Trainer]] = {
     "full": start_full,
     "linear_probe": start_linear_probe,
     "floor": start_floor,
+    "floor_held": start_floor_held,
     "lora": start_lora,
     "shira": start_shira,
     "dense_mixout": start_dense_mixout,
-    "gmixout_element": gmixout_with("element"),
-    "gmixout_row": gmixout_with("row"),
-    "gmixout_column": gmixout_with("column"),
-    "gmixout_block": gmixout_with("block"),
-    "gmixout_longer_side": gmixout_with("longer_side"),
-    "gmixout_neuron": gmixout_with("neuron"),
+    **{f"gmixout_{structure}": gmixout_with(structure) for structure in STRUCTURES},
     "gmixout_row_groups": gmixout_with("row", group_size=16),
     "gmixout_band": gmixout_with("longer_side", group_size=None),
     "gmixout_row_depth": start_depth,

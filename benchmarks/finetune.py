@@ -13,6 +13,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -42,6 +43,7 @@ from gmixout.bench.task import LoadedTask, Task
 from gmixout.data import SOURCES
 from gmixout.data.images import ImageSet
 from gmixout.evaluation.metrics import evaluate_sets
+from gmixout.files import write_text
 from gmixout.methods import get_method
 from gmixout.training import TrainingArguments, train
 
@@ -113,16 +115,22 @@ class Phases:
 
 def make_images(root: Path, train: int, test: int) -> None:
     """Writes JPEG files as large, and as dear to decode, as photographs: `imagefolder`'s layout."""
-    generator = np.random.default_rng(0)
     width, height = PICTURE
+
+    def make(file: Path, number: int) -> None:
+        generator = np.random.default_rng(number)
+        coarse = generator.integers(0, 256, (height // 12, width // 12, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize(PICTURE), dtype=np.int16)
+        noisy = smooth + generator.integers(-12, 13, smooth.shape, dtype=np.int16)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, quality=85)
+
+    files = []
     for folder, count in {"train": train, "val": test, "shift_same": CLASSES}.items():
-        for number in range(count):
-            coarse = generator.integers(0, 256, (height // 12, width // 12, 3), dtype=np.uint8)
-            smooth = np.asarray(Image.fromarray(coarse).resize(PICTURE), dtype=np.int16)
-            noisy = smooth + generator.integers(-12, 13, smooth.shape)
-            file = root / folder / f"class{number % CLASSES}" / f"{number}.jpg"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, quality=85)
+        for label in range(CLASSES):
+            (root / folder / f"class{label}").mkdir(parents=True)
+        files += [root / folder / f"class{n % CLASSES}" / f"{n}.jpg" for n in range(count)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(make, files, range(len(files))))
 
 
 def load(root: Path, model: str) -> LoadedTask:
@@ -221,6 +229,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--workers", type=int, nargs="+", default=[0, 1], help="loading processes (default: 0 1)")
     add("--batch", type=int, default=8, help="images a step (default: %(default)s)")
     add("--steps", type=int, default=10, help="steps a run (default: %(default)s)")
+    add("--images", type=int, help="files to train on (default: one for each image of a run)")
     add("--test", type=int, default=60, help="images to evaluate on (default: %(default)s)")
     add("--precision", choices=("no", "bf16"), default="no", help="default: %(default)s")
     add("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
@@ -248,9 +257,8 @@ def main(argv: list[str] | None = None) -> None:
         **describe_run(PartialState().device, args.threads),
         "cases": cases,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        make_images(Path(folder), args.steps * args.batch, 2 * args.test)
+        make_images(Path(folder), args.images or args.steps * args.batch, 2 * args.test)
         once = {**settings, "steps": 1}  # what libraries load on first use is no part of a run
         measure(load(Path(folder), args.models[0]), args.methods[0], 0, once)
         turns = in_turn(range(len(cases)), args.repeats)
@@ -259,7 +267,7 @@ def main(argv: list[str] | None = None) -> None:
             case = cases[place]
             task = load(Path(folder), case["model"])
             case["runs"].append(measure(task, case["method"], case["workers"], settings))
-            args.out.write_text(json.dumps(results) + "\n")  # now: Ctrl-C keeps what is measured
+            write_text(args.out, json.dumps(results) + "\n")  # now: Ctrl-C keeps what is measured
     Console(width=max(Console().width, 160)).print(make_table(results))
 
 

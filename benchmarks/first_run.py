@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 from _timing import describe_run
+from accelerate import PartialState
 from torch import nn
 
 from gmixout.bench.task import Task
@@ -156,7 +157,8 @@ def run(case: Case, method: str, lr: float, seed: int) -> dict[str, Any]:
         case.train,
         arguments,
     )
-    row = {"method": method, "lr": lr, "seed": seed, **scores(result.model, case)}
+    model = result.model.to(PartialState().device)
+    row = {"method": method, "lr": lr, "seed": seed, **scores(model, case)}
     return {**row, "losses": [round(loss, 4) for loss in result.losses[::5]]}
 
 

@@ -29,6 +29,7 @@ from torch.nn.grad import conv2d_weight
 from torch.utils.benchmark import Timer
 
 from gmixout.core.masks import STRUCTURES, count_units, draw
+from gmixout.files import write_text
 from gmixout.kernels import reference
 from gmixout.kernels.reference import Columns, ConvProduct, LayerProduct, LinearProduct, Rows
 
@@ -279,10 +280,9 @@ def main(argv: list[str] | None = None) -> None:
         "peak_flops_a_second": measure_peak(args),
         "layers": {},
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     for name in track(args.layers, "layers", console=Console(stderr=True)):
         results["layers"][name] = measure_layer(args, LAYERS[name])
-        args.out.write_text(json.dumps(results) + "\n")
+        write_text(args.out, json.dumps(results) + "\n")
     Console(width=max(Console().width, 180)).print(make_table(results))
 
 

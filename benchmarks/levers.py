@@ -2,8 +2,8 @@
 
 RUN is a folder that `gmixout sweep` wrote. For each value of each option that varies: OOD accuracy
 at matched ID levels, over all settings with that value and all seeds, with the number of those that
-reach the level; its paired difference to the option's middle value (same other options, same seed);
-and what in-domain validation chooses, mean over settings.
+reach the level; its paired difference to the option's middle value, or to the first of named ones
+(same other options, same seed); and what in-domain validation chooses, mean over settings.
 """
 
 import sys
@@ -37,7 +37,8 @@ def main(folder: Path, levels: list[float]) -> None:
     }
     for place, name in enumerate(levers):
         values = sorted({key[place] for key in points})  # type: ignore[type-var]
-        middle = values[len(values) // 2]
+        # what the others are compared with
+        middle = values[0] if isinstance(values[0], str) else values[len(values) // 2]
         print(f"\n{name}: OOD at ID {', '.join(f'{100 * level:g}' for level in levels)}")
         for value in values:
             own = {key: each for key, each in heights.items() if key[place] == value}

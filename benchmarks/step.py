@@ -13,6 +13,7 @@ this file.
 import argparse
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
@@ -29,6 +30,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from gmixout.files import write_text
+
 MB = 1e6
 BATCHES = [8, 32]
 MODELS = (
@@ -44,12 +47,18 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def measure_times(
-    setting: Setting, methods: list[str], batch: int, rounds: int
+    setting: Setting, methods: list[str], batch: int, rounds: int, seconds: float | None = None
 ) -> dict[str, list[list[dict[str, Any]]]]:
-    """Steps of every method in turn; by method: its rounds, each of whole periods."""
+    """Steps of every method in turn; by method: its rounds, each of whole periods.
+
+    No method is warmed up, or compiled, after so many seconds: those after it are left out.
+    """
     images, labels = setting.make_batch(setting.build(), batch)
     tasks = {}
+    until = math.inf if seconds is None else time.monotonic() + seconds
     for method in track(methods, f"batch {batch}: warm-up", console=Console(stderr=True)):
+        if time.monotonic() > until:
+            break
         trainer = setting.start(method, setting.build())
         tasks[method] = partial(trainer.time, images, labels)
         tasks[method](range(setting.warm_up_steps))
@@ -91,13 +100,15 @@ def measure(
     setting: Setting, args: argparse.Namespace, batch: int, save: Callable[[dict[str, Any]], None]
 ) -> None:
     """All raw values of one batch size; saved after each part, as the next may take an hour."""
-    masked = [m for m in args.methods if m.startswith("gmixout")]
     console = Console(stderr=True)
     parts: dict[str, dict[str, Any]] = {"memory": {}, "inference": {}}
-    times = measure_times(setting, args.methods, batch, args.repeats)
+    times = measure_times(setting, args.methods, batch, args.repeats, args.warm_up_seconds)
     result = {"batch": batch, "times": times, **parts}
     save(result)
-    for method in track(args.methods, f"batch {batch}: memory", console=console):
+    if args.times_only:
+        return
+    masked = [m for m in times if m.startswith("gmixout")]
+    for method in track(times, f"batch {batch}: memory", console=console):
         parts["memory"][method] = measure_apart(setting, method, batch)
         save(result)
     for method in track(masked, f"batch {batch}: inference", console=console):
@@ -215,20 +226,28 @@ def make_table(results: dict[str, Any], clock: str) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for result in results["batches"]:
         for method in result["times"]:
-            cells = table_cells(result, method, clock, setting["resample_every"])
+            cells = table_cells(result, method, clock, setting["resample_every"], allocators)
             if setting["fit"]:
                 cells.append(str(results["largest"][method]["batch"]))
             table.add_row(str(result["batch"]), method, *cells)
+        for method in setting["methods"]:
+            if method not in result["times"]:
+                table.add_row(str(result["batch"]), method, "not warm in time")
         table.add_section()
     return table
 
 
-def table_cells(result: dict[str, Any], method: str, clock: str, resample_every: int) -> list[str]:
+def table_cells(
+    result: dict[str, Any], method: str, clock: str, resample_every: int, allocators: list[str]
+) -> list[str]:
     """The figures of one method; a dash where there is none."""
-    times, memory = result["times"], result["memory"]
+    times = result["times"]
+    # a peak of 0 stands for one that was not measured
+    memory = {m: r for m, r in result["memory"].items() if all(r["peak_bytes"].values())}
     bases = [base if base in times else None for base in ("full", "lora")]
-    masked = method in result["inference"]
+    masked = method.startswith("gmixout")
     kept = {m: sum(memory[m]["gradient_and_optimizer_bytes"].values()) for m in memory}
+    against_full = {"full", method} <= memory.keys()
     means = [mean(step[clock] for step in one_round) for one_round in times[method]]
     passes = result["inference"].get(method, [])
     # Where steps differ in depth, a redraw does not show.
@@ -238,23 +257,21 @@ def table_cells(result: dict[str, Any], method: str, clock: str, resample_every:
         f"{1000 * median(means):.1f}",
         *(spread(step_ratios(times, method, base, clock)) if base else "-" for base in bases),
         "-" if redraws is None else f"{redraws:.2%}",
-        *(
-            cell
-            for allocator in memory[method]["peak_bytes"]
-            for cell in peak_cells(memory, method, bases, allocator)
-        ),
-        f"{kept[method] / kept['full']:.2%}" if "full" in kept else "-",
-        f"{masked_share(memory, method):.2%}" if masked and "full" in kept else "-",
-        f"{median(p['detached'] / p['untouched'] for p in passes):.3f}" if masked else "-",
+        *(cell for each in allocators for cell in peak_cells(memory, method, bases, each)),
+        f"{kept[method] / kept['full']:.2%}" if against_full else "-",
+        f"{masked_share(memory, method):.2%}" if masked and against_full else "-",
+        f"{median(p['detached'] / p['untouched'] for p in passes):.3f}" if passes else "-",
     ]
 
 
 def peak_cells(
     memory: dict[str, Any], method: str, bases: list[str | None], allocator: str
 ) -> list[str]:
-    """Peak memory in MB and over that of the methods to compare with."""
+    """Peak memory in MB and over that of the methods to compare with; dashes if not measured."""
     peaks = {m: record["peak_bytes"][allocator] for m, record in memory.items()}
-    ratios = [f"{peaks[method] / peaks[base]:.2f}" if base else "-" for base in bases]
+    if method not in peaks:
+        return ["-"] * (1 + len(bases))
+    ratios = [f"{peaks[method] / peaks[base]:.2f}" if base in peaks else "-" for base in bases]
     return [f"{peaks[method] / MB:.0f}", *ratios]
 
 
@@ -284,6 +301,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--checkpointing", action="store_true", help="gradient checkpointing, a block at a time")
     add("--threads", type=int, default=Setting.threads, help="CPU threads (default: %(default)s)")
     add("--profile", action="store_true", help="where the steps spend their time, and no more")
+    add("--times-only", action="store_true", help="neither memory nor inference")
+    add(
+        "--warm-up-seconds",
+        type=float,
+        metavar="S",
+        help="leave out the methods that are not warmed up, or compiled, by then",
+    )
     add("--clock", choices=CLOCKS, default="wall", help="of the table; cpu: processor time alone")
     add(
         "--out", type=Path, help="file for the raw values (default: step[-profile].json in results)"
@@ -305,7 +329,6 @@ def main(argv: list[str] | None = None) -> None:
         **describe_run(torch.device(args.device), args.threads),
         "batches": [],
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.fit:
         results["largest"] = measure_fit(setting, args.methods, args.fit)
         args.batch = [min(each["batch"] for each in results["largest"].values())]
@@ -317,7 +340,7 @@ def main(argv: list[str] | None = None) -> None:
     def save(result: dict[str, Any]) -> None:
         results["batches"] = [b for b in results["batches"] if b["batch"] != result["batch"]]
         results["batches"].append(result)
-        args.out.write_text(json.dumps(results) + "\n")
+        write_text(args.out, json.dumps(results) + "\n")
 
     for batch in args.batch:
         if args.profile:

@@ -515,6 +515,11 @@ TYPED = {
         "head": "random",
         "model": "12",
     },
+    "finetune --model efficientnet_lite0 --image-size 128": {
+        "model": "efficientnet_lite0",
+        "image_size": 128,
+    },
+    "finetune --image-size null": {"image_size": None},
     "finetune --flip --no-freeze-batch-norm --head-lr null": {
         "flip": True,
         "freeze_batch_norm": False,

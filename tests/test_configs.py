@@ -24,6 +24,7 @@ TREES = {
     "iwildcam": trees.iwildcam,
     "cifar100": lambda root: trees.cifar100(root, KINDS),
     "pacs": lambda root: trees.domains(root, ["photo", "sketch"], ["dog", "horse"], images=20),
+    "imagefolder": trees.imagefolder,
 }
 MORE = {"imagenet": ["--val-share", "0.2"]}  # of five images a class
 SMALL = ["--counts", "any", "--steps", "3", "--warmup-steps", "0", "--batch-size", "2"]
@@ -61,7 +62,7 @@ def data_of(name: str) -> str:
 
 
 def test_there_is_a_config_for_each_table_and_a_tree_for_each_config():
-    asked = {"domainnet", "imagenet", "imagenet_lt", "iwildcam", "cifar100", "pacs"}
+    asked = {"domainnet", "imagenet", "imagenet_lt", "iwildcam", "cifar100", "pacs", "imagefolder"}
     assert {data_of(name) for name in CONFIGS} == asked == TREES.keys()
     project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
     assert '"configs/*.yaml"' in project

@@ -1,14 +1,16 @@
 """Loaders: how many processes load, and what they must not do."""
 
 import os
+import pickle
 import signal
 
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from gmixout.data import LabelledImages
-from gmixout.loading import MOST_PROCESSES, loading_processes, make_loader
+from gmixout.data import LabelledImages, base
+from gmixout.evaluation.metrics import predict
+from gmixout.loading import MOST_PROCESSES, loading_processes, make_loader, resident
 from gmixout.training import TrainingArguments
 from gmixout.training.augmentation import Augmented
 
@@ -69,6 +71,47 @@ def test_images_kept_in_memory_say_so(tmp_path):
     files = ImageFiles(tmp_path, ["a.png"], [0])
     assert loading_processes(files, "cuda") > 0
     assert loading_processes(files.kept(), "cuda") == 0
+
+
+def test_images_in_memory_are_copied_to_a_device_once_and_put_together_there():
+    """On the meta device, which has shapes and no values; labels stay."""
+    images = LabelledImages(torch.rand(6, 1, 2, 2), torch.arange(6))
+    first, second = make_loader(images, "meta", batch_size=4)
+    assert [first[0].device.type, first[0].shape[0], second[0].shape[0]] == ["meta", 4, 2]
+    assert first[1].tolist() == [0, 1, 2, 3]
+    there = resident(images, "meta")
+    assert there is not images
+    assert there.images is resident(images, "meta").images
+    assert images.images.device.type == "cpu"
+    assert not pickle.loads(pickle.dumps(images))._copies
+    seen = resident(Augmented(images, TrainingArguments()), "meta")
+    assert seen[3, 5]["image"].device.type == "meta"
+    assert seen[3, 5]["label"] == 5
+
+
+def test_images_stay_where_a_device_cannot_have_them(monkeypatch):
+    images = LabelledImages(torch.rand(6, 1, 2, 2), torch.arange(6))
+    assert resident(images, "cpu") is images
+    assert resident(images, "meta", 1) is images  # another process loads
+    decoded = Decoded()
+    assert resident(decoded, "meta", 0) is decoded
+    flipped = Augmented(images, TrainingArguments(flip=True))
+    assert resident(flipped, "meta", 0) is flipped
+    monkeypatch.setattr(base, "RESIDENT_BYTES", images.images.nbytes - 1)
+    assert resident(images, "meta") is images
+    plain = Augmented(images, TrainingArguments())
+    assert resident(plain, "meta") is plain
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_resident_images_are_seen_as_others_are():
+    images = LabelledImages(torch.rand(50, 3, 8, 8), torch.arange(50) % 4)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4)).cuda()
+    copied, there = (predict(model, images, 16, num_workers=n) for n in (1, None))
+    assert torch.equal(copied[0], there[0])
+    assert torch.equal(copied[1], there[1])
+    assert not make_loader(images, "cuda").pin_memory
 
 
 def test_pinned_for_cuda_alone():

@@ -243,7 +243,13 @@ def test_a_run_is_known_by_its_data_and_model_and_not_by_their_folders(root, mod
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"model": "timm:x", "head": "random"}, {"corruptions": "common"}]
+    "options",
+    [
+        {},
+        {"model": "timm:x", "head": "random"},
+        {"corruptions": "common"},
+        {"model": "efficientnet_lite0", "image_size": 96},
+    ],
 )
 def test_a_task_is_spelled_in_plain_values_and_back(options, root):
     task = Task(source(root, train_domain="cartoon", half="second"), **options)
@@ -260,6 +266,8 @@ def test_a_task_is_spelled_in_plain_values_and_back(options, root):
             "includes its own model and shifts: leave out --model",
         ),
         (lambda: Task("digits", corruptions="common"), "leave out --corruptions"),
+        (lambda: Task("digits", image_size=96), "leave out --image-size"),
+        (lambda: Task("digits", image_size=0), "image_size=0 must be a number of pixels"),
         (lambda: Task("digits", corruption_share=0.5), "goes with --corruptions common"),
         (lambda: Task("digits", corruptions="common", corruption_share=0.0), r"in \(0, 1\]"),
     ],
@@ -286,6 +294,16 @@ def test_the_home_made_model_is_taken_from_the_cache_or_asked_for(
     with pytest.raises(ConfigError, match=r"needs a model, e\.g\. --model") as error:
         Task(SOURCES["imagefolder"](trees.imagefolder(tmp_path / "own"))).load()
     assert "pretrain.py" not in str(error.value)
+
+
+def test_another_image_size_is_another_run_and_shown(root, model):
+    own = Task(source(root), model).load()
+    assert own.pretrained.size == (32, 32)
+    other = Task(source(root), model, image_size=16).load()
+    assert other.benchmark.id_test[0][0].shape == (3, 16, 16)
+    assert other.identity != own.identity
+    assert other.name == f"{own.name}, image_size=16"
+    assert other.parts == {**own.parts, "image_size": 16}
 
 
 @pytest.mark.parametrize("head", [None, "random", "linear_probe"])

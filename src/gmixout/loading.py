@@ -26,6 +26,26 @@ def loading_processes(
     return min(MOST_PROCESSES, torch.get_num_threads())
 
 
+def resident(
+    dataset: Dataset[Any], device: torch.device | str, num_workers: int | None = None
+) -> Dataset[Any]:
+    """Return a data set with its images on a GPU, if it is `in_memory` and has a method `on`.
+
+    A batch is then put together there: nothing is pinned and copied in each step. The images are
+    the same to the bit. Loading processes cannot share a GPU's memory: with any, images stay.
+
+    Args:
+        dataset: Items are (image, label).
+        device: The target of the batches; for a CPU nothing changes.
+        num_workers: See `loading_processes`.
+    """
+    device = torch.device(device)
+    if device.type == "cpu" or loading_processes(dataset, device, num_workers):
+        return dataset
+    move = getattr(dataset, "on", None)
+    return dataset if move is None else move(device)
+
+
 def make_loader(
     dataset: Dataset[Any],
     device: torch.device | str,
@@ -37,14 +57,15 @@ def make_loader(
     Args:
         dataset: Items are (image, label).
         device: The target of the batches: for CUDA they are pinned, so that they are copied while
-            it computes.
+            it computes, or images are there already, see `resident`.
         num_workers: See `loading_processes`.
         **batching: Arguments of `DataLoader` on the composition of batches.
     """
+    there = resident(dataset, device, num_workers)
     return DataLoader(
-        dataset,
+        there,
         num_workers=loading_processes(dataset, device, num_workers),
-        pin_memory=torch.device(device).type == "cuda",
+        pin_memory=torch.device(device).type == "cuda" and there is dataset,
         worker_init_fn=_ignore_interrupts,
         generator=torch.Generator().manual_seed(0),  # without one it draws from the global one
         **batching,

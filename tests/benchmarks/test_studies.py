@@ -14,25 +14,36 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 DEPTH = [*RESULTS.glob("pacs/cnn-300-*"), *RESULTS.glob("pacs/cnn-400-depth-*")]
 STUDIES = {
-    "pacs/depth.py": (DEPTH, "speed.md", r"^\| mean_start_depth [^|]*"),
-    "levers.py": ([RESULTS / "digits-levers"], "levers.md", r"^  [\d.]+:|against [\d.]+:"),
+    "depth": ("pacs/depth.py", DEPTH, "speed.md", r"^\| mean_start_depth [^|]*"),
+    "levers": (
+        "levers.py",
+        [RESULTS / "digits-levers"],
+        "levers.md",
+        r"^  [\d.]+:|against [\d.]+:",
+    ),
+    "biases": (
+        "levers.py",
+        [RESULTS / "digits-biases", 0.9, 0.915, 0.93],
+        "levers.md",
+        r"^  \w+:|against \w+:",
+    ),
 }
-"""By script: what it is given, the page that has its table, and what else a line says."""
+"""Scripts, what they are given, the page that has the table, and what else a line says."""
 
 
-def printed(script, monkeypatch, capsys):
+def printed(study, monkeypatch, capsys):
     """The lines of a script's table."""
-    words, _, aside = STUDIES[script]
+    script, words, _, aside = STUDIES[study]
     monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
     runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
     return [line for line in capsys.readouterr().out.splitlines() if re.search(aside, line)]
 
 
-@pytest.mark.parametrize("script", STUDIES)
-def test_the_documents_have_the_figures(script, monkeypatch, capsys):
-    _, page, aside = STUDIES[script]
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_documents_have_the_figures(study, monkeypatch, capsys):
+    _, _, page, aside = STUDIES[study]
     rows = [figures(line) for line in (ROOT / "docs" / page).read_text().splitlines()]
-    lines = printed(script, monkeypatch, capsys)
+    lines = printed(study, monkeypatch, capsys)
     assert len(lines) > 2
     for line in lines:
         wanted = figures(re.sub(aside, "", line))
@@ -45,7 +56,7 @@ def figures(line):
 
 
 def test_depth_is_compared_at_the_same_seed_source_and_rate(monkeypatch, capsys):
-    lines = printed("pacs/depth.py", monkeypatch, capsys)
+    lines = printed("depth", monkeypatch, capsys)
     found = {
         (r.benchmark.name, r.seed, r.method.options["mean_start_depth"]): r.ood
         for folder in DEPTH

@@ -305,3 +305,43 @@ def test_where_mean_and_lowest_start_are_one_every_period_starts_there():
     ]
     with pytest.raises(ConfigError, match=r"raise mean_start_depth to 0\.7"):
         GMixout(mean_start_depth=0.5, min_start_depth=0.7)
+
+
+class Block(nn.Module):
+    """A residual block of two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, tokens):
+        return tokens + self.down(torch.tanh(self.up(self.norm(tokens))))
+
+
+# torch's compiler looks at it of each block's input
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("blocks", [3, 6])
+def test_blocks_that_are_compiled_share_a_handful_of_graphs(blocks):
+    """None is trained, all are, the start is at either layer; however many blocks there are."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def note(graph, inputs):
+        del inputs
+        graphs.append(graph)
+        return graph.forward
+
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Block() for _ in range(blocks)), nn.Linear(8, 4))
+    config = GMixout(mask_rate=0.5, resample_every=1, mean_start_depth=0.5, biases="masked")
+    runs = [masked_copy(model, config) for _ in range(2)]
+    for block in list(runs[1][0])[:-1]:
+        block.compile(backend=note, fullgraph=True)
+    data = [(torch.randn(5, 8), torch.tensor([0, 1, 2, 3, 0])) for _ in range(30)]
+    for trained, masked in runs:
+        train(trained, masked.bind(torch.optim.SGD(masked.param_groups(0.01))), data)
+    masked = runs[1][1]
+    starts = {2 * blocks - len(masked._layers.names(period)) for period in range(30)}
+    assert len(starts) > 5
+    assert len(graphs) <= 4
+    torch.testing.assert_close(runs[0][0].state_dict(), runs[1][0].state_dict())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import CUTS, UNPAIRED
+from tiny import CUTS, UNPAIRED, TinyNet, batches, train
 from torch import nn
 
 import gmixout
@@ -56,3 +56,22 @@ def test_the_same_seed_rounds_the_same_way():
         ends.append(masked.detach().weight.detach())
     assert torch.equal(*ends)
     assert (ends[0] != 1).any()
+
+
+@pytest.mark.parametrize("biases", ["masked", "held"])
+def test_a_bfloat16_model_trains_in_float32_but_for_nothing(biases):
+    """The recipe of the README: masked values and the head move by less than bfloat16 resolves."""
+    torch.manual_seed(0)
+    model = TinyNet().bfloat16()
+    model.head.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    config = gmixout.GMixout(mask_rate=0.5, resample_every=4, biases=biases)
+    masked = gmixout.attach(model, config)
+    optimizer = masked.bind(torch.optim.AdamW(masked.param_groups(1e-5)))
+    assert {p.dtype for g in optimizer.param_groups for p in g["params"]} == {torch.float32}
+    before = [p.detach().clone() for p in masked.parameters()]
+    data = [(images.bfloat16(), labels) for images, labels in batches(3)]
+    train(model, optimizer, data)
+    assert all((p != old).any() for p, old in zip(masked.parameters(), before, strict=True))
+    detached = masked.detach()
+    assert detached.hidden.weight.dtype == torch.bfloat16
+    assert {type(m) for m in detached.modules()} == {type(m) for m in TinyNet().modules()}

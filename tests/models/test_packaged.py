@@ -3,10 +3,12 @@
 import hashlib
 import pickle
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tiny_foundations import CLASSES
 
 from gmixout.errors import ConfigError, DataError, StateError
@@ -181,3 +183,57 @@ def test_a_name_like_one_of_ours_is_explained(typed):
 def test_timms_name_without_a_hub_leads_to_ours(typed):
     with pytest.raises(DataError, match=r"or take --model efficientnet_lite0\b.*gmixout\[real\]"):
         load_pretrained(f"timm:{typed}", CLASSES)
+
+
+def installed(name: str) -> bool:
+    try:
+        distribution(PACKAGED[name].package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+@pytest.fixture(params=PACKAGED, scope="module")
+def real(request):
+    if not installed(request.param):
+        pytest.skip(f"{PACKAGED[request.param].package} is not installed: gmixout[real]")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Two photographs that come with libraries, by their names in WordNet."""
+    from matplotlib.cbook import get_sample_data
+    from sklearn.datasets import load_sample_image
+
+    return {
+        "palace": Image.fromarray(load_sample_image("china.jpg")),
+        "military uniform": Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)),
+    }
+
+
+@torch.no_grad()
+def logits(loaded, photographs):
+    return loaded.model(torch.stack([loaded.transform(each) for each in photographs.values()]))
+
+
+def test_real_weights_know_what_is_on_a_photograph(real, photographs):
+    info = timm.data.ImageNetInfo("imagenet-1k")
+    names = [text.partition(",")[0] for text in info.label_descriptions()]
+    loaded = load_pretrained(real, info.label_names())
+    assert loaded.head_from == "pretrained"
+    found = logits(loaded, photographs)
+    rows = [names.index(name) for name in photographs]
+    for scores, row in zip(found, rows, strict=True):
+        assert (scores > scores[row]).sum() < 3  # of 1,000 classes
+    part = load_pretrained(real, [*photographs])
+    assert part.head_from == "pretrained"
+    torch.testing.assert_close(logits(part, photographs), found[:, rows])
+
+
+def test_real_weights_take_smaller_images(real, photographs):
+    part = load_pretrained(real, [*photographs], image_size=128)
+    assert part.size == (128, 128)
+    assert logits(part, photographs).argmax(1).tolist() == [0, 1]
+    random = load_pretrained(real, ["dog", "elephant"], image_size=128)
+    assert random.head_from == "random"

@@ -60,8 +60,9 @@ class GMixout:
     mean_start_depth: float = 0.0
     """Train only the layers above a random start in each period. This is the mean start as a share
     of the layers, in [0, 1); 0 trains all layers, 0.5 draws the start uniformly. torch.compile
-    makes one graph per start and falls back to eager after eight: set
-    `torch._dynamo.config.recompile_limit` to at least the number of layers."""
+    of a whole model makes one graph per start and falls back to eager after eight. Compile its
+    blocks instead, `for block in model.blocks: block.compile()`: blocks of one kind share their
+    graphs, one per start inside a block and two more."""
     min_start_depth: float = 0.0
     """The lowest start as a share of the layers, at most `mean_start_depth`. The layers below are
     held from the beginning, so that no period needs more memory than the layers above; the first

@@ -70,7 +70,7 @@ class _Collect(torch.autograd.Function):
         _, _, wanted, _, bias_wanted, *_ = ctx.needs_input_grad
         grad = product.lay_out(grad)
         gradient = bias_gradient = None
-        if wanted and bias_wanted and bias.drawn_as == masked.drawn_as:
+        if wanted and bias_wanted and bias.follows:
             gradient, bias_gradient = masked.structure.grad_with_bias(product, grad, kept, index)
         else:
             if wanted:
@@ -192,9 +192,9 @@ def _conv_forward(self: nn.modules.conv._ConvNd, input: Tensor) -> Tensor:
     if shift is not None and masked.whole and torch.is_grad_enabled():
         bias, shift = expose(shift), None  # torch's own gradient, to the last bit
     # For a bias' gradient alone torch computes the dense gradient of the weight, too.
-    apart = bias is not None and bias.requires_grad and not masked.whole
-    output = convolve(input, masked.weight, None if apart else bias, *geometry)
-    if apart:
+    together = bias is None or masked.whole or not bias.requires_grad
+    output = convolve(input, masked.weight, bias if together else None, *geometry)
+    if bias is not None and not together:
         output += bias.to(output.dtype).reshape(-1, *[1] * len(self.kernel_size))
     product = ConvProduct(self.kernel_size, *geometry).of(input)
     return collect(masked, output, input, product, shift)

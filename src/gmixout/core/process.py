@@ -79,6 +79,7 @@ class MaskedWeight(nn.Module):
         held: The anchor's masked entries A[M], same shape and dtype.
         index: The units of the mask, int64 `[K]`.
         band: The same as a slice, where they are one stretch of the weight.
+        follows: Whether the masks are another parameter's: those of the weight beside it.
         period: The period whose mask is in force.
         share: The share of its units that is trained: 1-p, but for the rounding of their count.
         scale: c, the factor of D in Phi: 1 / share when rescaling, so that the mean of Phi over
@@ -116,6 +117,7 @@ class MaskedWeight(nn.Module):
         self.name = name
         self.config = config
         self.drawn_as = drawn_as or name
+        self.follows = drawn_as is not None
         # In a tuple, so that the owner does not become a child of its child.
         self._home = (owner, attribute)
         weight, rate = self.weight, config.mask_rate

@@ -44,7 +44,8 @@ class Reset:
         """
         config = weights[0].config
         for scale, group in _grouped(weights, lambda masked: masked.scale).items():
-            held, values = [m.held for m in group], [m.values for m in group]
+            held: list[Tensor] = [masked.held for masked in group]
+            values: list[Tensor] = [masked.values for masked in group]
             anchors = torch._foreach_lerp(held, values, (1 - config.anchor_decay) * scale)
             if config.anchor_pull > 0:
                 starts = [m.gather(m.residual.dense["pretrained"]) for m in group]

@@ -1,15 +1,20 @@
 """The type of a benchmark: data sets of one task, in and out of domain."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import TypeVar
 
 Examples: TypeAlias = Dataset[tuple[Tensor, int]]
 """Items are `(image [C, H, W], label)`."""
+
+RESIDENT_BYTES = 2**28
+"""Largest images, of one data set, that a GPU holds beside model and activations."""
 
 
 class LabelledImages(Examples):
@@ -35,12 +40,30 @@ class LabelledImages(Examples):
         self.labels = labels
         self.groups = groups
         self.group_names = group_names
+        self._copies: dict[torch.device, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], int(self.labels[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: not the copies on devices."""
+        return {**vars(self), "_copies": {}}
+
+    def on(self, device: torch.device) -> "LabelledImages":
+        """Return the same examples with the images on a device; they are copied there once.
+
+        Images of more than `RESIDENT_BYTES` stay where they are.
+        """
+        if self.images.nbytes > RESIDENT_BYTES:
+            return self
+        if device not in self._copies:
+            self._copies[device] = self.images.to(device)
+        there = copy.copy(self)
+        there.images = self._copies[device]
+        return there
 
 
 Set = TypeVar("Set", bound=Examples, covariant=True, default=Examples)

@@ -3,8 +3,6 @@
 from dataclasses import make_dataclass
 from typing import Any, get_type_hints
 
-import docstring_parser
-
 from gmixout.core import config
 from gmixout.core.attach import attach
 from gmixout.core.config import GMixout
@@ -33,13 +31,21 @@ def _options(settings: GMixout) -> dict[str, Any]:
     return {name: value for name, value in vars(settings).items() if name != "seed"}
 
 
+def _help_texts() -> list[str]:
+    """Return the help text of each option; none without the parser, which only the help needs."""
+    try:
+        import docstring_parser
+    except ImportError:
+        return []
+    texts = docstring_parser.parse_from_object(GMixout).params
+    return [f"    {text.arg_name}: {' '.join((text.description or '').split())}" for text in texts]
+
+
 def _as_method(name: str, summary: str, style: Style) -> type[_Masked]:
     """Return the method whose fields, types and help texts are those of `GMixout`."""
     types = get_type_hints(GMixout)
-    texts = docstring_parser.parse_from_object(GMixout).params
-    args = [f"    {text.arg_name}: {' '.join((text.description or '').split())}" for text in texts]
     namespace = {
-        "__doc__": "\n".join([summary, "", "Args:", *args]),
+        "__doc__": "\n".join([summary, "", "Args:", *_help_texts()]),
         "__module__": __name__,
         "style": style,
     }

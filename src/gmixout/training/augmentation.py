@@ -4,9 +4,11 @@ Draws depend only on the run's seed and the image's position in the run: a resum
 number of loading processes and another method see the same images.
 """
 
+import copy
 from collections.abc import Callable, Collection
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -67,6 +69,15 @@ class Augmented(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self._dataset)  # type: ignore[arg-type]
+
+    def on(self, device: torch.device) -> "Augmented":
+        """Return the same with the images on a device; augmented ones stay where they are."""
+        move = getattr(self._dataset, "on", None)
+        if self._steps or move is None or (there := move(device)) is self._dataset:
+            return self
+        moved = copy.copy(self)
+        moved._dataset = there
+        return moved
 
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
         position, index = place

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gmixout.data.batch import Batch, collate
 from gmixout.errors import ConfigError, StateError, TrainingError
-from gmixout.loading import make_loader
+from gmixout.loading import make_loader, resident
 from gmixout.methods.average import Averaged
 from gmixout.methods.base import Finetuning
 from gmixout.models.pretrained import Pretrained
@@ -144,8 +144,10 @@ def train(
         _load_libraries(device)
         torch.manual_seed(arguments.seed)  # dropout; ends with the fork
         _train_mode(pretrained.model.to(device), arguments.freeze_batch_norm)
+        acting = (*arguments.beside, *regularizers)
+        # here, as a copy on the device is the data set's and not what training needs
+        resident(Augmented(dataset, arguments, asks_of(acting)), device, arguments.num_workers)
         with PeakMemory(device) as memory:
-            acting = (*arguments.beside, *regularizers)
             trainer = _Trainer(accelerator, pretrained, start, dataset, arguments, acting, memory)
             trainer.keep_state_in(checkpoint, run)
             trainer.run(on_progress, observe, observe_at)
