@@ -303,9 +303,9 @@ def start_depth(model: nn.Module, setting: Setting) -> Trainer:
     return Trainer(model, trainer.optimizer, setting, masked, resume)
 
 
-def gmixout_with(structure: str) -> Callable[[nn.Module, Setting], Trainer]:
+def gmixout_with(structure: str, **process: Any) -> Callable[[nn.Module, Setting], Trainer]:
     """GMixout with masks of one structure."""
-    return lambda model, setting: start_gmixout(model, setting, structure=structure)
+    return lambda model, setting: start_gmixout(model, setting, structure=structure, **process)
 
 
 METHODS: dict[str, Callable[[nn.Module, Setting], Trainer]] = {
@@ -317,6 +317,8 @@ METHODS: dict[str, Callable[[nn.Module, Setting], Trainer]] = {
     "shira": start_shira,
     "dense_mixout": start_dense_mixout,
     **{f"gmixout_{structure}": gmixout_with(structure) for structure in STRUCTURES},
+    "gmixout_row_groups": gmixout_with("row", group_size=16),
+    "gmixout_band": gmixout_with("longer_side", group_size=None),
     "gmixout_row_depth": start_depth,
     "gmixout_row_masked": partial(start_gmixout, structure="row", biases="masked"),
     "gmixout_row_held": partial(start_gmixout, structure="row", biases="held"),

@@ -3,10 +3,11 @@
     python benchmarks/kernels.py --device cuda --dtype bfloat16 --batch 128
 
 For layers of ViT-S/16, ViT-B/16 and ResNet-50, each structure and density: the masked weight
-gradient (of single entries also as one Triton kernel, which nothing uses before it is measured
-faster), gathering and writing masked values, narrowing the input, drawing a mask; as ratio to the
-dense gradient (cuBLAS, cuDNN, oneDNN) and, for products, as share of the best that large square
-matrix products reach on the device in the same run. See README.md beside this file.
+gradient (of rows and columns also with tokens in one piece and in several, the one that the
+library does not use on this device), gathering and writing masked values, narrowing the input,
+drawing a mask; as ratio to the dense gradient (cuBLAS, cuDNN, oneDNN) and, for products, as share
+of the best that large square matrix products reach on the device in the same run. See README.md
+beside this file.
 """
 
 import argparse
@@ -27,7 +28,8 @@ from torch.nn.grad import conv2d_weight
 from torch.utils.benchmark import Timer
 
 from gmixout.core.masks import STRUCTURES, count_units, draw
-from gmixout.kernels.reference import ConvProduct, LayerProduct, LinearProduct
+from gmixout.kernels import reference
+from gmixout.kernels.reference import Columns, ConvProduct, LayerProduct, LinearProduct, Rows
 
 RESULTS = Path("benchmarks/results/kernels.json")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -36,7 +38,7 @@ BLOCK_SIZE = 16
 PEAK_SIDES = {"cpu": [512, 1024, 2048], "cuda": [4096, 8192, 16384]}
 TOKENS = 197
 """Of an image of 224 pixels in patches of 16, and one for the class."""
-OPERATIONS = ("gradient", "in one kernel", "narrow", "gather", "scatter_", "draw")
+OPERATIONS = ("gradient", "split otherwise", "narrow", "gather", "scatter_", "draw")
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ def make_operations(
     layer: Layer, structure_name: str, density: float, grad: Tensor, input: Tensor
 ) -> tuple[dict[str, Callable[[], Any]], float]:
     """What to time, by name, and the density after rounding to whole units."""
-    structure, product = STRUCTURES[structure_name](BLOCK_SIZE), layer.product
-    shape, device = layer.weight, grad.device
+    shape, device, product = layer.weight, grad.device, layer.product
+    structure = STRUCTURES[structure_name](shape, BLOCK_SIZE)
     kind = torch.channels_last if len(shape) == 4 else torch.contiguous_format
     weight = torch.zeros(shape, dtype=grad.dtype, device=device).to(memory_format=kind)
     count = count_units(structure, shape, 1 - density)
@@ -134,11 +136,19 @@ def make_operations(
     }
     if kept is not input:
         operations["narrow"] = lambda: structure.keep(product, input, index)
-    if device.type == "cuda" and isinstance(product, LinearProduct) and structure_name == "element":
-        from gmixout.kernels.sampled import sampled_product  # Triton is for GPUs
-
-        operations["in one kernel"] = lambda: sampled_product(grad, input, index)
+    if isinstance(product, LinearProduct) and isinstance(structure, Rows | Columns):
+        operations["split otherwise"] = lambda: split_otherwise(operations["gradient"])
     return operations, values.numel() / weight.numel()
+
+
+def split_otherwise(run: Callable[[], Any]) -> Any:
+    """Run with the tokens in one piece where the library splits them, and in 16 where not."""
+    usual = reference.SPLIT
+    reference.SPLIT = {kind: 16 if parts == 1 else 1 for kind, parts in usual.items()}
+    try:
+        return run()
+    finally:
+        reference.SPLIT = usual
 
 
 def time_call(run: Callable[[], Any], seconds: float, threads: int) -> float:

@@ -1,7 +1,6 @@
 """Fixtures for every room."""
 
 import gc
-import os
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -18,10 +17,6 @@ torch.set_num_threads(1)
 # A shell that starts the tests in the background has them ignore Ctrl-C, which many are about.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-# Triton asks when it is imported; without a GPU its interpreter runs the kernels on the CPU.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def _equal(a: object, b: object) -> bool:

@@ -302,6 +302,8 @@ def test_snapshots_of_reset_are_the_subnetworks_that_their_periods_trained(tmp_p
     ((first, second),) = seen
     assert read(tmp_path)["steps"] == [8, 11]
     mask = {"shape": (12, 9), "count": 3, "seed": 0, "name": "body.weight"}
-    rows = torch.cat([draw(STRUCTURES["row"](1), period=period, **mask) for period in (2, 3)])
+    rows = torch.cat(
+        [draw(STRUCTURES["row"]((12, 9), 1), period=period, **mask) for period in (2, 3)]
+    )
     differing = (first["body.weight"] != second["body.weight"]).any(1).nonzero().flatten()
     assert differing.tolist() == sorted(set(rows.tolist()))

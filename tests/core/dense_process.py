@@ -4,7 +4,6 @@ Shares with the library the mask indices alone (they have tests of their own). E
 the optimizers too, is written out here, entry by entry.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -12,15 +11,36 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gmixout import GMixout
-from gmixout.core.masks import STRUCTURES, count_units, draw
+from gmixout.core.masks import STRUCTURES, count_units, draw, in_groups
+from gmixout.kernels.reference import Rows
 
 Rule = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
 Loss = Callable[[Tensor], Tensor]
 
 
+HEADS = 4
+ATTENTION = ("attention.in_proj_weight", "attention.out_proj.weight")
+"""Of `TinyNet`: the only weights there that share units."""
+
+
 def mask_of(config: GMixout, name: str, shape: torch.Size, period: int) -> Tensor:
     """The mask as booleans in the weight's shape."""
-    structure = STRUCTURES[config.structure](config.block_size)
+    if config.structure == "neuron" and name in ATTENTION:
+        # One draw of whole heads for both: rows of q, k and v, columns of the projection.
+        heads = Rows()
+        count = count_units(heads, (HEADS,), config.mask_rate)
+        key = {"seed": config.seed, "name": " + ".join(ATTENTION), "period": period}
+        size = shape[1] // HEADS
+        mask = torch.zeros(shape, dtype=torch.bool)
+        by_head = (
+            mask.view(-1, HEADS, size, shape[1])
+            if name == ATTENTION[0]
+            else mask.T.view(1, HEADS, size, -1)
+        )
+        by_head[:, draw(heads, (HEADS,), count, **key)] = True
+        return mask
+    structure = STRUCTURES[config.structure](shape, config.block_size)
+    structure = in_groups(structure, shape, config.mask_rate, config.group_size)
     count = count_units(structure, shape, config.mask_rate)
     index = draw(structure, shape, count, seed=config.seed, name=name, period=period)
     return expand(config.structure, config.block_size, shape, index)
@@ -29,6 +49,8 @@ def mask_of(config: GMixout, name: str, shape: torch.Size, period: int) -> Tenso
 def expand(structure: str, block_size: int, shape: torch.Size, index: Tensor) -> Tensor:
     """Unit indices `[K]` to booleans in the weight's shape."""
     mask = torch.zeros(shape, dtype=torch.bool)
+    if structure in ("longer_side", "neuron"):
+        structure = "row" if shape[0] > (shape[1] if len(shape) > 1 else 1) else "column"
     if structure == "element":
         mask.view(-1)[index] = True
     elif structure == "row":
@@ -98,11 +120,12 @@ class DenseProcess:
         }
 
     def scale(self, name: str) -> float:
-        """c; the share of trained entries is exactly 1-p in the shapes that use this class."""
-        trained = float(self.mask[name].double().mean())
-        if name in self.names:
-            assert math.isclose(trained, 1 - self.config.mask_rate)
-        return 1 / trained if self.config.rescale and name in self.names else 1.0
+        """c."""
+        return 1 / self.share(name) if self.config.rescale else 1.0
+
+    def share(self, name: str) -> float:
+        """Of the entries that are trained, 1-p but for rounding; all outside the masks."""
+        return float(self.mask[name].double().mean())
 
     def phi(self) -> dict[str, Tensor]:
         return {
@@ -113,9 +136,8 @@ class DenseProcess:
         """The final model."""
         if self.config.residual == "reset":
             return self.phi()
-        share = 1.0 if self.config.rescale else 1 - self.config.mask_rate
         return {
-            n: a + (share if n in self.names else 1.0) * self.residual[n]
+            n: a + (1.0 if self.config.rescale else self.share(n)) * self.residual[n]
             for n, a in self.anchor.items()
         }
 

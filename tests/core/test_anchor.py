@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from dense_process import DenseProcess, adamw, sgd
-from tiny import MASKED_OF_TINY, STRUCTURES, TinyNet, batches, loss_of
+from tiny import CUTS, MASKED_OF_TINY, STRUCTURES, TinyNet, batches, loss_of
 
 import gmixout
 from gmixout import GMixout
@@ -69,7 +69,7 @@ def check_against_dense(config, optimizer, steps):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_every_setting_and_structure(setting, structure):
     options = {"mask_rate": 0.75, "anchor_decay": 0.9, "resample_every": 3, "block_size": 2}
-    options |= {"structure": structure, "seed": 5} | SETTINGS[setting]
+    options |= {**CUTS[structure], "seed": 5} | SETTINGS[setting]
     check_against_dense(GMixout(**options), "sgd", steps=14)
 
 
@@ -91,7 +91,7 @@ def test_the_anchor_over_200_steps(structure, residual, rescale):
         mask_rate=0.75,
         anchor_decay=0.9,
         resample_every=7,
-        structure=structure,
+        **CUTS[structure],
         block_size=2,
         residual=residual,
         rescale=rescale,

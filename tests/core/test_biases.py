@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import STRUCTURES, TinyNet, batches, loss_of, masked_copy, train
+from tiny import CUTS, STRUCTURES, UNPAIRED, TinyNet, batches, loss_of, masked_copy, train
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -77,9 +77,9 @@ def moved_in_training(kind, config):
 
 
 @pytest.mark.parametrize("kind", BIASES)
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", UNPAIRED)
 def test_what_is_trained_in_each_mode(kind, structure):
-    config = replace(CONFIG, structure=structure, block_size=2)
+    config = replace(CONFIG, **CUTS[structure], block_size=2)
     names = {name for name, _ in kind().named_parameters()}
     weights = {weight.name for weight in masked_copy(kind(), config)[1].summary().weights}
     head = {name for name in names if name.startswith(("head", "7."))}
@@ -124,7 +124,7 @@ def test_a_bias_of_no_output_units_is_masked_by_itself():
 
 def test_a_bias_is_a_vector_without_decay():
     for structure in STRUCTURES:
-        _, masked = masked_copy(TinyNet(), replace(CONFIG, structure=structure, biases="masked"))
+        _, masked = masked_copy(TinyNet(), replace(CONFIG, **CUTS[structure], biases="masked"))
         groups = {g["name"]: g["params"] for g in masked.param_groups(1e-3, weight_decay=0.1)}
         assert len(groups["masked_no_decay"]) == len(BIASES[TinyNet])
         assert {p.dtype for p in groups["masked_no_decay"]} == {torch.float32}

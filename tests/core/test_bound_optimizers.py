@@ -7,7 +7,7 @@ import logging
 
 import pytest
 import torch
-from tiny import PlainNet, TinyNet, batches, loss_of, same_state, train
+from tiny import CUTS, STRUCTURES, PlainNet, TinyNet, batches, loss_of, same_state, train
 from torch import nn
 
 import gmixout
@@ -376,10 +376,10 @@ def test_groups_of_others_are_noticed(caplog):
     assert f"{0.1 * PRESETS['gmixout'].lr_scale:g}" in caplog.text
 
 
-@pytest.mark.parametrize("structure", ["element", "row", "column", "block"])
+@pytest.mark.parametrize("structure", STRUCTURES)
 def test_masked_values_are_decayed_and_vectors_are_not(structure):
     timm_optim = pytest.importorskip("timm.optim")
-    masked = gmixout.attach(TinyNet(), GMixout(mask_rate=0.5, structure=structure, block_size=4))
+    masked = gmixout.attach(TinyNet(), GMixout(mask_rate=0.5, **CUTS[structure], block_size=4))
     values = {id(v) for v in masked.parameters()}
     assert all(v.dim() >= 2 for v in masked.parameters())
     theirs = timm_optim.create_optimizer_v2(masked.model, opt="adamw", lr=1e-3, weight_decay=0.1)

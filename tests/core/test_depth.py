@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tiny import STRUCTURES, TinyNet, batches, loss_of, masked_copy, saved_bytes, train
+from tiny import CUTS, STRUCTURES, TinyNet, batches, loss_of, masked_copy, saved_bytes, train
 from torch import nn
 
 from gmixout import GMixout
@@ -91,7 +91,7 @@ def test_what_a_user_freezes_stays_frozen():
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_nothing_below_the_start_moves_and_what_is_above_does(structure):
-    config = GMixout(**{**vars(UNIFORM), "structure": structure, "block_size": 4})
+    config = GMixout(**{**vars(UNIFORM), **CUTS[structure], "block_size": 4})
     model, masked, optimizer = bound(config)
     starts = set()
     for batch in batches(24):

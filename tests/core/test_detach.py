@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 import torch
-from tiny import MASKED_OF_TINY, STRUCTURES, TinyNet, batches, loss_of, train
+from tiny import CUTS, MASKED_OF_TINY, STRUCTURES, TinyNet, batches, loss_of, train
 from torch import nn
 
 import gmixout
@@ -54,7 +54,7 @@ def description(model):
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_detach_leaves_a_plain_model(setting, structure):
-    config = GMixout(**{**vars(SETTINGS[setting]), "structure": structure, "block_size": 2})
+    config = GMixout(**{**vars(SETTINGS[setting]), **CUTS[structure], "block_size": 2})
     plain = TinyNet()
     plain.norm.bias.requires_grad_(False)
     plain.hidden.register_forward_hook(lambda *_: None)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import STRUCTURES, TinyNet, loss_of
+from tiny import CUTS, STRUCTURES, TinyNet, loss_of
 
 import gmixout
 from gmixout import GMixout, mixout
@@ -24,7 +24,7 @@ def test_steps_and_resampling_read_no_values(option, structure):
     Nor does one of another device get in.
     """
     config = GMixout(
-        **{**vars(OPTIONS[option]), "mask_rate": 0.5, "structure": structure, "block_size": 4}
+        **{**vars(OPTIONS[option]), "mask_rate": 0.5, **CUTS[structure], "block_size": 4}
     )
     with torch.device("meta"):
         model = TinyNet()
@@ -47,7 +47,7 @@ def test_steps_and_resampling_read_no_values(option, structure):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_steps_on_a_gpu_wait_for_nothing(option, structure):
     config = GMixout(
-        **{**vars(OPTIONS[option]), "mask_rate": 0.5, "structure": structure, "block_size": 4}
+        **{**vars(OPTIONS[option]), "mask_rate": 0.5, **CUTS[structure], "block_size": 4}
     )
     model = TinyNet().cuda()
     masked = gmixout.attach(model, config)

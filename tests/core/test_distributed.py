@@ -15,6 +15,7 @@ from gmixout.errors import AttachError
 
 CONFIGS = {
     "all layers": GMixout(mask_rate=0.5, resample_every=2, structure="element"),
+    "bands": GMixout(0.5, resample_every=2, structure="longer_side", group_size=None),
     "random depth": GMixout(mask_rate=0.5, resample_every=2, mean_start_depth=0.6),
     "bounded depth": GMixout(
         mask_rate=0.5, resample_every=2, mean_start_depth=0.7, min_start_depth=0.5

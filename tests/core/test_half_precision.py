@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import TinyNet, batches, train
+from tiny import CUTS, UNPAIRED, TinyNet, batches, train
 from torch import nn
 
 import gmixout
@@ -22,13 +22,13 @@ def test_random_rounding_keeps_the_mean_and_moves_by_one_step(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("structure", ["element", "row", "column", "block"])
+@pytest.mark.parametrize("structure", UNPAIRED)
 def test_half_precision_weights_learn_what_float32_weights_learn(dtype, structure):
     ends = {}
     for kind in (dtype, torch.float32):
         layer = nn.Linear(32, 64, bias=False).to(kind)
         nn.init.ones_(layer.weight)
-        config = gmixout.GMixout(mask_rate=0.5, structure=structure, block_size=4)
+        config = gmixout.GMixout(mask_rate=0.5, **CUTS[structure], block_size=4)
         masked = gmixout.attach(layer, config)
         optimizer = masked.bind(torch.optim.SGD(masked.parameters(), lr=1e-3))
         for _ in range(400):

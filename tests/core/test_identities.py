@@ -5,7 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import STRUCTURES, PlainNet, TinyNet, batches, masked_copy, same_state, train
+from tiny import (
+    CUTS,
+    STRUCTURES,
+    UNPAIRED,
+    PlainNet,
+    TinyNet,
+    batches,
+    masked_copy,
+    same_state,
+    train,
+)
 from torch import nn
 
 from gmixout import GMixout, dropconnect, high_rate_mixout, mixout, random_mask
@@ -62,7 +72,7 @@ def test_rate_zero_is_full_finetuning_to_the_last_bit(optimizer, every, biases):
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("residual", ["persist", "reset"])
 def test_how_weights_lie_in_memory_changes_nothing(structure, residual):
-    config = GMixout(mask_rate=0.5, structure=structure, resample_every=2, residual=residual)
+    config = GMixout(mask_rate=0.5, **CUTS[structure], resample_every=2, residual=residual)
     model = TinyNet()
     turned = copy.deepcopy(model).to(memory_format=torch.channels_last)
     one, other = (finish(m, config, adam, 8) for m in (model, turned))
@@ -81,7 +91,7 @@ def test_rate_zero_is_full_finetuning_whatever_the_rest(structure, rescale, anch
         mask_rate=0,
         anchor_decay=decay,
         resample_every=2,
-        structure=structure,
+        **CUTS[structure],
         rescale=rescale,
         residual="persist",
         anchor=anchor,
@@ -97,7 +107,7 @@ def test_persist_and_reset_are_one_when_the_anchor_takes_up_everything(structure
         mask_rate=0.75,
         anchor_decay=0,
         resample_every=3,
-        structure=structure,
+        **CUTS[structure],
         block_size=2,
         biases=biases,
     )
@@ -115,7 +125,7 @@ def test_reset_rescaled_with_lambda_p_is_persist_rescaled_with_lambda_zero(struc
         mask_rate=0.75,
         anchor_decay=0.75,
         resample_every=3,
-        structure=structure,
+        **CUTS[structure],
         block_size=2,
         rescale=True,
         biases=biases,
@@ -126,7 +136,7 @@ def test_reset_rescaled_with_lambda_p_is_persist_rescaled_with_lambda_zero(struc
     assert_close(reset, finish(model, persist, make, 9))
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", UNPAIRED)
 @pytest.mark.parametrize("make", [sgd, adam])
 @pytest.mark.parametrize("rate", [0.9, 0.7, 0.4])
 def test_the_same_where_counts_are_rounded_with_lambda_one_minus_the_share(structure, make, rate):
@@ -135,7 +145,7 @@ def test_the_same_where_counts_are_rounded_with_lambda_one_minus_the_share(struc
     config = GMixout(
         mask_rate=rate,
         resample_every=3,
-        structure=structure,
+        **CUTS[structure],
         block_size=2,
         rescale=True,
         residual="persist",

@@ -4,7 +4,18 @@ import copy
 
 import pytest
 import torch
-from tiny import PlainNet, TinyNet, batches, loss_of, masked_copy, saved_bytes, train
+from tiny import (
+    CUTS,
+    STRUCTURES,
+    UNPAIRED,
+    PlainNet,
+    TinyNet,
+    batches,
+    loss_of,
+    masked_copy,
+    saved_bytes,
+    train,
+)
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -72,6 +83,9 @@ MODELS = {
     "open_clip vit": open_clip_vision,
 }
 
+CONVOLUTIONAL = ("timm resnet", "timm convnext")
+"""Without linear layers in a row, so without hidden neurons that could be found."""
+
 HEADLESS = {"open_clip vit": ()}
 
 # Libraries' own deprecations are no business of these tests.
@@ -103,11 +117,13 @@ def assert_gradients(masked, model, dense, x):
             torch.testing.assert_close(ours[name], grads[name], rtol=1e-7, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("structure", ["element", "row", "column", "block"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    [(n, s) for n in MODELS for s in (UNPAIRED if n in CONVOLUTIONAL else STRUCTURES)],
+)
 def test_gradients_equal_the_dense_ones(name, structure):
     dense = MODELS[name]().double()
-    config = GMixout(mask_rate=0.5, structure=structure, block_size=4)
+    config = GMixout(mask_rate=0.5, **CUTS[structure], block_size=4)
     model, masked = masked_copy(dense, config, head=HEADLESS.get(name))
     assert len(masked.summary().weights) >= 8
     assert_gradients(masked, model, dense, images())
@@ -168,11 +184,11 @@ class Checkpointed(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("structure", ["element", "row", "column", "block"])
+@pytest.mark.parametrize("structure", UNPAIRED)
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing(structure, reentrant):
     dense = PlainNet().double()
-    config = GMixout(mask_rate=0.5, structure=structure, block_size=2)
+    config = GMixout(mask_rate=0.5, **CUTS[structure], block_size=2)
     model, _ = masked_copy(dense, config, head="5")
     x = torch.randn(3, 4, 4, 4, dtype=torch.float64, requires_grad=True)
     loss_of(model, (x, torch.arange(3))).backward()
@@ -184,10 +200,10 @@ def test_gradient_checkpointing(structure, reentrant):
             torch.testing.assert_close(parameter.grad, plain[name], msg=name)
 
 
-@pytest.mark.parametrize("structure", ["element", "row", "column", "block"])
+@pytest.mark.parametrize("structure", STRUCTURES)
 def test_autocast_in_bfloat16_gives_autocasts_own_gradients(structure):
     dense = TinyNet()
-    config = GMixout(mask_rate=0.5, structure=structure, block_size=2)
+    config = GMixout(mask_rate=0.5, **CUTS[structure], block_size=2)
     model, masked = masked_copy(dense, config)
     batch = next(batches(1))
     grads = []
@@ -222,9 +238,7 @@ def test_autocast_casts_an_input_once(layer, structure):
                 casts.append(args[0].dtype)
             return function(*args, **(kwargs or {}))
 
-    model, _ = masked_copy(
-        nn.Sequential(layer), GMixout(mask_rate=0.5, structure=structure), head=()
-    )
+    model, _ = masked_copy(nn.Sequential(layer), GMixout(mask_rate=0.5, **CUTS[structure]), head=())
     x = torch.randn(5, 6, 8, 8) if isinstance(layer, nn.Conv2d) else torch.randn(5, 6)
     narrow = x.bfloat16()
     x.requires_grad_()
@@ -258,8 +272,8 @@ def test_channels_last_with_an_in_place_activation():
         nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8 * 36, 4),
     ).double()  # fmt: skip
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
-    for structure in ("element", "row", "column", "block"):
-        config = GMixout(mask_rate=0.5, structure=structure, block_size=2, resample_every=2)
+    for structure in UNPAIRED:
+        config = GMixout(mask_rate=0.5, **CUTS[structure], block_size=2, resample_every=2)
         models = []
         for memory_format in (torch.contiguous_format, torch.channels_last):
             model = copy.deepcopy(net).to(memory_format=memory_format)
@@ -384,14 +398,14 @@ def test_summary_counts_entries_and_bytes():
 
 @pytest.mark.parametrize(
     ("structure", "autocast"),
-    [*((each, False) for each in ("element", "row", "column", "block")), ("row", True)],
+    [*((each, False) for each in STRUCTURES), ("row", True)],
 )
 @pytest.mark.parametrize("biases", ["dense", "masked"])
 def test_every_structure_is_traced_as_one_graph(structure, autocast, biases):
     """Convolution, attention and linear layers; the graph is run as traced, without inductor."""
     torch._dynamo.reset()  # which counts the graphs of all these models' one forward
     config = GMixout(
-        mask_rate=0.5, resample_every=2, structure=structure, block_size=2, residual="persist",
+        mask_rate=0.5, resample_every=2, **CUTS[structure], block_size=2, residual="persist",
         rescale=True, biases=biases,
     )  # fmt: skip
     model = TinyNet()
@@ -419,7 +433,7 @@ def test_a_model_of_column_masks_keeps_the_chosen_inputs_alone():
     input = torch.randn(100, 64)
     assert saved_bytes(model, input) == 4 * input.nbytes
     for structure, share in (("row", 1), ("column", 0.125)):
-        config = GMixout(mask_rate=0.875, structure=structure)
+        config = GMixout(mask_rate=0.875, **CUTS[structure])
         masked, _ = masked_copy(model, config, head=())
         assert saved_bytes(masked, input) == 4 * share * input.nbytes
 

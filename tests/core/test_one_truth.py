@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from tiny import STRUCTURES, PlainNet, TinyNet, batches, loss_of, same_state, train
+from tiny import CUTS, STRUCTURES, UNPAIRED, PlainNet, TinyNet, batches, loss_of, same_state, train
 from torch import nn
 
 import gmixout
@@ -338,7 +338,7 @@ def test_functional_calls_compute_with_what_they_are_given():
 
 def test_a_penalty_on_weights_reaches_the_values():
     for structure in STRUCTURES:
-        config = GMixout(mask_rate=0.5, structure=structure, block_size=4)
+        config = GMixout(mask_rate=0.5, **CUTS[structure], block_size=4)
         model, masked, _ = start(config)
         plain = TinyNet()
         plain.load_state_dict(model.state_dict())
@@ -445,9 +445,9 @@ def test_second_derivatives_are_the_dense_ones():
         nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 1), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)
     ).double()
     x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
-    for structure in STRUCTURES:
+    for structure in UNPAIRED:
         config = GMixout(
-            mask_rate=0.5, structure=structure, block_size=2, rescale=True, residual="persist"
+            mask_rate=0.5, **CUTS[structure], block_size=2, rescale=True, residual="persist"
         )
         model = copy.deepcopy(dense)
         lean = gmixout.attach(copy.deepcopy(dense), config, head=())

@@ -5,7 +5,18 @@ import inspect
 
 import pytest
 import torch
-from tiny import MASKED_OF_TINY, STRUCTURES, PlainNet, TinyNet, batches, loss_of, masked_copy, train
+from tiny import (
+    CUTS,
+    MASKED_OF_TINY,
+    STRUCTURES,
+    UNPAIRED,
+    PlainNet,
+    TinyNet,
+    batches,
+    loss_of,
+    masked_copy,
+    train,
+)
 from torch import nn
 
 import gmixout
@@ -77,11 +88,11 @@ def masks(masked):
 @pytest.mark.parametrize(
     ("name", "structure"),
     # Muon takes matrices, which the values of rows and columns alone are.
-    [(n, s) for n in OPTIMIZERS for s in STRUCTURES if n != "Muon" or s in ("row", "column")],
+    [(n, s) for n in OPTIMIZERS for s in UNPAIRED if n != "Muon" or s in ("row", "column")],
 )
 def test_only_the_masked_entries_move(name, structure):
     model = PlainNet()
-    config = GMixout(mask_rate=0.75, resample_every=3, structure=structure, block_size=2)
+    config = GMixout(mask_rate=0.75, resample_every=3, **CUTS[structure], block_size=2)
     select = (lambda n, p: n == "3.weight") if name == "Muon" else None
     masked, optimizer = bound(model, config, name, select=select, head="5")
     for count, batch in enumerate(batches(5), start=1):
@@ -137,14 +148,14 @@ def test_a_period_is_a_fresh_optimizer_on_other_entries(name, rescale):
             assert torch.equal(value, fresh.state_dict()[key])
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", UNPAIRED)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("name", ["AdamW", "SGD"])
 def test_fused_optimizers_run_the_same_process(name, layout, structure):
     """They walk through memory, where parameter, gradient and moments must lie alike."""
     start, states = PlainNet().double(), []
     for fused in (False, True):
-        config = GMixout(mask_rate=0.5, resample_every=2, structure=structure, block_size=2)
+        config = GMixout(mask_rate=0.5, resample_every=2, **CUTS[structure], block_size=2)
         model, masked = masked_copy(start.to(memory_format=layout), config)
         parameters = masked.param_groups(lr=0.01)
         optimizer = masked.bind(OPTIMIZERS[name](parameters, fused=fused, **SETTINGS[name]))
@@ -163,14 +174,14 @@ CARRIED = {
 }
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", UNPAIRED)
 @pytest.mark.parametrize("name", CARRIED)
 def test_carried_moments_stay_with_their_entry(name, structure):
     """A dense moment that each entry's own gradients update, and no step without it touches."""
     key, update = CARRIED[name]
     model = nn.Sequential(nn.Linear(4, 4, bias=False).double())
     masked = gmixout.attach(
-        model, mixout(0.5, structure=structure, block_size=2, resample_every=2), head=()
+        model, mixout(0.5, **CUTS[structure], block_size=2, resample_every=2), head=()
     )
     options = {"momentum": 0.9} if name == "SGD" else {}
     optimizer = masked.bind(OPTIMIZERS[name](masked.parameters(), lr=0.01, **options))
@@ -216,7 +227,7 @@ def test_a_gradient_does_not_outlive_its_mask():
 
 def test_the_count_of_trained_entries_is_constant_over_periods():
     for structure in STRUCTURES:
-        config = GMixout(mask_rate=0.7, resample_every=1, structure=structure, block_size=3)
+        config = GMixout(mask_rate=0.7, resample_every=1, **CUTS[structure], block_size=3)
         model, masked = masked_copy(TinyNet(), config)
         optimizer = masked.bind(torch.optim.SGD(masked.param_groups(lr=0.1)))
         sizes = {name: int(mask.sum()) for name, mask in masks(masked).items()}
@@ -373,12 +384,12 @@ def test_the_masked_rate_makes_up_for_what_the_anchor_gives_back():
     assert masked.param_groups(lr=2.0)[0]["lr"] == 2.0
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", UNPAIRED)
 @pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize("decay", [0, 0.5, 0.9, 0.999])
 def test_a_step_is_at_most_twice_as_long_as_full_finetunings(decay, rescale, structure):
     """Of Phi, in the first step of Adam, which moves every trained entry by its rate."""
-    config = GMixout(0.75, decay, structure=structure, rescale=rescale, block_size=2)
+    config = GMixout(0.75, decay, **CUTS[structure], rescale=rescale, block_size=2)
     plain = PlainNet().double()
     _, masked = masked_copy(plain, config)
     optimizer = masked.bind(torch.optim.Adam(masked.param_groups(lr=1e-3), eps=1e-30))

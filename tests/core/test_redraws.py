@@ -1,19 +1,20 @@
 """A redraw of many weights: the masks and anchors of one at a time, in few operations."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
-from tiny import STRUCTURES, batches, masked_copy, train
+from tiny import CUTS, STRUCTURES, UNPAIRED, TinyNet, batches, masked_copy, train
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gmixout
 from gmixout import GMixout
 from gmixout.core import masks
-from gmixout.core.masks import STRUCTURES as CUTS
-from gmixout.core.masks import count_units, draw, draw_each
-from gmixout.core.process import redraw
+from gmixout.core.masks import STRUCTURES as MAKERS
+from gmixout.core.masks import count_units, draw, draw_each, in_groups
+from gmixout.core.process import MaskedWeight, redraw
 
 SHAPES = [(8, 4), (8, 4), (8, 4, 3, 3), (16,), (4, 8), (16, 2), (8, 4), (5, 7)]
 
@@ -25,7 +26,9 @@ def test_drawn_together_or_alone_masks_are_the_same(rate, batch, monkeypatch):
     weights = []
     for kind in STRUCTURES:
         for place, shape in enumerate(SHAPES):
-            structure = CUTS[kind](2)
+            options = {"group_size": 1, **CUTS[kind]}
+            structure = MAKERS[options["structure"]](shape, 2)
+            structure = in_groups(structure, shape, rate, options["group_size"])
             weights.append((structure, shape, count_units(structure, shape, rate), f"w{place % 7}"))
     together = draw_each(weights, seed=3, period=5, device="cpu")
     for (structure, shape, count, name), index in zip(weights, together, strict=True):
@@ -41,10 +44,10 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", UNPAIRED)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_redrawn_together_or_one_by_one_weights_are_the_same(name, structure, dtype):
-    config = replace(CONFIGS[name], structure=structure, block_size=2)
+    config = replace(CONFIGS[name], **CUTS[structure], block_size=2)
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(4, 8, 3, padding=1), nn.Flatten(), nn.Linear(128, 8), nn.Linear(8, 8),
@@ -61,6 +64,31 @@ def test_redrawn_together_or_one_by_one_weights_are_the_same(name, structure, dt
         ends.append({**masked.snapshot(), **{n: b.clone() for n, b in copied.named_buffers()}})
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=0)
     assert len(ends[0]) > len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_band_is_known_without_a_look_at_the_device(structure):
+    """As a slice with the numbers of `index`: after a redraw, a resume, a reset and in a copy."""
+    model, masked = masked_copy(TinyNet(), GMixout(mask_rate=0.75, **CUTS[structure], block_size=2))
+    optimizer = masked.bind(torch.optim.SGD(masked.param_groups(lr=0.1)))
+
+    def check(model):
+        found = [each for each in model.modules() if isinstance(each, MaskedWeight)]
+        for weight in found:
+            if weight.band is not None:
+                assert torch.equal(torch.arange(100)[weight.band], weight.index)
+        return sum(weight.band is not None for weight in found)
+
+    bands = check(model)
+    assert (bands == 4) == (structure == "bands")
+    train(model, optimizer, list(batches(10)))
+    saved = copy.deepcopy(masked.state_dict())
+    assert check(model) == check(copy.deepcopy(model)) == bands
+    train(model, optimizer, list(batches(10)))
+    masked.load_state_dict(saved)
+    assert check(model) == bands
+    masked.reset()
+    assert check(model) == bands
 
 
 class Operations(TorchDispatchMode):

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 import torch
-from tiny import STRUCTURES, TinyNet, batches, same_state, train
+from tiny import CUTS, STRUCTURES, TinyNet, batches, same_state, train
 
 import gmixout
 from gmixout import GMixout, dropconnect, mixout, random_mask
@@ -113,7 +113,7 @@ MODEL, PROCESS, OPTIMIZER = 0, 1, 2
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("at", [3, 6, 8], ids=["mid-period", "later", "boundary"])
 def test_resume_is_exact(setting, structure, at):
-    config = replace(SETTINGS[setting], structure=structure, block_size=4)
+    config = replace(SETTINGS[setting], **CUTS[structure], block_size=4)
     check(config, at, (MODEL, PROCESS, OPTIMIZER))
 
 

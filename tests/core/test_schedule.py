@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from tiny import STRUCTURES, TinyNet, batches, loss_of, same_state, train
+from tiny import CUTS, STRUCTURES, TinyNet, batches, loss_of, same_state, train
 
 import gmixout
 from gmixout import GMixout, mixout
@@ -55,7 +55,7 @@ def layer_of(name):
 @pytest.mark.parametrize("residual", ["reset", "persist"])
 def test_a_layer_that_rests_stays_bit_unchanged_and_the_others_move(structure, residual):
     rescale = residual == "persist"  # then the snapshot is W
-    config = GMixout(**RULE, structure=structure, residual=residual, rescale=rescale)
+    config = GMixout(**RULE, **CUTS[structure], residual=residual, rescale=rescale)
     model, masked, optimizer = start(config, RoundRobin())
     plain, trained = [n for n, _ in TinyNet().named_parameters()], []
     for batch in batches(12):

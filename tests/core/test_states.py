@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from dense_process import DenseProcess, mask_of, sgd
-from tiny import MASKED_OF_TINY, STRUCTURES, TinyNet, batches, loss_of, train
+from tiny import CUTS, MASKED_OF_TINY, STRUCTURES, TinyNet, batches, loss_of, train
 from torch import nn
 
 import gmixout
@@ -30,7 +30,7 @@ EXACT = [name for name in SETTINGS if name != "bf16 residual"]
 
 
 def cut(setting, structure):
-    return GMixout(**{**vars(SETTINGS[setting]), "structure": structure, "block_size": 2})
+    return GMixout(**{**vars(SETTINGS[setting]), **CUTS[structure], "block_size": 2})
 
 
 def start(config, dtype=torch.float32):

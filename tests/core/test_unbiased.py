@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tiny import STRUCTURES, masked_copy
+from tiny import CUTS, UNPAIRED, masked_copy
 from torch import nn
 
 from gmixout import GMixout
@@ -12,13 +12,13 @@ from gmixout import GMixout
 SHAPE, PERIODS = (4, 12), 1000
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", UNPAIRED)
 def test_rescaling_is_unbiased(structure):
     """The mean of Phi over masks is A + D."""
     shape, periods, rate = SHAPE, PERIODS, 0.75
     model = nn.Sequential(nn.Linear(shape[1], shape[0], bias=False).double())
     config = GMixout(
-        mask_rate=rate, anchor_decay=1.0, resample_every=1, structure=structure, block_size=2,
+        mask_rate=rate, anchor_decay=1.0, resample_every=1, **CUTS[structure], block_size=2,
         rescale=True, residual="persist",
     )  # fmt: skip
     anchor = model[0].weight.detach().clone()
@@ -46,13 +46,13 @@ def test_rescaling_is_unbiased(structure):
     assert ((mean - whole).abs() <= 5 * error + 1e-9).all()
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", UNPAIRED)
 def test_without_rescaling_the_final_model_is_the_mean_over_masks(structure):
     config = GMixout(
         mask_rate=0.75,
         anchor_decay=1.0,
         resample_every=1,
-        structure=structure,
+        **CUTS[structure],
         residual="persist",
         block_size=2,
     )
@@ -108,7 +108,7 @@ RATES = st.one_of(st.sampled_from([0.0, 0.1, 0.5, 0.75, 0.9, 0.99]), st.floats(0
 @given(
     shape=ODD,
     rate=RATES,
-    structure=st.sampled_from(STRUCTURES),
+    structure=st.sampled_from(UNPAIRED),
     rescale=st.booleans(),
     size=st.integers(1, 5),
 )
@@ -121,7 +121,7 @@ def test_the_mean_over_masks_is_exact_where_the_count_of_units_is_rounded(
     layer = nn.Linear(shape[1], shape[0], bias=False).double()
     nn.init.uniform_(layer.weight, 1, 2)
     config = GMixout(
-        mask_rate=rate, anchor_decay=1.0, structure=structure, block_size=size, rescale=rescale,
+        mask_rate=rate, anchor_decay=1.0, **CUTS[structure], block_size=size, rescale=rescale,
         residual="persist", anchor="zero",
     )  # fmt: skip
     model, masked = masked_copy(nn.Sequential(layer), config, head=())

@@ -9,7 +9,20 @@ from torch import Tensor, nn
 import gmixout
 from gmixout import GMixout, Masked
 
-STRUCTURES = ("element", "row", "column", "block")
+CUTS = {
+    "element": {"structure": "element"},
+    "row": {"structure": "row"},
+    "column": {"structure": "column"},
+    "block": {"structure": "block"},
+    "longer side": {"structure": "longer_side"},
+    "groups": {"structure": "row", "group_size": 2},
+    "bands": {"structure": "longer_side", "group_size": None},
+    "neuron": {"structure": "neuron"},
+}
+"""What may be drawn, by the options of `GMixout`."""
+STRUCTURES = tuple(CUTS)
+UNPAIRED = tuple(name for name in CUTS if name != "neuron")
+"""For models without hidden neurons and attention heads."""
 
 
 class TinyNet(nn.Module):
@@ -19,7 +32,7 @@ class TinyNet(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(4, 8, 3, padding=1)
         self.norm = nn.LayerNorm(8)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
         self.hidden = nn.Linear(8, 16)
         self.head = nn.Linear(16, 4)
 

@@ -32,8 +32,10 @@ class GMixout:
     [0, 1]; 1: a fixed anchor. Lower values learn more in few steps: see `lr_scale`."""
     resample_every: int | None = 10
     """k, optimizer steps per period; None: one mask for the whole run."""
-    structure: Literal["element", "row", "column", "block"] = "row"
-    """Unit of the mask: single entries, output units, input units, or tiles."""
+    structure: Literal["element", "row", "column", "block", "longer_side", "neuron"] = "row"
+    """Unit of the mask: single entries; output units; input units; tiles; whichever of output and
+    input units a weight has more of; or hidden neurons and attention heads, each with all of its
+    weights on both sides (what belongs to none is cut along its longer side)."""
     seed: int = 0
     """Masks depend on it, the parameter's name and the period, and nothing else."""
     rescale: bool = False
@@ -48,6 +50,9 @@ class GMixout:
     where every entry stays)."""
     block_size: int = 16
     """Side of a tile for structure="block"."""
+    group_size: int | None = 1
+    """Draw units in groups of so many neighbours (at most; it divides their number); None: as one
+    contiguous band, where the count to be trained divides their number, or as near as it gets."""
     biases: Literal["dense", "masked", "held"] = "dense"
     """What is trained beside the masked weights and the head. dense: all of it (biases, norms,
     embeddings). masked: the biases of masked layers, each with its output unit for
@@ -76,7 +81,7 @@ class GMixout:
         for field, ask, allowed, fine in _RANGES:
             given = getattr(self, field)
             value = _plain_number(given, whole=field in _WHOLE)
-            if field == "resample_every" and given is None:
+            if field in _MAY_BE_NONE and given is None:
                 continue
             if value is None or not fine(value):
                 raise ConfigError(f"GMixout({field}={given!r}) must be {allowed}: {ask}.")
@@ -240,6 +245,12 @@ _RANGES: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (
     ("seed", "masks depend on it", "a whole number", lambda x: True),
     ("block_size", "the side of a tile", "a whole number >= 1", lambda x: x >= 1),
     (
+        "group_size",
+        "neighbours that are drawn together; None draws one band",
+        "a whole number >= 1, or None",
+        lambda x: x >= 1,
+    ),
+    (
         "mean_start_depth",
         "0 trains all layers in every period, 1 would train none",
         "in [0, 1)",
@@ -259,7 +270,8 @@ _RANGES: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (
     ),
 )
 
-_WHOLE = ("resample_every", "seed", "block_size")
+_WHOLE = ("resample_every", "seed", "block_size", "group_size")
+_MAY_BE_NONE = ("resample_every", "group_size")
 
 _OPTIONS: dict[str, tuple[object, ...]] = {
     "structure": tuple(STRUCTURES),

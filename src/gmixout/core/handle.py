@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from gmixout.core.binding import Binding
 from gmixout.core.config import GMixout
 from gmixout.core.layers import child_name, expose, has_fast_path, mask_module, unmask_module
+from gmixout.core.masks import in_groups
+from gmixout.core.neurons import Side, find_neurons
 from gmixout.core.process import MaskedWeight, redraw
 from gmixout.core.residuals import RESIDUALS
 from gmixout.core.saved import STATE_VERSION, check_state
@@ -66,14 +68,17 @@ class Masked:
         if config.biases != "dense":
             self._hold(unmasked(model, places, heads))
         below = count_layers_below(model, chosen, heads)
+        sides = find_neurons(model, chosen) if config.structure == "neuron" else {}
         trained = {
             parameter: below[name]
             for name, parameter in model.named_parameters()
             if parameter.requires_grad and name not in places
         }
         for name, homes in places.items():
-            _, weight = biases.get(name, (homes, None))
-            self._weights[name] = self._mask(name, homes[0], name in biases, weight)
+            if name in biases:
+                self._weights[name] = self._mask_bias(name, homes[0], biases[name][1])
+            else:
+                self._weights[name] = self._mask(name, homes[0], sides.get(name))
             trained[self._weights[name].values] = below[name]
             for module, attribute in homes:
                 by_module.setdefault(module, {})[attribute] = self._weights[name]
@@ -105,17 +110,25 @@ class Masked:
                 parameter.grad = None
                 self._held.append(parameter)
 
-    def _mask(
-        self, name: str, home: tuple[nn.Module, str], is_bias: bool, weight: str | None
-    ) -> MaskedWeight:
-        """Return the process on a parameter; a bias moves with its weight's output units."""
+    def _mask(self, name: str, home: tuple[nn.Module, str], side: Side | None) -> MaskedWeight:
+        """Return the process on a weight, which may share its masks with others."""
         config = self.config
         residual = RESIDUALS[config.residual](config)
-        if not is_bias:
+        if side is None:
             return MaskedWeight(name, *home, config, residual)
-        structure = None if weight is None else self._weights[weight].structure
-        if isinstance(structure, Rows):
-            return MaskedWeight(name, *home, config, residual, structure, drawn_as=weight)
+        shape = home[0]._parameters[home[1]].shape  # type: ignore[union-attr]
+        structure = in_groups(side.structure, shape, config.mask_rate, config.group_size)
+        return MaskedWeight(name, *home, config, residual, structure, side.neurons)
+
+    def _mask_bias(
+        self, name: str, home: tuple[nn.Module, str], weight: str | None
+    ) -> MaskedWeight:
+        """Return the process on a bias, which moves with its weight's output units."""
+        config = self.config
+        residual = RESIDUALS[config.residual](config)
+        owner = None if weight is None else self._weights[weight]
+        if owner is not None and isinstance(owner.structure, Rows):
+            return MaskedWeight(name, *home, config, residual, owner.structure, owner.drawn_as)
         # single entries, and a vector, which optimizers' groups know as a bias
         return MaskedWeight(name, *home, config, residual, Rows())
 

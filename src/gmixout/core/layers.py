@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gmixout.core.process import MaskedWeight
 from gmixout.errors import AttachError
-from gmixout.kernels.reference import ConvProduct, LayerProduct, LinearProduct
+from gmixout.kernels.reference import ConvProduct, LayerProduct, LinearProduct, size
 
 
 class _Collect(torch.autograd.Function):
@@ -41,7 +41,13 @@ class _Collect(torch.autograd.Function):
         bias: MaskedWeight | None,
         product: LayerProduct,
     ) -> Tensor:
-        kept = masked.structure.keep(product, input, index) if ctx.needs_input_grad[2] else None
+        # A graph would hold on to the numbers of a band.
+        compiled = torch.compiler.is_compiling()
+        ctx.band = None if compiled else masked.band
+        ctx.bias_band = None if compiled or bias is None else bias.band
+        chosen = index if ctx.band is None else ctx.band
+        kept = masked.structure.keep(product, input, chosen) if ctx.needs_input_grad[2] else None
+        # The positions in any case: that they were redrawn before backward does not go unnoticed.
         ctx.save_for_backward(kept, index, bias_index)
         ctx.masked, ctx.bias, ctx.product, ctx.shape = masked, bias, product, masked.weight.shape
         # Not a view: one made here could not be modified in place later, for example by ReLU.
@@ -58,6 +64,8 @@ class _Collect(torch.autograd.Function):
                 "attach(..., higher_order=True) makes that exact, with dense weight gradients."
             )
         kept, index, bias_index = ctx.saved_tensors
+        index = index if ctx.band is None else ctx.band
+        bias_index = bias_index if ctx.bias_band is None else ctx.bias_band
         masked, bias, product = ctx.masked, ctx.bias, ctx.product
         _, _, wanted, _, bias_wanted, *_ = ctx.needs_input_grad
         grad = product.lay_out(grad)
@@ -69,7 +77,7 @@ class _Collect(torch.autograd.Function):
                 gradient = masked.structure.grad(product, grad, kept, index, ctx.shape)
             if bias_wanted:
                 outputs = product.outputs(grad, bias_index)
-                bias_gradient = product.biases(outputs)[: len(bias_index)]
+                bias_gradient = product.biases(outputs)[: size(bias_index)]
         if gradient is not None:
             gradient = _scaled(masked, gradient)
         if bias_gradient is not None:

@@ -8,19 +8,58 @@ without touching the generators of torch, numpy or python.
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gmixout.kernels.reference import Blocks, Columns, Elements, Rows, Structure
+from gmixout.kernels.reference import (
+    Blocks,
+    Columns,
+    Elements,
+    Rows,
+    Structure,
+    divisors,
+    has_more_rows,
+)
 
-STRUCTURES: dict[str, Callable[[int], Structure]] = {
-    "element": lambda block_size: Elements(),
-    "row": lambda block_size: Rows(),
-    "column": lambda block_size: Columns(),
-    "block": Blocks,
+
+def _longer_side(shape: Sequence[int], block_size: int) -> Structure:
+    return Rows() if has_more_rows(shape) else Columns()
+
+
+STRUCTURES: dict[str, Callable[[Sequence[int], int], Structure]] = {
+    "element": lambda shape, block_size: Elements(),
+    "row": lambda shape, block_size: Rows(),
+    "column": lambda shape, block_size: Columns(),
+    "block": lambda shape, block_size: Blocks(size=block_size),
+    "longer_side": _longer_side,
+    "neuron": _longer_side,  # of weights that belong to no neuron; `neurons.py` finds the others
 }
+"""How a weight of a shape is cut, by the name of a `GMixout.structure` and its `block_size`."""
+
+
+def in_groups(
+    structure: Structure, shape: Sequence[int], mask_rate: float, group_size: int | None
+) -> Structure:
+    """Return the structure with neighbours drawn together, `group_size` of them at most.
+
+    The size of a group divides the weight's units, so that groups are whole, alike and aligned,
+    none wraps around, and every unit has the same chance. It is at most the count to be trained,
+    and leaves something at the anchor where single units do. None asks for one band: the size is
+    the one nearest to the count of which one group is trained, if there is any.
+    """
+    units, density = structure.choices(shape), 1 - mask_rate
+    counts = {size: max(1, round(density * (units // size))) for size in divisors(units)}
+    sizes = [size for size, count in counts.items() if size == 1 or count < units // size]
+    most = min(counts[1], group_size or counts[1])
+    size = max(each for each in sizes if each <= most)
+    if group_size is None:
+        bands = [each for each in sizes if counts[each] == 1]
+        size = min(bands, key=lambda each: abs(each - density * units), default=size)
+    return replace(structure, group=structure.group * size)
+
 
 BATCH_ENTRIES = {"cpu": 2**17, "gpu": 2**23}
 """Most random numbers that are drawn at a time, for weights of one size together: what fits a CPU's
@@ -28,8 +67,8 @@ cache (1 MiB); a GPU wants few launches (64 MiB)."""
 
 
 def count_units(structure: Structure, shape: Sequence[int], mask_rate: float) -> int:
-    """Return how many units of a weight are trained: `round(density * units)`, at least one."""
-    return max(1, round((1 - mask_rate) * structure.units(shape)))
+    """Return how many choices of a weight are trained: `round(density * choices)`, at least one."""
+    return max(1, round((1 - mask_rate) * structure.choices(shape)))
 
 
 def draw(
@@ -44,16 +83,17 @@ def draw(
 ) -> Tensor:
     """Draw the units of one weight that are trained in one period.
 
-    Every unit has the same probability `count / units`. Elements are stratified: one from each of
-    `count` equal strata of the flat weight, so that a draw costs O(count), with no sort. Larger
-    units are the first `count` of a random permutation.
+    Every choice, a unit or a group of them, has the same probability `count / choices`. Elements
+    are stratified: one from each of `count` equal strata of the flat weight, so that a draw costs
+    O(count), with no sort. Larger units are the first `count` of a random permutation.
 
     Args:
-        structure: How the weight is cut into units.
+        structure: How the weight is cut into units, and which of them are drawn together.
         shape: The weight's shape.
-        count: Units to draw, from 1 to all of them.
+        count: Choices to draw, from 1 to all of them.
         seed: The run's seed.
-        name: The parameter's name in the model; it alone tells weights of one shape apart.
+        name: The parameter's name in the model, or what weights that are drawn alike have in
+            common; it alone tells weights of one shape apart.
         period: Index of the masking period, from 0.
         device: Where the result is computed.
 
@@ -83,21 +123,23 @@ def draw_each(
     """
     sizes: dict[tuple[bool, int, int], dict[str, list[int]]] = {}
     for place, (structure, shape, count, name) in enumerate(weights):
-        size = isinstance(structure, Elements), structure.units(shape), count
+        size = isinstance(structure, Elements), structure.choices(shape), count
         sizes.setdefault(size, {}).setdefault(name, []).append(place)
     drawn: dict[int, Tensor] = {}
-    for (elements, units, count), places in sizes.items():
-        for names in in_batches(list(places), units if not elements else count, device):
-            if count == units:
-                rows = torch.arange(units, device=device).expand(len(names), -1)
+    for (elements, choices, count), places in sizes.items():
+        for names in in_batches(list(places), choices if not elements else count, device):
+            if count == choices:
+                rows = torch.arange(choices, device=device).expand(len(names), -1)
             elif elements:
-                rows = _stratified(units, count, *_keys(seed, names, period, units, device))
+                rows = _stratified(choices, count, *_keys(seed, names, period, choices, device))
             else:
                 keys, _ = _keys(seed, names, period, 1, device)
-                order = _random_bits(keys, units).argsort(dim=1, stable=True)
+                order = _random_bits(keys, choices).argsort(dim=1, stable=True)
                 rows = order[:, :count].sort(dim=1).values
             for name, row in zip(names, rows.unbind(), strict=True):
-                drawn.update(dict.fromkeys(places[name], row))
+                for place in places[name]:
+                    structure, shape, *_ = weights[place]
+                    drawn[place] = structure.spread(row, shape)
     return [drawn[place] for place in range(len(weights))]
 
 

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from gmixout.core.config import GMixout
-from gmixout.core.masks import STRUCTURES, count_units, draw, draw_each
+from gmixout.core.masks import STRUCTURES, count_units, draw_each, in_groups
 from gmixout.core.values import Phi, Values
 from gmixout.errors import AttachError
-from gmixout.kernels.reference import Structure
+from gmixout.kernels.reference import Index, Structure, positions
 
 WeightState = dict[str, Any]
 
@@ -78,6 +78,7 @@ class MaskedWeight(nn.Module):
         values: The trainable leaf W[M], float32 or wider, in the structure's layout.
         held: The anchor's masked entries A[M], same shape and dtype.
         index: The units of the mask, int64 `[K]`.
+        band: The same as a slice, where they are one stretch of the weight.
         follows: Whether the masks are another parameter's: those of the weight beside it.
         period: The period whose mask is in force.
         share: The share of its units that is trained: 1-p, but for the rounding of their count.
@@ -89,6 +90,7 @@ class MaskedWeight(nn.Module):
     values: Values
     held: Tensor
     index: Tensor
+    band: slice | None
 
     def __init__(
         self,
@@ -114,21 +116,28 @@ class MaskedWeight(nn.Module):
         super().__init__()
         self.name = name
         self.config = config
-        self.structure = structure or STRUCTURES[config.structure](config.block_size)
         self.drawn_as = drawn_as or name
         self.follows = drawn_as is not None
         # In a tuple, so that the owner does not become a child of its child.
         self._home = (owner, attribute)
-        weight = self.weight
-        self.count = count_units(self.structure, weight.shape, config.mask_rate)
-        units = self.structure.units(weight.shape)
+        weight, rate = self.weight, config.mask_rate
+        if structure is None:
+            structure = STRUCTURES[config.structure](weight.shape, config.block_size)
+            structure = in_groups(structure, weight.shape, rate, config.group_size)
+        self.structure = structure
+        self.count = count_units(structure, weight.shape, rate)
+        units = structure.choices(weight.shape)
         # The weight is too small to mask: p is 0 for it.
         self.whole = self.count == units
+        one = self.whole or (self.count == 1 and structure.parts == 1)
+        self.is_band = one and structure.has_bands and weight.dim() > 0
         self.share = self.count / units
         self.scale = units / self.count if config.rescale else 1.0
         self.residual = residual
         self.period = 0
-        index = self._draw()
+        (chosen,) = _draw([self], 0)
+        self.band = chosen if isinstance(chosen, slice) else None
+        index = positions(chosen, weight.device)
         held = self._wide(self.structure.gather(weight, index))
         self.values = Values(held.clone())
         self.register_buffer("index", index, persistent=False)
@@ -322,7 +331,8 @@ class MaskedWeight(nn.Module):
         weight = self.anchor()
         residual = self.residual.outside(self)
         self.put_(self.values - self.held, residual)
-        index = self._draw(period)
+        (drawn,) = _draw([self], period)
+        index = positions(drawn, weight.device)
         anchor = self._wide(self.structure.gather(weight, index))
         entries = anchor + self.scale * self.structure.gather(residual, index)
         self.structure.scatter_(weight, index, entries)
@@ -335,8 +345,7 @@ class MaskedWeight(nn.Module):
     @torch.no_grad()
     def import_state(self, state: WeightState, period: int) -> None:
         """Take up a checked state; the weight itself comes with the model's own state dict."""
-        self.period = period
-        self.index.copy_(self._draw())
+        _set_masks([self], period)
         for key, tensor in self.export_state().items():
             tensor.copy_(state[key])
         self.write_()
@@ -374,8 +383,7 @@ class MaskedWeight(nn.Module):
         """Take the current weight as the pretrained one, with the first period's mask."""
         self.look()
         self.weight.copy_(self.plain())
-        self.period = 0
-        self.index.copy_(self._draw())
+        _set_masks([self], 0)
         self._start()
 
     @torch.no_grad()
@@ -383,29 +391,26 @@ class MaskedWeight(nn.Module):
         """Return whether the layer's weight holds what the values say; waits for the device."""
         if self.weight.is_meta:
             return True
-        entries = self.structure.gather(self.weight, self.index)
+        entries = self.structure.gather(self.weight, self.chosen())
         return torch.equal(entries, self._phi().to(entries.dtype))
 
     def gather(self, dense: Tensor) -> Tensor:
         """Return the mask's entries of the weight or a copy of it, as the values are kept."""
-        return self.structure.gather(dense, self.index.to(dense.device)).to(self.held)
+        return self.structure.gather(dense, self.chosen(dense.device)).to(self.held)
 
     def put_(self, entries: Tensor, dense: Tensor | None = None) -> None:
         """Write entries of the mask into a copy of the weight, by default into the weight."""
         dense = self.weight if dense is None else dense
-        self.structure.scatter_(dense, self.index.to(dense.device), entries.to(dense.device))
+        self.structure.scatter_(dense, self.chosen(dense.device), entries.to(dense.device))
 
-    def _draw(self, period: int | None = None) -> Tensor:
-        """Return the mask of a period, by default of the one in force."""
-        return draw(
-            self.structure,
-            self.weight.shape,
-            self.count,
-            seed=self.config.seed,
-            name=self.drawn_as,
-            period=self.period if period is None else period,
-            device=self.weight.device,
-        )
+    def chosen(self, device: torch.device | None = None) -> Index:
+        """Return the units of the mask: the band, or positions on a device.
+
+        A compiled graph would hold on to the numbers of a band: it reads positions.
+        """
+        if self.band is not None and not torch.compiler.is_compiling():
+            return self.band
+        return self.index if device is None else self.index.to(device)
 
     def _phi(self) -> Tensor:
         c = self.scale
@@ -436,23 +441,44 @@ def redraw(weights: Sequence[MaskedWeight], period: int) -> None:
         return
     first = weights[0]
     first.residual.end(weights, period - 1)
-    drawn = draw_each(
-        [(m.structure, m.weight.shape, m.count, m.drawn_as) for m in weights],
-        seed=first.config.seed,
-        period=period,
-        device=first.index.device,
-    )
-    # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
-    torch._foreach_copy_([masked.index for masked in weights], drawn)
-    for masked in weights:
-        masked.period = period
+    _set_masks(weights, period)
     _take_up_entries(weights)
+
+
+def _set_masks(weights: Sequence[MaskedWeight], period: int) -> None:
+    """Put a period's masks in force."""
+    drawn = _draw(weights, period)
+    # In place: optimizers, compiled graphs and DDP hold on to these very tensors.
+    indices = [masked.index for masked in weights]
+    torch._foreach_copy_(indices, [positions(i, weights[0].index.device) for i in drawn])
+    for masked, index in zip(weights, drawn, strict=True):
+        masked.period = period
+        masked.band = index if isinstance(index, slice) else None
+
+
+def _draw(weights: Sequence[MaskedWeight], period: int) -> list[Index]:
+    """Return the masks of a period; what is a band is drawn where its numbers are needed."""
+    drawn: dict[MaskedWeight, Index] = {}
+    for bands in (True, False):
+        alike = [masked for masked in weights if masked.is_band == bands]
+        if not alike:
+            continue
+        found = draw_each(
+            [(m.structure, m.weight.shape, m.count, m.drawn_as) for m in alike],
+            seed=alike[0].config.seed,
+            period=period,
+            device="cpu" if bands else alike[0].weight.device,
+        )
+        for masked, index in zip(alike, found, strict=True):
+            start = int(index[0]) if bands else 0
+            drawn[masked] = slice(start, start + len(index)) if bands else index
+    return [drawn[masked] for masked in weights]
 
 
 def _take_up_entries(weights: Sequence[MaskedWeight]) -> None:
     """Take up the masks' entries of the weights, which hold A."""
     held = [masked.held for masked in weights]
-    torch._foreach_copy_(held, [m.structure.gather(m.weight, m.index) for m in weights])
+    torch._foreach_copy_(held, [m.structure.gather(m.weight, m.chosen()) for m in weights])
     begun = [masked.residual.begin(masked) for masked in weights]
     torch._foreach_copy_([masked.values for masked in weights], begun)
     for masked, values in zip(weights, begun, strict=True):

@@ -11,9 +11,10 @@ depends on data and none waits for the device, so all of them compile and run on
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,19 +28,45 @@ The dense gradient of a smaller weight is in memory as a whole while it is gathe
 at a time: smaller strips took up to half as long again.
 """
 
-GATHER_ENTRIES = {"cpu": 2**20, "gpu": 2**27}
-"""Most entries of inputs that `LinearProduct.tiles` gathers at a time (4 and 512 MiB in float32).
+TILED = ("cpu",)
+"""Devices where `Blocks` computes tile by tile, elsewhere strips of the dense gradient: on an H100
+a step with tiles took 2.4 times full finetuning's, one with strips (`element`) 1.03."""
 
-What fits a CPU's cache; a GPU wants few launches, and has few parts then.
-"""
+GATHER_ENTRIES = 2**20
+"""Most entries of inputs that `LinearProduct.tiles` gathers at a time (4 MiB in float32): what fits
+a CPU's cache."""
 
 ALIGNMENT = {"cpu": 1, "gpu": 8}
 """Chosen rows and columns of a linear layer are made up to a multiple of this in its product: on a
 GPU a matrix in half precision whose rows start at 16 bytes goes by much faster kernels."""
 
+SPLIT = {"cpu": 1, "gpu": 16}
+"""Parts into which the tokens of a small linear product are cut; their products are one batch, and
+are summed up. 25,000 tokens onto 80 by 768 entries are six tiles of work for a GPU's 132
+multiprocessors. No GPU has measured it yet: `benchmarks/kernels.py --device cuda` has both."""
+
+SMALL = 32
+"""Tiles of 128 x 128 up to which a product is small."""
+
 NARROW = 256
 """Columns of an input below which it is the first factor of a product: a quarter faster on CPUs,
 where a wide one would be up to half as slow again."""
+
+
+Index = Tensor | slice
+"""Chosen units: ascending positions, or a band of neighbours, which is a view of a weight."""
+
+
+def positions(index: Index, device: torch.device | str) -> Tensor:
+    """Return chosen units one by one, int64 `[K]`."""
+    if isinstance(index, slice):
+        return torch.arange(index.start, index.stop, device=device)
+    return index
+
+
+def size(index: Index) -> int:
+    """Return how many units are chosen."""
+    return index.stop - index.start if isinstance(index, slice) else len(index)
 
 
 class LayerProduct(Protocol):
@@ -48,19 +75,19 @@ class LayerProduct(Protocol):
     def lay_out(self, grad: Tensor) -> Tensor:
         """Lay out the gradient as the layer's own backward wants it: one copy serves both."""
 
-    def outputs(self, grad: Tensor, rows: Tensor | slice) -> Tensor:
+    def outputs(self, grad: Tensor, rows: Index) -> Tensor:
         """Return the part of `grad` that belongs to `rows`; more may follow it."""
 
     def biases(self, outputs: Tensor) -> Tensor:
         """Return `dL/db` of what `outputs` returned, one number for each."""
 
     def rows(
-        self, grad: Tensor, input: Tensor, rows: Tensor | slice, outputs: Tensor | None = None
+        self, grad: Tensor, input: Tensor, rows: Index, outputs: Tensor | None = None
     ) -> Tensor:
         """Return `dL/dW[rows]`, shape `[len(rows), I, *k]`; `outputs` is of them, if at hand."""
 
-    def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
-        """Return the part of the input that the weight's `columns` touch, for `dense`.
+    def narrow(self, input: Tensor, columns: Index) -> Tensor:
+        """Return a copy of the input's part that the weight's `columns` touch, for `dense`.
 
         More columns may follow the chosen ones.
         """
@@ -81,7 +108,7 @@ class LinearProduct:
         """See `LayerProduct.lay_out`: a matrix in one piece."""
         return grad.contiguous()
 
-    def outputs(self, grad: Tensor, rows: Tensor | slice) -> Tensor:
+    def outputs(self, grad: Tensor, rows: Index) -> Tensor:
         """See `LayerProduct.outputs`; `grad [..., O]`."""
         grad = grad.reshape(-1, grad.shape[-1])  # a gather from a matrix is much the fastest
         return grad[:, rows] if isinstance(rows, slice) else grad.index_select(1, _aligned(rows))
@@ -91,19 +118,27 @@ class LinearProduct:
         return outputs.sum(0)
 
     def rows(
-        self, grad: Tensor, input: Tensor, rows: Tensor | slice, outputs: Tensor | None = None
+        self, grad: Tensor, input: Tensor, rows: Index, outputs: Tensor | None = None
     ) -> Tensor:
         """See `LayerProduct.rows`; `grad [..., O]`, `input [..., I]`."""
         gradient = self.dense(self.outputs(grad, rows) if outputs is None else outputs, input)
-        return gradient if isinstance(rows, slice) else gradient[: len(rows)]
+        return gradient[: size(rows)]
 
-    def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
+    def narrow(self, input: Tensor, columns: Index) -> Tensor:
         """See `LayerProduct.narrow`; `[N, columns]`, as many as `ALIGNMENT` makes of them."""
-        return input.reshape(-1, input.shape[-1]).index_select(1, _aligned(columns))
+        input = input.reshape(-1, input.shape[-1])
+        if isinstance(columns, slice):
+            return input[:, columns].contiguous()
+        return input.index_select(1, _aligned(columns))
 
     def dense(self, grad: Tensor, input: Tensor) -> Tensor:
         """See `LayerProduct.dense`."""
         grad, input = grad.reshape(-1, grad.shape[-1]), input.reshape(-1, input.shape[-1])
+        parts = _most(SPLIT, grad)
+        if parts > 1 and len(grad) % parts == 0 and _tiles(grad) * _tiles(input) <= SMALL:
+            grad, input = (x.unflatten(0, (parts, len(x) // parts)) for x in (grad, input))
+            wide = torch.promote_types(grad.dtype, torch.float32)
+            return torch.bmm(grad.transpose(1, 2), input).sum(0, dtype=wide)
         if input.shape[1] < min(NARROW, grad.shape[1]):
             return (input.T @ grad).T.contiguous()
         return grad.T @ input
@@ -118,7 +153,7 @@ class LinearProduct:
             input.reshape(-1, input.shape[-1] // sides[1], sides[1]).transpose(0, 1).contiguous()
         )
         entries_a_tile = max(1, left.shape[1] * sum(sides))
-        tiles_at_once = max(1, _most(GATHER_ENTRIES, grad) // entries_a_tile)
+        tiles_at_once = max(1, GATHER_ENTRIES // entries_a_tile)
         return torch.cat(
             [
                 torch.bmm(left.index_select(0, r).transpose(1, 2), right.index_select(0, c))
@@ -141,7 +176,7 @@ class ConvProduct:
         """See `LayerProduct.lay_out`: in the memory format it came in."""
         return grad
 
-    def outputs(self, grad: Tensor, rows: Tensor | slice) -> Tensor:
+    def outputs(self, grad: Tensor, rows: Index) -> Tensor:
         """See `LayerProduct.outputs`; `grad [N, O, *s']`, N may be missing."""
         grad = self._batched(grad)
         # a slice is a view in the memory format that it came in
@@ -152,7 +187,7 @@ class ConvProduct:
         return outputs.sum([dim for dim in range(outputs.dim()) if dim != 1])
 
     def rows(
-        self, grad: Tensor, input: Tensor, rows: Tensor | slice, outputs: Tensor | None = None
+        self, grad: Tensor, input: Tensor, rows: Index, outputs: Tensor | None = None
     ) -> Tensor:
         """See `LayerProduct.rows`; `grad [N, O, *s']`, `input [N, I*G, *s]`, N may be missing."""
         grad, input = self._batched(grad), self._batched(input)
@@ -168,10 +203,12 @@ class ConvProduct:
         own = group[:, None] * width + torch.arange(width, device=grad.device)
         return self._product(chosen, _channels(input, own.flatten()), groups=len(rows))
 
-    def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
+    def narrow(self, input: Tensor, columns: Index) -> Tensor:
         """See `LayerProduct.narrow`: column `j` of the weight is channel `j` of every group."""
         input = self._batched(input)
         width = input.shape[1] // self.groups
+        if isinstance(columns, slice):
+            columns = torch.arange(width, device=input.device)[columns]
         first = torch.arange(self.groups, device=input.device) * width
         return _channels(input, (first[:, None] + columns).flatten())
 
@@ -234,7 +271,7 @@ class PixelProduct:
         """See `LayerProduct.lay_out`: in the memory format it came in."""
         return grad
 
-    def outputs(self, grad: Tensor, rows: Tensor | slice) -> Tensor:
+    def outputs(self, grad: Tensor, rows: Index) -> Tensor:
         """See `LayerProduct.outputs`; `grad [N, O, *s']`, as a matrix of pixels."""
         return LinearProduct().outputs(_pixels(grad), rows)
 
@@ -243,13 +280,13 @@ class PixelProduct:
         return LinearProduct().biases(outputs)
 
     def rows(
-        self, grad: Tensor, input: Tensor, rows: Tensor | slice, outputs: Tensor | None = None
+        self, grad: Tensor, input: Tensor, rows: Index, outputs: Tensor | None = None
     ) -> Tensor:
         """See `LayerProduct.rows`; `grad [N, O, *s']`, `input [N, I, *s]`."""
         seen = self._seen(input)
         return self._kernels(LinearProduct().rows(_pixels(grad), seen, rows, outputs))
 
-    def narrow(self, input: Tensor, columns: Tensor) -> Tensor:
+    def narrow(self, input: Tensor, columns: Index) -> Tensor:
         """See `LayerProduct.narrow`: a matrix of the pixels that the convolution looks at."""
         return LinearProduct().narrow(self._seen(input), columns)
 
@@ -285,29 +322,56 @@ def _pixels(images: Tensor) -> Tensor:
     return images.movedim(1, -1)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Structure(ABC):
-    """How a weight is cut into units; `index [K]` names the chosen ones, in ascending order."""
+    """How a weight is cut into units; `index [K]` names the chosen ones, in ascending order.
+
+    Attributes:
+        group: So many neighbours are chosen together.
+        parts: Of so many equal parts of a weight (the queries, keys and values of attention) the
+            same groups are chosen.
+        has_bands: Whether `index` may be a slice.
+    """
+
+    group: int = 1
+    parts: int = 1
+    has_bands: ClassVar[bool] = False
 
     @abstractmethod
     def units(self, shape: Sequence[int]) -> int:
         """Return how many units a weight of this shape has."""
 
+    def choices(self, shape: Sequence[int]) -> int:
+        """Return how many groups there are to choose from."""
+        return self.units(shape) // (self.group * self.parts)
+
+    def spread(self, chosen: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the units of the chosen groups, in every part: `index`."""
+        if self.group > 1:
+            own = torch.arange(self.group, device=chosen.device)
+            chosen = (chosen[:, None] * self.group + own).flatten()
+        if self.parts > 1:
+            first = torch.arange(self.parts, device=chosen.device)
+            first.mul_(self.units(shape) // self.parts)
+            chosen = (first[:, None] + chosen).flatten()
+        return chosen
+
     @abstractmethod
-    def gather(self, weight: Tensor, index: Tensor) -> Tensor:
+    def gather(self, weight: Tensor, index: Index) -> Tensor:
         """Copy the chosen units out of a weight or a dense gradient."""
 
     @abstractmethod
-    def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
+    def scatter_(self, weight: Tensor, index: Index, values: Tensor) -> None:
         """Write `gather`'s layout back, cast to the weight's dtype; the rest stays untouched."""
 
-    def keep(self, product: LayerProduct, input: Tensor, index: Tensor) -> Tensor:
+    def keep(self, product: LayerProduct, input: Tensor, index: Index) -> Tensor:
         """Return what has to be kept of a layer's input until backward: by default all of it."""
         del product, index
         return input
 
     @abstractmethod
     def grad(
-        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Index, shape: Sequence[int]
     ) -> Tensor:
         """Return `dL/dW` of the chosen units alone, in `gather`'s layout."""
 
@@ -341,15 +405,17 @@ class Elements(Structure):
         """See `Structure.units`."""
         return math.prod(shape)
 
-    def gather(self, weight: Tensor, index: Tensor) -> Tensor:
+    def gather(self, weight: Tensor, index: Index) -> Tensor:
         """See `Structure.gather`."""
+        index = positions(index, weight.device)
         # `take` and `put_` find their way through any strides, at three times the time
         if weight.is_contiguous():
             return weight.view(-1, 1).index_select(0, index)
         return weight.take(index)[:, None]
 
-    def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
+    def scatter_(self, weight: Tensor, index: Index, values: Tensor) -> None:
         """See `Structure.scatter_`."""
+        index = positions(index, weight.device)
         values = values.to(weight.dtype).view(-1)
         if weight.is_contiguous():
             weight.view(-1).scatter_(0, index, values)
@@ -359,55 +425,46 @@ class Elements(Structure):
             weight.put_(index, values)
 
     def grad(
-        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Index, shape: Sequence[int]
     ) -> Tensor:
         """See `Structure.grad`: strips of rows of the dense gradient, each gathered at once."""
+        index = positions(index, grad.device)
+        strips = _Strips(product, grad, kept, shape)
         row = math.prod(shape[1:])
-        rows_a_strip = max(1, _most(STRIP_ENTRIES, grad) // max(1, row))
-        values = None
-        for start in range(0, shape[0], rows_a_strip):
-            stop = min(start + rows_a_strip, shape[0])
-            strip = product.rows(grad, kept, slice(start, stop)).reshape(-1, 1)
-            if stop - start == shape[0]:
-                return strip.index_select(0, index)
-            # Every strip looks at all of `index`: that keeps the shapes free of the data.
-            local = index - start * row
-            here = ((local >= 0) & (local < strip.numel()))[:, None]
-            found = strip.index_select(0, local.clamp(0, strip.numel() - 1))
-            values = found if values is None else torch.where(here, found, values)
-        assert values is not None  # a weight has at least one row
-        return values
+        return strips.gather(index, row, 1, lambda s, i: s.reshape(-1, 1).index_select(0, i))
 
 
 @dataclass(frozen=True)
 class Rows(Structure):
     """Whole output units: rows of a linear weight, filters of a convolution. `[K, I, *k]`."""
 
+    has_bands: ClassVar[bool] = True
+
     def units(self, shape: Sequence[int]) -> int:
         """See `Structure.units`."""
         return _dims(shape)[0]
 
-    def gather(self, weight: Tensor, index: Tensor) -> Tensor:
+    def gather(self, weight: Tensor, index: Index) -> Tensor:
         """See `Structure.gather`."""
-        return weight.index_select(0, index)
+        return _gather(weight, 0, index)
 
-    def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
+    def scatter_(self, weight: Tensor, index: Index, values: Tensor) -> None:
         """See `Structure.scatter_`."""
-        weight.index_copy_(0, index, values.to(weight.dtype))
+        _scatter_(weight, 0, index, values)
 
     def grad(
-        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Index, shape: Sequence[int]
     ) -> Tensor:
         """See `Structure.grad`: a product `K/O` the size of the dense one."""
         del shape
         return product.rows(grad, kept, index)
 
     def grad_with_bias(
-        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Index
     ) -> tuple[Tensor, Tensor]:
         """Return `grad`'s result and `dL/db` of the same output units, from one gather."""
         outputs = product.outputs(grad, index)
-        biases = product.biases(outputs)[: len(index)]
+        biases = product.biases(outputs)[: size(index)]
         return product.rows(grad, kept, index, outputs), biases
 
 
@@ -415,28 +472,30 @@ class Rows(Structure):
 class Columns(Structure):
     """Whole input units; a weight without a second side is cut along its first. `[O, K, *k]`."""
 
+    has_bands: ClassVar[bool] = True
+
     def units(self, shape: Sequence[int]) -> int:
         """See `Structure.units`."""
         return shape[self._dim(shape)] if len(shape) else 1
 
-    def gather(self, weight: Tensor, index: Tensor) -> Tensor:
+    def gather(self, weight: Tensor, index: Index) -> Tensor:
         """See `Structure.gather`."""
-        return weight.index_select(self._dim(weight.shape), index)
+        return _gather(weight, self._dim(weight.shape), index)
 
-    def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
+    def scatter_(self, weight: Tensor, index: Index, values: Tensor) -> None:
         """See `Structure.scatter_`."""
-        weight.index_copy_(self._dim(weight.shape), index, values.to(weight.dtype))
+        _scatter_(weight, self._dim(weight.shape), index, values)
 
-    def keep(self, product: LayerProduct, input: Tensor, index: Tensor) -> Tensor:
+    def keep(self, product: LayerProduct, input: Tensor, index: Index) -> Tensor:
         """See `Structure.keep`: only the chosen columns of the input."""
         return product.narrow(input, index)
 
     def grad(
-        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Index, shape: Sequence[int]
     ) -> Tensor:
         """See `Structure.grad`: a product `K/I` the size of the dense one."""
         del shape
-        return product.dense(grad, kept)[:, : len(index)]
+        return product.dense(grad, kept)[:, : size(index)]
 
     @staticmethod
     def _dim(shape: Sequence[int]) -> int:
@@ -459,40 +518,115 @@ class Blocks(Structure):
         rows, columns = self._sides(shape)
         return (outputs // rows) * (inputs // columns)
 
-    def gather(self, weight: Tensor, index: Tensor) -> Tensor:
+    def gather(self, weight: Tensor, index: Index) -> Tensor:
         """See `Structure.gather`."""
-        tiles, row, column = self._tiles(weight, index)
-        return tiles[row, :, column]
+        index = positions(index, weight.device)
+        return self._gather(weight, index, self._sides(weight.shape))
 
-    def scatter_(self, weight: Tensor, index: Tensor, values: Tensor) -> None:
+    def scatter_(self, weight: Tensor, index: Index, values: Tensor) -> None:
         """See `Structure.scatter_`."""
-        tiles, row, column = self._tiles(weight, index)
+        index = positions(index, weight.device)
+        tiles, row, column = self._tiles(weight, index, self._sides(weight.shape))
         tiles[row, :, column] = values.to(weight.dtype)
 
     def grad(
-        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Tensor, shape: Sequence[int]
+        self, product: LayerProduct, grad: Tensor, kept: Tensor, index: Index, shape: Sequence[int]
     ) -> Tensor:
-        """See `Structure.grad`: one small product a tile."""
+        """See `Structure.grad`: one small product a tile, or strips of the dense gradient."""
+        index = positions(index, grad.device)
         sides = self._sides(shape)
         across = _dims(shape)[1] // sides[1]
-        return product.tiles(grad, kept, index // across, index % across, sides)
+        if grad.device.type in TILED:
+            return product.tiles(grad, kept, index // across, index % across, sides)
+        strips = _Strips(product, grad, kept, shape)
+        return strips.gather(index, across, sides[0], partial(self._gather, sides=sides))
+
+    def _gather(self, weight: Tensor, index: Tensor, sides: tuple[int, int]) -> Tensor:
+        tiles, row, column = self._tiles(weight, index, sides)
+        return tiles[row, :, column]
 
     def _sides(self, shape: Sequence[int]) -> tuple[int, int]:
         outputs, inputs = _dims(shape)
         return _largest_divisor(outputs, self.size), _largest_divisor(inputs, self.size)
 
-    def _tiles(self, weight: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @staticmethod
+    def _tiles(
+        weight: Tensor, index: Tensor, sides: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return a view `[O/R, R, I/C, C, *k]` and the tile's place in it."""
-        rows, columns = self._sides(weight.shape)
+        rows, columns = sides
         matrix = weight.reshape(weight.shape + (1,) * (2 - weight.dim()))
         tiles = matrix.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
         across = tiles.shape[2]
         return tiles, index // across, index % across
 
 
+@dataclass(frozen=True)
+class _Strips:
+    """The dense gradient, never more than `STRIP_ENTRIES` of it at a time."""
+
+    product: LayerProduct
+    grad: Tensor
+    kept: Tensor
+    shape: Sequence[int]
+
+    def gather(
+        self,
+        index: Tensor,
+        units: int,
+        rows: int,
+        gather: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Gather units that are numbered along the rows, `units` of them in every `rows` rows."""
+        most = _most(STRIP_ENTRIES, self.grad) // max(1, rows * math.prod(self.shape[1:]))
+        size, values = rows * max(1, most), None
+        for start in range(0, self.shape[0], size):
+            stop = min(start + size, self.shape[0])
+            strip = self.product.rows(self.grad, self.kept, slice(start, stop))
+            if stop - start == self.shape[0]:
+                return gather(strip, index)
+            # Every strip looks at all of `index`: that keeps the shapes free of the data.
+            local, here = index - start // rows * units, (stop - start) // rows * units
+            found = gather(strip, local.clamp(0, here - 1))
+            mask = ((local >= 0) & (local < here)).view(-1, *[1] * (found.dim() - 1))
+            values = found if values is None else torch.where(mask, found, values)
+        assert values is not None  # a weight has at least one row
+        return values
+
+
+def _gather(weight: Tensor, dim: int, index: Index) -> Tensor:
+    if isinstance(index, slice):
+        return weight.narrow(dim, index.start, index.stop - index.start).clone()
+    return weight.index_select(dim, index)
+
+
+def _scatter_(weight: Tensor, dim: int, index: Index, values: Tensor) -> None:
+    if isinstance(index, slice):
+        weight.narrow(dim, index.start, index.stop - index.start).copy_(values)
+    else:
+        weight.index_copy_(dim, index, values.to(weight.dtype))
+
+
+def _tiles(matrix: Tensor) -> int:
+    """Return how many tiles of 128 a matrix has side by side."""
+    return -(-matrix.shape[1] // 128)
+
+
+def has_more_rows(shape: Sequence[int]) -> bool:
+    """Return whether a weight has more output units than input units."""
+    outputs, inputs = _dims(shape)
+    return outputs > inputs
+
+
 def _aligned(index: Tensor) -> Tensor:
     """Return the chosen units, and unit 0 behind them up to a multiple of `ALIGNMENT`."""
     return F.pad(index, (0, -len(index) % _most(ALIGNMENT, index)))
+
+
+def divisors(side: int) -> list[int]:
+    """Return all divisors of a side, ascending."""
+    small = [d for d in range(1, math.isqrt(side) + 1) if side % d == 0]
+    return sorted({*small, *(side // d for d in small)})
 
 
 def _largest_divisor(side: int, most: int) -> int:
