@@ -200,7 +200,7 @@ def test_a_split_product_is_one_batch_and_keeps_what_float32_holds(monkeypatch):
     assert [str(op) for op in counter.get_flop_counts()["Global"]] == ["aten.bmm"]
     assert split.dtype == torch.float32
     assert (split - exact).abs().max() <= (whole - exact).abs().max()
-    wide = normal(4096, 128 * (reference.SMALL + 1)).bfloat16()
+    wide = normal(4096, 128 * (reference.SMALL_PRODUCT + 1)).bfloat16()
     with FlopCounterMode(display=False) as counter:
         LinearProduct().dense(grad, wide)
     assert [str(op) for op in counter.get_flop_counts()["Global"]] == ["aten.mm"]

@@ -45,7 +45,7 @@ SPLIT = {"cpu": 1, "gpu": 16}
 are summed up. 25,000 tokens onto 80 by 768 entries are six tiles of work for a GPU's 132
 multiprocessors. No GPU has measured it yet: `benchmarks/kernels.py --device cuda` has both."""
 
-SMALL = 32
+SMALL_PRODUCT = 32
 """Tiles of 128 x 128 up to which a product is small."""
 
 NARROW = 256
@@ -135,7 +135,7 @@ class LinearProduct:
         """See `LayerProduct.dense`."""
         grad, input = grad.reshape(-1, grad.shape[-1]), input.reshape(-1, input.shape[-1])
         parts = _most(SPLIT, grad)
-        if parts > 1 and len(grad) % parts == 0 and _tiles(grad) * _tiles(input) <= SMALL:
+        if parts > 1 and len(grad) % parts == 0 and _tiles(grad) * _tiles(input) <= SMALL_PRODUCT:
             grad, input = (x.unflatten(0, (parts, len(x) // parts)) for x in (grad, input))
             wide = torch.promote_types(grad.dtype, torch.float32)
             return torch.bmm(grad.transpose(1, 2), input).sum(0, dtype=wide)
