@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from tiny import STRUCTURES, PlainNet, TinyNet, loss_of
+from tiny import CUTS, STRUCTURES, UNPAIRED, PlainNet, TinyNet, loss_of
 from torch import Tensor, nn
 
 import gmixout
@@ -53,7 +53,7 @@ FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-10), (torch.float32, 2e-4)])
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", UNPAIRED)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_masked_gradients_are_those_of_dense_autograd(device, layer, structure, dtype, close):
     make, shape = LAYERS[layer]
@@ -63,7 +63,7 @@ def test_masked_gradients_are_those_of_dense_autograd(device, layer, structure, 
         x, y = (images.clone(memory_format=FORMATS[last]).requires_grad_() for _ in range(2))
         dense = copy.deepcopy(plain).to(memory_format=FORMATS[last])
         model = copy.deepcopy(dense)
-        config = GMixout(mask_rate=0.5, structure=structure, resample_every=None, block_size=4)
+        config = GMixout(mask_rate=0.5, **CUTS[structure], resample_every=None, block_size=4)
         masked = gmixout.attach(model, config, select=lambda _, weight: weight.ndim >= 2, head=())
         optimizer = masked.bind(torch.optim.SGD(masked.parameters(), lr=1.0))
         model(x).sin().sum().backward()
@@ -81,10 +81,10 @@ def test_masked_gradients_are_those_of_dense_autograd(device, layer, structure, 
             assert worst <= close * weight.grad.abs().max(), (name, last)
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", UNPAIRED)
 def test_a_run_that_was_saved_and_loaded_ends_bit_equal(device, structure):
     """Through a file, as a run is stopped and resumed."""
-    config = GMixout(structure=structure, resample_every=3, block_size=4)
+    config = GMixout(**CUTS[structure], resample_every=3, block_size=4)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(17, 6, 4, 4, 4, generator=generator)
     labels = torch.arange(6, device=device) % 4
@@ -121,7 +121,7 @@ def test_a_run_that_was_saved_and_loaded_ends_bit_equal(device, structure):
 def test_half_precision_learns(device, structure, how):
     """Autocast to float16 with a loss scale that is far too large at first; pure bfloat16."""
     model = TinyNet().to(device, torch.bfloat16 if how == "bf16" else torch.float32)
-    config = GMixout(mask_rate=0.5, structure=structure, resample_every=2, block_size=4)
+    config = GMixout(mask_rate=0.5, **CUTS[structure], resample_every=2, block_size=4)
     masked = gmixout.attach(model, config)
     optimizer = masked.bind(torch.optim.AdamW(masked.param_groups(1e-2), fused=how == "bf16"))
     scaler = torch.amp.GradScaler(device, 2.0**30, growth_interval=3, enabled=how == "fp16")
@@ -149,7 +149,7 @@ def test_masks_of_a_device_are_those_of_the_cpu(device, structure):
     layers = nn.ModuleList(
         [nn.Linear(1152, 384), nn.Linear(768, 3072), nn.Linear(70, 130), nn.Conv2d(3, 64, 7)]
     )
-    config = GMixout(structure=structure, resample_every=1, anchor_decay=0.5)
+    config = GMixout(**CUTS[structure], resample_every=1, anchor_decay=0.5)
     found = []
     for where in ("cpu", device):
         model = copy.deepcopy(layers).to(where)
@@ -181,7 +181,7 @@ def test_compiled_training_is_eager_training_across_redraws(device, mode, struct
     losses = []
     for compiled in (False, True):
         model = copy.deepcopy(plain).to(device)
-        masked = gmixout.attach(model, GMixout(structure=structure, resample_every=2))
+        masked = gmixout.attach(model, GMixout(**CUTS[structure], resample_every=2))
         optimizer = masked.bind(torch.optim.SGD(masked.param_groups(1e-1), momentum=0.9))
         forward = torch.compile(model, fullgraph=True, mode=mode) if compiled else model
         losses.append([])
