@@ -1,18 +1,18 @@
 """The figures of docs/claims.md, from the raw records: `python benchmarks/claims.py`.
 
 One table for each body of evidence: the setting of every method that in-domain validation chooses,
-and the method's OOD accuracy minus GMixout's at equal in-domain accuracy, at three positions in
-GMixout's in-domain range. Differences are paired by task and seed, in points; intervals are 95%,
-over seeds (`gmixout.results.across`); n counts pairs.
+its differences to GMixout's, and the method's OOD accuracy minus GMixout's at equal in-domain
+accuracy, at three positions in GMixout's in-domain range. Differences are paired by task and seed,
+in points; intervals are 95%, over seeds (`gmixout.results.across`); n counts pairs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gmixout.results import Record, RunFolder
 from gmixout.results.across import AcrossRow, compare_across
-from gmixout.results.statistics import Pooled
+from gmixout.results.statistics import Estimate, Pooled
 from gmixout.results.study import Study
 
 RESULTS = Path(__file__).parent / "results"
@@ -87,24 +87,38 @@ def main() -> None:
 def table(evidence: Evidence) -> Iterable[str]:
     """Yield the lines of a table in Markdown."""
     across = compare_across(evidence.studies(), evidence.reference)
-    yield "| method | ID | OOD | at 25% of GMixout's ID range | at 50% | at 75% |"
-    yield "|---|---:|---:|---:|---:|---:|"
+    (base,) = (row for row in across.rows if row.series == across.reference)
+    yield (
+        "| method | ID | OOD | chosen: ID minus GMixout's | chosen: OOD minus GMixout's "
+        "| equal ID: OOD at 25% | at 50% | at 75% |"
+    )
+    yield "|---|" + "---:|" * 7
     for row in across.rows:
         if row.series[0] in METHODS:
-            yield f"| {' | '.join(cells(row, row.series == across.reference))} |"
+            yield f"| {' | '.join(cells(row, base))} |"
 
 
-def cells(row: AcrossRow, is_reference: bool) -> list[str]:
+def cells(row: AcrossRow, base: AcrossRow) -> list[str]:
     """Return the cells of a method."""
     method, variant = row.series
     name = f"{method}({variant})" if variant else method
-    id, ood = (100 * row.estimate(value).mean for value in (lambda r: r.id, lambda r: r.ood))
-    return [
-        f"**{name}**" if is_reference else name,
-        f"{id:.1f}",
-        f"{ood:.1f}",
-        *map(difference, row.at_places),
-    ]
+    of = {"ID": lambda record: record.id, "OOD": lambda record: record.ood}
+    own = [f"{100 * row.estimate(value).mean:.1f}" for value in of.values()]
+    if row is base:
+        return [f"**{name}**", *own, *[""] * (2 + len(row.at_places))]
+    chosen = [difference(paired(row, base, value)) for value in of.values()]
+    return [name, *own, *chosen, *map(difference, row.at_places)]
+
+
+def paired(row: AcrossRow, base: AcrossRow, value: Callable[[Record], float]) -> Pooled | None:
+    """Return a value at the chosen setting minus the reference's, by task and seed."""
+    parts = {}
+    for task in row.chosen.keys() & base.chosen.keys():
+        of = {record.seed: value(record) for record in base.chosen[task].records}
+        both = [r for r in row.chosen[task].records if r.seed in of and r.training is not None]
+        if both:
+            parts[task] = Estimate.of(value(record) - of[record.seed] for record in both)
+    return Pooled(parts) if parts else None
 
 
 def difference(pooled: Pooled | None) -> str:
