@@ -130,6 +130,8 @@ def test_seeking_takes_no_time_of_a_step(monkeypatch: pytest.MonkeyPatch) -> Non
     assert first["update"] == 1
 
 
+# torch's compiler looks at it of each block's input
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_steps_train_at_every_start_depth() -> None:
     setting = replace(TINY, compiler="aot_eager", options={**TINY.options, "depth": 1})
     trainer = setting.start("gmixout_row_depth", model := setting.build())
