@@ -62,6 +62,7 @@ EVIDENCE = (
         ("real/art_painting",),
         reference="gmixout(anchor_decay=0.5, mask_rate=0.7, residual=reset)",
     ),
+    Evidence("PACS cartoons, EfficientNet-Lite0", ("real/cartoon",)),
 )
 
 METHODS = (
