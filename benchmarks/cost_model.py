@@ -96,39 +96,38 @@ def find_variant(word: str) -> Any:
 
 
 def trace_method(setting: Setting, method: str, batch: int) -> dict[str, Any]:
-    """Trace a method: a plain step, and one with a redraw if it has any."""
+    """Trace a method: a plain step, and one with a redraw if it has any.
+
+    With random start depths, which are long only in some periods, it is a step of two of them.
+    """
     trace = partial(_trace, find_variant(method), batch=batch)
     rare = 10**9
-    plain, redraws = trace(replace(setting, resample_every=rare), setting.resample_every)
+    plain, trainer = trace(replace(setting, resample_every=rare), None)
+    if trainer.seek is not Trainer.seek:
+        first, second = (trace(setting, number)[0] for number in STARTS)
+        return {"plain": dump(first.every(2, second))}
     found = {"plain": dump(plain)}
-    if redraws:
-        found["redraw"] = dump(trace(replace(setting, resample_every=1), 1)[0])
+    if trainer.masked is not None:
+        found["redraw"] = dump(trace(replace(setting, resample_every=1), None)[0])
         found["period"] = setting.resample_every
     return found
 
 
-def _trace(start: Any, setting: Setting, every: int, batch: int) -> tuple[Trace, bool]:
-    """Return the trace of one kind of step, and whether masks are redrawn every so often."""
+def _trace(start: Any, setting: Setting, number: int | None, batch: int) -> tuple[Trace, Trainer]:
+    """Return the trace of a step, of this number in a round if given, and what took it."""
     model = setting.build()
     before = bytes_of(model)
     trainer = start(model, setting)
-    seeks = trainer.seek is not Trainer.seek
-    if seeks:  # steps of several start depths, in which a redraw does not show
-        trainer = start(setting.build(), replace(setting, resample_every=every))
+    if number is not None:
+        trainer.seek(number)
     channels, *sides = model.default_cfg["input_size"]
     if "img_size" in setting.options:
         sides = [setting.options["img_size"]] * 2
     with imagined():
         images = torch.empty(batch, channels, *sides, dtype=next(model.parameters()).dtype)
         labels = torch.empty(batch, dtype=torch.long)
-
-        def step(number: int) -> None:
-            trainer.seek(STARTS[max(number, 0)])
-            trainer.step(images, labels)
-
         kept = bytes_of(trainer.model) - before
-        trace = trace_steps(step, len(STARTS) if seeks else 1, kept)
-    return trace, trainer.masked is not None and not seeks
+        return trace_steps(lambda _: trainer.step(images, labels), kept_bytes=kept), trainer
 
 
 def dump(trace: Trace) -> dict[str, Any]:

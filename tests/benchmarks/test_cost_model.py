@@ -98,6 +98,16 @@ def test_a_trace_survives_its_file() -> None:
     assert redraw > len(masked["plain"]["calls"]) > len(plain["plain"]["calls"])
 
 
+def test_a_random_start_depth_is_traced_at_two_starts() -> None:
+    setting = cost_model.FakeSetting(**{**asdict(TINY), "precision": "autocast"})
+    device = get_device("h100")
+    deep, row = (
+        predict_step(cost_model.load(cost_model.trace_method(setting, method, 2)), device)
+        for method in ("gmixout_row_depth", "gmixout_row")
+    )
+    assert 0 < deep.total.flops < row.total.flops
+
+
 @pytest.mark.parametrize("word", ["rows", "lora:rank=8"])
 def test_an_unknown_method_is_named(word: str) -> None:
     with pytest.raises(SystemExit, match=f"{word}: known are full"):
