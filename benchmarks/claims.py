@@ -123,7 +123,7 @@ def paired(row: AcrossRow, base: AcrossRow, value: Callable[[Record], float]) ->
 
 
 def difference(pooled: Pooled | None) -> str:
-    """Return a difference in points with its interval; bold if the interval excludes 0."""
+    """Return a difference in points with its interval; bold if it has three pairs and excludes 0."""
     if pooled is None:
         return ""
     interval = pooled.interval()
@@ -131,7 +131,7 @@ def difference(pooled: Pooled | None) -> str:
         return f"{100 * pooled.mean:+.1f} (n={pooled.n})"
     low, high = interval
     text = f"{100 * pooled.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] (n={pooled.n})"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    return f"**{text}**" if pooled.n > 2 and (low > 0 or high < 0) else text
 
 
 if __name__ == "__main__":

@@ -55,6 +55,15 @@ def figures(line):
     return re.findall(r"[+-]?\d+\.\d+", line)
 
 
+@pytest.mark.parametrize("script", ["claims.py", "real/variants.py"])
+def test_the_documents_have_every_line(script, capsys):
+    text = (ROOT / "docs" / "claims.md").read_text() + (ROOT / "docs" / "real.md").read_text()
+    runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 8
+    assert [line for line in lines if line not in text.splitlines()] == []
+
+
 def test_depth_is_compared_at_the_same_seed_source_and_rate(monkeypatch, capsys):
     lines = printed("depth", monkeypatch, capsys)
     found = {
