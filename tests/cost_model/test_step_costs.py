@@ -209,6 +209,14 @@ def test_python_sees_a_gpu_while_a_step_is_traced():
     assert torch.zeros(1).device.type == "cpu"
 
 
+def test_an_index_may_be_read_and_a_value_may_not():
+    with imagined():
+        x = torch.empty(4, 5)
+        trace_steps(lambda _: x.narrow(0, int(x.argmax()), 1) + 1)
+        with pytest.raises(RuntimeError):
+            trace_steps(lambda _: float(x.sum()))
+
+
 def test_autocast_is_that_of_cuda_and_is_gone_afterwards():
     trace = train(full, autocast=torch.bfloat16)
     types = {(o.kind, o.dtype) for o in trace.operations}

@@ -9,6 +9,7 @@ for some that are corrected here:
 * under autocast, layers of which CUDA's autocast makes float32 (norms, softmax, powers) get it;
 * attention is one operation in both, under different names.
 
+A whole number that Python reads from a tensor is 0: it is an index, and any place costs the same.
 Sparse tensors have no fake form in torch: they are traced as dense ones, which is an upper bound.
 Not corrected: dropout (one operation on CUDA, three here) and the libraries' working memory.
 """
@@ -200,6 +201,10 @@ def _widened(value: Any) -> Any:
     return value.float() if narrow else value
 
 
+def _real_valued(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.dtype == torch.bool
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Write every operation, and the memory of what it makes, into a trace."""
 
@@ -213,6 +218,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default and not _real_valued(args[0]):
+            return 0  # an index: any place costs the same
         out = func(*args, **kwargs)
         if func.namespace in ("prim", "profiler"):
             return out
