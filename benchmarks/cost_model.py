@@ -105,7 +105,9 @@ def trace_method(setting: Setting, method: str, batch: int) -> dict[str, Any]:
     plain, trainer = trace(replace(setting, resample_every=rare), None)
     if trainer.seek is not Trainer.seek:
         first, second = (trace(setting, number)[0] for number in STARTS)
-        return {"plain": dump(first.every(2, second))}
+        both = first.every(2, second)
+        both.peak_bytes = plain.peak_bytes  # the first period trains all depths
+        return {"plain": dump(both)}
     found = {"plain": dump(plain)}
     if trainer.masked is not None:
         found["redraw"] = dump(trace(replace(setting, resample_every=1), None)[0])
@@ -228,11 +230,10 @@ def fit(traces: dict[str, Any]) -> Calibration:
     kernels = sum(cost["ms"] for cost in batch["operations"]["full"].values()) / 1000
     eager = read_measured("h100-autocast-eager")
     launches = sum(o.launches * n for o, n in full.operations.items()) / full.steps
-    first = {m: min(s["cpu"] for steps in r for s in steps) for m, r in eager["times"].items()}
-    hosts = [
-        seconds * load(found).steps / len(load(found).calls)
-        for method, seconds in first.items()
-        if (found := traces["autocast"].get(method)) and method != "gmixout_row_depth"
+    hosts = [  # a step that finds the queue empty does not wait for the GPU
+        min(step["cpu"] for steps in eager["times"][method] for step in steps)
+        * (trace.steps / len(trace.calls))
+        for method, trace in (("full", full), ("gmixout_row", row))
     ]
     found = Calibration(
         stream=moving(full, "_to_copy", *plain)
@@ -248,7 +249,7 @@ def fit(traces: dict[str, Any]) -> Calibration:
         / measured("full", "cudnn_convolution", "convolution_backward"),
         thin=0.0,
         launch_seconds=(measured_seconds(eager, "full") - kernels) / launches,
-        host_seconds=median(hosts),
+        host_seconds=mean(hosts),
     )
     products = measured("gmixout_row", "mm")
     low, high = 0.0, 1.0

@@ -42,7 +42,8 @@ def test_predicted_times_are_as_close_as_the_documentation_says(rows: list) -> N
     seen = set()
     for row in rows:
         error = row["predicted_seconds"] / row["measured_seconds"] - 1
-        assert abs(error) < bounds[row["file"][:4]], row
+        bound = 0.10 if row["method"] == "gmixout_row_depth" else bounds[row["file"][:4]]
+        assert abs(error) < bound, row
         seen.add((row["file"][:4], row["method"]))
     on_h100 = ("full", "floor", "linear_probe", "lora", "gmixout_row", "gmixout_column")
     assert {*(("h100", m) for m in on_h100), ("h200", "floor_held")} <= seen
