@@ -123,7 +123,7 @@ def paired(row: AcrossRow, base: AcrossRow, value: Callable[[Record], float]) ->
 
 
 def difference(pooled: Pooled | None) -> str:
-    """Return a difference in points with its interval; bold if it has three pairs and excludes 0."""
+    """Return a difference in points with its interval, bold if significant over three pairs."""
     if pooled is None:
         return ""
     interval = pooled.interval()
