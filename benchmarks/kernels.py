@@ -28,8 +28,9 @@ from torch.nn.grad import conv2d_weight
 from torch.utils.benchmark import Timer
 
 from gmixout.core.masks import STRUCTURES, count_units, draw
-from gmixout.kernels import reference
-from gmixout.kernels.reference import Columns, ConvProduct, LayerProduct, LinearProduct, Rows
+from gmixout.kernels import products
+from gmixout.kernels.products import ConvProduct, LayerProduct, LinearProduct
+from gmixout.kernels.structures import Columns, Rows
 
 RESULTS = Path("benchmarks/results/kernels.json")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -143,12 +144,12 @@ def make_operations(
 
 def split_otherwise(run: Callable[[], Any]) -> Any:
     """Run with the tokens in one piece where the library splits them, and in 16 where not."""
-    usual = reference.SPLIT
-    reference.SPLIT = {kind: 16 if parts == 1 else 1 for kind, parts in usual.items()}
+    usual = products.SPLIT
+    products.SPLIT = {kind: 16 if parts == 1 else 1 for kind, parts in usual.items()}
     try:
         return run()
     finally:
-        reference.SPLIT = usual
+        products.SPLIT = usual
 
 
 def time_call(run: Callable[[], Any], seconds: float, threads: int) -> float:

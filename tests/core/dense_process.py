@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from gmixout import GMixout
 from gmixout.core.masks import STRUCTURES, count_units, draw, in_groups
-from gmixout.kernels.reference import Rows
+from gmixout.kernels.structures import Rows
 
 Rule = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
 Loss = Callable[[Tensor], Tensor]

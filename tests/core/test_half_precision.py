@@ -6,7 +6,7 @@ from tiny import CUTS, UNPAIRED, TinyNet, batches, train
 from torch import nn
 
 import gmixout
-from gmixout.kernels.reference import round_randomly
+from gmixout.kernels.rounding import round_randomly
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

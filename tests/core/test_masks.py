@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gmixout.core.masks import STRUCTURES, count_units, draw, in_groups
-from gmixout.kernels.reference import Columns, Rows
+from gmixout.kernels.structures import Columns, Rows
 
 
 def structure(kind, shape, rate=0.0, block_size=4):

@@ -13,7 +13,7 @@ import gmixout
 from gmixout import GMixout
 from gmixout.core.process import redraw
 from gmixout.errors import AttachError
-from gmixout.kernels.reference import Columns, Rows
+from gmixout.kernels.structures import Columns, Rows
 
 CONFIG = GMixout(mask_rate=0.5, structure="neuron")
 

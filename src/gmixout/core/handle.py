@@ -28,7 +28,7 @@ from gmixout.core.selection import Places, biases_of, dense_groups, unmasked, wi
 from gmixout.core.summary import Summary, summarize
 from gmixout.core.values import Phi, watch_optimizers
 from gmixout.errors import AttachError, StateError
-from gmixout.kernels.reference import Rows
+from gmixout.kernels.structures import Rows
 
 OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
 

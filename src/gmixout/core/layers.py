@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gmixout.core.process import MaskedWeight
 from gmixout.errors import AttachError
-from gmixout.kernels.reference import ConvProduct, LayerProduct, LinearProduct, size
+from gmixout.kernels.products import ConvProduct, LayerProduct, LinearProduct, size
 
 
 class _Collect(torch.autograd.Function):

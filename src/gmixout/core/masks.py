@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmixout.kernels.reference import (
+from gmixout.kernels.structures import (
     Blocks,
     Columns,
     Elements,

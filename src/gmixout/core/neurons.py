@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gmixout.errors import AttachError
-from gmixout.kernels.reference import Columns, Rows, Structure
+from gmixout.kernels.structures import Columns, Rows, Structure
 
 Chosen = Mapping[str, Sequence[tuple[nn.Module, str]]]
 """Masked parameters by name, each with every module and attribute that holds it."""

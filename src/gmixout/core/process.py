@@ -30,7 +30,8 @@ from gmixout.core.config import GMixout
 from gmixout.core.masks import STRUCTURES, count_units, draw_each, in_groups
 from gmixout.core.values import Phi, Values
 from gmixout.errors import AttachError
-from gmixout.kernels.reference import Index, Structure, positions
+from gmixout.kernels.products import Index, positions
+from gmixout.kernels.structures import Structure
 
 WeightState = dict[str, Any]
 

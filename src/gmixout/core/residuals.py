@@ -10,7 +10,7 @@ from gmixout.core.config import GMixout
 from gmixout.core.masks import in_batches, uniform_each
 from gmixout.core.process import MaskedWeight
 from gmixout.errors import AttachError
-from gmixout.kernels.reference import round_randomly
+from gmixout.kernels.rounding import round_randomly
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 

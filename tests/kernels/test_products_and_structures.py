@@ -10,16 +10,9 @@ from hypothesis import given, settings
 from torch.utils.flop_counter import FlopCounterMode
 
 from gmixout.core.masks import count_units, draw
-from gmixout.kernels import reference
-from gmixout.kernels.reference import (
-    Blocks,
-    Columns,
-    ConvProduct,
-    Elements,
-    LinearProduct,
-    PixelProduct,
-    Rows,
-)  # fmt: skip
+from gmixout.kernels import products
+from gmixout.kernels.products import ConvProduct, LinearProduct, PixelProduct
+from gmixout.kernels.structures import Blocks, Columns, Elements, Rows
 
 STRUCTURES = (Elements(), Rows(), Columns(), Blocks(size=1), Blocks(size=4), Blocks(size=16))
 structures = st.sampled_from(STRUCTURES)
@@ -114,7 +107,7 @@ def test_convolution(data, structure, dims, rate):
 @pytest.mark.parametrize("structure", [Rows(), Columns()], ids=repr)
 @pytest.mark.parametrize("count", [1, 7, 8, 9])
 def test_products_of_as_many_units_as_a_gpu_likes(monkeypatch, structure, count):
-    monkeypatch.setattr(reference, "ALIGNMENT", {"cpu": 8})
+    monkeypatch.setattr(products, "ALIGNMENT", {"cpu": 8})
     weight, input = normal(12, 10), normal(2, 3, 10)
     index = torch.arange(10)[-count:]
     assert structure.keep(LinearProduct(), input, index).shape[-1] in (10, 8, 16)
@@ -184,7 +177,7 @@ def test_rows_of_a_band_are_multiplied_where_they_are():
 @pytest.mark.parametrize(("tokens", "parts"), [((12,), 4), ((3, 8), 6), ((7,), 4), ((0,), 4)])
 def test_tokens_that_are_split_give_the_same_sum(monkeypatch, structure, tokens, parts):
     """As on a GPU; a number of tokens that the parts do not divide is one piece."""
-    monkeypatch.setattr(reference, "SPLIT", {"cpu": parts})
+    monkeypatch.setattr(products, "SPLIT", {"cpu": parts})
     weight, input = normal(20, 12), normal(*tokens, 12)
     index = index_of(structure, weight.shape, 0.5)
     check(structure, LinearProduct(), F.linear, input, weight, index)
@@ -194,13 +187,13 @@ def test_a_split_product_is_one_batch_and_keeps_what_float32_holds(monkeypatch):
     grad, input = normal(4096, 8).bfloat16(), normal(4096, 16).bfloat16()
     exact = grad.double().T @ input.double()
     whole = LinearProduct().dense(grad, input)
-    monkeypatch.setattr(reference, "SPLIT", {"cpu": 16})
+    monkeypatch.setattr(products, "SPLIT", {"cpu": 16})
     with FlopCounterMode(display=False) as counter:
         split = LinearProduct().dense(grad, input)
     assert [str(op) for op in counter.get_flop_counts()["Global"]] == ["aten.bmm"]
     assert split.dtype == torch.float32
     assert (split - exact).abs().max() <= (whole - exact).abs().max()
-    wide = normal(4096, 128 * (reference.SMALL_PRODUCT + 1)).bfloat16()
+    wide = normal(4096, 128 * (products.SMALL_PRODUCT + 1)).bfloat16()
     with FlopCounterMode(display=False) as counter:
         LinearProduct().dense(grad, wide)
     assert [str(op) for op in counter.get_flop_counts()["Global"]] == ["aten.mm"]
@@ -218,8 +211,8 @@ def test_a_split_product_is_one_batch_and_keeps_what_float32_holds(monkeypatch):
 )
 def test_tiles_from_strips_of_the_dense_gradient(monkeypatch, strip, product, weight, input):
     """As on a GPU, where tile by tile took 2.4 times as long."""
-    monkeypatch.setattr(reference, "TILED", ())
-    monkeypatch.setattr(reference, "STRIP_ENTRIES", {"cpu": strip})
+    monkeypatch.setattr("gmixout.kernels.structures.TILED", ())
+    monkeypatch.setattr("gmixout.kernels.structures.STRIP_ENTRIES", {"cpu": strip})
     monkeypatch.delattr(type(product), "tiles")
     layer = F.linear if isinstance(product, LinearProduct) else lambda x, w: conv(x, w, product)
     for size, rate in ((12, 0.5), (4, 0.9), (1, 0.7)):
@@ -291,7 +284,7 @@ def test_tiles_of_single_pixels_are_never_a_convolution(monkeypatch, batch):
 
 @pytest.mark.parametrize("strip", [1, 7, 40, 10**6])
 def test_element_in_strips_of_any_size(monkeypatch, strip):
-    monkeypatch.setattr(reference, "STRIP_ENTRIES", {"cpu": strip})
+    monkeypatch.setattr("gmixout.kernels.structures.STRIP_ENTRIES", {"cpu": strip})
     weight = normal(13, 5)
     for rate in (0.0, 0.6, 0.98):
         index = index_of(Elements(), weight.shape, rate)
@@ -300,7 +293,7 @@ def test_element_in_strips_of_any_size(monkeypatch, strip):
 
 @pytest.mark.parametrize("entries", [1, 50, 10**6])
 def test_blocks_in_pieces_of_any_size(monkeypatch, entries):
-    monkeypatch.setattr(reference, "GATHER_ENTRIES", entries)
+    monkeypatch.setattr(products, "GATHER_ENTRIES", entries)
     weight = normal(12, 8)
     index = index_of(Blocks(size=4), weight.shape, 0.3)
     check(Blocks(size=4), LinearProduct(), F.linear, normal(6, 8), weight, index)
@@ -328,8 +321,8 @@ def largest_tensor(function):
 @pytest.mark.parametrize("structure", [Elements(), Rows(), Columns(), Blocks(size=16)], ids=repr)
 def test_no_dense_gradient_is_ever_made(monkeypatch, structure):
     """The weight is far larger than anything that its masked gradient touches."""
-    monkeypatch.setattr(reference, "STRIP_ENTRIES", {"cpu": 4096})
-    monkeypatch.setattr(reference, "GATHER_ENTRIES", 4096)
+    monkeypatch.setattr("gmixout.kernels.structures.STRIP_ENTRIES", {"cpu": 4096})
+    monkeypatch.setattr(products, "GATHER_ENTRIES", 4096)
     product, shape = LinearProduct(), (512, 512)
     grad, input = normal(64, 512), normal(64, 512)
     index = index_of(structure, shape, 0.95)
