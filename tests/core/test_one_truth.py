@@ -400,7 +400,7 @@ def test_weights_changed_by_a_hand_in_training_stay_changed(setting):
     # which the residual of masks to come is no part of
     if masked.config.residual == "reset":
         assert model.state_dict()["hidden.weight"].abs().max() <= 0.01 + 1e-6
-    assert masked._weights["hidden.weight"].is_written()
+    assert masked._weights["hidden.weight"].agreement.is_written()
 
 
 def test_an_optimizer_from_before_attach_is_an_error():

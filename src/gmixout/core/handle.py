@@ -194,7 +194,7 @@ class Masked:
         ours = {id(masked.values) for masked in self._weights.values()}
         for name, parameter in self.model.named_parameters():
             if parameter in weights:
-                weights[parameter].settle()
+                weights[parameter].agreement.settle()
                 yield name, expose(weights[parameter])
             elif id(parameter) not in ours:
                 yield name, parameter
@@ -301,7 +301,7 @@ class Masked:
         """
         self.model  # noqa: B018 - raises after detach()
         for masked in self._weights.values():
-            masked.put()
+            masked.agreement.put()
 
     def _after_step(self) -> None:
         self._write()
@@ -425,7 +425,7 @@ class Masked:
         """Return one tensor for each masked parameter."""
         self.model  # noqa: B018 - raises after detach()
         for masked in self._weights.values():
-            masked.settle()
+            masked.agreement.settle()
         return {masked.parameter: form(masked) for masked in self._weights.values()}
 
     def _state(self, weights: dict[nn.Parameter, Tensor]) -> dict[str, Tensor]:
@@ -465,7 +465,7 @@ class Masked:
         self.unbind()
         self._layers.end()
         for masked in self._weights.values():
-            masked.look()
+            masked.agreement.look()
             masked.weight.copy_(masked.plain())
             masked.release()
         for module in self._modules:
@@ -491,6 +491,6 @@ def _check_seen(masked: "weakref.ref[MaskedWeight]") -> Callable[[Tensor], None]
     def check(values: Tensor) -> None:
         del values
         if (found := masked()) is not None:
-            found.check_seen()
+            found.agreement.check()
 
     return check

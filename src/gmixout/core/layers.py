@@ -130,7 +130,7 @@ def _masked_bias(module: nn.Module, attribute: str) -> MaskedWeight | None:
     bias = module._modules.get(child_name(attribute))
     if not isinstance(bias, MaskedWeight) or bias.values.dim() != 1:
         return None
-    bias.settle()
+    bias.agreement.settle()
     return bias
 
 
@@ -167,7 +167,7 @@ def _as_run(input: Tensor) -> Tensor:
 
 def _linear(module: nn.Module, weight: str, bias: str, input: Tensor) -> Tensor:
     masked, shift = _masked(module, weight), _masked_bias(module, bias)
-    masked.settle()
+    masked.agreement.settle()
     input, added = _as_run(input), getattr(module, bias) if shift is None else shift.weight
     # As a matrix: of more dimensions some versions of torch give a view, and what is done to a
     # view in place (`mark_dirty`) costs backward some nine copies of the gradient.
@@ -183,7 +183,7 @@ def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
 
 def _conv_forward(self: nn.modules.conv._ConvNd, input: Tensor) -> Tensor:
     masked, shift, input = _masked(self, "weight"), _masked_bias(self, "bias"), _as_run(input)
-    masked.settle()
+    masked.agreement.settle()
     padding = self.padding
     if self.padding_mode != "zeros" or isinstance(padding, str):
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
@@ -317,9 +317,10 @@ def _empty(cls: type[nn.Module], attributes: frozenset[str], fast: bool) -> nn.M
 def _weight_property(attribute: str) -> property:
     def weight(self: nn.Module) -> Tensor | None:
         masked = _masked(self, attribute)
-        masked.settle()
+        masked.agreement.settle()
         if has_fast_path(self, attribute):
-            masked.hand_out()  # the caller may change it; the layer itself does not call this
+            # the caller may change it; the layer itself does not call this
+            masked.agreement.hand_out()
         return expose(masked) if torch.is_grad_enabled() else self._parameters[attribute]
 
     return property(weight)

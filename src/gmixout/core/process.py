@@ -17,7 +17,7 @@ share rho towards the pretrained weights (ours; no paper has it), and a new mask
 becomes of D then is up to a `Residual` (residuals.py has both).
 
 Values that anybody else moves (half a step of SAM, averages swapped in for validation, a manual
-edit) are written into the weight when it is next used: `settle`.
+edit) are written into the weight when it is next used: `Agreement.settle`.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,10 +26,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from gmixout.core.agreement import Agreement
 from gmixout.core.config import GMixout
 from gmixout.core.masks import STRUCTURES, count_units, draw_each, in_groups
 from gmixout.core.values import Phi, Values
-from gmixout.errors import AttachError
 from gmixout.kernels.products import Index, positions
 from gmixout.kernels.structures import Structure
 
@@ -143,9 +143,8 @@ class MaskedWeight(nn.Module):
         self.values = Values(held.clone())
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("held", held, persistent=False)
-        self._fresh = True  # nothing was trained since the weight was taken as pretrained
-        self._seen: tuple[Values, nn.Parameter, int, int] | None = None
-        self._start()
+        self.agreement = Agreement(self)
+        self.start()
         self._plain_class: type[nn.Parameter] = type(self.parameter)
         if self._plain_class is nn.Parameter:  # one of the user's own keeps what it can do
             self.parameter.__class__ = Phi
@@ -178,134 +177,18 @@ class MaskedWeight(nn.Module):
         return not (self.whole and self.config.residual == "persist")
 
     @torch.no_grad()
-    def _start(self) -> None:
+    def start(self) -> None:
         """Take the current weight as the pretrained one, with the mask in force."""
         self.residual.start(self)
         _take_up_entries([self])
-        self._fresh = True
+        self.agreement.fresh = True
 
     @torch.no_grad()
     def write_(self) -> None:
         """Write Phi[M] = A + c * D: make the values effective in the layer."""
-        self.put_(self._phi())
-        self._fresh = False
-        self._note()
-
-    def settle(self) -> None:
-        """Make the layer hold what the values say, if either was moved by others.
-
-        Cheap if nothing was moved: two version counters are compared. Weights moved together with
-        the values (for example, an average of the whole model) win, and the values follow them.
-
-        Raises:
-            AttachError: `torch.func.functional_call` put something else in the values' place, or
-                ranks of a process group drew other masks.
-        """
-        if torch.compiler.is_compiling():
-            return  # `check_seen` raises in backward
-        if self._seen is None:
-            self.look()
-            return
-        values, weight, version, weight_version = self._seen
-        if self.parameter is not weight:
-            return  # a stand-in of functional_call, which is to be computed with as it is
-        if self.values is not values:
-            raise AttachError(
-                f"functional_call() was given other masked values of {self.name!r}, which are "
-                "only a part of its weight. Pass complete weights: those of masked.snapshot()."
-            )
-        if (
-            values.moved
-            or values._version != version
-            or weight._version != weight_version
-            or getattr(weight, "moved", False)
-        ):
-            self.look()
-
-    def hand_out(self) -> None:
-        """Check the weight next time: its holder may change it through `.data`."""
-        weight = self.parameter
-        if isinstance(weight, Phi):
-            weight.moved = True
-
-    @torch.no_grad()
-    def look(self) -> None:
-        """Run `settle`, comparing entry by entry; waits for the device."""
-        values, weight = self.values, self.parameter
-        seen = self._seen or (values, weight, values._version, weight._version)
-        moved = weight._version != seen[3] or getattr(weight, "moved", False)
-        if moved and self._fresh and values.process is not None:
-            self._begin_again()
-        elif not self.is_written():
-            if not moved:
-                self.write_()
-            else:
-                phi = self.gather(self.weight)
-                if values.moved or values._version != seen[2]:
-                    values.copy_(torch.lerp(self.held, phi, 1 / self.scale))
-                else:  # a change of the weight is one of A, and D stays what it was
-                    change = phi - self._phi()
-                    self.held.add_(change)
-                    values.add_(change)
-        self._note()
-
-    def put(self) -> None:
-        """Run `look`, assuming that the values moved unless the weight's version says otherwise.
-
-        A weight that was handed out may have been changed by its `.data`; that it was not is what
-        a caller says who asks for the values to be written.
-        """
-        values, weight, version, weight_version = self._seen or (None, None, -1, -1)
-        unmoved = self.parameter is weight and weight._version == weight_version
-        if self.values is values and unmoved and values._version != version:
-            self.write_()
-            self._note()
-        else:
-            self.look()
-
-    def check_seen(self) -> None:
-        """Check, in backward, that the layer held these very values in the forward pass.
-
-        Raises:
-            AttachError: It did not: it was compiled, or they were moved between the passes.
-        """
-        if self._seen is None or self.values is not self._seen[0]:
-            return
-        if self.values.moved or self.values._version != self._seen[2]:
-            if not self.is_written():
-                raise AttachError(
-                    f"The masked values of {self.name!r} were moved after the last write, and the "
-                    "forward pass did not see it: a compiled model cannot detect it. Call "
-                    "masked.write() after moving values outside of optimizer.step(), before the "
-                    "forward pass."
-                )
-            self.look()
-
-    def _note(self) -> None:
-        """Remember that weight and values agree as they are now."""
-        values, weight = self.values, self.parameter
-        values.moved = False
-        if isinstance(weight, Phi):
-            weight.moved = False
-        self._seen = (values, weight, values._version, weight._version)
-
-    def _begin_again(self) -> None:
-        """Take up a weight that others changed before training: DDP, which hands on rank 0's."""
-        entries = self.gather(self.weight)
-        if self.config.anchor == "pretrained" and torch.equal(entries, self.values):
-            self.held.copy_(entries)  # no more: their gradients may be there already
-            self.residual.start(self)
-            return
-        untouched = self.config.anchor == "zero" and self.is_written()
-        if untouched and torch.equal(self.residual.begin(self), self.values):
-            return
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            raise AttachError(
-                f"The weight of {self.name!r} was handed on by another process, with other masks "
-                "or from another start. Attach with one config and seed on every rank, to models "
-                "with the same weights (call torch.manual_seed before making them)."
-            )
-        self._start()
+        self.put_(self.phi())
+        self.agreement.fresh = False
+        self.agreement.note()
 
     @torch.no_grad()
     def plain(self) -> Tensor:
@@ -354,21 +237,21 @@ class MaskedWeight(nn.Module):
     def train(self, mode: bool = True) -> "MaskedWeight":
         """Switch between training and evaluation, for which values may have been swapped."""
         if mode == self.training:
-            self.settle()
+            self.agreement.settle()
         else:
-            self.look()
+            self.agreement.look()
         return super().train(mode)
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Add nothing: the model's state dict holds Phi, `export_state` the rest."""
-        self.settle()
+        self.agreement.settle()
 
     @torch.no_grad()
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Follow the owner, whose weight was just loaded: different weights are a new anchor."""
-        if not self.is_written():
-            self._start()
-        self._note()
+        if not self.agreement.is_written():
+            self.start()
+        self.agreement.note()
 
     def release(self) -> None:
         """Give the model's parameter its class back, and let go of the process."""
@@ -382,18 +265,10 @@ class MaskedWeight(nn.Module):
     @torch.no_grad()
     def restart(self) -> None:
         """Take the current weight as the pretrained one, with the first period's mask."""
-        self.look()
+        self.agreement.look()
         self.weight.copy_(self.plain())
         _set_masks([self], 0)
-        self._start()
-
-    @torch.no_grad()
-    def is_written(self) -> bool:
-        """Return whether the layer's weight holds what the values say; waits for the device."""
-        if self.weight.is_meta:
-            return True
-        entries = self.structure.gather(self.weight, self.chosen())
-        return torch.equal(entries, self._phi().to(entries.dtype))
+        self.start()
 
     def gather(self, dense: Tensor) -> Tensor:
         """Return the mask's entries of the weight or a copy of it, as the values are kept."""
@@ -413,7 +288,8 @@ class MaskedWeight(nn.Module):
             return self.band
         return self.index if device is None else self.index.to(device)
 
-    def _phi(self) -> Tensor:
+    def phi(self) -> Tensor:
+        """Return Phi[M] = A + c * D of the mask's entries, as the values are kept."""
         c = self.scale
         return self.values if c == 1 else torch.lerp(self.held, self.values, c)
 
@@ -423,7 +299,7 @@ class MaskedWeight(nn.Module):
         if self.config.residual_device is None:
             self.residual.dense = {k: copy.to(device) for k, copy in self.residual.dense.items()}
         super()._apply(lambda tensor: tensor.to(device), recurse)
-        self._seen = None  # the weight may become another object
+        self.agreement.lose()  # the weight may become another object
         return self
 
     @staticmethod
@@ -485,7 +361,7 @@ def _take_up_entries(weights: Sequence[MaskedWeight]) -> None:
     for masked, values in zip(weights, begun, strict=True):
         masked.values.grad = None  # of other entries
         if values is masked.held:
-            masked._note()  # D is zero, and the weight holds Phi
+            masked.agreement.note()  # D is zero, and the weight holds Phi
         else:
             masked.write_()
-        masked._fresh = False
+        masked.agreement.fresh = False
