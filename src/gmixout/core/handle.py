@@ -1,7 +1,7 @@
 """The handle of a masking process on a model: run it behind an optimizer, then detach it."""
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -11,24 +11,18 @@ from torch import Tensor, nn
 from gmixout.core.binding import Binding
 from gmixout.core.config import GMixout
 from gmixout.core.layers import child_name, expose, has_fast_path, mask_module, unmask_module
-from gmixout.core.masks import in_groups
-from gmixout.core.neurons import Side, find_neurons
+from gmixout.core.placing import place
 from gmixout.core.process import MaskedWeight, redraw
-from gmixout.core.residuals import RESIDUALS
 from gmixout.core.saved import STATE_VERSION, check_state
 from gmixout.core.schedule import (
     ActiveLayers,
     RandomStart,
     Schedule,
-    below_start,
-    count_layers_below,
-    layers_of,
 )
-from gmixout.core.selection import Places, biases_of, dense_groups, unmasked, with_decay
+from gmixout.core.selection import Places, dense_groups, with_decay
 from gmixout.core.summary import Summary, summarize
 from gmixout.core.values import Phi, watch_optimizers
 from gmixout.errors import AttachError, StateError
-from gmixout.kernels.structures import Rows
 
 OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
 
@@ -53,47 +47,22 @@ class Masked:
         self.heads = heads
         self.steps = 0
         """Optimizer steps so far."""
-        self._weights: dict[str, MaskedWeight] = {}
         self._bound: Binding | None = None
-        self._fast: dict[str, bool] = {}
-        by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
-        self._held: list[nn.Parameter] = []
-        """Parameters that are not trained while the process is on the model."""
-        if config.min_start_depth > 0:
-            low = below_start(model, chosen, heads, config.min_start_depth)
-            chosen = {name: homes for name, homes in chosen.items() if name not in low}
-            self._hold(low.values())
-        biases = biases_of(model, chosen, heads) if config.biases == "masked" else {}
-        places = {**chosen, **{name: homes for name, (homes, _) in biases.items()}}
-        if config.biases != "dense":
-            self._hold(unmasked(model, places, heads))
-        below = count_layers_below(model, chosen, heads)
-        sides = find_neurons(model, chosen) if config.structure == "neuron" else {}
-        trained = {
-            parameter: below[name]
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and name not in places
-        }
-        for name, homes in places.items():
-            if name in biases:
-                self._weights[name] = self._mask_bias(name, homes[0], biases[name][1])
-            else:
-                self._weights[name] = self._mask(name, homes[0], sides.get(name))
-            trained[self._weights[name].values] = below[name]
-            for module, attribute in homes:
-                by_module.setdefault(module, {})[attribute] = self._weights[name]
-                # With a leftover gradient, weight decay would move anchor values.
-                module._parameters[attribute].grad = None  # type: ignore[union-attr]
-                module._parameters[attribute].requires_grad_(False)  # type: ignore[union-attr]
-        self._modules = list(by_module)
+        placed = place(model, config, chosen, heads)
+        self._weights = placed.weights
+        self._held = placed.held
         if config.mean_start_depth > config.min_start_depth:
             lowest = config.min_start_depth
             schedule = RandomStart((config.mean_start_depth - lowest) / (1 - lowest))
-        self._layers = ActiveLayers(schedule, layers_of(chosen), trained, config.seed)
+        self._layers = ActiveLayers(schedule, placed.layers, placed.depths, config.seed)
+        by_module = placed.by_module()
+        self._modules = list(by_module)
         for module, weights in by_module.items():
             mask_module(module, weights, fast=not higher_order)
-        for name, homes in places.items():
-            self._fast[name] = not higher_order and all(has_fast_path(*home) for home in homes)
+        self._fast = {
+            name: not higher_order and all(has_fast_path(*home) for home in homes)
+            for name, homes in placed.homes.items()
+        }
         self._watch()
         # Every rank draws the same masks itself: DDP must ignore them.
         ours = {id(b) for masked in self._weights.values() for b in masked.buffers()}
@@ -101,36 +70,6 @@ class Masked:
         buffers = [name for name, buffer in model.named_buffers() if id(buffer) in ours]
         # of the model itself: a compiled one would hand an attribute on to what it wraps
         vars(model)[_IGNORED_BY_DDP] = [*self._ignored, *buffers]
-
-    def _hold(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Keep parameters from being trained until `detach`."""
-        for parameter in parameters:
-            if parameter.requires_grad:
-                parameter.requires_grad_(False)
-                parameter.grad = None
-                self._held.append(parameter)
-
-    def _mask(self, name: str, home: tuple[nn.Module, str], side: Side | None) -> MaskedWeight:
-        """Return the process on a weight, which may share its masks with others."""
-        config = self.config
-        residual = RESIDUALS[config.residual](config)
-        if side is None:
-            return MaskedWeight(name, *home, config, residual)
-        shape = home[0]._parameters[home[1]].shape  # type: ignore[union-attr]
-        structure = in_groups(side.structure, shape, config.mask_rate, config.group_size)
-        return MaskedWeight(name, *home, config, residual, structure, side.neurons)
-
-    def _mask_bias(
-        self, name: str, home: tuple[nn.Module, str], weight: str | None
-    ) -> MaskedWeight:
-        """Return the process on a bias, which moves with its weight's output units."""
-        config = self.config
-        residual = RESIDUALS[config.residual](config)
-        owner = None if weight is None else self._weights[weight]
-        if owner is not None and isinstance(owner.structure, Rows):
-            return MaskedWeight(name, *home, config, residual, owner.structure, owner.drawn_as)
-        # single entries, and a vector, which optimizers' groups know as a bias
-        return MaskedWeight(name, *home, config, residual, Rows())
 
     def _watch(self) -> None:
         """Detect values that are trained by others, or that a compiled model did not see."""
