@@ -37,6 +37,8 @@ from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_training_settings, train
 from gmixout.weightspace import State
 
+DIGEST_SCHEMA = 2
+"""Version of the digests of data: no default is part of them, so that they outlive run hashes."""
 _OWN_FIELDS = ("lr", "head_lr", "seed", "steps", "batch_size")
 """Training settings with their own field in a record; `settings` holds the others."""
 _COSTS = ("trainable", "seconds", "step_seconds", "peak_memory_bytes")
@@ -58,9 +60,9 @@ def method_of(spec: Any) -> Method | None:
         return None
 
 
-def hash_of(what: Mapping[str, Any]) -> str:
+def hash_of(what: Mapping[str, Any], schema: int = IDENTITY_SCHEMA) -> str:
     """Return 12 hexadecimal digits that identify plain values."""
-    text = json.dumps({"schema": IDENTITY_SCHEMA, **what}, sort_keys=True)
+    text = json.dumps({"schema": schema, **what}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -83,7 +85,8 @@ def digests_of(task: LoadedTask) -> dict[str, str]:
     """Return digests of a task's data and initial weights, where known."""
     identity, found = task.identity, {}
     if "images" in identity:
-        found["data"] = hash_of({name: identity.get(name) for name in ("images", "classes")})
+        data = {name: identity.get(name) for name in ("images", "classes")}
+        found["data"] = hash_of(data, DIGEST_SCHEMA)
     if "pretrained" in identity:
         found["pretrained"] = str(identity["pretrained"])
     return found

@@ -23,9 +23,10 @@ from gmixout.weightspace import fingerprint
 Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
 Corruptions: TypeAlias = Literal["none", "common", "extra", "all"]
 
-IDENTITY_SCHEMA = 2
-"""Version of the identity of runs; since 2 it leaves out default values. Raise it when the default
-of a setting changes, or runs before and after would look the same."""
+IDENTITY_SCHEMA = 3
+"""Version of the identity of runs, which leaves out default values. Raise it when the default of a
+setting changes, or runs before and after would look the same. 3: GMixout's mask_rate and
+anchor_decay, 0.9 before."""
 
 IN_MEMORY_BYTES = 2**30
 """Preprocessed test and training images stay in memory up to this size in total."""

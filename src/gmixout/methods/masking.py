@@ -59,7 +59,7 @@ gmixout = _as_method(
     "adds a share of the change to a moving anchor, and draws the next subset.",
     Style("GMixout", RED, "D", main=True),
 )
-# At the 0.9 of High-Rate Mixout, which is the library's default, the two would be one method
+# At 0.9 it would be High-Rate Mixout
 mixout = preset(
     gmixout,
     "mixout",

@@ -24,8 +24,8 @@ COMPARED = ("zero_shot", "full", "wise_ft", "random_mask", "mixout", "gmixout")
 EachRun: TypeAlias = Annotated[Any, Fields(TrainingArguments, without=("lr", "seed"))]
 """Settings of a grid's runs, each of which gets a learning rate and a seed."""
 LEVERS: dict[str, list[Any]] = {
-    "mask_rate": [0.8, 0.9, 0.95],
-    "anchor_decay": [0.5, 0.9, 0.97],
+    "mask_rate": [0.5, 0.7, 0.9],
+    "anchor_decay": [0.5, 0.7, 0.9],
     "resample_every": [3, 10, 30],
 }
 """The three levers of the GMixout paper (arXiv 2510.06982, abstract): sparsity, anchor, frequency.
