@@ -55,7 +55,7 @@ def figures(line):
     return re.findall(r"[+-]?\d+\.\d+", line)
 
 
-@pytest.mark.parametrize("script", ["claims.py", "real/variants.py"])
+@pytest.mark.parametrize("script", ["claims.py", "real/rates.py"])
 def test_the_documents_have_every_line(script, capsys):
     text = (ROOT / "docs" / "claims.md").read_text() + (ROOT / "docs" / "real.md").read_text()
     runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")

@@ -56,6 +56,19 @@ def test_settings_gather_seeds_and_sort_by_rate_and_alpha(make_record):
     assert list(study.by_series) == [("zero_shot", ""), ("full", ""), ("wise_ft", "")]
 
 
+def test_a_record_from_before_an_option_existed_has_its_default(make_record):
+    def gmixout(seed, **options):
+        options = {"mask_rate": 0.9, **options}
+        run = f"{seed}{options}"
+        return make_record(method="gmixout", options=options, seed=seed, run=run)
+
+    settings = Study([gmixout(0), gmixout(1, biases="dense"), gmixout(1, biases="held")]).settings
+    assert [(each.variant, len(each.records)) for each in settings] == [
+        ('biases="dense"', 2),
+        ('biases="held"', 1),
+    ]
+
+
 def test_options_that_differ_are_never_averaged(make_record):
     def gmixout(rate, seed):
         options = {"mask_rate": rate, "structure": "row"}

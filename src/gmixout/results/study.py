@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from gmixout.errors import StateError
-from gmixout.methods import METHODS
+from gmixout.methods import METHODS, Method
+from gmixout.named import defaults_of, plain
 from gmixout.plain import listed
 from gmixout.results.record import MethodFacts, Record
 from gmixout.results.selection import RULES
@@ -323,7 +324,9 @@ def _variants(records: Sequence[Record]) -> list[str]:
         {
             (name, json.dumps(value))
             for name, value in (
-                record.method.settings | (record.training.all_settings if record.training else {})
+                _added_since(record.method)
+                | record.method.settings
+                | (record.training.all_settings if record.training else {})
             ).items()
         }
         for record in records
@@ -335,6 +338,16 @@ def _variants(records: Sequence[Record]) -> list[str]:
         ", ".join(f"{name}={value}" for name, value in sorted(own - common[record.method.name]))
         for record, own in zip(records, settings, strict=True)
     ]
+
+
+def _added_since(method: MethodFacts) -> dict[str, Any]:
+    """Return defaults for options that the method may have got since the record was written.
+
+    Options that hold another method are left out, as records do that have them at their default.
+    """
+    kind = METHODS.get(method.base or method.name)
+    defaults = defaults_of(kind) if kind else {}
+    return {name: plain(v) for name, v in defaults.items() if not isinstance(v, Method)}
 
 
 def _refuse_repeated_seeds(setting: Setting) -> None:
