@@ -45,7 +45,7 @@ class Evidence:
 LRS_OF_PAINTINGS = {
     "full": 6e-4,
     "wise_ft": 6e-4,
-    "lora": 1e-3,
+    "lora": 2e-3,
     "mixout": 1e-3,
     "gmixout": 6e-4,
     "gmixout_wise_ft": 6e-4,
