@@ -11,7 +11,7 @@ from toy_benchmark import Toy, net, toy, toy_pretrained
 
 from gmixout.errors import ConfigError, DataError, StateError, TrainingError
 from gmixout.methods import METHODS, get_method
-from gmixout.training import TrainingArguments, TrainingInterrupted, TrainingResult, loop, train
+from gmixout.training import TrainingArguments, TrainingInterrupted, TrainingResult, train, trainer
 from gmixout.training.batches import Batches
 from gmixout.training.checkpoint import load_checkpoint, save_checkpoint
 from gmixout.training.interrupts import Stopped, exit_code
@@ -194,14 +194,14 @@ def test_every_signal_that_asks_for_an_end_is_heard_and_the_run_goes_on_to_the_s
 
 
 def test_a_second_signal_cuts_no_step_and_no_saving_short(tmp_path, monkeypatch):
-    file, save = tmp_path / "c.pt", loop.save_checkpoint
+    file, save = tmp_path / "c.pt", trainer.save_checkpoint
 
     def slow(path, name, state):
         for _ in range(5):
             signal.raise_signal(signal.SIGINT)
         save(path, name, state)
 
-    monkeypatch.setattr(loop, "save_checkpoint", slow)
+    monkeypatch.setattr(trainer, "save_checkpoint", slow)
     with pytest.raises(TrainingInterrupted, match="after step 3 of 12"):
         run(checkpoint=file, on_progress=signal_at(2, signal.SIGINT, signal.SIGINT))
     assert load_checkpoint(file, "run")["progress"]["step"] == 3
@@ -304,7 +304,7 @@ def test_what_the_machine_lacks_is_explained(error, advice, monkeypatch):
     def fail(self, batch):
         raise error
 
-    monkeypatch.setattr(loop._Trainer, "_step", fail)
+    monkeypatch.setattr(trainer.Trainer, "_step", fail)
     with pytest.raises(TrainingError, match=advice):
         run()
 
