@@ -14,6 +14,7 @@ from gmixout.methods import METHODS, get_method
 from gmixout.training import TrainingArguments, TrainingInterrupted, TrainingResult, train, trainer
 from gmixout.training.batches import Batches
 from gmixout.training.checkpoint import load_checkpoint, save_checkpoint
+from gmixout.training.faults import savings
 from gmixout.training.interrupts import Stopped, exit_code
 
 TRAINED = [name for name in METHODS if get_method(name).trained == get_method(name)]
@@ -413,3 +414,17 @@ def test_an_observation_costs_the_run_no_time_and_no_memory():
     watched = run(observe=observe, observe_at=(4, 8))
     assert watched.seconds < 2.0
     assert watched.peak_memory_bytes < size / 2
+
+
+def test_the_way_out_of_too_little_memory_follows_from_the_settings():
+    def advice(**settings):
+        return savings(TrainingArguments(batch_size=12, **settings))
+
+    assert "--accumulate 2 (passes of 6 images, now 12 images; steps stay the same)" in advice()
+    assert "--checkpointing" in advice()
+    assert "--mixed-precision bf16" in advice()
+    assert "--accumulate 12 (passes of 1 image, now 2 images" in advice(accumulate=6)
+    assert "--accumulate" not in advice(accumulate=12)
+    assert "--checkpointing" not in advice(checkpointing=True)
+    assert "bf16" not in advice(mixed_precision="bf16")
+    assert "batch_size" not in savings(TrainingArguments(batch_size=1))

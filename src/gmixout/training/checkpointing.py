@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gmixout.errors import ConfigError
+from gmixout.models.clip import ClipClassifier
 from gmixout.models.pretrained import Pretrained
 
 _SWITCHES = ("grad_checkpointing", "gradient_checkpointing", "activation_checkpointing")
@@ -55,6 +56,5 @@ def is_checkpointed(model: nn.Module) -> bool:
 
 
 def _class_of(model: nn.Module) -> str:
-    """Return the class of the model inside our wrappers."""
-    inner = getattr(model, "visual", None) or getattr(model, "body", None) or model
-    return type(inner).__name__
+    """Return the class of a model; of a CLIP, that of its image tower."""
+    return type(model.visual if isinstance(model, ClipClassifier) else model).__name__

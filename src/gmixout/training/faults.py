@@ -55,8 +55,9 @@ def explained(
     for pattern, (kind, advice) in _FAULTS.items():
         if re.search(pattern, text, re.IGNORECASE):
             first = text.strip().splitlines()[0]
-            advice = advice.replace("{savings}", _SAVINGS if arguments is None else savings(arguments))
-            return kind(f"{advice}. ({printable(first)[:200]})")
+            ways = _SAVINGS if arguments is None else savings(arguments)
+            text = f"{advice.replace('{savings}', ways)}. ({printable(first)[:200]})"
+            return kind(text)
     return None
 
 

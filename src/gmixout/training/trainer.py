@@ -104,7 +104,7 @@ class Trainer:
         arguments: TrainingArguments,
         regularizers: Sequence[Regularizer],
         memory: PeakMemory,
-        callbacks: Callbacks = Callbacks(),  # noqa: B008
+        callbacks: Callbacks = Callbacks(),
     ) -> None:
         model = pretrained.model
         self.accelerator, self.arguments, self.memory = accelerator, arguments, memory

@@ -10,7 +10,7 @@ from gmixout.bench.folder import run_folder, save_model
 from gmixout.bench.grid import Grid
 from gmixout.bench.job import Job, about_model
 from gmixout.bench.options import Fields
-from gmixout.bench.progress import RunBar, bars, print_notes, say
+from gmixout.bench.progress import RunBar, bars, print_notes, print_outcome, say
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.bench.threads import few_threads
 from gmixout.data import Source
@@ -101,6 +101,5 @@ def finetune(
             if options == chosen.method.spelled:
                 save_model(RunFolder(out).model, state, about_model(chosen) | task.about())
         job.finish(out)
-        if chosen.below_start:
-            say(f"{job.title} {chosen.below_start}")
+        print_outcome(job.title, chosen)
         return show_report(out)
