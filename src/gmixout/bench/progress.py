@@ -1,6 +1,7 @@
 """Progress bars and messages for long work."""
 
 import time
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -23,6 +24,12 @@ def print_notes(task: LoadedTask) -> None:
     """Print the notes of a task."""
     for note in task.notes:
         say(f"{task.name}: {note}")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on stderr."""
+    for line in lines:
+        say(line)
 
 
 def print_outcome(title: str, record: Record) -> None:
