@@ -400,7 +400,7 @@ def test_help_and_version(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     for part in ("optimization:", "augmentation:", "conduct:", "of every command:"):
         assert part in printed
-    assert "--batch-size INT Images per step. (default: 32)" in printed
+    assert "--batch-size INT Images per optimizer step. (default: 32)" in printed
     assert "--flip, --no-flip Flip" in printed
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from gmixout.bench.recipes import (
+    CITATIONS,
     HEAD_LR,
     LEAST_STEPS,
     NO_LAYERS,
     RATES,
     RECIPES,
-    CITATIONS,
     WARMUP_SHARE,
     WITHOUT_LAYERS,
     Recipe,
@@ -119,6 +119,18 @@ def choose_settings(
     rated = applies and "lr" in plan.chosen
     rates = tuple(_rounded(factor * plan.full_lr) for factor in RATES) if rated else PLAIN_RATES
     return ChosenSettings(arguments, tuple(plan.lines), rates, rated)
+
+
+def later_settings(values: Mapping[str, Any]) -> list[str]:
+    """Return the settings of a command that `choose_settings` will choose.
+
+    Args:
+        values: The given options of a command.
+    """
+    choices = Choices(**{name: values[name] for name in defaults_of(Choices) if name in values})
+    if choices.applies(values.get("benchmark"), values.get("model")):
+        return [name for name in CHOSEN if name not in values]
+    return ["steps"] if choices.epochs is not None else []
 
 
 def lr_multiplier(method: Method) -> float:

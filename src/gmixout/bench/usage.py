@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from gmixout.bench.choices import later_settings
 from gmixout.bench.options import REQUIRED, Option, matching, options_of, subject_of, texts_of
 from gmixout.bench.values import known, spelled
 from gmixout.named import Named, plain
@@ -131,6 +132,14 @@ def _about(option: Option) -> str:
 
 
 def config_of(options: Mapping[str, Option], values: Mapping[str, Any]) -> str:
-    """Return all settings of a command as YAML that `--config` takes."""
-    every = {name: values.get(name, option.default) for name, option in options.items()}
-    return yaml.safe_dump(plain(every), sort_keys=False)
+    """Return all settings of a command as YAML that `--config` takes.
+
+    What follows from the model and the data when the run starts is left out.
+    """
+    later = set(later_settings(values)) if "recipe" in options else set()
+    every = {n: values.get(n, each.default) for n, each in options.items() if n not in later}
+    text: str = yaml.safe_dump(plain(every), sort_keys=False)
+    if later:
+        names = ", ".join(name for name in options if name in later)
+        text += f"# chosen when the run starts: {names}\n"
+    return text
