@@ -1,6 +1,7 @@
 """Recipes and epochs: settings that follow from the model and the data."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import get_args
 
 import official_trees as trees
@@ -42,6 +43,8 @@ from gmixout.results import RunFolder
 from gmixout.training import TrainingArguments
 
 pytest.importorskip("timm")
+
+GUIDE = Path(__file__).parents[1] / "docs" / "recipes.md"
 
 
 @pytest.fixture(autouse=True)
@@ -323,3 +326,23 @@ def test_a_recipe_by_name_is_taken_for_any_model(task):
     assert none.arguments == TrainingArguments(steps=5)
     job = Job(task, get_method("full"), none.arguments)
     assert job.run == Job(task, get_method("full"), TrainingArguments(steps=5)).run
+
+
+@pytest.mark.skipif(not GUIDE.exists(), reason="the documents are not installed")
+def test_the_guide_has_the_values_of_the_table():
+    text = GUIDE.read_text()
+    rows = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `")}
+    assert rows.keys() == RECIPES.keys()
+    shown = {True: "on", False: "off"}
+    for name, recipe in RECIPES.items():
+        cells = [cell.strip() for cell in rows[name].strip("|").split("|")][2:]
+        order = ("lr", "layer_decay", "weight_decay", "crop_scale", "flip")
+        for setting, cell in zip(order, cells, strict=True):
+            value = recipe.get(setting)
+            said = shown[value.value] if setting == "flip" else f"{value.value:g}" if value else ""
+            assert cell == (f"{said} ({value.source})" if value else ""), (name, setting)
+    for size in DATA_SIZES:
+        assert f"{size.batch_size.value} ({size.batch_size.source})" in text
+        assert f"{size.epochs.value} ({size.epochs.source}" in text
+    for source in CITATIONS.keys() - {"ours"}:
+        assert source in text
