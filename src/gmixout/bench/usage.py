@@ -54,7 +54,8 @@ def help_of_kind(name: str, kind: type[Named], options: Mapping[str, Option]) ->
 
 
 def _page(usage: str, owner: Callable[..., Any], prefix: str) -> Page:
-    texts, groups = texts_of(owner), {}
+    texts = texts_of(owner)
+    groups: dict[str, list[list[str]]] = {}
     for option in options_of(owner).values():
         text = f"{texts.get(option.name, '')} {_about(option)}".strip()
         lines = groups.setdefault(option.section or "options", [])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,11 +74,11 @@ class Batch:
         if self.shares is not None:
             pool = self.labels if self.mixed_labels is None else self.mixed_labels
         whole = replace(self, mixed_labels=None)
-        pieces = torch.arange(len(self), device=self.labels.device).tensor_split(parts)
-        ends = [(int(piece[0]), int(piece[-1]) + 1) for piece in pieces]
+        sizes = [len(places) for places in torch.arange(len(self)).tensor_split(parts)]
+        starts = [sum(sizes[:number]) for number in range(parts)]
         return [
-            replace(whole._each(lambda tensor, a=a, b=b: tensor[a:b]), mixed_labels=pool)
-            for a, b in ends
+            replace(whole._each(partial(_narrowed, start, size)), mixed_labels=pool)
+            for start, size in zip(starts, sizes, strict=True)
         ]
 
     def to(self, *where: Any, **how: Any) -> "Batch":
@@ -91,6 +92,10 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         present = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{n: change(t) for n, t in present.items() if t is not None})
+
+
+def _narrowed(start: int, size: int, tensor: Tensor) -> Tensor:
+    return tensor.narrow(0, start, size)
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> Batch:
