@@ -102,11 +102,11 @@ def test_curves_of_selected_runs_are_apart_and_not_the_last(tmp_path):
     assert [row.chosen_by for row in rows_of(both) if row.setting.series == own] == [
         frozenset({"id_validation", "oracle"})
     ]
-    (note,) = [n for n in notes_of(both.records) if "best of their runs" in n]
-    assert note.startswith("2 models are the best of their runs on ID validation")
+    (note,) = [n for n in notes_of(both.records) if "best of their run" in n]
+    assert "on ID validation, not its last: 2;" in note
     assert "stopped early, after" in note
     assert "budgets are not equal" in note
-    assert not [n for n in notes_of(plain) if "best of their runs" in n]
+    assert not [n for n in notes_of(plain) if "best of their run" in n]
 
 
 def test_the_rule_last_takes_no_model_that_was_kept_early():
@@ -143,3 +143,15 @@ def test_a_dry_run_counts_validations(capsys):
         assert main(["finetune", *words, "--dry-run", *more]) == 0
     assert capsys.readouterr().out.count("Nothing was written") == 2
     assert len(TrainingArguments(steps=100, select="id_validation").validate_at) == 9
+
+
+def test_a_prediction_knows_parts_of_a_batch_and_refuses_checkpointing(capsys):
+    words = ["--benchmark", "digits", "--method", "full", "--steps", "9", "--dry-run"]
+    words += ["--device-spec", "h100"]
+    memory = []
+    for more in ([], ["--accumulate", "4"]):
+        assert main(["finetune", *words, *more]) == 0
+        memory.append(capsys.readouterr().out)
+    assert memory[0] != memory[1]
+    assert main(["finetune", *words, "--checkpointing"]) == 2
+    assert "checkpointing" in capsys.readouterr().err

@@ -173,8 +173,8 @@ class _Plan:
             self.lines.append(f"  given: {', '.join(given)}")
         if pretrained.head_from == "random":
             self.lines.append(
-                "  the head starts random: --head linear_probe trains it first, which distorts the "
-                "features less (LP-FT)"
+                "  --head linear_probe trains the random head first, which distorts the features "
+                f"less: {CITATIONS['LP-FT']}"
             )
         for name in dict.fromkeys(value.source for value in self.chosen.values()):
             self.lines.append(f"  source {name}: {CITATIONS[name]}")

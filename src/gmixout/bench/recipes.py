@@ -128,7 +128,7 @@ LEAST_STEPS = Value(200, "ours", "500 in BiT")
 """Fewest steps, for very few images."""
 WARMUP_SHARE = Value(0.05, "ours", "WiSE-FT's 2% on ImageNet, 10% in AutoGluon")
 """Share of the steps for the warm-up."""
-HEAD_LR = Value(1e-3, "LP-FT", "of a head that starts random; a head that knows the classes has lr")
+HEAD_LR = Value(1e-3, "ours", "the head starts random; one that knows the classes has lr")
 """Learning rate of a random head."""
 
 

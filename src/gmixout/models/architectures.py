@@ -15,7 +15,7 @@ ARCHITECTURES: dict[str, str] = {
     "dino": "DINOv2, DINOv3 or DINO",
     "convnext": "ConvNeXt",
     "vit": "Vision Transformer",
-    "cnn": "convolutional network with batch norms (ResNet, EfficientNet, ...)",
+    "cnn": "network with batch norms, such as ResNet or EfficientNet",
     "other": "another architecture",
 }
 """Titles of the architectures, by their names."""

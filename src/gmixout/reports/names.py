@@ -80,11 +80,11 @@ def notes_of(records: Iterable[Record]) -> list[str]:
     }
     kept = [r.training for r in records if r.training and r.training.kept_step is not None]
     if kept:
-        text = f"{len(kept)} models are the best of their runs on ID validation, not the last ones"
+        text = f"models that are the best of their run on ID validation, not its last: {len(kept)}"
         if early := sorted(each.taken for each in kept if each.taken < each.steps):
             text += (
-                f"; {len(early)} of these runs stopped early, after {early[0]} to {early[-1]} "
-                "steps: budgets are not equal"
+                f"; of runs that stopped early, after {early[0]} to {early[-1]} steps, so that "
+                f"budgets are not equal: {len(early)}"
             )
         notes[text] = None
     if len(starts) > 1:

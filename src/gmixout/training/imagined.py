@@ -42,8 +42,15 @@ def trace_training(
         The trace of one step, and the number of values that it trains.
 
     Raises:
-        ConfigError: The step cannot be traced, as it looks at values and not only at shapes.
+        ConfigError: The step cannot be traced, as it looks at values and not only at shapes, or
+            recomputes activations.
     """
+    if arguments.checkpointing:
+        raise ConfigError(
+            "checkpointing cannot be predicted for another device: leave it out here (it takes "
+            "less memory and about a third more time), or measure it: --dry-run without "
+            "--device-spec"
+        )
     set_train_mode(pretrained.model, arguments.freeze_batch_norm)
     before = bytes_of(pretrained.model)
     accelerator: Any = _ImaginedAccelerator(arguments.mixed_precision)

@@ -106,6 +106,7 @@ def compare(
         lrs, lrs_of = chosen.rates, {**chosen.rates_of(methods), **(lrs_of or {})}
     settings = replace(chosen.arguments, lr=0.0, seed=0)  # each run gets an lr, a seed
     grid = Grid(task, methods, lrs, seeds, settings, out, workers, every or dry_run, lrs_of or None)
+    print_lines(chosen.lines)
     if dry_run:
         estimate(grid, methods, device)
         return []
@@ -192,9 +193,11 @@ def sweep(
     task = Task(benchmark, model, head, corruptions, corruption_share, image_size, workers_each)
     chosen = choose_settings(task, training)
     if lrs is None:
-        lrs = tuple(chosen.rates_of(methods).get(method.name, chosen.rates))
+        trained = method.trained or method
+        lrs = tuple(chosen.rates_of(methods).get(trained.name, chosen.rates))
     settings = replace(chosen.arguments, lr=0.0, seed=0)  # each run gets an lr, a seed
     grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=dry_run)
+    print_lines(chosen.lines)
     if dry_run:
         estimate(grid, methods, device)
         return []
@@ -207,7 +210,6 @@ def _carry_out(
 ) -> list[Record]:
     config = {**grid.task.plain(), **what, **grid.settings()}
     print_notes(grid.loaded)
-    print_lines(chosen.lines)
     may_change = (*what, *grid.may_change())
     with run_folder(grid.out, config, resume, overwrite, may_change, grid.task, chosen.lines):
         try:

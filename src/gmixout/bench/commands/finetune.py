@@ -83,12 +83,12 @@ def finetune(
     config = {**task.plain(), "method": spec_of(method), **arguments.plain()}
     job = Job(task, method.trained, arguments)
     job.check()
+    print_lines(chosen.lines)
     if dry_run:
         grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out, workers=1)
         estimate(grid, [method], device)
         return []
     print_notes(loaded)
-    print_lines(chosen.lines)
     changes = arguments.conduct()
     with run_folder(out, config, resume, overwrite, changes, task, chosen.lines):
         log = RunFolder(out).log
