@@ -6,7 +6,13 @@ import pytest
 
 from gmixout.errors import ConfigError
 from gmixout.training import TrainingArguments
-from gmixout.training.arguments import Augmentation, Conduct, Objective, Optimization
+from gmixout.training.arguments import (
+    Augmentation,
+    Conduct,
+    Objective,
+    Optimization,
+    Selection,
+)
 
 
 @pytest.mark.parametrize(
