@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gmixout.bench.help_pages import STORED, stored_page, text_of
+from gmixout.bench.help_pages import STORED, stored_page, page_text
 from gmixout.bench.usage import page_of
 from gmixout.cli import COMMANDS, Command, main
 
@@ -44,11 +44,11 @@ def test_each_page_names_its_options_and_defaults(title, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith(f"usage: {title}")
     assert "--allow MODULE" in printed
-    assert printed.rstrip("\n") == text_of(stored_page(title)).rstrip("\n")
+    assert printed.rstrip("\n") == page_text(stored_page(title)).rstrip("\n")
 
 
 def test_without_the_file_help_comes_from_the_signatures(monkeypatch, tmp_path, capsys):
-    stored = text_of(stored_page("gmixout evaluate"))
+    stored = page_text(stored_page("gmixout evaluate"))
     monkeypatch.setattr("gmixout.bench.help_pages.STORED", tmp_path / "none.json")
     for content in (None, "{", "[]", '{"gmixout evaluate": 3}'):
         if content is not None:

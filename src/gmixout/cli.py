@@ -15,7 +15,7 @@ from rich.console import Console
 
 from gmixout import __version__, bench
 from gmixout.bench.configs import CONFIGS
-from gmixout.bench.help_pages import stored_page, text_of
+from gmixout.bench.help_pages import stored_page, page_text
 from gmixout.errors import ConfigError, GmixoutError
 from gmixout.plain import printable
 
@@ -184,7 +184,7 @@ def _overview(title: str, commands: Mapping[str, Any]) -> str:
 def _run(command: Command, title: str, words: Sequence[str]) -> None:
     """Parse the words after a command, and call it."""
     if {"-h", "--help"} & {*words} and (page := stored_page(title)):
-        _end(text_of(page))
+        _end(page_text(page))
     # not at the top: all of this imports torch, too slow for help and wrong words
     function = command.function
     from gmixout.bench.options import options_of, subject_of
@@ -199,7 +199,7 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
             words, allowed = without_allow(words)
             given = split(words, subject_of(options))
             if ("help", []) in given:
-                _end(text_of(page_of(title, function)))
+                _end(page_text(page_of(title, function)))
             trust.enter_context(allowing(allowed))
             reading = Reading(options, trust)
             for name, texts in given:

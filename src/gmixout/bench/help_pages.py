@@ -26,7 +26,7 @@ def stored_page(title: str) -> Page | None:
     return page if isinstance(page, dict) else None
 
 
-def text_of(page: Page) -> str:
+def page_text(page: Page) -> str:
     """Return a page as text, as wide as the terminal."""
     parser = argparse.ArgumentParser(
         usage=page["usage"],

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from gmixout.bench.choices import later_settings
-from gmixout.bench.help_pages import Page, text_of
+from gmixout.bench.help_pages import Page, page_text
 from gmixout.bench.options import REQUIRED, Option, matching, options_of, subject_of, texts_of
 from gmixout.bench.values import known, spelled
 from gmixout.named import Named, plain
@@ -48,9 +48,9 @@ def help_of_kind(name: str, kind: type[Named], options: Mapping[str, Option]) ->
     """
     option, title = matching(options, name), kind.__name__
     if option is not None and option.is_list:
-        return text_of(_page(f'--{name} "{title}(OPTION=VALUE, ...)"', kind, ""))
+        return page_text(_page(f'--{name} "{title}(OPTION=VALUE, ...)"', kind, ""))
     usage = f"--{name} {title} [--{name}.OPTION VALUE ...]"
-    return text_of(_page(usage, kind, f"--{name}."))
+    return page_text(_page(usage, kind, f"--{name}."))
 
 
 def _page(usage: str, owner: Callable[..., Any], prefix: str) -> Page:
