@@ -21,7 +21,7 @@ from gmixout.evaluation import metrics
 from gmixout.loading import make_loader
 from gmixout.methods import METHODS, get_method
 from gmixout.results import RecordLog, Study
-from gmixout.training import loop
+from gmixout.training import processes, trainer
 from gmixout.weightspace import uniform_soup
 
 QUICK = {"benchmark": "toy", "steps": 6, "batch_size": 8, "log_every_steps": 2}
@@ -348,7 +348,7 @@ def test_damaged_notes_of_a_run_are_named_and_kept(name, text, finished):
 @pytest.mark.parametrize("launcher", ["accelerate", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
 def test_one_of_several_processes_leaves_no_folder(launcher, tmp_path, monkeypatch):
     if launcher == "accelerate":
-        monkeypatch.setattr(loop.PartialState(), "num_processes", 2)
+        monkeypatch.setattr(processes.PartialState(), "num_processes", 2)
     else:
         monkeypatch.setenv(launcher, "2")
     for train in (bench.finetune, bench.compare):
@@ -636,7 +636,7 @@ def test_processes_that_load_images_do_so_for_every_model(tmp_path, monkeypatch)
         return make_loader(dataset, device, 0, **batching)
 
     monkeypatch.setattr(metrics, "make_loader", counting)
-    monkeypatch.setattr(loop, "make_loader", alone)  # training has tests of its own
+    monkeypatch.setattr(trainer, "make_loader", alone)  # training has tests of its own
     settings = {**ALONE, "methods": [get_method("greedy_soup")], "out": tmp_path}
     found = bench.compare(lrs=(1e-3, 1e-2), num_workers=2, **settings)
     runs = [tmp_path / "runs" / record.run for record in found if not record.pool]

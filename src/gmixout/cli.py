@@ -15,6 +15,7 @@ from rich.console import Console
 
 from gmixout import __version__, bench
 from gmixout.bench.configs import CONFIGS
+from gmixout.bench.help_pages import stored_page, page_text
 from gmixout.errors import ConfigError, GmixoutError
 from gmixout.plain import printable
 
@@ -55,6 +56,18 @@ for typed, file in bench.COMMAND_FILES.items():
     group, _, last = typed.rpartition(" ")
     place: Any = COMMANDS.setdefault(group, {}) if group else COMMANDS
     place[last] = Command(last, file)
+
+START = (
+    ("finetune", "finetune", "try it: a run on real digits"),
+    ("finetune", "finetune --benchmark imagefolder --data-root DIR --model NAME", "on your images"),
+    ("compare", "compare --methods full,wise_ft,gmixout", "methods under one protocol"),
+    ("predict", "predict runs/finetune IMAGES", "answers of the finetuned model"),
+    ("export", "export runs/finetune --to timm", "the model for its own library"),
+    ("report", "report runs/compare", "tables, figures and a page"),
+    ("data", "data check imagefolder --data-root DIR", "check the files of a data set"),
+    ("doctor", "doctor", "what is installed, what is missing"),
+)
+"""First steps: the command that each needs, what to type, and what it does."""
 
 RESUMED = ("finetune", "compare", "sweep")
 """Commands that take `--resume`."""
@@ -125,6 +138,8 @@ def _command_of(words: Sequence[str]) -> tuple[Command, str, list[str]]:
     """Return a command, its title, and the words after it."""
     found: Any = COMMANDS
     title, left = "gmixout", list(words)
+    if not left:
+        _end(_first_steps())
     while isinstance(found, dict):
         word = left.pop(0) if left else ""
         if word in ("-h", "--help"):
@@ -138,6 +153,15 @@ def _command_of(words: Sequence[str]) -> tuple[Command, str, list[str]]:
             raise WordsError(title, f"{said}{meant}")
         found, title = found[word], f"{title} {word}"
     return found, title, left
+
+
+def _first_steps() -> str:
+    """Return what can be done, in ten lines."""
+    steps = [(typed, text) for name, typed, text in START if name in COMMANDS]
+    steps.append(("COMMAND --help", "options; --help lists all commands"))
+    width = max(len(typed) for typed, _ in steps)
+    lines = [f"  gmixout {typed:<{width}}  {text}" for typed, text in steps]
+    return "\n".join(["Robust finetuning of vision foundation models.", *lines])
 
 
 def _overview(title: str, commands: Mapping[str, Any]) -> str:
@@ -159,10 +183,12 @@ def _overview(title: str, commands: Mapping[str, Any]) -> str:
 
 def _run(command: Command, title: str, words: Sequence[str]) -> None:
     """Parse the words after a command, and call it."""
+    if {"-h", "--help"} & {*words} and (page := stored_page(title)):
+        _end(page_text(page))
     # not at the top: all of this imports torch, too slow for help and wrong words
     function = command.function
     from gmixout.bench.options import options_of, subject_of
-    from gmixout.bench.usage import config_of, help_of, help_of_kind
+    from gmixout.bench.usage import config_of, help_of_kind, page_of
     from gmixout.bench.words import Reading, split, without_allow
     from gmixout.named import allowing
     from gmixout.training.interrupts import stoppable
@@ -173,7 +199,7 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
             words, allowed = without_allow(words)
             given = split(words, subject_of(options))
             if ("help", []) in given:
-                _end(help_of(title, function))
+                _end(page_text(page_of(title, function)))
             trust.enter_context(allowing(allowed))
             reading = Reading(options, trust)
             for name, texts in given:

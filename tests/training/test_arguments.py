@@ -6,7 +6,13 @@ import pytest
 
 from gmixout.errors import ConfigError
 from gmixout.training import TrainingArguments
-from gmixout.training.arguments import Augmentation, Conduct, Objective, Optimization
+from gmixout.training.arguments import (
+    Augmentation,
+    Conduct,
+    Objective,
+    Optimization,
+    Selection,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +52,7 @@ def test_values_out_of_range_are_named(name, value):
         TrainingArguments(**{name: value})
 
 
-PARTS = (Optimization, Objective, Augmentation, Conduct)
+PARTS = (Optimization, Objective, Augmentation, Selection, Conduct)
 
 
 def test_every_setting_belongs_to_one_part_and_is_checked_there_alone_too():
@@ -54,13 +60,16 @@ def test_every_setting_belongs_to_one_part_and_is_checked_there_alone_too():
     whole = {field.name for field in fields(TrainingArguments)}
     assert len(names) == len({*names})
     assert whole - {*names} == {
-        *("seed", "steps", "batch_size", "batches", "mixed_precision", "freeze_batch_norm")
+        *("seed", "steps", "batch_size", "accumulate", "batches", "mixed_precision"),
+        "freeze_batch_norm",
     }
     for part in PARTS:
         made = part()
         for field in fields(part):
             assert getattr(made, field.name) == getattr(TrainingArguments(), field.name)
-    for part, wrong in zip(PARTS, ("lr", "mixup", "crop_scale", "num_workers"), strict=True):
+    for part, wrong in zip(
+        PARTS, ("lr", "mixup", "crop_scale", "patience", "num_workers"), strict=True
+    ):
         with pytest.raises(ConfigError, match=rf"{part.__name__}\({wrong}=-1\.?0?\) must be "):
             part(**{wrong: -1})
     assert TrainingArguments().conduct() == tuple(field.name for field in fields(Conduct))

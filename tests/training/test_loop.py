@@ -11,9 +11,10 @@ from toy_benchmark import Toy, net, toy, toy_pretrained
 
 from gmixout.errors import ConfigError, DataError, StateError, TrainingError
 from gmixout.methods import METHODS, get_method
-from gmixout.training import TrainingArguments, TrainingInterrupted, TrainingResult, loop, train
+from gmixout.training import TrainingArguments, TrainingInterrupted, TrainingResult, train, trainer
 from gmixout.training.batches import Batches
 from gmixout.training.checkpoint import load_checkpoint, save_checkpoint
+from gmixout.training.faults import savings
 from gmixout.training.interrupts import Stopped, exit_code
 
 TRAINED = [name for name in METHODS if get_method(name).trained == get_method(name)]
@@ -194,14 +195,14 @@ def test_every_signal_that_asks_for_an_end_is_heard_and_the_run_goes_on_to_the_s
 
 
 def test_a_second_signal_cuts_no_step_and_no_saving_short(tmp_path, monkeypatch):
-    file, save = tmp_path / "c.pt", loop.save_checkpoint
+    file, save = tmp_path / "c.pt", trainer.save_checkpoint
 
     def slow(path, name, state):
         for _ in range(5):
             signal.raise_signal(signal.SIGINT)
         save(path, name, state)
 
-    monkeypatch.setattr(loop, "save_checkpoint", slow)
+    monkeypatch.setattr(trainer, "save_checkpoint", slow)
     with pytest.raises(TrainingInterrupted, match="after step 3 of 12"):
         run(checkpoint=file, on_progress=signal_at(2, signal.SIGINT, signal.SIGINT))
     assert load_checkpoint(file, "run")["progress"]["step"] == 3
@@ -304,7 +305,7 @@ def test_what_the_machine_lacks_is_explained(error, advice, monkeypatch):
     def fail(self, batch):
         raise error
 
-    monkeypatch.setattr(loop._Trainer, "_step", fail)
+    monkeypatch.setattr(trainer.Trainer, "_step", fail)
     with pytest.raises(TrainingError, match=advice):
         run()
 
@@ -413,3 +414,17 @@ def test_an_observation_costs_the_run_no_time_and_no_memory():
     watched = run(observe=observe, observe_at=(4, 8))
     assert watched.seconds < 2.0
     assert watched.peak_memory_bytes < size / 2
+
+
+def test_the_way_out_of_too_little_memory_follows_from_the_settings():
+    def advice(**settings):
+        return savings(TrainingArguments(batch_size=12, **settings))
+
+    assert "--accumulate 2 (passes of 6 images, now 12 images; steps stay the same)" in advice()
+    assert "--checkpointing" in advice()
+    assert "--mixed-precision bf16" in advice()
+    assert "--accumulate 12 (passes of 1 image, now 2 images" in advice(accumulate=6)
+    assert "--accumulate" not in advice(accumulate=12)
+    assert "--checkpointing" not in advice(checkpointing=True)
+    assert "bf16" not in advice(mixed_precision="bf16")
+    assert "batch_size" not in savings(TrainingArguments(batch_size=1))

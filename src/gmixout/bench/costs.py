@@ -12,6 +12,8 @@ class MethodCosts:
     runs: int
     models: int
     """Evaluated models per run."""
+    validations: int = 0
+    """Validations per run that choose the model to keep."""
     steps: int = 0
     step_seconds: float = 0.0
     """Seconds of a step without loading its data."""
@@ -44,6 +46,8 @@ class Costs:
     """Runs at a time."""
     devices: int
     """Devices that share the runs."""
+    id_val_images: int
+    """Images in the in-domain validation set."""
     model_bytes: int
     evaluation_bytes: int
     """Peak memory of an evaluation, above the loaded model."""
@@ -64,7 +68,9 @@ class Costs:
 
     def run_seconds(self, kind: MethodCosts) -> float:
         """Return the seconds of one run, with the evaluations of its models."""
-        return kind.steps * self.step_seconds(kind) + kind.models * self.evaluation_seconds
+        validations = kind.validations * self.id_val_images * self._pace(self.forward, self.loading)
+        evaluations = kind.models * self.evaluation_seconds
+        return kind.steps * self.step_seconds(kind) + evaluations + validations
 
     @property
     def seconds(self) -> float:

@@ -33,6 +33,7 @@ from gmixout.methods import Method
 from gmixout.training import TrainingArguments
 from gmixout.training.augmentation import Augmented
 from gmixout.training.batches import Batches
+from gmixout.training.faults import savings
 from gmixout.training.imagined import trace_evaluation, trace_training
 from gmixout.training.loop import train
 from gmixout.training.memory import PeakMemory
@@ -114,6 +115,7 @@ def measure_costs(grid: Grid, methods: Sequence[Method], device: DeviceSpec | No
         kinds=kinds,
         soups=sum(m.several_runs for m in methods) * len({r.job.arguments.seed for r in grid.runs}),
         images=sum(_tests(grid.loaded).values()),
+        id_val_images=len(grid.loaded.benchmark.id_val),  # type: ignore[arg-type]
         batch_size=len(batch),
         loading=loading / len(batch),
         forward=forward / len(batch),
@@ -176,10 +178,13 @@ def _train(runs: Sequence[Run], batch: LabelledImages, elsewhere: DeviceSpec | N
     kind = MethodCosts(", ".join(map(str, builders)), len(runs), models)
     if job.method is None:
         return kind
+    if settings.select != "last":
+        kind = replace(kind, validations=len(settings.validate_at) + 1)
     if every := settings.evaluate_every_steps:
         kind = replace(kind, models=models + len(range(every, settings.steps, every)))
     few = replace(settings, steps=STEPS, warmup_steps=0, log_every_steps=1, num_workers=0)
     few = replace(few, augment="none", crop_scale=1.0, batches="shuffled")
+    few = replace(few, select="last", validate_every_steps=None, patience=None)
     acting = (*few.beside, *job.method.regularizers)
     few = replace(few, flip="views" in asks_of(acting))  # else the batch is unchanged
     begin = partial(job.method.worst_case().start, seed=settings.seed)
@@ -273,10 +278,11 @@ def _table(costs: Costs) -> Table:
 
 def _warnings(costs: Costs, grid: Grid, machine: _Machine) -> Iterator[str]:
     there, need = machine.memory_bytes, costs.memory_bytes
-    smaller = "use a smaller batch_size, or fewer workers"
+    smaller = "use --accumulate N (the same batch in parts), --checkpointing, or fewer workers"
     for kind in costs.kinds:
         if not kind.fits:
-            yield f"warning: {kind.name} does not fit in {_gib(there)}: use a smaller batch_size"
+            ways = savings(grid.runs[0].job.arguments)
+            yield f"warning: {kind.name} does not fit in {_gib(there)}. {ways}"
     for limit, whose in ((there, "this device"), (SMALL_GPU, "a 24 GB GPU")):
         if need > limit:
             yield f"warning: {_gib(need)} of memory is more than {whose} has: {smaller}"

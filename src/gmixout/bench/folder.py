@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def run_folder(
     overwrite: bool,
     may_change: tuple[str, ...] = (),
     task: Task | None = None,
+    comments: Sequence[str] = (),
 ) -> Iterator[None]:
     """Hold a folder for a run, ready for writing, with its config in it.
 
@@ -74,6 +75,7 @@ def run_folder(
         may_change: Names in `config` that a resumed run may change.
         task: Benchmark and model, whose values in `config` may differ as long as `Task.identity` is
             the same: files may have moved.
+        comments: Lines for the head of `config.yaml`: how its values were chosen.
 
     Raises:
         ConfigError: Both `resume` and `overwrite`, or this is one of several processes.
@@ -95,7 +97,8 @@ def run_folder(
         own = RunFolder(folder)
         if resume and not own.config.exists():
             say(f"{folder} holds no run to resume: starting a new one there.")
-        write_text(own.config, _MARK + yaml.safe_dump(config, sort_keys=False))
+        head = "".join(f"# {printable(line)}\n" for line in comments)
+        write_text(own.config, _MARK + head + yaml.safe_dump(config, sort_keys=False))
         if task is not None:
             if own.identity.exists():
                 _tell_of_another_version(own)

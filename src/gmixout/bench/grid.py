@@ -23,7 +23,7 @@ from gmixout.bench.job import (
     identity_of_training,
     make_record,
 )
-from gmixout.bench.progress import RunBar, bars, say
+from gmixout.bench.progress import RunBar, bars, print_outcome
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads, is_small
 from gmixout.bench.workers import carry_out, workers_for
@@ -191,20 +191,19 @@ class Grid:
                 ) from None
         with few_threads(self.loaded.pretrained.model):
             self._pool(log)
-        self._tell_below_start(log)
+        self._print_notes(log)
         if failed:
             raise TrainingError(
                 f"{len(failed)} of {len(self.runs)} runs failed, the others are recorded in "
                 f"{self.out}: " + "; ".join(failed)
             )
 
-    def _tell_below_start(self, log: RecordLog) -> None:
-        """Report the runs that ended below their start, once each."""
+    def _print_notes(self, log: RecordLog) -> None:
+        """Report the steps that runs kept, and runs that ended below their start, once each."""
         by_run = {record.run: record for record in log.read() if record.final}
-        worse = {run: record.below_start for run, record in by_run.items() if record.below_start}
         for run in self.runs:
-            if note := worse.get(run.job.run):
-                say(f"{run.job.title} {note}")
+            if record := by_run.get(run.job.run):
+                print_outcome(run.job.title, record)
 
     def _pool(self, log: RecordLog) -> None:
         """Make, evaluate and record the models from all runs of a seed."""
@@ -243,7 +242,7 @@ class Grid:
 def _training_of_several(records: Sequence[Record]) -> Training:
     """Return the training of a model made from several runs, for its record."""
     every = [record.training for record in records if record.training is not None]
-    steps = sum(training.steps for training in every)
+    steps = sum(training.taken for training in every)
     times = [each.step_seconds for each in every if each.step_seconds is not None]
     peaks = [each.peak_memory_bytes for each in every if each.peak_memory_bytes is not None]
     return replace(
@@ -252,6 +251,8 @@ def _training_of_several(records: Sequence[Record]) -> Training:
         step=steps,
         steps=steps,
         loss=None,
+        kept_step=None,
+        done_steps=None,
         trainable=max(training.trainable for training in every),
         seconds=sum(training.seconds for training in every),
         step_seconds=median(times) if times else None,

@@ -309,8 +309,7 @@ class Job:
         for record in log.read():
             if (record.method.name, record.benchmark.name) == (name, self.loaded.name):
                 return record.id_val
-        workers = self.arguments.num_workers
-        return id_validation_figure(self.loaded, self.pretrained(), workers)
+        return self.validate(self.pretrained())
 
     def _record(
         self, method: Method, options: dict[str, Any], state: State, training: Training | None
@@ -326,15 +325,17 @@ class Job:
         """Return the weights that training starts from."""
         return self.loaded.pretrained.copy().model.state_dict()
 
+    def validate(self, state: State) -> float:
+        """Return the official metric of weights on in-domain validation data."""
+        return id_validation_figure(self.loaded, state, self.arguments.num_workers)
+
     def runs(self, *finetuned: State) -> Runs:
         """Return finished runs, for methods that make models from them.
 
         Args:
             *finetuned: The final weights of each.
         """
-        workers = self.arguments.num_workers
-        score = partial(id_validation_figure, self.loaded, num_workers=workers)
-        return Runs(finetuned, score)
+        return Runs(finetuned, self.validate)
 
     def _train(
         self, checkpoint: Path, log: RecordLog, on_progress: Callable[[int, float], None]
@@ -365,10 +366,19 @@ class Job:
             evaluate_on_the_way,
             range(every, arguments.steps, every) if every else (),
             method.regularizers,
+            self.validate,
         )
         costs = {name: getattr(result, name) for name in _COSTS}
         loss = fmean(result.losses[-_LAST_LOSSES:])
-        training = Training(**settings, **costs, step=arguments.steps, loss=loss)
+        chosen = arguments.select != "last"
+        training = Training(
+            **settings,
+            **costs,
+            step=arguments.steps,
+            loss=loss,
+            kept_step=result.kept_step if chosen else None,
+            done_steps=result.step if chosen else None,
+        )
         return result.model.state_dict(), training
 
 

@@ -9,6 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gmixout.named import Named, defaults_of
 
+ALTERNATIVES = (("steps", "epochs"),)
+"""Options that say one thing in different ways: a typed one replaces the others of a config."""
 REQUIRED = inspect.Parameter.empty
 """Default of a required option."""
 

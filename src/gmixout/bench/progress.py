@@ -1,12 +1,14 @@
 """Progress bars and messages for long work."""
 
 import time
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gmixout.bench.task import LoadedTask
 from gmixout.plain import printable
+from gmixout.results import Record
 
 SECONDS_A_LINE = 30.0
 """Without a visible bar, for example in a log file, progress is printed this often."""
@@ -22,6 +24,19 @@ def print_notes(task: LoadedTask) -> None:
     """Print the notes of a task."""
     for note in task.notes:
         say(f"{task.name}: {note}")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on stderr."""
+    for line in lines:
+        say(line)
+
+
+def print_outcome(title: str, record: Record) -> None:
+    """Print the step whose model a run kept, and that it ended below its start."""
+    for note in (record.training.selection if record.training else "", record.below_start):
+        if note:
+            say(f"{title} {note}")
 
 
 def bars() -> Progress:

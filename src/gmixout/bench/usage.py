@@ -1,6 +1,5 @@
 """The output of `--help`, from typed signatures and docstrings."""
 
-import argparse
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from gmixout.bench.choices import later_settings
+from gmixout.bench.help_pages import Page, page_text
 from gmixout.bench.options import REQUIRED, Option, matching, options_of, subject_of, texts_of
 from gmixout.bench.values import known, spelled
 from gmixout.named import Named, plain
@@ -23,7 +24,7 @@ COMMON = {
 """Options of every command."""
 
 
-def help_of(title: str, function: Callable[..., Any]) -> str:
+def page_of(title: str, function: Callable[..., Any]) -> Page:
     """Return the help of a command.
 
     Args:
@@ -32,15 +33,13 @@ def help_of(title: str, function: Callable[..., Any]) -> str:
     """
     first = subject_of(options_of(function))
     subject = f" {first.upper()}" if first else ""
-    parser = _parser(f"{title}{subject} [--OPTION VALUE ...]", function, "--")
-    common = parser.add_argument_group("of every command")
-    for words, text in COMMON.items():
-        _add(common, words, text)
-    return parser.format_help()
+    page = _page(f"{title}{subject} [--OPTION VALUE ...]", function, "--")
+    page["groups"].append(["of every command", [list(line) for line in COMMON.items()]])
+    return page
 
 
 def help_of_kind(name: str, kind: type[Named], options: Mapping[str, Option]) -> str:
-    """Return the help of a method, a data set or the like.
+    """Return the help of a method, a data set or the like, as text.
 
     Args:
         name: The option that takes it.
@@ -49,36 +48,20 @@ def help_of_kind(name: str, kind: type[Named], options: Mapping[str, Option]) ->
     """
     option, title = matching(options, name), kind.__name__
     if option is not None and option.is_list:
-        return _parser(f'--{name} "{title}(OPTION=VALUE, ...)"', kind, "").format_help()
+        return page_text(_page(f'--{name} "{title}(OPTION=VALUE, ...)"', kind, ""))
     usage = f"--{name} {title} [--{name}.OPTION VALUE ...]"
-    return _parser(usage, kind, f"--{name}.").format_help()
+    return page_text(_page(usage, kind, f"--{name}."))
 
 
-def _parser(usage: str, owner: Callable[..., Any], prefix: str) -> argparse.ArgumentParser:
-    """Return a parser that only formats help."""
-    parser = argparse.ArgumentParser(
-        usage=usage,
-        description=_summary(owner),
-        add_help=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
-    )
-    texts, groups = texts_of(owner), {}
+def _page(usage: str, owner: Callable[..., Any], prefix: str) -> Page:
+    texts = texts_of(owner)
+    groups: dict[str, list[list[str]]] = {}
     for option in options_of(owner).values():
-        if option.section not in groups:
-            groups[option.section] = parser.add_argument_group(option.section or "options")
-        text = texts.get(option.name, "")
-        _add(groups[option.section], _spelled(option, prefix), f"{text} {_about(option)}")
-    return parser
-
-
-def _add(group: Any, words: str, text: str) -> None:
-    """Add a line to the help."""
-    *flags, last = words.split(", ")
-    flag, _, metavar = last.partition(" ")
-    value = {"metavar": metavar} if metavar else {"action": "store_true"}
-    if not flag.startswith("-"):
-        value = {"metavar": words}
-    group.add_argument(*flags, flag, help=text.replace("%", "%%").strip(), **value)
+        text = f"{texts.get(option.name, '')} {_about(option)}".strip()
+        lines = groups.setdefault(option.section or "options", [])
+        lines.append([_spelled(option, prefix), text])
+    listed = [[title, lines] for title, lines in groups.items()]
+    return {"usage": usage, "description": _summary(owner), "groups": listed}
 
 
 def _summary(owner: Any) -> str:
@@ -131,6 +114,14 @@ def _about(option: Option) -> str:
 
 
 def config_of(options: Mapping[str, Option], values: Mapping[str, Any]) -> str:
-    """Return all settings of a command as YAML that `--config` takes."""
-    every = {name: values.get(name, option.default) for name, option in options.items()}
-    return yaml.safe_dump(plain(every), sort_keys=False)
+    """Return all settings of a command as YAML that `--config` takes.
+
+    What follows from the model and the data when the run starts is left out.
+    """
+    later = set(later_settings(values)) if "recipe" in options else set()
+    every = {n: values.get(n, each.default) for n, each in options.items() if n not in later}
+    text: str = yaml.safe_dump(plain(every), sort_keys=False)
+    if later:
+        names = ", ".join(name for name in options if name in later)
+        text += f"# chosen when the run starts: {names}\n"
+    return text

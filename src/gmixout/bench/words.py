@@ -9,7 +9,7 @@ from typing import Any
 
 from gmixout.bench.benchmarks import check_benchmark_name
 from gmixout.bench.configs import read_config, read_yaml, yaml_value
-from gmixout.bench.options import Option, matching, options_of
+from gmixout.bench.options import ALTERNATIVES, Option, matching, options_of
 from gmixout.bench.values import Spec, called, known, made, spelled
 from gmixout.data import SOURCES, Source
 from gmixout.errors import ConfigError
@@ -106,6 +106,7 @@ class Reading:
                 self._take_up(text)
         self._check_root(given)
         given = [(name, texts) for name, texts in given if name != "config"]
+        self._drop_alternatives({name for name, _ in given})
         # an object comes before its options: `--method.of mixout --method.of.mask_rate 1`
         given = sorted(given, key=lambda each: (not self._names(each[0]), each[0].count(".")))
         for name, texts in given:
@@ -318,6 +319,13 @@ class Reading:
             module, _, title = name.rpartition(".")
         self.trust.enter_context(allowing([f"{module}:{title}"]))
         return f"{module}:{title}"
+
+    def _drop_alternatives(self, typed: set[str]) -> None:
+        """Drop what config files say in another way than the command line."""
+        for group in ALTERNATIVES:
+            if typed & {*group}:
+                for name in group:
+                    self.values.pop(name, None)
 
     def _check_root(self, given: Given) -> None:
         """Refuse a folder without a data set.

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
@@ -23,8 +25,10 @@ class Batch:
     labels: Tensor
     """`[B]`, int64: the class of each image before any mixing."""
     shares: Tensor | None = None
-    """`[B, B]`: the share of each example (second axis) in each image's target; rows sum to 1.
-    None: nothing is mixed."""
+    """`[B, N]`: the share of each of N labels in each image's target; rows sum to 1. None: nothing
+    is mixed."""
+    mixed_labels: Tensor | None = None
+    """`[N]`, int64: the labels that `shares` refers to. None: `labels`."""
     domains: Tensor | None = None
     """`[B]`, int64: position of each image's domain among the training set's `group_names`."""
     places: Tensor | None = None
@@ -37,10 +41,10 @@ class Batch:
 
     def targets(self, classes: int) -> Tensor:
         """Return the target distribution of each image, `[B, classes]`."""
-        own = functional.one_hot(self.labels, classes)
         if self.shares is None:
-            return own.to(self.images.dtype)
-        return self.shares @ own.to(self.shares.dtype)
+            return functional.one_hot(self.labels, classes).to(self.images.dtype)
+        labels = self.labels if self.mixed_labels is None else self.mixed_labels
+        return self.shares @ functional.one_hot(labels, classes).to(self.shares.dtype)
 
     def part(self, where: Tensor) -> "Batch":
         """Return some of the examples.
@@ -55,6 +59,28 @@ class Batch:
             raise ConfigError("a batch whose images were mixed cannot be taken apart")
         return self._each(lambda tensor: tensor[where])
 
+    def split(self, parts: int) -> list["Batch"]:
+        """Return the batch in consecutive parts, whose sizes differ by 1 at most.
+
+        Images that were mixed keep their targets.
+
+        Args:
+            parts: Number of parts; of a smaller batch, one for each example.
+        """
+        parts = min(parts, len(self))
+        if parts <= 1:
+            return [self]
+        pool = None
+        if self.shares is not None:
+            pool = self.labels if self.mixed_labels is None else self.mixed_labels
+        whole = replace(self, mixed_labels=None)
+        sizes = [len(places) for places in torch.arange(len(self)).tensor_split(parts)]
+        starts = [sum(sizes[:number]) for number in range(parts)]
+        return [
+            replace(whole._each(partial(_narrowed, start, size)), mixed_labels=pool)
+            for start, size in zip(starts, sizes, strict=True)
+        ]
+
     def to(self, *where: Any, **how: Any) -> "Batch":
         """Move or cast every tensor with its `to`."""
         return self._each(lambda tensor: tensor.to(*where, **how))
@@ -66,6 +92,10 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         present = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{n: change(t) for n, t in present.items() if t is not None})
+
+
+def _narrowed(start: int, size: int, tensor: Tensor) -> Tensor:
+    return tensor.narrow(0, start, size)
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> Batch:

@@ -72,6 +72,8 @@ class _Adapted(DenseFinetuning):
 class _Adapter(Method):
     """A method of peft; subclasses say what it adapts and how."""
 
+    lr_multiplier = 30.0  # of the CLIP configs of this package
+
     rank: int
     kinds: ClassVar[tuple[type[nn.Module], ...]] = LINEAR + CONVOLUTIONS
     adapts: ClassVar[str] = "linear and ungrouped convolutional layers"

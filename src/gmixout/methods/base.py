@@ -153,6 +153,8 @@ class Method(Named, ABC):
     hidden: ClassVar[frozenset[str]] = frozenset(
         {"beside"}
     )  # reached by `a+b`, not by its own name
+    lr_multiplier: ClassVar[float] = 1.0
+    """Learning rate of a first run, relative to the one for full finetuning that recipes hold."""
     several_runs: ClassVar[bool] = False
     """True if its models are made from all runs of a seed together, not from each run."""
 

@@ -62,6 +62,7 @@ class linear_probe(Method):
     """
 
     style = Style("linear probe", GREY, "X", "dot")
+    lr_multiplier = 100.0  # of the CLIP configs of this package
 
     def start(self, pretrained: Pretrained, seed: int) -> Finetuning:
         """Freeze all but the head.

@@ -172,6 +172,9 @@ class Regularizer(Named, Hooks):
     """Its needs, of: "domains", "places" and "views" in the batch, "features", "pretrained"."""
     soft: ClassVar[bool] = False
     """True if it mixes labels."""
+    per_example: ClassVar[bool] = False
+    """True if its loss of a batch is the mean over the examples, each by itself: then `accumulate`
+    may compute the batch in parts. Not needed for one that only changes batches or gradients."""
 
     def __post_init__(self) -> None:
         """Check the options against their annotations; subclasses add their ranges."""

@@ -28,6 +28,7 @@ class teacher(Regularizer):
     temperature: float = 2.0
 
     asks: ClassVar[frozenset[str]] = frozenset({"pretrained"})
+    per_example: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

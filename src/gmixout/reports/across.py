@@ -8,7 +8,7 @@ from gmixout.reports.names import names_of
 from gmixout.reports.standings import NONE, Entry, SummaryTable, interval_text
 from gmixout.reports.style import styles_of
 from gmixout.results.across import PLACES, Across, compare_across
-from gmixout.results.record import BenchmarkFacts
+from gmixout.results.facts import BenchmarkFacts
 from gmixout.results.statistics import Pooled
 from gmixout.results.study import Series, Study
 

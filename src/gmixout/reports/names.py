@@ -78,6 +78,15 @@ def notes_of(records: Iterable[Record]) -> list[str]:
     starts = {
         s for record in records if (s := record.benchmark.digests.get("pretrained")) is not None
     }
+    kept = [r.training for r in records if r.training and r.training.kept_step is not None]
+    if kept:
+        text = f"models that are the best of their run on ID validation, not its last: {len(kept)}"
+        if early := sorted(each.taken for each in kept if each.taken < each.steps):
+            text += (
+                f"; of runs that stopped early, after {early[0]} to {early[-1]} steps, so that "
+                f"budgets are not equal: {len(early)}"
+            )
+        notes[text] = None
     if len(starts) > 1:
         text = f"the runs started from {len(starts)} different sets of pretrained weights"
         notes[f"{text} ({', '.join(sorted(starts))})"] = None

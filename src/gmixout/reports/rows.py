@@ -13,7 +13,8 @@ from gmixout.evaluation.official import SUMMARIES
 from gmixout.reports.names import Names, names_of
 from gmixout.reports.style import CurveStyle, rate, styles_of
 from gmixout.results.curves import effective_robustness, front_area
-from gmixout.results.record import ID_SETS, Record, Training, by_group
+from gmixout.results.facts import Training
+from gmixout.results.record import ID_SETS, Record, by_group
 from gmixout.results.statistics import Estimate
 from gmixout.results.study import Setting, Study
 
@@ -73,7 +74,7 @@ def rows_of(study: Study) -> list[Row]:
     rows = []
     for setting in study.settings:
         series = setting.series
-        rules = frozenset(n for n, each in study.chosen.items() if each[series] is setting)
+        rules = frozenset(n for n, each in study.chosen.items() if each.get(series) is setting)
         selected = study.selected[series] is setting
         area = areas.get(series) if selected else None
         effective = robustness.get(series) if selected else None

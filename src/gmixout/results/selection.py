@@ -32,7 +32,11 @@ class Candidate(Protocol):
 
     @property
     def step(self) -> int:
-        """Optimizer steps that led to the model."""
+        """Optimizer steps done when it was evaluated."""
+
+    @property
+    def at_the_end(self) -> bool:
+        """True unless its run kept an earlier model than the last one."""
 
 
 C = TypeVar("C", bound=Candidate)
@@ -52,16 +56,25 @@ class Rule:
     _worth: Callable[[Any], float]
     _admits: Callable[[Any, list[Any]], bool] = lambda candidate, every: True
 
+    def admitted(self, candidates: Iterable[C]) -> list[C]:
+        """Return the candidates that the rule may select."""
+        every = list(candidates)
+        return [each for each in every if self._admits(each, every)]
+
     def choose(self, candidates: Iterable[C]) -> C:
         """Return the candidate that the rule selects.
 
         Raises:
-            StateError: There are no candidates.
+            StateError: There are no candidates, or none that the rule may select.
         """
         every = list(candidates)
         if not every:
             raise StateError("nothing to select from: there are no records")
-        admitted = [each for each in every if self._admits(each, every)]
+        if not (admitted := self.admitted(every)):
+            raise StateError(
+                f"rule {self.name}: no candidate is the model of the last step, as the runs kept "
+                "their best on in-domain validation"
+            )
         return min(
             admitted,
             key=lambda each: (-self._worth(each), each.lr or 0.0, each.alpha or 0.0, each.step),
@@ -69,7 +82,7 @@ class Rule:
 
 
 def _is_of_the_end(candidate: Candidate, every: list[Candidate]) -> bool:
-    return candidate.step == max(each.step for each in every)
+    return candidate.at_the_end and candidate.step == max(each.step for each in every)
 
 
 id_validation = Rule(

@@ -14,7 +14,8 @@ from gmixout.errors import StateError
 from gmixout.methods import METHODS, Method
 from gmixout.named import defaults_of, plain
 from gmixout.plain import listed
-from gmixout.results.record import MethodFacts, Record
+from gmixout.results.facts import MethodFacts
+from gmixout.results.record import Record
 from gmixout.results.selection import RULES
 from gmixout.results.statistics import Estimate
 
@@ -58,6 +59,11 @@ class Setting:
     def step(self) -> int:
         """Optimizer steps that led to the models."""
         return self.records[0].step
+
+    @property
+    def at_the_end(self) -> bool:
+        """True if all models are those of the last steps of their runs."""
+        return all(record.at_the_end for record in self.records)
 
     @cached_property
     def id_val(self) -> float:
@@ -162,10 +168,15 @@ class Study:
 
     @cached_property
     def chosen(self) -> dict[str, dict[Series, Setting]]:
-        """The setting that each selection rule chooses on each curve, by the rule's name."""
+        """The setting that each selection rule chooses on each curve, by the rule's name.
+
+        A curve whose runs kept earlier models than their last ones has none of the rule `last`.
+        """
         candidates = {series: complete(own) for series, own in self.by_series.items()}
         return {
-            name: {series: rule.choose(own) for series, own in candidates.items()}
+            name: {
+                series: rule.choose(own) for series, own in candidates.items() if rule.admitted(own)
+            }
             for name, rule in RULES.items()
         }
 

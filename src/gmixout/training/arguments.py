@@ -113,12 +113,39 @@ class Conduct(_Settings):
     num_workers: int | None = None
     """Processes that load images. Default: none on a CPU or for images in memory, else one per CPU
     thread, at most eight."""
+    checkpointing: bool = False
+    """Save memory: recompute activations in the backward pass instead of keeping them. The model's
+    library must support it; the gradients are the same."""
 
     _ranges: ClassVar[Ranges] = (
         (("log_every_steps", "checkpoint_every_steps"), lambda x: x >= 1, "at least 1"),
         (("evaluate_every_steps",), lambda x: x >= 1, "at least 1, or None"),
         (("num_workers",), lambda x: 0 <= x <= 1024, "from 0 to 1,024, or None"),
     )
+
+
+@dataclass(frozen=True)
+class Selection(_Settings):
+    """Model that a run keeps, and early stopping."""
+
+    select: Literal["last", "id_validation"] = "last"
+    """Keep the model of the last step, or the best of the run on in-domain validation."""
+    validate_every_steps: int | None = None
+    """Steps between validations for `select=id_validation`; null: a tenth of the run."""
+    patience: int | None = None
+    """Stop early: after this many validations in a row without a better model; null is off."""
+
+    _ranges: ClassVar[Ranges] = (
+        (("validate_every_steps", "patience"), lambda x: x >= 1, "at least 1, or None"),
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type or out of range, and options of an unused rule."""
+        super().__post_init__()
+        if self.select == "last":
+            for name in ("validate_every_steps", "patience"):
+                allowed = "None without --select id_validation, which measures it"
+                require(self, name, getattr(self, name) is None, allowed)
 
 
 @dataclass(frozen=True)
@@ -166,7 +193,7 @@ class Objective(_Settings):
 
 
 @dataclass(frozen=True)
-class TrainingArguments(Optimization, Objective, Augmentation, Conduct):
+class TrainingArguments(Optimization, Objective, Augmentation, Selection, Conduct):
     """Settings of one training run. Numbers of steps are optimizer steps.
 
     Composed of parts, each a small dataclass for code that needs only that part. Names are unique
@@ -178,7 +205,10 @@ class TrainingArguments(Optimization, Objective, Augmentation, Conduct):
     steps: int = 300
     """Optimizer steps of the whole run."""
     batch_size: int = 32
-    """Images per step."""
+    """Images per optimizer step."""
+    accumulate: int = 1
+    """Save memory: compute each batch in this many parts, one after another, and add up their
+    gradients. Steps and results stay those of the whole batch, up to rounding."""
     batches: Literal["shuffled", "even_domains", "even_classes", "one_domain", "weighted"] = (
         "shuffled"
     )
@@ -190,9 +220,13 @@ class TrainingArguments(Optimization, Objective, Augmentation, Conduct):
     """Keep batch-norm statistics at their pretrained values; scales and shifts are trained."""
 
     _ranges: ClassVar[Ranges] = (
-        (("steps", "batch_size"), lambda x: x >= 1, "at least 1"),
+        (("steps", "batch_size", "accumulate"), lambda x: x >= 1, "at least 1"),
         (("seed",), lambda x: x >= 0, "0 or more"),
     )
+    _traceless: ClassVar[tuple[str, ...]] = (
+        "accumulate", "select", "validate_every_steps", "patience",
+    )  # fmt: skip
+    """Settings that records omit while they are off, like records from before they existed."""
 
     def __post_init__(self) -> None:
         """Refuse values of another type, out of range, or inconsistent."""
@@ -200,10 +234,21 @@ class TrainingArguments(Optimization, Objective, Augmentation, Conduct):
         require(
             self, "warmup_steps", self.warmup_steps < self.steps, f"fewer than steps={self.steps}"
         )
+        fits = self.accumulate <= self.batch_size
+        require(self, "accumulate", fits, f"at most batch_size={self.batch_size}")
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the result, by name."""
-        return {k: v for k, v in self.plain().items() if k not in self.conduct()}
+        off = {*self._traceless} - changed(self).keys()
+        return {k: v for k, v in self.plain().items() if k not in {*self.conduct(), *off}}
+
+    @property
+    def validate_at(self) -> range:
+        """Steps after which the model is validated, beside the last one; none for `last`."""
+        if self.select == "last":
+            return range(0)
+        every = self.validate_every_steps or max(1, self.steps // 10)
+        return range(every, self.steps, every)
 
     def plain(self) -> dict[str, Any]:
         """Return all settings as plain values, by name, the way a YAML file spells them."""

@@ -15,8 +15,9 @@ from gmixout.methods.base import Finetuning
 from gmixout.models.pretrained import Pretrained
 from gmixout.regularizers import Regularizer
 from gmixout.training.arguments import TrainingArguments
-from gmixout.training.loop import _train_mode, _Trainer
+from gmixout.training.loop import set_train_mode
 from gmixout.training.memory import PeakMemory
+from gmixout.training.trainer import Trainer
 
 _AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,14 +42,21 @@ def trace_training(
         The trace of one step, and the number of values that it trains.
 
     Raises:
-        ConfigError: The step cannot be traced, as it looks at values and not only at shapes.
+        ConfigError: The step cannot be traced, as it looks at values and not only at shapes, or
+            recomputes activations.
     """
-    _train_mode(pretrained.model, arguments.freeze_batch_norm)
+    if arguments.checkpointing:
+        raise ConfigError(
+            "checkpointing cannot be predicted for another device: leave it out here (it takes "
+            "less memory and about a third more time), or measure it: --dry-run without "
+            "--device-spec"
+        )
+    set_train_mode(pretrained.model, arguments.freeze_batch_norm)
     before = bytes_of(pretrained.model)
     accelerator: Any = _ImaginedAccelerator(arguments.mixed_precision)
     acting = (*arguments.beside, *regularizers)
     memory = PeakMemory(accelerator.device)
-    trainer = _Trainer(accelerator, pretrained, start, dataset, arguments, acting, memory)
+    trainer = Trainer(accelerator, pretrained, start, dataset, arguments, acting, memory)
     count = len(dataset)  # type: ignore[arg-type]
     places = [(number, number % count) for number in range(arguments.batch_size)]
     batch = collate([trainer.dataset[place] for place in places])

@@ -60,6 +60,13 @@ def started(
     beginning = Beginning(model, heads, domains, arguments.seed)
     hooks = [each.start(beginning) for each in regularizers]
     found = Started(names, hooks, _only("risk", names, hooks), _only("gradients", names, hooks))
+    for regularizer, own in zip(regularizers, hooks, strict=True):
+        if arguments.accumulate > 1 and not regularizer.per_example and _sees_batches(own):
+            raise ConfigError(
+                f"accumulate={arguments.accumulate} cannot be combined with {regularizer.name}, "
+                "whose loss is of the whole batch: use accumulate=1, with checkpointing or a "
+                "smaller batch_size to save memory"
+            )
     if found.gradients is not None and arguments.mixed_precision == "fp16":
         raise ConfigError(
             "a regularizer with several backward passes does not work with "
@@ -220,9 +227,21 @@ class Passes:
             return self._pretrained(batch, self._loss)
 
     def loss(self, batch: Batch, sites: Mapping[str, Any], step: "_Step") -> Tensor:
-        """Run the passes of a step, and backward."""
-        with _changed_inside(self._plain, sites):
-            seen = self.forward(batch)
+        """Run the passes of a step, each with its backward; return the loss, detached."""
+        parts = batch.split(self._arguments.accumulate)
+        losses = []
+        for part in parts:
+            with _changed_inside(self._plain, sites):
+                seen = self.forward(part)
+            total = self._total(seen, step)
+            if len(parts) > 1:
+                total = total * (len(part) / len(batch))
+            self._accelerator.backward(total)
+            losses.append(total.detach())
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _total(self, seen: _Seen, step: "_Step") -> Tensor:
+        """Return the risk and all terms."""
         total = seen.mean() if self._risk is None else self._risk.risk(seen, step)
         for name, hooks in zip(self._names, self._hooks, strict=True):
             term = hooks.term(seen, step)
@@ -230,8 +249,7 @@ class Passes:
                 _check_scalar(term, f"the term of {name}")
                 total = total + term
         _check_scalar(total, "the risk")
-        self._accelerator.backward(total)
-        return total.detach()
+        return total
 
     def draws(self, kind: str, number: int) -> AbstractContextManager[None]:
         """Seed torch's CPU generator by the run's seed, a kind and a step, within the context."""
@@ -336,6 +354,14 @@ def _changed_inside(model: nn.Module, sites: Mapping[str, Any]) -> Iterator[None
 
 def _output_through(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda module, inputs, output: change(output)
+
+
+def _sees_batches(hooks: Hooks) -> bool:
+    """Return whether hooks see the examples of a batch beside each other in a pass."""
+    return any(
+        getattr(type(hooks), name) is not getattr(Hooks, name)
+        for name in ("inside", "risk", "term")
+    )
 
 
 def _only(hook: str, names: Sequence[str], hooks: Sequence[Hooks]) -> Hooks | None:

@@ -5,13 +5,14 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+from gmixout.bench.choices import Choices, ChosenSettings, choose_settings
 from gmixout.bench.commands.report import show_report
 from gmixout.bench.dry_run import check_device_spec
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import run_folder
 from gmixout.bench.grid import Grid
 from gmixout.bench.options import Fields
-from gmixout.bench.progress import print_notes, say
+from gmixout.bench.progress import print_lines, print_notes, say
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.data import Source
 from gmixout.errors import ConfigError
@@ -21,7 +22,9 @@ from gmixout.results import Record, RunFolder
 from gmixout.training import TrainingArguments
 
 COMPARED = ("zero_shot", "full", "wise_ft", "random_mask", "mixout", "gmixout")
-EachRun: TypeAlias = Annotated[Any, Fields(TrainingArguments, without=("lr", "seed"))]
+EachRun: TypeAlias = Annotated[
+    Any, Fields(TrainingArguments, without=("lr", "seed")), Fields(Choices)
+]
 """Settings of a grid's runs, each of which gets a learning rate and a seed."""
 LEVERS: dict[str, list[Any]] = {
     "mask_rate": [0.5, 0.7, 0.9],
@@ -40,7 +43,7 @@ def compare(
     corruption_share: float = 1.0,
     image_size: int | None = None,
     methods: list[Method] | Literal["all"] | None = None,
-    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
+    lrs: tuple[float, ...] | None = None,
     lrs_of: dict[str, list[float]] | None = None,
     seeds: tuple[int, ...] = (0,),
     out: Path = Path("runs/compare"),
@@ -72,7 +75,8 @@ def compare(
         methods: The methods, for example `full,gmixout`, or `all` (that work with this model); by
             default zero_shot, full, wise_ft, random_mask, mixout and gmixout. `module:Class` is
             your own method.
-        lrs: Learning rates of each method: a method is a curve over them, not a point.
+        lrs: Learning rates of each method: a method is a curve over them, not a point. By default
+            a third of the recipe's, the recipe's and three times it, or 3e-4, 1e-3 and 3e-3.
         lrs_of: Other learning rates for some methods, for example `--lrs-of.lora 3e-4,1e-3`, if
             their best ones differ. Methods built on runs (wise_ft) have the runs' learning rates.
         seeds: Seeds of each method.
@@ -85,7 +89,7 @@ def compare(
             nothing.
         device_spec: GPU to predict the costs of a dry run for; nothing is trained, no GPU needed:
             h100, h200, a100, l4, rtx4090 or rtx3090.
-        **training: Fields of `TrainingArguments`.
+        **training: Fields of `TrainingArguments` and `Choices`.
 
     Raises:
         GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
@@ -95,18 +99,21 @@ def compare(
     every = methods == "all"
     if methods is None or methods == "all":
         methods = [get_method(name) for name in (METHODS if every else COMPARED)]
-    settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    task = Task(
-        benchmark, model, head, corruptions, corruption_share, image_size, settings.num_workers
-    )
-    grid = Grid(task, methods, lrs, seeds, settings, out, workers, every or dry_run, lrs_of)
+    workers_each = training.get("num_workers")
+    task = Task(benchmark, model, head, corruptions, corruption_share, image_size, workers_each)
+    chosen = choose_settings(task, training)
+    if lrs is None:
+        lrs, lrs_of = chosen.rates, {**chosen.rates_of(methods), **(lrs_of or {})}
+    settings = replace(chosen.arguments, lr=0.0, seed=0)  # each run gets an lr, a seed
+    grid = Grid(task, methods, lrs, seeds, settings, out, workers, every or dry_run, lrs_of or None)
+    print_lines(chosen.lines)
     if dry_run:
         estimate(grid, methods, device)
         return []
     for method, reason in grid.left_out.items():
         say(f"{method} is left out: {reason}")
-    what = {"methods": [spec_of(method) for method in methods], "lrs_of": lrs_of}
-    return _carry_out(grid, what, resume, overwrite)
+    what = {"methods": [spec_of(method) for method in methods], "lrs_of": lrs_of or None}
+    return _carry_out(grid, what, resume, overwrite, chosen)
 
 
 def sweep(
@@ -118,7 +125,7 @@ def sweep(
     image_size: int | None = None,
     method: Method | None = None,
     over: dict[str, list[Any]] | None = None,
-    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
+    lrs: tuple[float, ...] | None = None,
     seeds: tuple[int, ...] = (0,),
     out: Path = Path("runs/sweep"),
     workers: int | None = None,
@@ -148,7 +155,8 @@ def sweep(
         method: The method, by default gmixout; options that are not swept follow as
             `--method.NAME VALUE`.
         over: Values by option: `--over.mask_rate 0.8,0.9 --over.structure row,column`.
-        lrs: Learning rates of each combination: it is a curve over them, not a point.
+        lrs: Learning rates of each combination: it is a curve over them, not a point. By default
+            as in compare.
         seeds: Seeds of each combination.
         out: Folder for config.yaml, records.jsonl, the report and one folder per run.
         workers: Runs at a time, see compare.
@@ -158,7 +166,7 @@ def sweep(
             nothing.
         device_spec: GPU to predict the costs of a dry run for; nothing is trained, no GPU needed:
             h100, h200, a100, l4, rtx4090 or rtx3090.
-        **training: Fields of `TrainingArguments`.
+        **training: Fields of `TrainingArguments` and `Choices`.
 
     Raises:
         GmixoutError: A setting, the folder or the data is wrong, or runs failed (the others are
@@ -181,23 +189,29 @@ def sweep(
             over = over | {name: [tuple(value) for value in values]}
     combinations = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
     methods = [replace(method, **options) for options in combinations]  # type: ignore[type-var]
-    settings = TrainingArguments(lr=0.0, seed=0, **training)  # each run gets an lr, a seed
-    task = Task(
-        benchmark, model, head, corruptions, corruption_share, image_size, settings.num_workers
-    )
+    workers_each = training.get("num_workers")
+    task = Task(benchmark, model, head, corruptions, corruption_share, image_size, workers_each)
+    chosen = choose_settings(task, training)
+    if lrs is None:
+        trained = method.trained or method
+        lrs = tuple(chosen.rates_of(methods).get(trained.name, chosen.rates))
+    settings = replace(chosen.arguments, lr=0.0, seed=0)  # each run gets an lr, a seed
     grid = Grid(task, methods, lrs, seeds, settings, out, workers, leave_out=dry_run)
+    print_lines(chosen.lines)
     if dry_run:
         estimate(grid, methods, device)
         return []
     what = {"method": spec_of(method), "over": over}
-    return _carry_out(grid, what, resume, overwrite)
+    return _carry_out(grid, what, resume, overwrite, chosen)
 
 
-def _carry_out(grid: Grid, what: dict[str, Any], resume: bool, overwrite: bool) -> list[Record]:
+def _carry_out(
+    grid: Grid, what: dict[str, Any], resume: bool, overwrite: bool, chosen: ChosenSettings
+) -> list[Record]:
     config = {**grid.task.plain(), **what, **grid.settings()}
     print_notes(grid.loaded)
     may_change = (*what, *grid.may_change())
-    with run_folder(grid.out, config, resume, overwrite, may_change, grid.task):
+    with run_folder(grid.out, config, resume, overwrite, may_change, grid.task, chosen.lines):
         try:
             grid.carry_out()
         except Exception:  # not when it is stopped: then it ends as soon as it can

@@ -164,6 +164,11 @@ def find_run(folder: Path, data_root: Path | None = None) -> KnownRun:
             f"{folder} holds a model of {about['method']}, which was not trained: there is no run "
             "to diagnose"
         )
+    if training.taken < training.steps:
+        raise StateError(
+            f"the run of {folder} stopped early, at step {training.taken} of {training.steps}: a "
+            "diagnosis follows a run to its end. Train it without patience"
+        )
     config = read_run_config(place.path)
     task = Task.of(config).with_data(root=data_root)
     try:
@@ -253,6 +258,7 @@ def _train_and_measure(known: KnownRun, job: Job, members: int, show: Show) -> R
         observe=watch,
         observe_at={*what.snapshots, *what.drifts, arguments.steps},
         regularizers=job.method.regularizers,
+        validate=job.validate,
     )
     final = result.model.state_dict()
     groups = {name: states for name, states in watch.states.items() if states}

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from gmixout.bench.choices import Choices, choose_settings
 from gmixout.bench.commands.report import show_report
 from gmixout.bench.dry_run import check_device_spec
 from gmixout.bench.dry_run import dry_run as estimate
@@ -10,7 +11,7 @@ from gmixout.bench.folder import run_folder, save_model
 from gmixout.bench.grid import Grid
 from gmixout.bench.job import Job, about_model
 from gmixout.bench.options import Fields
-from gmixout.bench.progress import RunBar, bars, print_notes, say
+from gmixout.bench.progress import RunBar, bars, print_lines, print_notes, print_outcome, say
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.bench.threads import few_threads
 from gmixout.data import Source
@@ -35,7 +36,7 @@ def finetune(
     overwrite: bool = False,
     dry_run: bool = False,
     device_spec: str | None = None,
-    **training: Annotated[Any, Fields(TrainingArguments)],
+    **training: Annotated[Any, Fields(TrainingArguments), Fields(Choices)],
 ) -> list[Record]:
     """Finetune a pretrained model with one method and evaluate it in and out of domain.
 
@@ -62,7 +63,7 @@ def finetune(
         dry_run: Train for a few steps, report the time and memory of the run, and write nothing.
         device_spec: GPU to predict the costs of a dry run for; nothing is trained, no GPU needed:
             h100, h200, a100, l4, rtx4090 or rtx3090.
-        **training: Fields of `TrainingArguments`.
+        **training: Fields of `TrainingArguments` and `Choices`.
 
     Raises:
         GmixoutError: A setting, the folder or the data is wrong, or the loss is not finite.
@@ -75,20 +76,21 @@ def finetune(
             f"method {method.name} makes one model from several runs, and finetune trains one: use "
             f"`gmixout compare --methods {method.name}`, or `gmixout soup` on runs that you have"
         )
-    arguments = TrainingArguments(**training)
-    task = Task(
-        benchmark, model, head, corruptions, corruption_share, image_size, arguments.num_workers
-    )
-    loaded = task.load()
+    workers = training.get("num_workers")
+    task = Task(benchmark, model, head, corruptions, corruption_share, image_size, workers)
+    chosen = choose_settings(task, training, method)
+    arguments, loaded = chosen.arguments, task.load()
     config = {**task.plain(), "method": spec_of(method), **arguments.plain()}
     job = Job(task, method.trained, arguments)
     job.check()
+    print_lines(chosen.lines)
     if dry_run:
         grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out, workers=1)
         estimate(grid, [method], device)
         return []
     print_notes(loaded)
-    with run_folder(out, config, resume, overwrite, arguments.conduct(), task):
+    changes = arguments.conduct()
+    with run_folder(out, config, resume, overwrite, changes, task, chosen.lines):
         log = RunFolder(out).log
         if job.is_finished(out, log):
             say(f"The run in {out} is finished; nothing was trained.")
@@ -96,11 +98,10 @@ def finetune(
         with bars() as progress, few_threads(loaded.pretrained.model):
             bar = RunBar(progress, job.title, arguments.steps)
             finetuned, run = job.train_or_load(out, log, bar.advance)
-            chosen = id_validation.choose(job.record(method, finetuned, run, log))
+            best = id_validation.choose(job.record(method, finetuned, run, log))
         for options, state, _ in method.models(job.pretrained(), job.runs(finetuned)):
-            if options == chosen.method.spelled:
-                save_model(RunFolder(out).model, state, about_model(chosen) | task.about())
+            if options == best.method.spelled:
+                save_model(RunFolder(out).model, state, about_model(best) | task.about())
         job.finish(out)
-        if chosen.below_start:
-            say(f"{job.title} {chosen.below_start}")
+        print_outcome(job.title, best)
         return show_report(out)

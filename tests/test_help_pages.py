@@ -1,0 +1,90 @@
+"""Help without a wait: pages are stored, equal what signatures say, and need no torch."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gmixout.bench.help_pages import STORED, stored_page, page_text
+from gmixout.bench.usage import page_of
+from gmixout.cli import COMMANDS, Command, main
+
+
+def typed():
+    """The commands by what a user types."""
+    for name, found in COMMANDS.items():
+        inside = {name: found} if isinstance(found, Command) else {
+            f"{name} {last}": each for last, each in found.items()
+        }  # fmt: skip
+        for words, command in inside.items():
+            yield f"gmixout {words}", command
+
+
+TYPED = dict(typed())
+
+
+def test_stored_pages_are_those_of_the_signatures():
+    """Where they are not, the file is written anew: commit it."""
+    now = {title: page_of(title, command.function) for title, command in TYPED.items()}
+    now = json.loads(json.dumps(now))
+    then = json.loads(STORED.read_text()) if STORED.exists() else {}
+    if then != now:
+        STORED.write_text(json.dumps(now, indent=1) + "\n")
+    changed = sorted(title for title in {*then, *now} if then.get(title) != now.get(title))
+    assert not changed, f"the help of {', '.join(changed)} has changed: {STORED.name} is new"
+
+
+@pytest.mark.parametrize("title", TYPED)
+def test_each_page_names_its_options_and_defaults(title, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*title.split()[1:], "--help"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: {title}")
+    assert "--allow MODULE" in printed
+    assert printed.rstrip("\n") == page_text(stored_page(title)).rstrip("\n")
+
+
+def test_without_the_file_help_comes_from_the_signatures(monkeypatch, tmp_path, capsys):
+    stored = page_text(stored_page("gmixout evaluate"))
+    monkeypatch.setattr("gmixout.bench.help_pages.STORED", tmp_path / "none.json")
+    for content in (None, "{", "[]", '{"gmixout evaluate": 3}'):
+        if content is not None:
+            (tmp_path / "none.json").write_text(content)
+        with pytest.raises(SystemExit):
+            main(["evaluate", "--help"])
+        assert capsys.readouterr().out.strip() == stored.strip()
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["finetune", "--help"], ["data", "check", "-h"]])
+def test_help_takes_less_than_a_second_of_the_processor_and_no_torch(words):
+    code = (
+        "import sys, time\n"
+        "from gmixout.cli import main\n"
+        f"try: main({words!r})\nexcept SystemExit: pass\n"
+        "print('torch' in sys.modules, time.process_time())"
+    )
+    begun = time.monotonic()
+    printed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    torch, seconds = printed.splitlines()[-1].split()
+    assert torch == "False"
+    assert float(seconds) < 1.0, time.monotonic() - begun
+
+
+def test_the_bare_command_says_in_ten_lines_what_can_be_done(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) <= 10
+    assert all(len(line) <= 110 for line in lines)
+    commands = [line.split() for line in lines if line.startswith("  gmixout ")]
+    assert len(commands) >= 6
+    for _, first, *rest in commands:
+        found = COMMANDS.get(first)
+        assert found or first == "COMMAND"
+        assert not isinstance(found, dict) or rest[0] in found
