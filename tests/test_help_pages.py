@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gmixout.bench.help_pages import STORED, stored_page, page_text
+from gmixout.bench.help_pages import STORED, page_text, stored_page
 from gmixout.bench.usage import page_of
 from gmixout.cli import COMMANDS, Command, main
 

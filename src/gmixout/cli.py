@@ -15,7 +15,7 @@ from rich.console import Console
 
 from gmixout import __version__, bench
 from gmixout.bench.configs import CONFIGS
-from gmixout.bench.help_pages import stored_page, page_text
+from gmixout.bench.help_pages import page_text, stored_page
 from gmixout.errors import ConfigError, GmixoutError
 from gmixout.plain import printable
 

@@ -48,7 +48,7 @@ class Choices:
     """Passes over the training images, instead of `steps`; fractions are allowed."""
     recipe: RecipeName = "auto"
     """Settings where you give none. auto: by the architecture of the model that you name and the
-    number of images (docs/recipes.md); none: the defaults below; or an architecture's by name."""
+    number of images (docs/recipes.md); none: the defaults of this help; or one by name."""
 
     def __post_init__(self) -> None:
         """Refuse values of another type or out of range."""
