@@ -29,9 +29,15 @@ def test_the_python_of_the_readme_runs():
 
 
 @pytest.mark.parametrize("words", commands("gmixout"), ids=" ".join)
-def test_each_command_of_the_readme_parses(words, capsys):
+def test_each_command_of_the_readme_parses(words, capsys, tmp_path, monkeypatch):
     from gmixout.cli import main
 
+    for label in ("cat", "dog"):  # a folder or table without a name is recognized
+        folder = tmp_path / "DATA" / "mine" / label
+        folder.mkdir(parents=True)
+        (folder / "a.jpg").touch()
+    (tmp_path / "DATA" / "mine.csv").write_text("file,label\n")
+    monkeypatch.chdir(tmp_path)
     ask = [] if any(word.endswith("help") for word in words) else ["--print_config"]
     with pytest.raises(SystemExit) as end:
         main([*words[1:], *ask])

@@ -49,6 +49,11 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + rest
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s in the plural."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def bounded(value: object) -> Any:
     """Return a plain value with every text in it `printable` and every tuple a list.
 

@@ -209,17 +209,18 @@ def test_a_wrong_row_is_named_by_its_line(kind, tmp_path):
         SOURCES["csv"](file).check()
     # those rows alone are wrong, down to what so small a table can be split into
     file.write_text("\n".join(good) + "\n")
-    with pytest.raises(DataError, match="id_val holds no image"):
+    with pytest.raises(DataError, match="no row of split val, and its classes have too few"):
         SOURCES["csv"](file).check()
 
 
 HEADERS = {
-    "no label": ("path,class\n", {}, "has no column label; it has: .'path', 'class'."),
+    "no label": ("path,kind\n", {}, "has no column label; it has: .'path', 'kind'."),
+    "two that may be meant": ("image,file,label\n", {}, "no column path, and image or file may be"),
     "a column twice": ("path,label,label\n", {}, "has more than one column 'label'"),
     "a column of the user's": ("path,label\n", {"split_column": "part"}, "has no column part"),
     "no rows": ("path,label\n", {}, "it lists no image"),
     "nothing": ("", {}, "has no column path, label"),
-    "Excel's own form": ("path;label\na.jpg;cat\n", {}, "has no column path, label; it has"),
+    "other marks": ("path|label\na.jpg|cat\n", {}, "has no column path, label; it has"),
     "UTF-16": ("path,label\n".encode("utf-16"), {}, "is not text in UTF-8: line 1"),
     "domains without a column": (
         "path,label\na.jpg,b\n", {"test_domain": "x"}, "test_domain=x is not there.* are: none",
@@ -263,3 +264,76 @@ def test_a_column_of_something_else_makes_no_thousands_of_sets(column, tmp_path,
 def test_a_folder_is_told_from_a_table(tmp_path):
     with pytest.raises(DataError, match=r"it is a folder: name the table in it, .*table\.csv"):
         SOURCES["csv"](tmp_path).check()
+
+
+FORMS = {
+    "tabs": ("x.tsv", "\t", "utf-8"),
+    "tabs under another name": ("x.csv", "\t", "utf-8"),
+    "semicolons, as Excel writes them": ("x.csv", ";", "utf-8-sig"),
+    "a comma in a table of tabs": ("x.tsv", "\t", "utf-8-sig"),
+}
+
+
+def columns_of(root, images=6):
+    trees.class_folders(root, ["a, b", "c;d"], images, 0)
+    paths = [f"{name}/{name}_{n}.jpg" for name in ("a, b", "c;d") for n in range(images)]
+    labels = [name for name in ("a, b", "c;d") for _ in range(images)]
+    splits = [["Training", "val", "testing"][n % 3] for n in range(2 * images)]
+    return {"File": paths, "class": labels, "set": splits}
+
+
+def seen(source):
+    splits = source.load()
+    assert splits.classes == ("a, b", "c;d")
+    for part in splits.sets.values():
+        assert all(colour[0] == label for colour, label in held(part))
+    notes = [note for note in splits.notes if "is read as" in note]
+    read_as = {"File": "path", "class": "label", "set": "split"}
+    assert notes == [f"column {column} is read as {name}" for column, name in read_as.items()]
+    return {name: len(images) for name, images in splits.sets.items()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tables_are_read_whatever_separates_their_values(form, tmp_path):
+    name, mark, encoding = FORMS[form]
+    columns = columns_of(tmp_path)
+    with (tmp_path / name).open("w", newline="", encoding=encoding) as opened:
+        writer = csv.writer(opened, delimiter=mark)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    assert seen(SOURCES["csv"](tmp_path / name)) == {"train": 4, "id_val": 4, "id_test": 4}
+
+
+def test_a_table_in_parquet_is_a_table(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = columns_of(tmp_path)
+    file = tmp_path / "x.parquet"
+    table = pyarrow.table({**columns, "others": [b"x"] * 12})
+    table = table.set_column(1, "class", table["class"].dictionary_encode())
+    parquet.write_table(table.drop_columns(["others"]), file)
+    assert seen(SOURCES["csv"](file)) == {"train": 4, "id_val": 4, "id_test": 4}
+    numbers = {"path": columns["File"], "label": [n // 6 for n in range(12)]}
+    parquet.write_table(pyarrow.table(numbers), file)
+    assert SOURCES["csv"](file).load().classes == ("0", "1")
+    parquet.write_table(pyarrow.table({**numbers, "label": [None] * 12}), file)
+    with pytest.raises(DataError, match="line 12: label is empty"):
+        SOURCES["csv"](file).check()
+    parquet.write_table(pyarrow.table({**numbers, "label": [[1]] * 12}), file)
+    with pytest.raises(DataError, match="column label must hold text or numbers"):
+        SOURCES["csv"](file).check()
+    file.write_bytes(b"PAR1 torn")
+    with pytest.raises(DataError, match="cannot be read as a parquet file"):
+        SOURCES["csv"](file).check()
+
+
+def test_a_column_that_is_named_is_that_column(tmp_path):
+    columns = columns_of(tmp_path)
+    rows = list(zip(*columns.values(), strict=True))
+    for options, said in (({"path_column": "file"}, "no column file"),
+                          ({"label_column": "label2"}, "no column label2")):  # fmt: skip
+        with pytest.raises(DataError, match=said):
+            table(tmp_path, list(columns), rows, **options).check()
+    source = table(tmp_path, list(columns), rows, split_column=None)
+    assert len(source.load().train) == 8

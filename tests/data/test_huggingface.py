@@ -79,9 +79,9 @@ def test_splits_labels_and_shifts(make, datasets):
     assert splits.train.labels.tolist() == [0, 1, 1]
     sent = pickle.loads(pickle.dumps(splits.shifts["fog"].transformed(colour_of)))
     assert [colour for colour, _ in sent] == [(0, 3, 0), (0, 3, 1)]
-    halved = load(huggingface(root, shifts=("fog",)))
+    halved = load(huggingface(root, shifts=("fog",), test=""))
     assert halved.id_val.labels.tolist() == halved.id_test.labels.tolist() == [0, 1]
-    assert "one half of validation" in halved.notes[0]
+    assert "one half of the validation split" in halved.notes[0]
 
 
 def test_a_class_has_one_label_whatever_its_number_in_a_split(make, datasets):
@@ -261,3 +261,84 @@ def test_a_pipe_in_the_folder_is_named(make, datasets):
     os.mkfifo(file)
     with pytest.raises(DataError, match=r"arrow is not a regular file"):
         huggingface(root).check()
+
+
+def test_a_split_called_test_is_the_test_unless_that_is_refused(make, datasets):
+    number = datasets.Value("int64")
+    root = make({"train": ([0, 1] * 2, number), "valid": ([0, 1] * 2, number),
+                 "test": ([0, 1, 1], number), "fog": ([1], number)})  # fmt: skip
+    splits = load(huggingface(root))
+    assert {name: len(images) for name, images in splits.sets.items()} == {
+        "train": 4, "id_val": 4, "id_test": 3, "fog": 1,
+    }  # fmt: skip
+    assert load(huggingface(root, test="", shifts=())).shifts == {}
+    splits = load(huggingface(root, test=""))
+    assert {*splits.shifts} == {"test", "fog"}
+    assert (len(splits.id_val), len(splits.id_test)) == (2, 2)
+
+
+def test_none_is_all_and_empty_is_none(make, datasets):
+    """What is not asked for need not even be readable."""
+    number, text = datasets.Value("int64"), datasets.Value("binary")
+    root = make({"train": ([0, 1] * 2, number), "validation": ([0, 1] * 2, number),
+                 "fog": ([1], number), "odd": ([b"x"], text)})  # fmt: skip
+    assert load(huggingface(root, shifts=())).shifts == {}
+    assert {*load(huggingface(root, shifts=("fog",))).shifts} == {"fog"}
+    with pytest.raises(DataError, match="split odd: column label holds"):
+        load(huggingface(root))
+
+
+def test_what_is_missing_is_held_out_by_content(make, datasets):
+    number = datasets.Value("int64")
+    root = make({"train": ([0, 1] * 20, number), "fog": ([1], number)})
+    splits = load(huggingface(root, id_val_share=0.3))
+    sizes = {name: len(images) for name, images in splits.sets.items()}
+    assert sizes["train"] + sizes["id_val"] + sizes["id_test"] == 40
+    assert min(sizes.values()) > 0
+    assert any("there is no val and no test: about 30% for val and 20%" in n for n in splits.notes)
+    parts = (splits.train, splits.id_val, splits.id_test)
+    assert len({colour_of(picture) for part in parts for picture, _ in part}) == 40
+    root = make({"train": ([0, 1], number), "test": ([0, 1], number)})
+    with pytest.raises(DataError, match="no val, and the classes have too few images"):
+        huggingface(root).check()
+
+
+def test_one_split_without_a_dictionary_is_the_training_split(make, datasets, tmp_path):
+    number = datasets.Value("int64")
+    root = make({"train": ([0, 1] * 20, number)})
+    datasets.load_from_disk(str(root))["train"].save_to_disk(str(tmp_path / "single"))
+    splits = load(huggingface(tmp_path / "single"))
+    assert [len(i) for i in splits.sets.values()] == [
+        len(i) for i in load(huggingface(root)).sets.values()
+    ]
+
+
+def test_columns_of_other_names_are_taken_where_there_is_one_of_the_kind(make, datasets, tmp_path):
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    root = make({"train": ([0, 1] * 20, names)})
+    rows = datasets.load_from_disk(str(root))["train"]
+    renamed = rows.rename_columns({"image": "img", "label": "fine_label"})
+    renamed.save_to_disk(str(tmp_path / "one"))
+    notes = load(huggingface(tmp_path / "one")).notes
+    assert {"column img is read as image", "column fine_label is read as label"} <= {*notes}
+    both = renamed.add_column("coarse_label", [0] * 40).cast_column("coarse_label", names)
+    both.save_to_disk(str(tmp_path / "two"))
+    with pytest.raises(DataError, match="no column label, and fine_label or coarse_label may be m"):
+        huggingface(tmp_path / "two").check()
+    assert len(load(huggingface(tmp_path / "two", label="fine_label")).classes) == 2
+
+
+def test_a_parquet_file_of_images_is_read(make, datasets, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "prepared"))
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for number in range(30):
+        trees.paint(tmp_path / "images" / f"{number}.png", (number % 2, 0, number))
+    encoded = [(tmp_path / "images" / f"{number}.png").read_bytes() for number in range(30)]
+    table = pyarrow.table({"image": encoded, "label": [number % 2 for number in range(30)]})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    splits = load(huggingface(tmp_path / "x.parquet"))
+    for images in (splits.train, splits.id_val, splits.id_test):
+        assert all(colour_of(picture)[0] == label for picture, label in images)
+    assert sum(map(len, splits.sets.values())) == 30

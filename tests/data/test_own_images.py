@@ -1,17 +1,20 @@
 """Pictures as people have them: every kind of pixels, endings, folders in folders."""
 
+import base64
 import io
 import os
 import unicodedata
+from importlib.util import find_spec
 
 import numpy as np
 import official_trees as trees
 import pytest
 from PIL import Image, features
 
-from gmixout.data import SOURCES
+from gmixout.data import SOURCES, decoding
+from gmixout.data.decoding import decoded, suffixes
 from gmixout.data.folders import pictures
-from gmixout.data.images import ImageBytes, ImageFiles, decoded, suffixes
+from gmixout.data.images import ImageBytes, ImageFiles
 from gmixout.errors import DataError
 
 RAMP = np.linspace(0, 1, 64)[None].repeat(32, 0)
@@ -126,19 +129,68 @@ def test_endings_that_pillow_knows_are_images(tmp_path):
     assert not {".eps", ".pdf", ".ico", ".mpg", ".h5", ".json", ".txt", ".npy"} & set(suffixes())
 
 
+def test_palettes_with_transparency_keep_their_colours_without_a_warning():
+    coded = RGB.quantize(16)
+    for transparency in (3, bytes([0, 100] * 8)):
+        held = encode(coded, "PNG", transparency=transparency)
+        seen = decoded(io.BytesIO(held))
+        assert seen.tobytes() == coded.convert("RGB").tobytes()
+
+
+HEIC = (
+    # 48 x 32, the top left corner light, as pillow-heif writes it
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAA"
+    "AAAAAAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABoQABAAAAAAAAACMAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAA"
+    "AAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA/WlwcnAAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34"
+    "+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5"
+    "uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAA"
+    "AAAoY2xhcAAAADAAAAABAAAAIAAAAAH////wAAAAAv///+AAAAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAA"
+    "AAAAAAEAAQWBAgMFhAAAACttZGF0AAAAHygBrwngIYB0pa/+5uSS2//tgTa2f/4/vCtmatRxFMA="
+)
+
+
+def test_photos_of_iphones_are_read_with_the_plugin_and_named_without(tmp_path, monkeypatch):
+    root = trees.imagefolder(tmp_path)
+    (root / "train/cat/IMG_1.HEIC").write_bytes(base64.b64decode(HEIC))
+    own = SOURCES["imagefolder"](root)
+    for cached in (decoding.formats, decoding.suffixes):
+        cached.cache_clear()
+    with monkeypatch.context() as without:
+        without.setattr(decoding, "HEIF_PLUGINS", ())
+        without.setitem(Image.OPEN, "HEIF", None)
+        without.delitem(Image.OPEN, "HEIF")
+        (note,) = [note for note in own.check().notes if "not read as images" in note]
+        assert note.startswith("1 of files that are not read as images: .heic (1); ")
+        assert note.endswith("IMG_1.HEIC'; pip install 'gmixout[photos]' reads HEIC")
+    for cached in (decoding.formats, decoding.suffixes):
+        cached.cache_clear()
+    if not any(map(find_spec, decoding.HEIF_PLUGINS)):
+        pytest.skip("neither pi_heif nor pillow_heif is installed")
+    train = own.load().train
+    assert len(train) == 9
+    picture = train.picture(next(n for n in range(9) if train.path(n).suffix == ".HEIC"))
+    assert picture.size == (48, 32)
+    assert min(picture.getpixel((4, 4))) > 200 > 50 > max(picture.getpixel((40, 28)))
+
+
 def test_what_is_passed_over_is_counted_and_named(tmp_path):
     root = trees.imagefolder(tmp_path)
     own = SOURCES["imagefolder"]
     assert not any("not read as images" in note for note in own(root).check().notes)
-    for name in ("a.heic", "b.HEIC", "c.txt", "noending", ".hidden", "._a.jpg", "Thumbs.db"):
+    for name in ("a.mov", "b.MOV", "c.txt", "noending", ".hidden", "._a.jpg", "Thumbs.db"):
         (root / "train" / "cat" / name).write_bytes(b"x")
     (root / "train" / "list.csv").write_bytes(b"x")
     (root / "val" / ".DS_Store").write_bytes(b"x")
     for junk in ("__MACOSX", "@eaDir", ".ipynb_checkpoints"):
         trees.paint(root / "train" / junk / "a.jpg", (0, 0, 0))
     (note,) = [note for note in own(root).check().notes if "not read as images" in note]
-    assert note.startswith("5 files that are not read as images: .heic (2), ")
-    assert "list.csv" in note
+    assert note.startswith("5 files that are not read as images: ")
+    assert ".mov (2)" in note
+    assert note.count("'/") == 3
+    (system,) = [note for note in own(root).check().notes if "operating systems" in note]
+    assert system.startswith("7 hidden files and folders, or ones of operating systems: ")
+    for kind in ("Thumbs.db", ".DS_Store", "._*", "__MACOSX", "@eaDir", ".ipynb_checkpoints"):
+        assert f"{kind} (1)" in system
     assert own(root).check().images["train"] == 8
 
 
@@ -207,7 +259,16 @@ def test_too_few_images_to_halve_are_named_and_absent_classes_noted(tmp_path):
     with pytest.raises(DataError, match=r"val has too few images of each class.* a folder test/"):
         SOURCES["imagefolder"](tmp_path).check()
     trees.class_folders(tmp_path / "test", ["bee"], 1, 0)
-    assert "test has no image of ant" in SOURCES["imagefolder"](tmp_path).check().notes
+    notes = SOURCES["imagefolder"](tmp_path).check().notes
+    assert "id_test has no image of 1 of 2 classes: ant" in notes
+
+
+def test_an_empty_folder_of_a_class_is_a_class_that_val_lacks(tmp_path):
+    root = trees.imagefolder(tmp_path)
+    for index in range(4):
+        (root / "val/dog" / f"dog_{index}.jpg").unlink()
+    notes = SOURCES["imagefolder"](root).check().notes
+    assert "id_val has no image of 1 of 2 classes: dog" in notes
 
 
 def test_the_same_name_in_another_form_of_unicode_is_the_same_class(tmp_path):

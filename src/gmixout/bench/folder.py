@@ -20,6 +20,8 @@ from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.progress import say
 from gmixout.bench.task import Task
 from gmixout.bench.yaml_text import load_yaml
+from gmixout.data import Benchmark, Source
+from gmixout.data.split_table import split_table
 from gmixout.errors import ConfigError, StateError
 from gmixout.files import write_atomically, write_text
 from gmixout.losses import Loss
@@ -104,6 +106,9 @@ def run_folder(
                 _tell_of_another_version(own)
             about = {**task.identity(), MADE_BY: _this_version()}
             write_text(own.identity, json.dumps(about, indent=1) + "\n")
+            if isinstance(task.benchmark, Source) and task.benchmark.own:
+                images: Benchmark[Any] = task.load().benchmark
+                write_text(own.split, split_table(images, task.benchmark.root))
         yield
 
 
@@ -363,4 +368,4 @@ def _files_of(folder: Path) -> list[Path]:
     """Return the files that a run may leave in its folder, the config first."""
     own = RunFolder(folder)
     checkpoint = (checkpoints.previous(own.checkpoint), own.checkpoint)
-    return [own.config, own.identity, own.log.path, own.model, *checkpoint, *own.report]
+    return [own.config, own.identity, own.split, own.log.path, own.model, *checkpoint, *own.report]

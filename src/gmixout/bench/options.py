@@ -7,6 +7,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from gmixout.data import Source
 from gmixout.named import Named, defaults_of
 
 ALTERNATIVES = (("steps", "epochs"),)
@@ -61,7 +62,7 @@ class Option:
     @property
     def is_switch(self) -> bool:
         """True if it is on or off."""
-        return self.kind is bool
+        return bool in self.parts and {*self.parts} <= {bool, NoneType}
 
     @property
     def entries(self) -> tuple[Any, ...]:
@@ -165,6 +166,9 @@ def matching(options: Mapping[str, Option], name: str) -> Option | None:
 
 
 def subject_of(options: Mapping[str, Option]) -> str:
-    """Return the option that a command's positional words set; "" for none."""
+    """Return the option that a command's positional words set; "" for none.
+
+    It is the first one, if that is required or names a data set.
+    """
     first = next(iter(options.values()), None)
-    return first.name if first and first.default is REQUIRED else ""
+    return first.name if first and (first.default is REQUIRED or first.named is Source) else ""

@@ -21,9 +21,16 @@ def say(text: str) -> None:
 
 
 def print_notes(task: LoadedTask) -> None:
-    """Print the notes of a task."""
-    for note in task.notes:
-        say(f"{task.name}: {note}")
+    """Print what was understood of a task's data, and its notes."""
+    if task.inventory is None:
+        for note in task.notes:
+            say(f"{task.name}: {note}")
+        return
+    say(f"{task.name}, data at {task.inventory.root}")
+    for line in task.inventory.table(grouped=True):
+        say(line)
+    for note in task.inventory.notes:
+        say(f"  note: {note}")
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from accelerate import PartialState
 
 from gmixout.bench.benchmarks import check_benchmark_name, load_benchmark
-from gmixout.data import SOURCES, Benchmark, Source
+from gmixout.data import SOURCES, Benchmark, Inventory, Source
 from gmixout.data.common_corruptions import NOTES, corruption_shifts
 from gmixout.data.images import ImageSet
 from gmixout.data.sampling import SPLIT_SEED, stratified
@@ -49,6 +49,8 @@ class LoadedTask:
     the hash of a run."""
     notes: tuple[str, ...]
     """Notes for readers of the results."""
+    inventory: Inventory | None = None
+    """The content of its data set; None for a benchmark that includes its model."""
 
 
 @dataclass(frozen=True)
@@ -266,8 +268,9 @@ def _load(task: Task) -> LoadedTask:
         pretrained = linear_probe_head(
             pretrained, benchmark.train, workers=task.num_workers, device=PartialState().device
         )
-    essential = changed(source).keys() - {*source.never_shown}
     head = f"the initial head is {pretrained.head_from}"
+    notes = (*benchmark.notes, *_broken(broken_in(benchmark)), head)
+    essential = changed(source).keys() - {*source.never_shown}
     return LoadedTask(
         name=f"{source} with {_label(pretrained.name)}" + _differences(task),
         parts=_parts(task, source, _label(pretrained.name)),
@@ -281,7 +284,8 @@ def _load(task: Task) -> LoadedTask:
             "transform": repr(pretrained.transform),
             "pretrained": fingerprint(pretrained.model.state_dict()),
         },
-        notes=(*benchmark.notes, *_broken(broken_in(benchmark)), head),
+        notes=notes,
+        inventory=Inventory.of(str(source), source.root, benchmark, notes),
     )
 
 

@@ -31,8 +31,10 @@ def page_of(title: str, function: Callable[..., Any]) -> Page:
         title: The command as typed: `gmixout compare`.
         function: The command.
     """
-    first = subject_of(options_of(function))
-    subject = f" {first.upper()}" if first else ""
+    options = options_of(function)
+    first = subject_of(options)
+    required = first and options[first].default is REQUIRED
+    subject = f" {first.upper()}" if required else f" [{first.upper()}]" if first else ""
     page = _page(f"{title}{subject} [--OPTION VALUE ...]", function, "--")
     page["groups"].append(["of every command", [list(line) for line in COMMON.items()]])
     return page

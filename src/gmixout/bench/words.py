@@ -5,13 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from gmixout.bench.benchmarks import check_benchmark_name
 from gmixout.bench.configs import read_config, read_yaml, yaml_value
 from gmixout.bench.options import ALTERNATIVES, Option, matching, options_of
+from gmixout.bench.places import Given, is_place, with_data
 from gmixout.bench.values import Spec, called, known, made, spelled
-from gmixout.data import SOURCES, Source
+from gmixout.data import SOURCES, Source, recognized
 from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, METHODS, Method, get_method
 from gmixout.methods.beside import beside
@@ -27,9 +29,6 @@ from gmixout.named import (
     specs_of,
 )
 from gmixout.settings import shown
-
-Given = Sequence[tuple[str, Sequence[str]]]
-"""Options as typed, with `_` for `-`, and the words after each."""
 
 
 def split(words: Iterable[str], subject: str = "") -> list[tuple[str, list[str]]]:
@@ -83,7 +82,8 @@ class Reading:
     - A method, data set or the like is a name in our tables, with its regularizers
       (`gmixout+sam`), `module:Class` of the user's own, or a mapping of `class_path` and
       `init_args`; its options follow as `--method.mask_rate 0.5`.
-    - The options of a data set need no prefix, and `--data-root` is its `root`.
+    - The options of a data set need no prefix, and `--data-root` is its `root`. A folder or table
+      without the name of a data set, positional or as `--data-root`, is recognized.
 
     Args:
         options: The options of the command.
@@ -104,8 +104,8 @@ class Reading:
         for name, texts in given:
             for text in (texts or [""]) if name == "config" else ():
                 self._take_up(text)
-        self._check_root(given)
         given = [(name, texts) for name, texts in given if name != "config"]
+        given = with_data(self.options, given, self._data is not None)
         self._drop_alternatives({name for name, _ in given})
         # an object comes before its options: `--method.of mixout --method.of.mask_rate 1`
         given = sorted(given, key=lambda each: (not self._names(each[0]), each[0].count(".")))
@@ -242,7 +242,7 @@ class Reading:
         """
         if isinstance(value, str) and value[:1] in ("{", "["):
             value = yaml_value(value, f"--{option.name}")
-        elif isinstance(value, str) and os.path.isfile(value):
+        elif isinstance(value, str) and os.path.isfile(value) and not is_place(value):
             return self._spec(option, read_yaml(value), by_hand=False)
         if value is None or isinstance(value, Named):
             return value
@@ -275,6 +275,11 @@ class Reading:
         assert base is not None
         if kind := base._table.get(name):
             return Spec(kind)
+        if base is Source and is_place(name):
+            found, root = recognized(Path(name).expanduser())
+            return Spec(found, {"root": root})
+        if base is Source and os.sep in name:
+            raise ConfigError(f"there is no folder or table {shown(name)}")
         if any(mark in name for mark in "+("):
             return self._composed(base, name, by_hand)
         may_be_function = str in option.parts
@@ -326,22 +331,6 @@ class Reading:
             if typed & {*group}:
                 for name in group:
                     self.values.pop(name, None)
-
-    def _check_root(self, given: Given) -> None:
-        """Refuse a folder without a data set.
-
-        Raises:
-            ConfigError: A folder is given without a data set.
-        """
-        typed = dict(given)
-        if "data_root" not in typed or "data_root" in self.options or "config" in typed:
-            return
-        name = next(iter(typed.get("benchmark", typed.get("source", ()))), "")
-        if name not in SOURCES and not set(name) & set(".:{"):
-            said = f"{name!r:.80} is none" if name else "--benchmark names none"
-            raise ConfigError(
-                f"--data-root goes with a data set, and {said} of: {', '.join(SOURCES)}"
-            )
 
     def _unknown(self, name: str, texts: Sequence[str]) -> ConfigError:
         """Return an error that suggests what an unknown option may mean."""

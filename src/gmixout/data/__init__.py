@@ -11,10 +11,12 @@ from gmixout.data.imagefolder import imagefolder
 from gmixout.data.imagenet import imagenet
 from gmixout.data.imagenet_c import imagenet_c
 from gmixout.data.imagenet_lt import imagenet_lt
+from gmixout.data.inventory import Inventory
 from gmixout.data.iwildcam import iwildcam
-from gmixout.data.source import Inventory, Source
+from gmixout.data.recognition import recognized
+from gmixout.data.source import Source
 
-__all__ = ["SOURCES", "Benchmark", "Inventory", "LabelledImages", "Source", "digits"]
+__all__ = ["SOURCES", "Benchmark", "Inventory", "LabelledImages", "Source", "digits", "recognized"]
 
 SOURCES: dict[str, type[Source]] = {
     source.__name__: source

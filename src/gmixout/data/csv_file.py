@@ -4,22 +4,39 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from gmixout.data.base import Benchmark
 from gmixout.data.folders import Listing, absent_files
 from gmixout.data.imagefolder import SPELLINGS
 from gmixout.data.images import ImageSet
-from gmixout.data.reading import stays_inside, table_rows, whole_number
+from gmixout.data.parquet import parquet_columns, parquet_rows
+from gmixout.data.reading import stays_inside, table_columns, table_rows, whole_number
 from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.several import Parts, SeveralDomains, joined, joined_parts, training_note
 from gmixout.data.source import ImageBenchmark, Problems
+from gmixout.errors import DataError
 from gmixout.named import changed
 from gmixout.settings import shown
 
 MOST_SETS = 1000
 """Splits and domains that a table may name; more are the values of another column."""
 
+
+TABLES = (".csv", ".tsv", ".tab", ".parquet")
+"""Endings of tables."""
+
+USUAL = {
+    "path": (
+        "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path",
+        "img", "img_path",
+    ),
+    "label": ("label", "class", "class_name", "target", "category"),
+    "split": ("split", "set", "subset", "partition"),
+    "domain": ("domain",),
+}  # fmt: skip
+"""Names of columns, in lower case, that are understood where none is given."""
 
 _NAME = re.compile(r"[^\0-\x1f\x7f]{0,200}")
 """What a label, split or domain may be, as it comes to stand in tables and names of files."""
@@ -39,15 +56,16 @@ class CsvRow(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class csv(SeveralDomains):
-    """Your own images, listed in a table: `--data-root table.csv`.
+    """Your own images, listed in a table (.csv, .tsv or .parquet).
 
     - Input: image files that Pillow can read, in any size; read as RGB and rotated by their EXIF
       data.
-    - Files: the root is the table, in UTF-8, with commas (and quotes around values that hold
-      commas); its first line names the columns, in any order, and others than these are passed
-      over. `path` starts from the table's folder and does not leave it; `label` is the class;
-      `split` is train, val, test or the name of a shift; `domain` is where the image is from. Every
-      image has one row.
+    - Files: the root is the table: text in UTF-8 with commas (semicolons and tabs work, too; values
+      that hold them are quoted), whose first line names the columns, or a parquet file. Columns
+      come in any order, and others than these are passed over. `path` starts from the table's
+      folder and does not leave it; `label` is the class; `split` is train, val, test or the name of
+      a shift; `domain` is where the image is from. Where a column has another usual name (`file`,
+      `class` ...), that is noted. Every image has one row.
     - Labels: the labels of all rows, sorted: as numbers, if they are.
     - Domains: without the options below all are trained on. Those that are not trained on are
       shifts, with their images of train, val and test.
@@ -76,15 +94,30 @@ class csv(SeveralDomains):
     id_val_share: float = 0.2
     id_test_share: float = 0.2
 
+    own = True
     download_hint = (
         "your own table beside your images, one row per image, with columns path, label and "
         "optionally split and domain"
     )
 
+    @classmethod
+    def recognize(cls, root: Path) -> Path | None:
+        """Accept a table, and a folder that holds one table of files and labels."""
+        if root.is_file():
+            return root if root.suffix.lower() in TABLES and not _holds_images(root) else None
+        if not root.is_dir():
+            return None
+        tables = [each for each in sorted(root.iterdir()) if each.suffix.lower() in TABLES]
+        lists = [each for each in tables if each.is_file() and _lists_images(each)]
+        return lists[0] if len(lists) == 1 else None
+
     def read(self, problems: Problems) -> ImageBenchmark:
         """Look at the table and whether its images are there."""
         rows, classes = self._rows(problems)
         trained = self.trained_of(sorted({row.domain for row in rows}), problems)
+        # a domain of shifts alone is not one to train on
+        tested = {row.domain for row in rows if row.split in ("", *SPELLINGS)}
+        trained = [domain for domain in trained if domain in tested] or trained[:1]
         sets = self._sets(rows, classes)
         parts = {}
         for domain in trained:
@@ -93,9 +126,16 @@ class csv(SeveralDomains):
                 whose = f" and domain {domain}" if domain else ""
                 problems.fail(self, f"there is no row of split train{whose}")
             parts[domain] = self._parts(own)
+            for part, images in zip(("val", "test"), parts[domain][1:], strict=True):
+                if part not in own and not len(images):
+                    whose = f" of domain {domain}" if domain else ""
+                    problems.add(
+                        f"there is no row of split {part}{whose}, and its classes have too few "
+                        "images to hold any out of train: add images, or a column split"
+                    )
         train, id_val, id_test = joined_parts(parts, problems)
         shifts = {name: images for (part, name), images in sets.items() if part == "shift"}
-        notes = []
+        notes = self._renamed()
         for part in ("val", "test"):
             if lacking := [domain for domain in trained if (part, domain) not in sets]:
                 whose = "" if lacking == trained else f" of {', '.join(lacking)}"
@@ -171,12 +211,43 @@ class csv(SeveralDomains):
         problems.settle(self)
         return rows, tuple(sorted({row.label for row in rows}, key=_place))
 
+    def _columns(self) -> dict[str, str]:
+        """Return the table's column for each of ours; one that is not there has our name."""
+        present = _columns_of(self.root)
+        found = {}
+        for name, usual in USUAL.items():
+            column = getattr(self, f"{name}_column")
+            fitting = [each for each in present if each.strip().lower() in usual]
+            if column == name and column not in present and fitting:
+                if len(fitting) > 1:
+                    raise DataError(
+                        f"{self.root} has no column {name}, and {' or '.join(fitting)} may be "
+                        f"meant: name it with {name}_column={fitting[0]}"
+                    )
+                column = fitting[0]
+            found[name] = column
+        return found
+
+    def _renamed(self) -> list[str]:
+        """Return notes on columns that do not have our names."""
+        return [
+            f"column {column} is read as {name}"
+            for name, column in self._columns().items()
+            if column and column != getattr(self, f"{name}_column")
+        ]
+
     def _parsed(self) -> Iterator[tuple[CsvRow, str]]:
         """Yield the table's rows, and what is wrong with each; "": nothing."""
-        columns = {name: getattr(self, f"{name}_column") for name in CsvRow._fields[1:]}
+        columns = self._columns()
         asked = {"path", "label", *(name.removesuffix("_column") for name in changed(self))}
         needed = [column for name, column in columns.items() if name in asked and column]
-        for line, cells in table_rows(self.root, needed):
+        if self.root.suffix.lower() == ".parquet":
+            present = parquet_columns(self.root)
+            others = {*columns.values()} & {*present} - {*needed}
+            rows = parquet_rows(self.root, [*needed, *others])
+        else:
+            rows = table_rows(self.root, needed)
+        for line, cells in rows:
             held = {name: cells[column] for name, column in columns.items() if column in cells}
             path = held.pop("path")
             held = {name: value.strip() for name, value in held.items()}
@@ -221,6 +292,28 @@ class csv(SeveralDomains):
         made = {part: train.subset(chosen) for part, chosen in zip(wanted, held, strict=True)}
         both = {**own, **made}
         return train.subset(rest), both["val"], both["test"]
+
+
+def _columns_of(table: Path) -> list[str]:
+    if table.suffix.lower() == ".parquet":
+        return [*parquet_columns(table)]
+    return table_columns(table)
+
+
+def _lists_images(table: Path) -> bool:
+    """Return whether a table has a column of files and one of labels."""
+    try:
+        names = {name.strip().lower() for name in _columns_of(table)}
+    except DataError:
+        return False
+    return all(names & {*USUAL[name]} for name in ("path", "label")) and not _holds_images(table)
+
+
+def _holds_images(table: Path) -> bool:
+    """Return whether a parquet file holds the images themselves."""
+    if table.suffix.lower() != ".parquet":
+        return False
+    return any("binary" in kind for kind in parquet_columns(table).values())
 
 
 def _place(label: str) -> tuple[bool, int, str]:

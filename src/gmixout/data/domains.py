@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -98,6 +98,17 @@ class DomainFolders(SeveralDomains):
         if len(self.train_domains) == 1:  # one run has one spelling
             object.__setattr__(self, "train_domain", named[0])
             object.__setattr__(self, "train_domains", ())
+
+    @classmethod
+    def recognize(cls, root: Path) -> Path | None:
+        """Accept a folder whose folders are two or more of the domains."""
+        domains: Any = cls.domains  # names, except in a class whose domains follow from options
+        if not root.is_dir() or isinstance(domains, property):
+            return None
+        known = {folded_name(n) for d in domains for n in (d, *cls.spellings.get(d, ()))}
+        inside = subfolders(root)
+        fitting = [n for n in inside if folded_name(n) in known and subfolders(root / n)]
+        return root if len(inside) == len(fitting) > 1 else None
 
     @property
     @abstractmethod

@@ -3,19 +3,25 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
 
-from gmixout.data.images import ImageFiles, LabelSpace, suffixes
+from gmixout.data.decoding import suffixes
+from gmixout.data.images import ImageFiles, LabelSpace
 from gmixout.data.reading import lines_of, reading, stays_inside, whole_number
 from gmixout.data.source import Problems
 from gmixout.errors import DataError
 from gmixout.settings import shown
 
-JUNK = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
-"""Files that operating systems leave in folders; hidden files and folders are skipped, too."""
+JUNK = (
+    "__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "#recycle",
+    "system volume information", "lost+found",
+)  # fmt: skip
+"""Files and folders, in lower case, that operating systems and storage devices leave in folders;
+hidden ones are skipped, too."""
+SYSTEM = "hidden files and folders, or ones of operating systems"
 
 GAPS = 10
 """Labels allowed for each one that occurs: lists skip a class here and there."""
@@ -72,9 +78,12 @@ def pictures(folder: Path, problems: Problems | None = None) -> list[str]:
             entered.add((itself.st_dev, itself.st_ino))
             below = "" if place == str(folder) else f"{Path(place).relative_to(folder).as_posix()}/"
             inside = []
-            for name in (name for name in (*folders, *names) if not _is_junk(name)):
+            for name in (*folders, *names):
+                if _is_junk(name):
+                    if problems is not None:
+                        pass_over_junk(f"{place}/{name}", problems)
                 # a folder that is called like an image is a broken image
-                if name.lower().endswith(suffixes()):
+                elif name.lower().endswith(suffixes()):
                     found.append(f"{below}{name}")
                 elif name in folders:
                     inside.append(name)
@@ -89,7 +98,7 @@ def _raise(error: OSError) -> None:
 
 
 def _is_junk(name: str) -> bool:
-    return name.startswith(".") or name in JUNK
+    return name.startswith(".") or name.lower() in JUNK
 
 
 def find(folder: Path, *names: str) -> Path | None:
@@ -118,7 +127,12 @@ def read_class(listing: Listing, folder: str, label: int, problems: Problems) ->
     listing.labels += [label] * len(found)
 
 
-def read_classes(folder: Path, labels: Mapping[str, int], problems: Problems) -> Listing:
+def read_classes(
+    folder: Path,
+    labels: Mapping[str, int],
+    problems: Problems,
+    names: Sequence[str] | None = None,
+) -> Listing:
     """Return the images of `<folder>/<class>/*`.
 
     Args:
@@ -126,21 +140,41 @@ def read_classes(folder: Path, labels: Mapping[str, int], problems: Problems) ->
         labels: Label of each class by its folder's name.
         problems: Takes empty folders, folders of classes that are not in `labels`, and files that
             are passed over.
+        names: The class folders; by default all folders in it.
     """
     listing = Listing(folder)
-    with reading(folder, "a folder"), os.scandir(folder) as entries:
-        beside = sorted(e.name for e in entries if not e.is_dir() and not _is_junk(e.name))
-    for name in beside:
-        problems.pass_over(f"{folder}/{name}")
+    pass_over_beside(folder, problems)
     # a Mac writes the same name in another form of Unicode than most others
     composed = {normalize("NFC", name): label for name, label in labels.items()}
-    for name in subfolders(folder):
+    for name in subfolders(folder) if names is None else names:
         label = labels.get(name, composed.get(normalize("NFC", name)))
         if label is not None:
             read_class(listing, name, label, problems)
         else:
             problems.add(f"{folder / name} is the folder of a class that training does not have")
     return listing
+
+
+def pass_over_beside(folder: Path, problems: Problems) -> None:
+    """Note the files of a folder of class folders, which belong to no class."""
+    with reading(folder, "a folder"), os.scandir(folder) as entries:
+        beside = sorted(e.name for e in entries if not e.is_dir() or _is_junk(e.name))
+    for name in beside:
+        path = f"{folder}/{name}"
+        if _is_junk(name):
+            pass_over_junk(path, problems)
+        elif not os.path.exists(path):
+            problems.pass_over(path, "links that lead nowhere")
+        elif name.lower().endswith(suffixes()):
+            problems.pass_over(path, "images that lie in no class folder")
+        else:
+            problems.pass_over(path)
+
+
+def pass_over_junk(path: str, problems: Problems) -> None:
+    """Note a file or folder of an operating system."""
+    name = path.rpartition("/")[2]
+    problems.pass_over(path, SYSTEM, "._*" if name.startswith("._") else name)
 
 
 def read_list(file: Path, root: Path, problems: Problems) -> Listing:

@@ -7,7 +7,8 @@ from typing import Literal
 from unicodedata import normalize
 
 from gmixout.data.base import Benchmark
-from gmixout.data.folders import find, pictures, read_classes, subfolders
+from gmixout.data.folders import find, pass_over_beside, pictures, read_classes, subfolders
+from gmixout.data.held_out import HeldOut
 from gmixout.data.images import ImageSet
 from gmixout.data.reading import reading
 from gmixout.data.sampling import SPLIT_SEED, stratified
@@ -16,26 +17,34 @@ from gmixout.data.source import ImageBenchmark, Problems
 from gmixout.errors import ConfigError
 
 SHIFT = "shift_"
-SPELLINGS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPELLINGS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 """Names of the folders that are not shifts, in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class imagefolder(SeveralDomains):
-    """Your own images: `train/`, `val/`, and any number of `shift_<name>/`.
+    """Your own images in folders: one for each class, or `train/`, `val/` and `shift_<name>/`.
 
     - Input: image files that Pillow can read, in any size; read as RGB and rotated by their EXIF
       data.
     - Labels: the class folders of `train/`, sorted.
-    - Files: `<root>/{train,val,shift_<name>}/<class>/*` and, if there is one, `test/<class>/*`;
-      images may lie in folders in a class's folder. Other files are skipped with a note.
-      `valid/` and `validation/` also work for `val/`. With `layout=domains`, train, val and test
-      hold one folder per domain, `train/<domain>/<class>/*`, and shifts are as before.
+    - Files: `<root>/{train,val,test,shift_<name>}/<class>/*`, of which only train is required; or
+      `<root>/<class>/*` and `<root>/shift_<name>/<class>/*`. Images may lie in folders in a
+      class's folder. Other files are skipped with a note. `valid/`, `validation/` and `dev/` also
+      work for `val/`. With `layout=domains`, train, val and test (or the root) hold one folder
+      per domain, `train/<domain>/<class>/*`, and shifts are as before.
     - Domains: each `shift_<name>` is a shift called `<name>`; a shift may lack classes, and is
       still scored over all of them. A domain that is not trained on is a shift, with its images
       of all three folders.
-    - Splits: id_val is `val/`, id_test is `test/`. Without `test/`, a fixed stratified half of
-      `val/` (of each domain) is id_val and the other half id_test. Metric: accuracy.
+    - Splits: id_val is `val/`, id_test is `test/`. With `val/` but without `test/`, a fixed
+      stratified half of `val/` (of each domain) is id_val and the other half id_test. Without
+      `val/`, images of the training classes are held out by a hash of their content: an image
+      keeps its split when files are renamed or added, and copies of it are in the same split
+      (`split_by_content`). Metric: accuracy.
 
     Args:
         layout: `train/` holds folders of `classes`, or of `domains` with folders of classes in
@@ -43,13 +52,21 @@ class imagefolder(SeveralDomains):
         train_domains: With `layout=domains`: the domains that are finetuned on; empty: all.
         test_domain: With `layout=domains`: leave this domain out: finetune on all others, and test
             on it.
+        id_val_share: Share of the training images that is held out for in-domain validation, where
+            there is no `val/`.
+        id_test_share: Share of them that is held out for in-domain test, where there is neither
+            `val/` nor `test/`.
     """
 
     layout: Literal["classes", "domains"] = "classes"
+    id_val_share: float = 0.2
+    id_test_share: float = 0.2
 
+    own = True
     download_hint = (
-        "your own images, laid out as train/<class>/*, val/<class>/*, shift_<name>/<class>/* and "
-        "optionally test/<class>/*; or, with layout=domains, as train/<domain>/<class>/* and so on"
+        "your own images, laid out as <class>/*; or as train/<class>/* and optionally "
+        "val/<class>/*, test/<class>/* and shift_<name>/<class>/*; or, with layout=domains, as "
+        "train/<domain>/<class>/* and so on"
     )
 
     def __post_init__(self) -> None:
@@ -59,24 +76,31 @@ class imagefolder(SeveralDomains):
         if named and self.layout == "classes":
             raise ConfigError(f"imagefolder({option}={','.join(named)}) goes with layout=domains")
 
+    @classmethod
+    def recognize(cls, root: Path) -> Path | None:
+        """Accept folders with class folders in `train/`, or with two or more class folders."""
+        if not root.is_dir():
+            return None
+        train = find(root, *SPELLINGS["train"])
+        inside = [root / n for n in subfolders(root) if not _is_shift(n)] if train is None else []
+        classes = [folder for folder in inside if pictures(folder)]
+        is_trained_on = train is not None and any(pictures(train / n) for n in subfolders(train))
+        return root if is_trained_on or len(classes) > 1 else None
+
     def read(self, problems: Problems) -> ImageBenchmark:
         """Look at the folders."""
         parts = self._parts()
-        for name in ("train", "val"):
-            if name not in parts:
-                problems.add(f"there is no folder {self.root / name}")
-        problems.settle(self)
+        if "train" not in parts:
+            problems.fail(self, f"there is no folder {self.root / 'train'}")
+        notes = self._unused(parts, problems)
         classes = self._classes({"train": parts["train"]})
         sets = {name: self._images(name, parts[name], classes, problems) for name in parts}
-        used = {folder.name for folder in parts.values()}
-        notes = [f"{name}/ is not used" for name in subfolders(self.root) if name not in used]
         shifts = {n.removeprefix(SHIFT): sets.pop(n)[""] for n in parts if n not in SPELLINGS}
-        for name in ("val", "test"):
-            if absent := _absent(sets.get(name), classes):
-                notes.append(f"{name} has no image of {absent}")
         trained = self.trained_of(tuple(sets["train"]), problems)
         self._check_domains(parts, sets, trained, problems)
-        if "test" not in sets:
+        if "val" not in sets:
+            notes += self._hold_out(sets, trained, classes, problems)
+        elif "test" not in sets:
             val = parts["val"]
             notes.append(f"there is no test/: one half of {val.name}/ is id_val, the other id_test")
             sets |= self._halves(val, sets["val"], trained, problems)
@@ -113,7 +137,7 @@ class imagefolder(SeveralDomains):
         if "train" in parts:
             return super().load_tests()
         if not parts:
-            problems.fail(self, f"there is no val/, test/ or {SHIFT}<name>/ in {self.root}")
+            problems.fail(self, f"there is no folder of images in {self.root}")
         classes = self._classes(parts)
         sets = {
             name.removeprefix(SHIFT): self._images(name, folder, classes, problems)
@@ -127,25 +151,49 @@ class imagefolder(SeveralDomains):
         )
 
     def _parts(self) -> dict[str, Path]:
-        """Return the folders in use: train, val and test, in any spelling, and the shifts."""
-        found = {part: find(self.root, *names) for part, names in SPELLINGS.items()}
-        shifts = (n for n in subfolders(self.root) if n.startswith(SHIFT) and n != SHIFT)
-        found |= {name: self.root / name for name in shifts}
-        return {name: folder for name, folder in found.items() if folder is not None}
+        """Return the folders in use: train, val and test, in any spelling, and the shifts.
+
+        If there is none of the three, the root is the training folder.
+        """
+        named = {part: find(self.root, *names) for part, names in SPELLINGS.items()}
+        found = {name: folder for name, folder in named.items() if folder is not None}
+        inside = subfolders(self.root)
+        if not found and not all(map(_is_shift, inside)):
+            found["train"] = self.root
+        return found | {name: self.root / name for name in inside if _is_shift(name)}
+
+    def _inside(self, folder: Path) -> list[str]:
+        """Return the names of the class or domain folders in a folder.
+
+        Beside class folders of the root there may be anything; elsewhere an empty one is a mistake.
+        """
+        names = subfolders(folder)
+        if folder != self.root:
+            return names
+        return [n for n in names if not _is_shift(n) and pictures(folder / n)]
+
+    def _unused(self, parts: Mapping[str, Path], problems: Problems) -> list[str]:
+        """Return notes on what is in the root and is not used."""
+        unused = {*subfolders(self.root)} - {folder.name for folder in parts.values()}
+        if parts["train"] == self.root:
+            unused -= {*self._inside(self.root)}
+            return [f"{name}/ holds no image: left out" for name in sorted(unused)]
+        pass_over_beside(self.root, problems)
+        return [f"{name}/ is not used" for name in sorted(unused)]
 
     def _folders(self, part: str, folder: Path) -> dict[str, Path]:
         """Return the folders of classes in one of `_parts`, by domain."""
         if self.layout == "classes" or part not in SPELLINGS:
             return {"": folder}
-        return {name: folder / name for name in subfolders(folder)}
+        return {name: folder / name for name in self._inside(folder)}
 
     def _classes(self, parts: Mapping[str, Path]) -> list[str]:
         """Return the names of the class folders in some of `_parts`, sorted."""
         folders = [f for part, top in parts.items() for f in self._folders(part, top).values()]
         if len(folders) == 1:
-            return subfolders(folders[0])
+            return self._inside(folders[0])
         # a Mac writes the same name in another form of Unicode than most others
-        named = {normalize("NFC", name): name for each in folders for name in subfolders(each)}
+        named = {normalize("NFC", name): name for each in folders for name in self._inside(each)}
         return sorted(named.values())
 
     def _images(
@@ -155,10 +203,14 @@ class imagefolder(SeveralDomains):
         labels = {each: label for label, each in enumerate(classes)}
         found: dict[str, ImageSet] = {}
         for domain, folder in self._folders(part, top).items():
-            if not subfolders(folder):
+            if not self._inside(folder):
                 count = len(pictures(folder))
                 problems.add(f"{folder} holds {count:,} images and no folders: sort them by class")
-            found[domain] = read_classes(folder, labels, problems).images(upright=True)
+            names = self._inside(folder)
+            if part != "train":  # an empty folder is a class that the set lacks
+                names = [name for name in names if pictures(folder / name)]
+            listing = read_classes(folder, labels, problems, names)
+            found[domain] = listing.images(upright=True)
         return found
 
     def _check_domains(
@@ -175,6 +227,23 @@ class imagefolder(SeveralDomains):
             for domain in sorted(domains.keys() - sets["train"].keys()):
                 problems.add(f"{parts[part] / domain} is a domain that {parts['train']} lacks")
         problems.settle(self)
+
+    def _hold_out(
+        self,
+        sets: dict[str, dict[str, ImageSet]],
+        trained: Sequence[str],
+        classes: Sequence[str],
+        problems: Problems,
+    ) -> list[str]:
+        """Move training images to val, and to test if it is missing, and return notes on it."""
+        shares = {"val": self.id_val_share, "test": self.id_test_share}
+        held = HeldOut({n: s for n, s in shares.items() if n not in sets}, classes, problems)
+        sets |= {part: {} for part in held.shares}
+        for domain in trained:
+            parts, sets["train"][domain] = held.split(sets["train"][domain], domain)
+            for part, images in parts.items():
+                sets[part][domain] = images
+        return held.notes
 
     def _halves(
         self,
@@ -214,6 +283,10 @@ class imagefolder(SeveralDomains):
         ]
 
 
+def _is_shift(name: str) -> bool:
+    return name.startswith(SHIFT) and name != SHIFT
+
+
 def _untrained(
     sets: Mapping[str, Mapping[str, ImageSet]], trained: Sequence[str]
 ) -> dict[str, ImageSet]:
@@ -223,11 +296,3 @@ def _untrained(
         for domain in domains.keys() - {*trained}:
             found.setdefault(domain, {})[part] = domains[domain]
     return {domain: joined(found[domain]).grouped(None) for domain in sorted(found)}
-
-
-def _absent(domains: Mapping[str, ImageSet] | None, classes: list[str]) -> str:
-    """Return the classes without an image in val or test, for a note."""
-    if not domains:
-        return ""
-    present = {label for images in domains.values() for label in images.labels.tolist()}
-    return ", ".join(name for label, name in enumerate(classes) if label not in present)

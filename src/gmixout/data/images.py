@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gmixout.data.base import Examples
+from gmixout.data.decoding import decoded
 from gmixout.data.reading import regular
 from gmixout.errors import DataError
 
@@ -115,6 +115,10 @@ class ImageSet(Examples, ABC):
     def _name(self, position: int) -> str:
         """Return the name of the image in errors."""
 
+    def _stored(self, position: int) -> Path | bytes:
+        """Return the image at a position of the store as it is stored: its file, or its bytes."""
+        return np.asarray(self._decode(position)).tobytes()
+
     @property
     def in_memory(self) -> bool:
         """True if an image costs nothing after its first use."""
@@ -145,6 +149,27 @@ class ImageSet(Examples, ABC):
                 f"{self._name(position)} cannot be read as an image ({error}): replace it, or "
                 "leave out broken images with on_broken=skip"
             ) from error
+
+    def name(self, index: int) -> str:
+        """Return the name of an example in errors: of a file its path."""
+        return self._name(int(self._positions[index]))
+
+    def content(self, index: int) -> str:
+        """Return the SHA-256 of an image as it is stored.
+
+        Equal files have equal values, whatever they are called. A file that cannot be read has a
+        value of its own.
+        """
+        position = int(self._positions[index])
+        try:
+            return _sha256(self._stored(position))
+        except Exception:  # as in `picture`
+            return _sha256(os.fsencode(self._name(position)))
+
+    def contents(self) -> list[str]:
+        """Return the `content` of each image, read on several threads."""
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(self.content, range(len(self))))
 
     def project(self, logits: Tensor) -> Tensor:
         """Map logits `[N, all classes]` to logits of this set's classes, `[N, own classes]`.
@@ -300,6 +325,9 @@ class ImageFiles(ImageSet):
     def _name(self, position: int) -> str:
         return str(self._file(position))
 
+    def _stored(self, position: int) -> Path:
+        return self._file(position)
+
 
 class ImageBytes(ImageSet):
     """Encoded images in memory (as a column of a parquet file holds them).
@@ -321,6 +349,9 @@ class ImageBytes(ImageSet):
 
     def _name(self, position: int) -> str:
         return self._names[position]
+
+    def _stored(self, position: int) -> bytes:
+        return self._encoded[position]
 
 
 class ImageArray(ImageSet):
@@ -346,55 +377,18 @@ class ImageArray(ImageSet):
     def _name(self, position: int) -> str:
         return f"image {position} of {self._array_name}"
 
-
-FORMATS = (
-    "JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "AVIF", "DIB", "HEIF", "JPEG2000", "MPO",
-    "PCX", "QOI", "SGI", "TGA",
-)  # fmt: skip
-"""Formats of Pillow (of a plugin of it: HEIF) that are read, whatever a file is called. Others are
-for icons, or need programs that Pillow would run (EPS: Ghostscript)."""
+    def _stored(self, position: int) -> bytes:
+        return np.asarray(self._pixels[position]).tobytes()
 
 
-@cache
-def formats() -> tuple[str, ...]:
-    """Return those of `FORMATS` that this Pillow reads."""
-    from PIL import Image
-
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-@cache
-def suffixes() -> tuple[str, ...]:
-    """Return the endings, in lower case, that Pillow knows for files of `formats`."""
-    from PIL import Image
-
-    return tuple(s for s, name in Image.registered_extensions().items() if name in formats())
-
-
-def decoded(file: Path | BytesIO, upright: bool = False) -> "Image":
-    """Return the image in an image file, in RGB; raises whatever Pillow does on a broken one.
-
-    Args:
-        file: A path, or the file's bytes.
-        upright: Rotate it by its EXIF data.
-    """
-    from PIL import Image, ImageOps
-
-    source = regular(file) if isinstance(file, Path) else file
-    with Image.open(source, formats=formats()) as opened:
-        bits = 16 if opened.mode.startswith("I;16") or opened.format in ("PNG", "PPM") else 32
-        if upright:
-            ImageOps.exif_transpose(opened, in_place=True)
-        if opened.mode == "F" or (opened.mode == "I" and bits == 32):
-            kind = "floating-point numbers" if opened.mode == "F" else "whole numbers of 32 bits"
-            raise ValueError(f"its pixels are {kind}, of unknown range; save it with 8 or 16 bits")
-        if opened.mode.startswith("I"):
-            # Pillow would cut off all above 255
-            wide = np.asarray(opened).astype(np.int64)
-            return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-        picture: Image.Image = opened.convert("RGB")
-    return picture
+def _sha256(stored: Path | bytes) -> str:
+    if isinstance(stored, bytes):
+        return hashlib.sha256(stored).hexdigest()
+    found = hashlib.sha256()
+    with regular(stored).open("rb") as opened:
+        while part := opened.read(2**20):
+            found.update(part)
+    return found.hexdigest()
 
 
 def _as_is(picture: "Image") -> "Image":

@@ -1,6 +1,6 @@
 """Parquet files of encoded images."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,47 @@ def read_parquet(file: Path) -> tuple[ImageBytes, tuple[str, ...]]:
     _check_labels(file, labels)
     classes = told.split(",") if told else [str(n) for n in range(max(labels, default=-1) + 1)]
     return ImageBytes(encoded, [f"{file}: {name}" for name in names], labels), tuple(classes)
+
+
+def parquet_columns(file: Path) -> dict[str, str]:
+    """Return the type of each column of a parquet file, as text, by its name.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+        DataError: The file cannot be read.
+    """
+    with needs("pyarrow", "hub"):
+        from pyarrow import parquet
+    with reading(file, "a parquet file"), parquet.ParquetFile(regular(file)) as opened:
+        return {field.name: str(field.type) for field in opened.schema_arrow}
+
+
+def parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the number of each row, from 1, and its values as text; nothing is empty text.
+
+    Args:
+        file: A parquet file.
+        columns: Columns of text, whole numbers or booleans, which are the values of the rows.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+        DataError: A column is missing or of another type, or the file cannot be read.
+    """
+    kinds = parquet_columns(file)
+    for name in columns:
+        if name not in kinds:
+            raise DataError(f"{file} has no column {name}; it has: {shown([*kinds])}")
+        kind = kinds[name].removeprefix("dictionary<")
+        if "<" in kind or not any(word in kind for word in ("string", "int", "bool", "null")):
+            raise DataError(f"{file}: column {name} must hold text or numbers, and is {kind}")
+    from pyarrow import parquet
+
+    number = 0
+    with reading(file, "a parquet file"), parquet.ParquetFile(file) as opened:
+        for part in opened.iter_batches(columns=list(columns), use_threads=False):
+            for row in part.to_pylist():
+                number += 1
+                yield number, {n: "" if v is None else str(v) for n, v in row.items()}
 
 
 def _columns(file: Path, schema: Any) -> list[str]:

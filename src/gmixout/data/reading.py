@@ -92,8 +92,33 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
+def _table_of(file: Path) -> "tuple[csv.DictReader[str], str]":
+    """Return a reader of a table's rows, and what separates its values."""
+    text = io.StringIO(text_of(file), newline="")
+    header = text.readline()
+    text.seek(0)
+    marks = "\t" if file.suffix.lower() in (".tsv", ".tab") else ",;\t"
+    mark = next((mark for mark in marks if mark in header), marks[0])
+    # strict: a quote that is never closed is an error, and not a value of all lines after it
+    return csv.DictReader(text, restval="", strict=True, delimiter=mark), mark
+
+
+def table_columns(file: Path) -> list[str]:
+    """Return the names of a table's columns.
+
+    Raises:
+        DataError: As `text_of`, or it is not a table.
+    """
+    reader, _ = _table_of(file)
+    with reading(file, "a table"):
+        return list(reader.fieldnames or ())
+
+
 def table_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the number of each row's line, from 1, and the row of a table with commas.
+    """Yield the number of each row's line, from 1, and the row of a table.
+
+    Values are separated by commas; by tabs in .tsv files; and by semicolons or tabs where the first
+    line has no comma.
 
     Args:
         file: Its first line names the columns.
@@ -103,9 +128,7 @@ def table_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
         DataError: As `text_of`; it is not such a table, lacks a column or has one twice, or a row
             has more values than there are columns.
     """
-    text = io.StringIO(text_of(file), newline="")
-    # strict: a quote that is never closed is an error, and not a value of all lines after it
-    reader = csv.DictReader(text, restval="", strict=True)
+    reader, mark = _table_of(file)
     with reading(file, "a table", lambda: f", line {reader.reader.line_num}"):
         names = list(reader.fieldnames or ())
         if absent := [name for name in columns if name not in names]:
@@ -117,7 +140,7 @@ def table_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
             if reader.restkey in row:
                 raise DataError(
                     f"{file}, line {reader.reader.line_num} has more values than the table has "
-                    "columns: a value that holds a comma needs quotes around it"
+                    f"columns: a value that holds {shown(mark)} needs quotes around it"
                 )
             yield reader.line_num, row
 

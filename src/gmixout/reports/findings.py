@@ -1,0 +1,108 @@
+"""The page of `gmixout data check`: what was found in a data set, with thumbnails."""
+
+import base64
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from gmixout.data.findings import Alike, Findings, Found, crosses, differs, leaks
+from gmixout.errors import DataError
+from gmixout.plain import printable
+
+THUMBNAIL = 112
+"""Longest side of a thumbnail in pixels."""
+MOST_GROUPS = 100
+"""Groups of copies that are shown."""
+MOST_IN_GROUP = 6
+MOST_ODD = 60
+SAMPLED_CLASSES = 40
+"""Classes of which samples are shown."""
+SAMPLES = 6
+
+
+def findings_page(findings: Findings) -> str:
+    """Return the findings as one self-contained HTML document, without scripts.
+
+    Names from the data are escaped; thumbnails are inside. It shows at most `MOST_GROUPS` groups of
+    copies, `MOST_ODD` odd images and `SAMPLED_CLASSES` classes, and says how many there are.
+    """
+    environment = Environment(
+        loader=PackageLoader("gmixout.reports", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"printable": printable}
+    sections = [
+        _groups("Equal files", findings, findings.copies),
+        _groups("Near-copies", findings, findings.near or ()),
+    ]
+    if findings.near is None:
+        sections[1]["note"] = "Not looked for: pip install 'gmixout[photos]'."
+    return environment.get_template("findings.html").render(
+        inventory=findings.inventory,
+        lines=findings.lines,
+        sections=sections,
+        broken=findings.broken[:MOST_ODD],
+        broken_count=len(findings.broken),
+        odd=[_shown(findings, found) for found in findings.odd[:MOST_ODD]],
+        odd_count=len(findings.odd),
+        samples=_samples(findings),
+        classes_shown=SAMPLED_CLASSES,
+    )
+
+
+def _groups(title: str, findings: Findings, groups: Sequence[Alike]) -> dict[str, Any]:
+    shown = [
+        {
+            "leaks": leaks(group),
+            "crosses": crosses(group) and not leaks(group),
+            "differs": differs(group),
+            "images": [_shown(findings, found) for found in group[:MOST_IN_GROUP]],
+            "more": len(group) - MOST_IN_GROUP,
+        }
+        for group in groups[:MOST_GROUPS]
+    ]
+    more = len(groups) - len(shown)
+    note = f"{more:,} more groups are not shown." if more else "" if groups else "None."
+    return {"title": title, "groups": shown, "note": note}
+
+
+def _samples(findings: Findings) -> list[dict[str, Any]]:
+    """Return the first images of each class in the training set, with its counts."""
+    train, inventory = findings.benchmark.train, findings.inventory
+    broken = {found.index for found in findings.broken if found.part == "train"}
+    rows = []
+    for label, name in enumerate(inventory.names[:SAMPLED_CLASSES]):
+        indices = (train.labels == label).nonzero().flatten().tolist()
+        chosen = [index for index in indices if index not in broken][:SAMPLES]
+        found = [Found("train", index, name, train.name(index)) for index in chosen]
+        counts = {
+            part: each[label]
+            for part, each in inventory.counts.items()
+            if len(each) == inventory.classes
+        }
+        images = [_shown(findings, each) for each in found]
+        rows.append({"name": name, "counts": counts, "images": images})
+    return rows
+
+
+def _shown(findings: Findings, found: Found) -> dict[str, Any]:
+    """Return an image for the page."""
+    try:
+        thumbnail = _thumbnail(findings, found)
+    except DataError:  # it was there a moment ago
+        thumbnail = ""
+    return {"image": found, "thumbnail": thumbnail}
+
+
+def _thumbnail(findings: Findings, found: Found) -> str:
+    """Return a small JPEG of an image as a data URI."""
+    picture = findings.picture(found)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    held = BytesIO()
+    picture.save(held, "JPEG", quality=70)
+    return f"data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}"
