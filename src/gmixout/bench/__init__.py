@@ -8,6 +8,8 @@ COMMAND_FILES: dict[str, str] = {
     "compare": "compare",
     "sweep": "compare",
     "evaluate": "evaluate",
+    "predict": "predict",
+    "calibrate": "calibrate",
     "interpolate": "derive",
     "soup": "derive",
     "diagnose": "diagnose",

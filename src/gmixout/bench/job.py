@@ -14,7 +14,7 @@ from accelerate import PartialState
 from torch import nn
 
 from gmixout.bench.code_version import git_commit, versions
-from gmixout.bench.folder import is_trained, load_model, save_model
+from gmixout.bench.folder import is_trained
 from gmixout.bench.task import IDENTITY_SCHEMA, LoadedTask, Task
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
@@ -32,6 +32,7 @@ from gmixout.results import (
     RunFolder,
     Training,
 )
+from gmixout.results.model_file import load_model, save_model
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_training_settings, train

@@ -10,7 +10,15 @@ import yaml
 
 from gmixout.bench.choices import later_settings
 from gmixout.bench.help_pages import Page, page_text
-from gmixout.bench.options import REQUIRED, Option, matching, options_of, subject_of, texts_of
+from gmixout.bench.options import (
+    REQUIRED,
+    Option,
+    Word,
+    matching,
+    options_of,
+    subjects_of,
+    texts_of,
+)
 from gmixout.bench.values import known, spelled
 from gmixout.named import Named, plain
 
@@ -31,8 +39,7 @@ def page_of(title: str, function: Callable[..., Any]) -> Page:
         title: The command as typed: `gmixout compare`.
         function: The command.
     """
-    first = subject_of(options_of(function))
-    subject = f" {first.upper()}" if first else ""
+    subject = "".join(f" {name.upper()}" for name in subjects_of(options_of(function)))
     page = _page(f"{title}{subject} [--OPTION VALUE ...]", function, "--")
     page["groups"].append(["of every command", [list(line) for line in COMMON.items()]])
     return page
@@ -93,7 +100,7 @@ def _metavar(option: Option) -> str:
 def _kind(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
-    return {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(kind, "VALUE")
+    return {int: "INT", float: "FLOAT", str: "TEXT", Word: "FILE", Path: "PATH"}.get(kind, "VALUE")
 
 
 def _about(option: Option) -> str:

@@ -5,17 +5,18 @@ of the package index have names without a prefix (`packaged.py`).
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from gmixout.draws import seeded
 from gmixout.errors import ConfigError, DataError
-from gmixout.models import huggingface, open_clip_models, timm_models
-from gmixout.models.digits_vit import digits_vit
+from gmixout.models import huggingface, huggingface_rebuild, open_clip_models, timm_models
+from gmixout.models.digits_vit import digits_vit, rebuild_digits_vit
+from gmixout.models.hub import loading
 from gmixout.models.packaged import PACKAGED, packaged_file
 from gmixout.models.pretrained import Pretrained, Request
 from gmixout.models.probe import linear_probe_head
@@ -28,6 +29,7 @@ __all__ = [
     "digits_vit",
     "linear_probe_head",
     "load_pretrained",
+    "rebuild_pretrained",
 ]
 
 FAMILIES: dict[str, Callable[[Request], Pretrained]] = {
@@ -36,6 +38,14 @@ FAMILIES: dict[str, Callable[[Request], Pretrained]] = {
     "hf": huggingface.load,
 }
 """The loader of each family, by the prefix of its models' names."""
+
+REBUILDERS: dict[str, Callable[[Mapping[str, Any], tuple[str, ...]], Pretrained]] = {
+    "timm": timm_models.rebuild,
+    "open_clip": open_clip_models.rebuild,
+    "hf": huggingface_rebuild.rebuild,
+    "digits_vit": rebuild_digits_vit,
+}
+"""What makes a model of `Pretrained.architecture` again, by its `family`."""
 
 FORMS = (
     "timm:vit_base_patch16_224.augreg_in21k, open_clip:ViT-B-16/openai, hf:facebook/dinov2-base, "
@@ -117,6 +127,34 @@ def load_pretrained(
     if image_size is not None:
         _check_takes(found, image_size)
     # Convolutions take a fifth to a third less time, also on CPUs; other layers are unaffected.
+    found.model.to(memory_format=torch.channels_last)
+    return found
+
+
+def rebuild_pretrained(architecture: Mapping[str, Any], classes: Sequence[str]) -> Pretrained:
+    """Make a model and its preprocessing without its weights, which are new and of no use.
+
+    Neither a hub nor a file is needed, and no code runs that the values name.
+
+    Args:
+        architecture: `Pretrained.architecture`, which may come from an untrusted file.
+        classes: Names of the classes.
+
+    Returns:
+        The model, in eval mode, with the layout of `load_pretrained`.
+
+    Raises:
+        ConfigError: A library is missing or too old, or does not know the model.
+        DataError: The values do not describe a model.
+    """
+    family = architecture.get("family")
+    if not isinstance(family, str) or family not in REBUILDERS:
+        raise DataError(f"family={family!r:.80} of a model must be one of: {', '.join(REBUILDERS)}")
+    with (
+        loading(f"the {family} model that a file describes", "take a newer file"),
+        seeded(0),
+    ):
+        found = REBUILDERS[family](architecture, tuple(classes))
     found.model.to(memory_format=torch.channels_last)
     return found
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from gmixout.bench.folder import load_model
 from gmixout.bench.job import about_model, fitted, load_weights
 from gmixout.bench.progress import say
 from gmixout.bench.task import Task
@@ -23,6 +22,7 @@ from gmixout.evaluation.metrics import Scores, evaluate_sets, summarise_shifts
 from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.plain import printable
 from gmixout.results import Record, RunFolder
+from gmixout.results.model_file import load_model
 from gmixout.results.record import by_group
 
 
