@@ -227,6 +227,7 @@ class Tower(nn.Module):
 
 def _architecture(model: nn.Module, config: Any, transform: Processing) -> dict[str, Any]:
     """Return what `huggingface_rebuild` makes the model of."""
+    options: Any
     if isinstance(model, ClipClassifier):
         kind, options = "clip", model.visual._options
     elif isinstance(model, Logits):
@@ -311,11 +312,12 @@ def _classifier(request: Request, source: str, config: Any) -> Built:
 def scoring_layer(body: Any) -> str:
     """Return the name of the layer that scores the classes in a classifier of transformers."""
     base = f"{body.base_model_prefix}."
-    return [
+    scoring: list[str] = [
         name
         for name, layer in body.named_modules()
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and not name.startswith(base)
-    ][-1]
+    ]
+    return scoring[-1]
 
 
 @torch.no_grad()

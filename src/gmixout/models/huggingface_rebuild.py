@@ -64,7 +64,8 @@ def _clip(
 ) -> nn.Module:
     from transformers import AutoModel
 
-    model: Any = AutoModel.from_config(config, trust_remote_code=False)
+    auto: Any = AutoModel
+    model = auto.from_config(config, trust_remote_code=False)
     projection = getattr(model, "visual_projection", nn.Identity())
     tower = Tower(model.vision_model, projection, options).eval()
     return ClipClassifier(tower, torch.zeros(len(classes), _features(tower, config)))
@@ -84,7 +85,8 @@ def _classifier(
     from transformers import AutoModelForImageClassification
 
     config.num_labels = len(classes)
-    body: Any = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    auto: Any = AutoModelForImageClassification
+    body = auto.from_config(config, trust_remote_code=False)
     return Logits(body, scoring_layer(body), options)
 
 
@@ -94,7 +96,8 @@ def _backbone(
 ) -> nn.Module:
     from transformers import AutoModel
 
-    body: Any = AutoModel.from_config(config, trust_remote_code=False).eval()
+    auto: Any = AutoModel
+    body = auto.from_config(config, trust_remote_code=False).eval()
     pixels = torch.zeros(1, 3, *transform.size)
     pooled = body(pixel_values=pixels, **options).pooler_output
     return PooledClassifier(body, nn.Linear(pooled.shape[1], len(classes)), options)

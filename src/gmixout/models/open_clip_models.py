@@ -84,7 +84,7 @@ def rebuild(architecture: Mapping[str, Any], classes: tuple[str, ...]) -> Pretra
     config = architecture["model"]
     vision = {**config["vision_cfg"], "timm_model_pretrained": False}
     features, quick_gelu = config["embed_dim"], bool(config.get("quick_gelu"))
-    model = CLIP(features, vision, NO_TEXT, quick_gelu)  # type: ignore[arg-type]
+    model = CLIP(features, vision, NO_TEXT, quick_gelu)
     _gives_features_alone(model)
     weight = torch.zeros(len(classes), features)
     return _pretrained(

@@ -82,7 +82,8 @@ class Classifier(nn.Module):
         with torch.inference_mode():
             logits = self(images.to(like.device, like.dtype)).float()
             # to the CPU before the softmax: half precision and some devices lose digits there
-            return (logits.cpu() / self.temperature).softmax(1)
+            shares: Tensor = (logits.cpu() / self.temperature).softmax(1)
+        return shares
 
     @overload
     def predict(self, images: Tensor | Sequence[Picture], *, batch_size: int = ...) -> Tensor: ...

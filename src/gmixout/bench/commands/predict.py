@@ -92,7 +92,7 @@ def _device(name: str | None) -> torch.device:
         ConfigError: There is none of that name.
     """
     if name is None:
-        return PartialState().device
+        return torch.device(PartialState().device)
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
