@@ -249,7 +249,8 @@ def test_data_knows_no_model(text, tmp_path):
 SHARED = {
     *("dropconnect", "greedy_soup", "high_rate_mixout", "mixout", "random_mask", "uniform_soup"),
     *("evaluate", "interpolate", "predict"),  # a command and the function that it runs
-    *("load", "rebuild", "main"),  # those of each model library; the entry point
+    *("load", "load_whole", "rebuild"),  # of each model library
+    *("main", "write"),  # the entry point; of each form of an export
 }
 """Public names that stand in two modules: what a user types is a function of the library, too."""
 

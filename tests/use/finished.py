@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from gmixout.cli import main
+from gmixout.models import load_pretrained
+from gmixout.plain import bounded
+from gmixout.results.model_file import save_model
+from gmixout.weightspace import fingerprint
 
 CLASSES = ("blue sky", 'red, "soil"')
 
@@ -34,3 +39,22 @@ def finetuned(out: Path, photos: Path, model: str, *words: str) -> Path:
     few = ["--steps", "6", "--batch-size", "8", "--method", "full", "--lr", "1e-2"]
     assert main(["finetune", *data, *few, *words, "--out", str(out)]) == 0
     return out
+
+
+def saved(folder: Path, name: str, image_size: int | None = None) -> Path:
+    """A model file as a run leaves it, with other weights than those of its pretrained model."""
+    start = load_pretrained(name, CLASSES, "random", image_size=image_size)
+    before = start.model.state_dict()
+    state = {
+        key: value + 0.1 * torch.randn_like(value) if value.ndim > 1 else value
+        for key, value in before.items()
+    }
+    about = {
+        "benchmark": "mine", "run": "0" * 12, "method": "full", "options": {},
+        "pretrained": fingerprint(before), "classes": list(CLASSES),
+        "task": {"benchmark": {"class_path": "imagefolder"}, "model": name,
+                 "image_size": image_size},
+        "architecture": bounded(dict(start.architecture)),
+    }  # fmt: skip
+    save_model(folder / "model.safetensors", state, about)
+    return folder

@@ -10,6 +10,7 @@ COMMAND_FILES: dict[str, str] = {
     "evaluate": "evaluate",
     "predict": "predict",
     "calibrate": "calibrate",
+    "export": "export",
     "interpolate": "derive",
     "soup": "derive",
     "diagnose": "diagnose",

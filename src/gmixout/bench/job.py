@@ -127,15 +127,6 @@ def id_validation_figure(task: LoadedTask, state: State, num_workers: int | None
     return figure(model, benchmark.id_val, benchmark.metric, num_workers=num_workers)
 
 
-def about_model(record: Record) -> dict[str, Any]:
-    """Return the metadata of a model file, enough to find its record again."""
-    return _about(record.benchmark.name, record.run, record.method.name, record.method.spelled)
-
-
-def _about(benchmark: str, run: str, method: str, options: dict[str, Any]) -> dict[str, Any]:
-    return {"benchmark": benchmark, "run": run, "method": method, "options": options}
-
-
 def make_record(
     task: LoadedTask,
     run: str,
@@ -277,7 +268,8 @@ class Job:
         else:
             state, training = self._train(own.checkpoint, log, on_progress)
         method = self.method or zero_shot()
-        about = _about(self.loaded.name, self.run, method.name, method.options)
+        about: dict[str, Any] = {"benchmark": self.loaded.name, "run": self.run}
+        about |= {"method": method.name, "options": method.options}
         save_model(own.model, state, about | self.task.about())
         return state, training
 

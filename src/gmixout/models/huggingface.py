@@ -287,6 +287,24 @@ def _clip(request: Request, source: str, config: Any) -> Built:
     )
 
 
+def load_whole(request: Request) -> tuple[nn.Module, nn.Module]:
+    """Load both towers of a CLIP of transformers.
+
+    Returns:
+        The whole model, and the part of it that is `ClipClassifier.visual`.
+
+    Raises:
+        DataError: The files are unavailable or do not fit.
+    """
+    with needs("transformers", "hub"):
+        from transformers import AutoModel
+    with loading(request.title, "give its folder, hf:FOLDER"):
+        model, lacking = _from_pretrained(AutoModel, _source(request))
+        _refuse_gaps(request, lacking)
+    projection = getattr(model, "visual_projection", nn.Identity())
+    return model, Tower(model.vision_model, projection, {})
+
+
 def _classifier(request: Request, source: str, config: Any) -> Built:
     from transformers import AutoModelForImageClassification
 

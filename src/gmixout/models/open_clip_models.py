@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmixout.errors import ConfigError, needs
 from gmixout.models.clip import ClipClassifier, head_weight
@@ -28,24 +28,9 @@ def load(request: Request) -> Pretrained:
     with needs("open_clip_torch", "vision"):
         import open_clip
         from open_clip.model import get_model_preprocess_cfg
-    name, tag = _resolve(request)
-    provide = (
-        "download its open_clip_model.safetensors elsewhere and give it: "
-        f"--model open_clip:{request.source}@/path/to/open_clip_model.safetensors (or the folder "
-        "of its Hugging Face repository, with open_clip_config.json: --model "
-        "open_clip:/path/to/folder)"
-    )
-    with loading(request.title, provide):
-        options = _options(request.weights, tag)
-        if request.image_size is not None:
-            options["force_image_size"] = request.image_size
-            cfg = options.get("force_preprocess_cfg", {})
-            options["force_preprocess_cfg"] = {**cfg, "size": request.image_size}
-        model = open_clip.create_model(
-            name, require_pretrained=True, weights_only=True, **options
-        ).eval()
+    model, name, options = _whole(request)
+    with loading(request.title, PROVIDE):
         tokenizer = open_clip.get_tokenizer(name)
-        _gives_features_alone(model)
 
         def encode(texts: list[str]) -> Tensor:
             tokens = tokenizer(texts).to(model.logit_scale.device)
@@ -67,6 +52,47 @@ def load(request: Request) -> Pretrained:
         name=request.name,
         description=f"weights: {request.weights or request.folder or request.source}; {made}",
     )
+
+
+def load_whole(request: Request) -> tuple[nn.Module, nn.Module]:
+    """Load both towers of a CLIP of open_clip.
+
+    Returns:
+        The whole model, and the part of it that is `ClipClassifier.visual`.
+
+    Raises:
+        ConfigError: As `load`.
+        DataError: As `load`.
+    """
+    model, _, _ = _whole(request)
+    return model, model.visual
+
+
+CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+"""The files of a folder that open_clip loads."""
+PROVIDE = (
+    "download its open_clip_model.safetensors elsewhere and give it: "
+    "open_clip:MODEL/TAG@/path/to/open_clip_model.safetensors (or the folder of its Hugging Face "
+    "repository, with open_clip_config.json: open_clip:/path/to/folder)"
+)
+
+
+def _whole(request: Request) -> tuple[Any, str, dict[str, Any]]:
+    """Return the whole model, its name, and the options that it was made with."""
+    with needs("open_clip_torch", "vision"):
+        import open_clip
+    name, tag = _resolve(request)
+    with loading(request.title, PROVIDE):
+        options = _options(request.weights, tag)
+        if request.image_size is not None:
+            options["force_image_size"] = request.image_size
+            cfg = options.get("force_preprocess_cfg", {})
+            options["force_preprocess_cfg"] = {**cfg, "size": request.image_size}
+        model = open_clip.create_model(
+            name, require_pretrained=True, weights_only=True, **options
+        ).eval()
+    _gives_features_alone(model)
+    return model, name, options
 
 
 def rebuild(architecture: Mapping[str, Any], classes: tuple[str, ...]) -> Pretrained:

@@ -126,16 +126,16 @@ _SOURCES = {
 
 
 def _saved_arguments(request: Request) -> dict[str, Any]:
-    """Return what a folder or repository says of the model besides its name."""
+    """Return what a folder or repository says of the model besides its name and its classes."""
     from timm.models import load_model_config_from_hf
 
+    saved: Any = {}
     if request.folder is not None:
-        saved = json.loads((request.folder / "config.json").read_text(encoding="utf-8"))
-        return dict(saved.get("model_args") or {})
-    if request.source.startswith("hf-hub:"):
-        _, _, arguments = load_model_config_from_hf(request.source.removeprefix("hf-hub:"))
-        return dict(arguments or {})
-    return {}
+        held = json.loads((request.folder / "config.json").read_text(encoding="utf-8"))
+        saved = held.get("model_args") or {}
+    elif request.source.startswith("hf-hub:"):
+        _, _, saved = load_model_config_from_hf(request.source.removeprefix("hf-hub:"))
+    return {name: value for name, value in (saved or {}).items() if name != "num_classes"}
 
 
 def _name(request: Request) -> str:

@@ -16,6 +16,7 @@ from gmixout.errors import StateError
 from gmixout.files import write_atomically
 from gmixout.plain import bounded, checked, printable, read_json
 from gmixout.results.folder import RunFolder
+from gmixout.results.record import Record
 from gmixout.weightspace import fingerprint
 
 
@@ -86,6 +87,32 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if known["digest"] != _digest(state, known):
         raise StateError(f"{file} is damaged: its weights do not match their digest.")
     return state, known
+
+
+def find_record(path: Path, about: Mapping[str, Any]) -> Record | None:
+    """Return the latest record of a model file, from its folder or its comparison's.
+
+    Args:
+        path: The run's folder or its model file.
+        about: The metadata of the model file.
+    """
+    folder = RunFolder(path if path.is_dir() else path.parent)
+    for place in (folder, folder.comparison):
+        for record in reversed(place.log.read()):
+            if record.final and about_model(record).items() <= about.items():
+                return record
+    return None
+
+
+def about_model(record: Record) -> dict[str, Any]:
+    """Return what a model file says of its record, enough to find it again."""
+    method = record.method
+    return {
+        "benchmark": record.benchmark.name,
+        "run": record.run,
+        "method": method.name,
+        "options": method.spelled,
+    }
 
 
 def _digest(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from gmixout.results.folder import RunFolder
 
 COLDEST, HOTTEST = 0.01, 100.0
 """Bounds of the temperature."""
-LARGEST_FILE = 2**16
+_LARGEST_FILE = 2**16
 
 
 class FittedTemperature(TypedDict):
@@ -118,8 +118,8 @@ def temperature_of(path: Path, about: Mapping[str, Any]) -> tuple[float, tuple[s
     if not file.exists():
         return 1.0, (f"probabilities are not calibrated: {again}",)
     try:
-        if file.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"it has more than {LARGEST_FILE} bytes")
+        if file.stat().st_size > _LARGEST_FILE:
+            raise ValueError(f"it has more than {_LARGEST_FILE} bytes")
         held = checked(read_json(file.read_bytes()), FittedTemperature)
     except (OSError, ValueError) as error:
         said = printable(str(error))[:300]

@@ -1,6 +1,6 @@
 """A finetuned model, ready to be used."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -38,6 +38,9 @@ class Classifier(nn.Module):
         temperature: What logits are divided by before they become probabilities; 1: unchanged.
         size: Height and width of the input in pixels, if known.
         origin: Where it comes from, if from a file.
+        architecture: `Pretrained.architecture`, for exports.
+        normalization: Mean and standard deviation of each channel, if known.
+        interpolation: Interpolation of the resize, if known.
 
     Example:
         >>> model = gmixout.load("runs/mine")
@@ -53,6 +56,9 @@ class Classifier(nn.Module):
         temperature: float = 1.0,
         size: tuple[int, int] | None = None,
         origin: Origin | None = None,
+        architecture: Mapping[str, Any] | None = None,
+        normalization: tuple[Any, Any] = (None, None),
+        interpolation: str | None = None,
     ) -> None:
         super().__init__()
         if not temperature > 0:
@@ -63,6 +69,8 @@ class Classifier(nn.Module):
         self.temperature = temperature
         self.size = size
         self.origin = origin
+        self.architecture = dict(architecture or {})
+        self.normalization, self.interpolation = normalization, interpolation
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits `[B, classes]` of preprocessed images `[B, C, H, W]`."""

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from gmixout.models import Pretrained
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> Classifier:
+def load(
+    path: str | Path, device: torch.device | str = "cpu", pretrained: str | None = None
+) -> Classifier:
     """Load a finetuned model with its classes, preprocessing and temperature.
 
     The file holds the architecture: no hub, network or pretrained weights are needed. No code in it
@@ -21,8 +23,10 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Classifier:
     `with gmixout.named.allowing(["module"]): gmixout.load(path)`.
 
     Args:
-        path: The folder of a run, or its model.safetensors.
+        path: The folder of a run, its model.safetensors, or an exported delta.
         device: Where to put the model.
+        pretrained: Name of the pretrained model that a delta changes, `FAMILY:NAME@FILE`; by
+            default the one that the file names.
 
     Returns:
         The model, in eval mode and without gradients (`requires_grad_()` brings them back).
@@ -42,25 +46,32 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Classifier:
     """
     from gmixout.results.model_file import load_model
     from gmixout.use.calibration import temperature_of
+    from gmixout.use.delta_file import is_delta, read_delta
 
     path = Path(path)
-    state, about = load_model(path)
+    if path.is_file() and is_delta(path):
+        state, about = read_delta(path, pretrained)
+    else:
+        state, about = load_model(path)
     try:
-        pretrained = _architecture(about)
+        start = _architecture(about)
     except GmixoutError as error:
         raise type(error)(f"{path}: {error}") from error
     try:
-        pretrained.model.load_state_dict(state)
+        start.model.load_state_dict(state)
     except RuntimeError as error:
         raise StateError(f"{path}: its weights do not fit {_named(about)}: {error}") from error
     temperature, notes = temperature_of(path, about)
     return Classifier(
-        pretrained.model.to(device).eval().requires_grad_(False),
+        start.model.to(device).eval().requires_grad_(False),
         about["classes"],
-        pretrained.transform,
+        start.transform,
         temperature,
-        pretrained.size,
+        start.size,
         Origin(path, about, notes),
+        start.architecture,
+        (start.mean, start.std),
+        start.interpolation,
     ).eval()
 
 

@@ -1,5 +1,6 @@
 """`gmixout calibrate`: temperature scaling of a finished model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def calibrate(
     classifier = load(model)
     assert classifier.origin is not None
     about = classifier.origin.about
-    validation = _validation(Task.of(about["task"]).with_data(None, data_root), classifier)
+    validation = validation_of(classifier, about, data_root)
     with few_threads(classifier):
         found = calibrate_model(model, about["digest"], classifier.model, validation, num_workers)
     console = Console(highlight=False, markup=False)
@@ -57,8 +58,21 @@ def told(found: FittedTemperature) -> str:
     )
 
 
-def _validation(task: Task, classifier: Classifier) -> Any:
-    """Return the in-domain validation images of a model, as it sees them."""
+def validation_of(
+    classifier: Classifier, about: Mapping[str, Any], data_root: Path | None = None
+) -> Any:
+    """Return the in-domain validation images of a model, as it sees them.
+
+    Args:
+        classifier: The model.
+        about: The metadata of its file.
+        data_root: Current folder of the run's data, if it has moved.
+
+    Raises:
+        StateError: The data has other classes now.
+        DataError: The data is unavailable.
+    """
+    task = Task.of(about["task"]).with_data(None, data_root)
     if isinstance(task.benchmark, Source):
         benchmark: Any = task.benchmark.load(classifier.transform)
     else:

@@ -9,7 +9,7 @@ from gmixout.bench.dry_run import check_device_spec
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import run_folder
 from gmixout.bench.grid import Grid
-from gmixout.bench.job import Job, about_model, load_weights
+from gmixout.bench.job import Job, load_weights
 from gmixout.bench.options import Fields
 from gmixout.bench.progress import RunBar, bars, print_lines, print_notes, print_outcome, say
 from gmixout.bench.task import Corruptions, Head, Task
@@ -19,7 +19,7 @@ from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, Method, get_method
 from gmixout.named import spec_of
 from gmixout.results import Record, RunFolder
-from gmixout.results.model_file import save_model
+from gmixout.results.model_file import about_model, save_model
 from gmixout.results.selection import id_validation
 from gmixout.training import TrainingArguments
 from gmixout.use.calibration import calibrate_model
