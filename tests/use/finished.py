@@ -1,5 +1,6 @@
 """Small finished runs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -56,5 +57,7 @@ def saved(folder: Path, name: str, image_size: int | None = None) -> Path:
                  "image_size": image_size},
         "architecture": bounded(dict(start.architecture)),
     }  # fmt: skip
-    save_model(folder / "model.safetensors", state, about)
+    digest = save_model(folder / "model.safetensors", state, about)
+    held = {"model": digest, "temperature": 2.5, "images": 9, "nll": [1.0, 0.9], "ece": [0.1, 0.0]}
+    (folder / "calibration.json").write_text(json.dumps(held))
     return folder

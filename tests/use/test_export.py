@@ -162,6 +162,12 @@ def test_open_clip_reads_it_with_the_pretrained_text_tower(made, tmp_path):
     assert all(torch.equal(again.state_dict()[name], before[name]) for name in text)
 
 
+def current_umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def answers(to, out, images):
     if to == "torch_export":
         return torch.export.load(out).module()(images)
@@ -200,6 +206,9 @@ def test_a_delta_and_the_pretrained_model_are_the_model_to_the_bit(made, tmp_pat
     for name, value in load_file(run / "model.safetensors").items():
         assert torch.equal(again.model.state_dict()[name], value)
     assert again.classes == CLASSES
+    assert again.temperature == model.temperature == 2.5
+    assert again.origin.notes == ()
+    assert out.stat().st_mode & 0o777 == 0o666 & ~current_umask()
     torch.testing.assert_close(again(seen(model)), logits)
     assert main(["predict", str(out), "--files", str(tmp_path / "x.png")]) == 0
 

@@ -48,7 +48,7 @@ def preprocessing_of(classifier: Classifier) -> str:
     """Return the preprocessing in words, as far as it is known."""
     mean, std = classifier.normalization
     size = " x ".join(map(str, classifier.size or ())) or "unknown size"
-    scaled = f"less {mean}, by {std}" if mean else "scaled to [0, 1]"
+    scaled = f"minus mean {mean}, over standard deviation {std}" if mean else "scaled to [0, 1]"
     return f"RGB, {size} pixels ({classifier.interpolation or 'default interpolation'}), {scaled}"
 
 
@@ -95,7 +95,7 @@ def _limits(record: Record | None) -> list[str]:
         lines.insert(0, "- Nothing was measured on other shifts than those in the table.")
     else:
         lines.insert(0, "- Nothing was measured out of domain.")
-    return [*lines, *(f"- {_plain(note)}" for note in (record.notes if record else ()))]
+    return lines
 
 
 def _plain(text: str) -> str:

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Gt
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,10 +34,12 @@ class AboutDelta(TypedDict):
     """Fingerprint of the finetuned model."""
     about: dict[str, Any]
     """The metadata of the finetuned model's own file."""
+    temperature: Annotated[float, Gt(0)]
+    """The temperature of its probabilities."""
 
 
 def write_delta(
-    file: Path, base: Pretrained, state: State, about: Mapping[str, Any]
+    file: Path, base: Pretrained, state: State, about: Mapping[str, Any], temperature: float
 ) -> dict[str, Tensor]:
     """Write what differs between a pretrained model and finetuned weights.
 
@@ -45,6 +48,7 @@ def write_delta(
         base: The pretrained model.
         state: The finetuned weights.
         about: Metadata of the finetuned model's file.
+        temperature: The temperature of its probabilities.
 
     Returns:
         The tensors of the file.
@@ -59,6 +63,7 @@ def write_delta(
         heads=list(base.heads),
         result=fingerprint(state),
         about=dict(about),
+        temperature=temperature,
     )
     save_file(tensors, file, metadata={MARK: json.dumps(bounded(dict(held)), sort_keys=True)})
     return tensors
@@ -75,8 +80,8 @@ def is_delta(path: Path) -> bool:
 
 def read_delta(
     path: Path, pretrained: str | None = None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return finetuned weights and their metadata, of such a file and the pretrained model.
+) -> tuple[dict[str, Tensor], dict[str, Any], float]:
+    """Return finetuned weights, their metadata and their temperature.
 
     Args:
         path: The file.
@@ -113,7 +118,7 @@ def read_delta(
         raise StateError(f"{path} is damaged: {error}") from error
     if fingerprint(state) != held["result"]:
         raise StateError(f"{path} is damaged: it does not give the finetuned weights")
-    return state, about
+    return state, about, float(held["temperature"])
 
 
 def _without(state: State, heads: Any) -> dict[str, Tensor]:

@@ -48,11 +48,13 @@ def load(
     from gmixout.use.calibration import temperature_of
     from gmixout.use.delta_file import is_delta, read_delta
 
-    path = Path(path)
+    path = Path(path).expanduser()
+    notes: tuple[str, ...] = ()
     if path.is_file() and is_delta(path):
-        state, about = read_delta(path, pretrained)
+        state, about, temperature = read_delta(path, pretrained)
     else:
         state, about = load_model(path)
+        temperature, notes = temperature_of(path, about)
     try:
         start = _architecture(about)
     except GmixoutError as error:
@@ -61,7 +63,6 @@ def load(
         start.model.load_state_dict(state)
     except RuntimeError as error:
         raise StateError(f"{path}: its weights do not fit {_named(about)}: {error}") from error
-    temperature, notes = temperature_of(path, about)
     return Classifier(
         start.model.to(device).eval().requires_grad_(False),
         about["classes"],

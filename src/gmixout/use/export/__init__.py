@@ -97,6 +97,7 @@ def export_model(
             write_text(out.with_name(f"{out.stem}.md"), card)
         else:
             write_text(temporary / "README.md", card)
+        _make_readable(temporary)
         os.replace(temporary, out)
     except OSError as error:
         raise StateError(f"cannot write {out}: {error.strerror or error}") from error
@@ -106,6 +107,15 @@ def export_model(
         else:
             temporary.unlink(missing_ok=True)
     return out
+
+
+def _make_readable(place: Path) -> None:
+    """Give files the permissions of new files; some libraries make them the owner's alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in place.rglob("*") if place.is_dir() else (place,):
+        if file.is_file():
+            file.chmod(0o666 & ~mask)
 
 
 def check_place(to: str, out: Path) -> None:

@@ -31,8 +31,8 @@ def write(classifier: Classifier, place: Path, examples: Tensor, pretrained: str
     with pretrained_needed():
         base = load_pretrained(name, classifier.classes, head="random", image_size=size)
     state = classifier.model.state_dict()
-    tensors = write_delta(place, base, state, about)
-    again, _ = read_delta(place, pretrained)
+    tensors = write_delta(place, base, state, about, classifier.temperature)
+    again, _, _ = read_delta(place, pretrained)
     for key, value in state.items():
         if not torch.equal(value, again[key]):
             raise StateError(f"the delta gives another {key}")
