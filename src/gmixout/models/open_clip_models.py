@@ -29,7 +29,7 @@ def load(request: Request) -> Pretrained:
         import open_clip
         from open_clip.model import get_model_preprocess_cfg
     model, name, options = _whole(request)
-    with loading(request.title, PROVIDE):
+    with loading(request.title, _provide(request)):
         tokenizer = open_clip.get_tokenizer(name)
 
         def encode(texts: list[str]) -> Tensor:
@@ -70,11 +70,16 @@ def load_whole(request: Request) -> tuple[nn.Module, nn.Module]:
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 """The files of a folder that open_clip loads."""
-PROVIDE = (
-    "download its open_clip_model.safetensors elsewhere and give it: "
-    "open_clip:MODEL/TAG@/path/to/open_clip_model.safetensors (or the folder of its Hugging Face "
-    "repository, with open_clip_config.json: open_clip:/path/to/folder)"
-)
+
+
+def _provide(request: Request) -> str:
+    """Return how to load a model without the hub."""
+    return (
+        "download its open_clip_model.safetensors elsewhere and give it: "
+        f"--model open_clip:{request.source}@/path/to/open_clip_model.safetensors (or the folder "
+        "of its Hugging Face repository, with open_clip_config.json: --model "
+        "open_clip:/path/to/folder)"
+    )
 
 
 def _whole(request: Request) -> tuple[Any, str, dict[str, Any]]:
@@ -82,7 +87,7 @@ def _whole(request: Request) -> tuple[Any, str, dict[str, Any]]:
     with needs("open_clip_torch", "vision"):
         import open_clip
     name, tag = _resolve(request)
-    with loading(request.title, PROVIDE):
+    with loading(request.title, _provide(request)):
         options = _options(request.weights, tag)
         if request.image_size is not None:
             options["force_image_size"] = request.image_size
