@@ -65,7 +65,7 @@ def made(request, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "image_size"), [("timm", None), ("timm", 48), ("timm by name", None)]
+    ("kind", "image_size"), [("timm", None), ("timm", 48), ("timm by name", 96)]
 )
 def test_timm_reads_it_under_its_own_keys(kind, image_size, tmp_path):
     import timm
