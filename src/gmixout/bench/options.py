@@ -12,6 +12,7 @@ from gmixout.named import Named, defaults_of
 ALTERNATIVES = (("steps", "epochs"),)
 """Options that say one thing in different ways: a typed one replaces the others of a config."""
 
+
 class Word(str):
     """A word that stays as it is typed, whatever commas or brackets it has: the name of a file."""
 

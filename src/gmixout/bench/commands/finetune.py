@@ -23,6 +23,7 @@ from gmixout.results.model_file import about_model, save_model
 from gmixout.results.selection import id_validation
 from gmixout.training import TrainingArguments
 from gmixout.use.calibration import calibrate_model
+from gmixout.weightspace import State
 
 
 def finetune(
