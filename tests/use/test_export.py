@@ -315,6 +315,9 @@ def test_the_command_and_its_card(run, photos, tmp_path, capsys):
     assert "Nothing was measured out of domain" in card
     assert main(words) == 2
     assert "exists already" in capsys.readouterr().err
+    copy = shutil.copytree(run, tmp_path / "copy")
+    assert main(["export", str(copy), "--to", "timm"]) == 0
+    assert (tmp_path / "copy-timm" / "config.json").exists()
     moved = tmp_path / "other"
     file = str(photos / "test" / CLASSES[0] / "00.jpg")
     assert main([*words[:-1], str(moved), "--images", file]) == 0

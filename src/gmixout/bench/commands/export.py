@@ -11,7 +11,7 @@ from gmixout.bench.options import Word
 from gmixout.bench.progress import say
 from gmixout.errors import DataError, GmixoutError
 from gmixout.use.classifier import Classifier, read_picture
-from gmixout.use.export import check_place, export_model
+from gmixout.use.export import EXPORTS, check_place, export_model
 from gmixout.use.inputs import inputs_of
 from gmixout.use.loaded import load
 
@@ -22,7 +22,7 @@ EXAMPLES = 8
 def export(
     model: Path,
     to: Literal["timm", "open_clip", "hf", "onnx", "torch_export", "delta"],
-    out: Path,
+    out: Path | None = None,
     pretrained: str | None = None,
     images: list[Word] | None = None,
     data_root: Path | None = None,
@@ -38,19 +38,22 @@ def export(
             torch_export: a file for any number of images; delta: the values that finetuning
             changed, for those who have the pretrained model.
         out: A folder or file that does not exist yet; .onnx for onnx, .pt2 for torch_export,
-            .safetensors for delta.
+            .safetensors for delta. By default RUN-FORM beside the run.
         pretrained: Where the pretrained model is now, FAMILY:NAME@FILE, for delta and for the text
             tower of a CLIP; by default where it was.
         images: Images to check the export on; by default validation images of the run.
         data_root: Current folder of the run's data, if it has moved.
 
     Returns:
-        `out`.
+        Where it is.
 
     Raises:
         GmixoutError: The model cannot take this form, something is missing, or the export computes
             something else.
     """
+    if out is None:
+        base = model.absolute() if model.is_dir() else model.with_suffix("")
+        out = base.with_name(f"{base.name}-{to}{EXPORTS[to].suffix}")
     check_place(to, out)
     classifier = load(model, pretrained=pretrained)
     examples = _examples(classifier, images, data_root)
