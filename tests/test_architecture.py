@@ -21,6 +21,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"bench"},
+    {"use"},
     {"training", "reports"},
     {"results"},
     {"methods", "evaluation"},
@@ -128,7 +129,10 @@ def texts_of(path: Path) -> Iterator[tuple[int, str]]:
 
 METHODLESS = ("reports", "results", "evaluation", "training", "losses", "core", "data")
 """The rooms that work for any method; what is known of a data set is in `data` alone."""
-OWN = {("core/binding.py", "gmixout"), ("core/attach.py", "mixout")}
+OWN = {
+    *((file, "gmixout") for file in ("core/binding.py", "results/model_file.py")),
+    ("core/attach.py", "mixout"),
+}
 """The package's name, and a function of core's own."""
 ENGLISH = {"gmixout", "full", "csv"}
 """Names that are words of their own in a text, beside others."""
@@ -244,8 +248,9 @@ def test_data_knows_no_model(text, tmp_path):
 
 SHARED = {
     *("dropconnect", "greedy_soup", "high_rate_mixout", "mixout", "random_mask", "uniform_soup"),
-    *("evaluate", "interpolate"),  # a command and the function that it runs
-    *("load", "main"),  # the loader of each model library; the entry point
+    *("evaluate", "interpolate", "predict"),  # a command and the function that it runs
+    *("load", "load_whole", "rebuild"),  # of each model library
+    *("main", "write"),  # the entry point; of each form of an export
 }
 """Public names that stand in two modules: what a user types is a function of the library, too."""
 

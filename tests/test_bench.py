@@ -15,12 +15,13 @@ from toy_benchmark import install, net, toy_task
 
 from gmixout import bench
 from gmixout.bench import job as job_module
-from gmixout.bench.folder import at_work, load_model
+from gmixout.bench.folder import at_work
 from gmixout.errors import ConfigError, GmixoutError, StateError, TrainingError
 from gmixout.evaluation import metrics
 from gmixout.loading import make_loader
 from gmixout.methods import METHODS, get_method
 from gmixout.results import RecordLog, Study
+from gmixout.results.model_file import load_model
 from gmixout.training import processes, trainer
 from gmixout.weightspace import uniform_soup
 

@@ -12,7 +12,6 @@ from toy_benchmark import install, net
 
 from gmixout import bench
 from gmixout.bench.commands.diagnose import diagnose
-from gmixout.bench.folder import load_model, save_model
 from gmixout.bench.job import Job
 from gmixout.bench.task import Task
 from gmixout.bench.watch import plan, spread
@@ -20,6 +19,7 @@ from gmixout.core.masks import STRUCTURES, draw
 from gmixout.errors import ConfigError, GmixoutError, StateError
 from gmixout.methods import get_method
 from gmixout.results import RecordLog
+from gmixout.results.model_file import load_model, save_model
 from gmixout.training import TrainingArguments, TrainingInterrupted
 
 module = import_module("gmixout.bench.commands.diagnose")

@@ -219,6 +219,8 @@ def test_a_model_file_runs_nothing(name, mark, run_folder, tmp_path, capsys):
     for task in ({"benchmark": value}, {"benchmark": spec("imagefolder", root=value)}, [value]):
         in_model(copy, task=task)
         refused(mark, capsys, "evaluate", copy)
+        refused(mark, capsys, "calibrate", copy)
+        refused(mark, capsys, "export", copy, "--to", "onnx", "--out", "x.onnx")
         if name in CORE:
             refused(mark, capsys, "evaluate", copy / "model.safetensors")
             refused(mark, capsys, "soup", copy, copy)
@@ -259,7 +261,10 @@ def test_every_command_that_reads_a_config_is_tried():
     from gmixout.cli import COMMANDS
 
     tried = {tuple(w for w in make("x")[0] if w != "RUN") for make in CONFIGS.values()}
-    no_code = {("interpolate",), ("diagnose",), ("doctor",)}  # have no option with a class
+    # have no option with a class
+    no_code = {
+        (name,) for name in ("interpolate", "diagnose", "doctor", "predict", "calibrate", "export")
+    }
     commands = {(name,) if callable(each) else (name, *each) for name, each in COMMANDS.items()}
     assert commands == tried | no_code
 

@@ -15,6 +15,7 @@ import gmixout
 CALLS = {
     # name: arguments that must be there, in this order
     "attach": ["model", "config", "select", "head"],
+    "load": ["path", "device"],
     "interpolate": ["state_a", "state_b", "alpha"],
     "uniform_soup": ["states"],
     "greedy_soup": ["states", "score"],

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from gmixout.core.handle import Masked
     from gmixout.errors import GmixoutError
+    from gmixout.use.loaded import load
     from gmixout.weightspace import greedy_soup, interpolate, uniform_soup
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ _HOMES = {
     ),
     "core.handle": ("Masked",),
     "errors": ("GmixoutError",),
+    "use.loaded": ("load",),
     "weightspace": ("greedy_soup", "interpolate", "uniform_soup"),
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "greedy_soup",
     "high_rate_mixout",
     "interpolate",
+    "load",
     "lookahead",
     "mixout",
     "random_mask",

@@ -187,7 +187,7 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
         _end(page_text(page))
     # not at the top: all of this imports torch, too slow for help and wrong words
     function = command.function
-    from gmixout.bench.options import options_of, subject_of
+    from gmixout.bench.options import options_of, subjects_of
     from gmixout.bench.usage import config_of, help_of_kind, page_of
     from gmixout.bench.words import Reading, split, without_allow
     from gmixout.named import allowing
@@ -197,7 +197,7 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
     with stoppable(), ExitStack() as trust:
         try:
             words, allowed = without_allow(words)
-            given = split(words, subject_of(options))
+            given = split(words, *subjects_of(options))
             if ("help", []) in given:
                 _end(page_text(page_of(title, function)))
             trust.enter_context(allowing(allowed))

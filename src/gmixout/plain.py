@@ -43,6 +43,11 @@ def printable(text: str, keep: str = "") -> str:
     )
 
 
+def spreadsheet_cell(value: object) -> object:
+    """Return a cell of a table that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@") else value
+
+
 def listed(names: Sequence[str], most: int = 5) -> str:
     """Return the first names, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""

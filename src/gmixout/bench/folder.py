@@ -1,6 +1,5 @@
-"""Run folders on disk: locking, checks and the model file; `RunFolder` has the names."""
+"""Run folders on disk: locking and checks; `RunFolder` has the names of their files."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,13 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
-from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor
-from typing_extensions import TypedDict
 
 from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.progress import say
@@ -23,17 +17,17 @@ from gmixout.bench.yaml_text import load_yaml
 from gmixout.data import Benchmark, Source
 from gmixout.data.split_table import split_table
 from gmixout.errors import ConfigError, StateError
-from gmixout.files import write_atomically, write_text
+from gmixout.files import write_text
 from gmixout.losses import Loss
 from gmixout.methods import Method
 from gmixout.named import completed, defaults_of, plain
-from gmixout.plain import bounded, checked, printable, read_json
+from gmixout.plain import bounded, printable, read_json
 from gmixout.regularizers import Regularizer
 from gmixout.results import RunFolder
+from gmixout.results.model_file import load_model
 from gmixout.training import TrainingArguments, refuse_several_processes
 from gmixout.training import checkpoint as checkpoints
 from gmixout.training.optimizers import Optimizer
-from gmixout.weightspace import fingerprint
 
 _MARK = "# A gmixout run: what was run, with every setting.\n"
 """First line of a run's config.yaml, which identifies a run folder."""
@@ -42,19 +36,6 @@ MADE_BY = "made_by"
 _ABSENT = "absent"
 _LARGEST_NOTE = 2**24
 """Most bytes of a config or identity."""
-
-
-class _About(TypedDict):
-    """The metadata of a model file."""
-
-    benchmark: str
-    run: str
-    method: str
-    options: dict[str, Any]
-    pretrained: str
-    task: dict[str, Any]
-    classes: list[str]
-    digest: str
 
 
 @contextmanager
@@ -181,59 +162,6 @@ def is_trained(folder: Path) -> bool:
     return True
 
 
-def save_model(path: Path, state: Mapping[str, Tensor], about: dict[str, Any]) -> None:
-    """Write weights as safetensors, with their digest.
-
-    Args:
-        path: The file.
-        state: Tensors by name; tied ones are written once each.
-        about: Identity of the model as plain values, for the file's metadata.
-
-    Raises:
-        StateError: The file cannot be written.
-    """
-    tensors = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in state.items()
-    }
-    about = bounded(about)
-    about["digest"] = _digest(tensors, about)
-    # One metadata entry: safetensors does not keep an order of several, so bytes would differ
-    metadata = {"gmixout": json.dumps(about, sort_keys=True)}
-    content = save(tensors, metadata)  # its own writer makes files that only the owner can read
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-
-def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a model file, or the one in a run folder; return the weights and their identity.
-
-    Raises:
-        StateError: There is none, `save_model` did not write it, or it was changed since.
-    """
-    file = RunFolder(path).model if path.is_dir() else path
-    if not file.exists():
-        raise StateError(f"{path} holds no model: {_way_to_a_model(path)}")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            about = (opened.metadata() or {}).get("gmixout")
-            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except Exception as error:  # on a foreign file its reader may fail in any way
-        text = printable(str(error))[:300]
-        raise StateError(f"{file} cannot be read as a model: {text}.") from error
-    if about is None:
-        raise StateError(f"{file} was not written by gmixout: it has no metadata.")
-    try:
-        known = checked(read_json(about), _About)
-    except ValueError as error:
-        raise StateError(
-            f"{file} was not written by gmixout, or changed since: its metadata is not valid "
-            f"({error})."
-        ) from None
-    if known["digest"] != _digest(state, known):
-        raise StateError(f"{file} is damaged: its weights do not match their digest.")
-    return state, known
-
-
 def read_run_config(folder: Path) -> dict[str, Any]:
     """Return the settings of the run in a folder, from its config.yaml.
 
@@ -241,20 +169,6 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         StateError: It cannot be read.
     """
     return _read(RunFolder(folder).config, load_yaml)
-
-
-def _digest(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
-    """Return a digest of the weights and their metadata."""
-    said = json.dumps({**about, "digest": None}, sort_keys=True)
-    return hashlib.sha256(f"{fingerprint(state, digits=64)} {said}".encode()).hexdigest()
-
-
-def _way_to_a_model(path: Path) -> str:
-    if runs := [run.path for run in RunFolder(path).runs if run.model.exists()]:
-        return f"it holds {len(runs)} runs; choose one, for example {runs[0]}"
-    if RunFolder(path).checkpoint.exists():
-        return "its run is not finished; repeat its command with --resume"
-    return f"make one with: gmixout finetune --out {path}"
 
 
 def _is_run(folder: Path) -> bool:
@@ -368,4 +282,5 @@ def _files_of(folder: Path) -> list[Path]:
     """Return the files that a run may leave in its folder, the config first."""
     own = RunFolder(folder)
     checkpoint = (checkpoints.previous(own.checkpoint), own.checkpoint)
-    return [own.config, own.identity, own.split, own.log.path, own.model, *checkpoint, *own.report]
+    files = [own.config, own.identity, own.split, own.log.path, own.model, own.calibration]
+    return [*files, *checkpoint, *own.report]

@@ -13,10 +13,9 @@ from typing import Any
 
 from rich.progress import Progress
 
-from gmixout.bench.folder import is_trained, load_model, save_model
+from gmixout.bench.folder import is_trained
 from gmixout.bench.job import (
     Job,
-    about_model,
     check_training,
     hash_of,
     identity_of,
@@ -32,6 +31,7 @@ from gmixout.files import write_text
 from gmixout.methods import METHODS, Derived, Method
 from gmixout.reports import write_report
 from gmixout.results import MethodFacts, Record, RecordLog, RunFolder, Training
+from gmixout.results.model_file import about_model, load_model, save_model
 from gmixout.training import TrainingArguments, TrainingInterrupted
 from gmixout.training.faults import explained
 

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from torch import nn
 
 from gmixout.bench.code_version import git_commit, versions
-from gmixout.bench.folder import is_trained, load_model, save_model
+from gmixout.bench.folder import is_trained
 from gmixout.bench.task import IDENTITY_SCHEMA, LoadedTask, Task
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
@@ -32,6 +32,7 @@ from gmixout.results import (
     RunFolder,
     Training,
 )
+from gmixout.results.model_file import load_model, save_model
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_training_settings, train
@@ -124,15 +125,6 @@ def id_validation_figure(task: LoadedTask, state: State, num_workers: int | None
     benchmark = task.benchmark
     model = load_weights(task, state)
     return figure(model, benchmark.id_val, benchmark.metric, num_workers=num_workers)
-
-
-def about_model(record: Record) -> dict[str, Any]:
-    """Return the metadata of a model file, enough to find its record again."""
-    return _about(record.benchmark.name, record.run, record.method.name, record.method.spelled)
-
-
-def _about(benchmark: str, run: str, method: str, options: dict[str, Any]) -> dict[str, Any]:
-    return {"benchmark": benchmark, "run": run, "method": method, "options": options}
 
 
 def make_record(
@@ -276,7 +268,8 @@ class Job:
         else:
             state, training = self._train(own.checkpoint, log, on_progress)
         method = self.method or zero_shot()
-        about = _about(self.loaded.name, self.run, method.name, method.options)
+        about: dict[str, Any] = {"benchmark": self.loaded.name, "run": self.run}
+        about |= {"method": method.name, "options": method.options}
         save_model(own.model, state, about | self.task.about())
         return state, training
 

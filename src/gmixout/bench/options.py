@@ -12,6 +12,12 @@ from gmixout.named import Named, defaults_of
 
 ALTERNATIVES = (("steps", "epochs"),)
 """Options that say one thing in different ways: a typed one replaces the others of a config."""
+
+
+class Word(str):
+    """A word that stays as it is typed, whatever commas or brackets it has: the name of a file."""
+
+
 REQUIRED = inspect.Parameter.empty
 """Default of a required option."""
 
@@ -53,6 +59,11 @@ class Option:
     def is_list(self) -> bool:
         """True if it takes several values."""
         return any(map(_is_list, self.parts))
+
+    @property
+    def is_verbatim(self) -> bool:
+        """True if it takes words as they are typed."""
+        return Word in self.entries
 
     @property
     def is_dict(self) -> bool:
@@ -163,6 +174,15 @@ def matching(options: Mapping[str, Option], name: str) -> Option | None:
     if (found := options.get(name)) or not (found := options.get(f"{name}s")):
         return found
     return found if found.is_list else None
+
+
+def subjects_of(options: Mapping[str, Option]) -> tuple[str, ...]:
+    """Return the options that a command's positional words set: of two the first takes one word."""
+    first = subject_of(options)
+    second = next(iter([*options.values()][1:2]), None)
+    if first and second and second.is_verbatim:
+        return first, second.name
+    return (first,) if first else ()
 
 
 def subject_of(options: Mapping[str, Option]) -> str:

@@ -10,6 +10,8 @@ from gmixout.bench.task import LoadedTask
 from gmixout.plain import printable
 from gmixout.results import Record
 
+SECONDS_BEFORE_A_BAR = 2.0
+"""Shorter work shows no bar."""
 SECONDS_A_LINE = 30.0
 """Without a visible bar, for example in a log file, progress is printed this often."""
 
@@ -83,3 +85,38 @@ class RunBar:
     def remove(self) -> None:
         """Remove the bar."""
         self._progress.remove_task(self._task)
+
+
+class FilesBar:
+    """The bar of work on many files, as a context manager; short work shows none.
+
+    Args:
+        title: What is done.
+        total: Number of files.
+    """
+
+    def __init__(self, title: str, total: int) -> None:
+        self._title, self._total, self._done = title, total, 0
+        self._began = self._told = time.monotonic()
+        self._progress = bars()
+        self._task = self._progress.add_task(title, total=total)
+
+    def __enter__(self) -> "FilesBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress.live.is_started:
+            self._progress.stop()
+
+    def advance(self, files: int) -> None:
+        """Show that some more files are done."""
+        self._done += files
+        now, console = time.monotonic(), self._progress.console
+        if now - self._began < SECONDS_BEFORE_A_BAR:
+            return
+        if console.is_terminal:
+            self._progress.start()
+            self._progress.update(self._task, completed=self._done)
+        elif now - self._told >= SECONDS_A_LINE:
+            say(f"{self._title}: {self._done:,} of {self._total:,}")
+            self._told = now

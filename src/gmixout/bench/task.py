@@ -18,6 +18,7 @@ from gmixout.errors import ConfigError, StateError
 from gmixout.files import cache_folder
 from gmixout.models import Pretrained, check_image_size, linear_probe_head, load_pretrained
 from gmixout.named import changed, defaults_of, from_spec, plain, spec_of
+from gmixout.plain import bounded
 from gmixout.weightspace import fingerprint
 
 Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
@@ -202,6 +203,7 @@ class Task:
             "task": self.plain(),
             "classes": list(loaded.benchmark.classes),
             "pretrained": fingerprint(loaded.pretrained.model.state_dict()),
+            "architecture": _kept(loaded.pretrained.architecture),
         }
 
     def load_model(self, classes: tuple[str, ...]) -> Pretrained:
@@ -221,6 +223,14 @@ class Task:
             device=PartialState().device,
             image_size=self.image_size,
         )
+
+
+def _kept(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file can hold of an architecture: all of it, or nothing."""
+    try:
+        return dict(bounded(dict(architecture)))
+    except ValueError:  # an unusual config must not cost a finished training
+        return {}
 
 
 def default_model(source: Source) -> str:

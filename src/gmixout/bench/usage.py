@@ -10,7 +10,15 @@ import yaml
 
 from gmixout.bench.choices import later_settings
 from gmixout.bench.help_pages import Page, page_text
-from gmixout.bench.options import REQUIRED, Option, matching, options_of, subject_of, texts_of
+from gmixout.bench.options import (
+    REQUIRED,
+    Option,
+    Word,
+    matching,
+    options_of,
+    subjects_of,
+    texts_of,
+)
 from gmixout.bench.values import known, spelled
 from gmixout.named import Named, plain
 
@@ -32,9 +40,9 @@ def page_of(title: str, function: Callable[..., Any]) -> Page:
         function: The command.
     """
     options = options_of(function)
-    first = subject_of(options)
-    required = first and options[first].default is REQUIRED
-    subject = f" {first.upper()}" if required else f" [{first.upper()}]" if first else ""
+    subjects = subjects_of(options)
+    usual = [name if options[name].default is REQUIRED else f"[{name}]" for name in subjects]
+    subject = "".join(f" {name.upper()}" for name in usual)
     page = _page(f"{title}{subject} [--OPTION VALUE ...]", function, "--")
     page["groups"].append(["of every command", [list(line) for line in COMMON.items()]])
     return page
@@ -95,7 +103,7 @@ def _metavar(option: Option) -> str:
 def _kind(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
-    return {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(kind, "VALUE")
+    return {int: "INT", float: "FLOAT", str: "TEXT", Word: "FILE", Path: "PATH"}.get(kind, "VALUE")
 
 
 def _about(option: Option) -> str:

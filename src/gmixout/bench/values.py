@@ -83,6 +83,8 @@ def _fit(option: Option, value: Any, prefix: str) -> Any:
             raise ConfigError(f"{value.kind.__name__} cannot be made: {error}") from error
     if option.named and (value is None or isinstance(value, Named) or str in option.parts):
         return value
+    if option.is_verbatim and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return value
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=option.kind)
     try:

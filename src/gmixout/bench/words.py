@@ -31,12 +31,13 @@ from gmixout.named import (
 from gmixout.settings import shown
 
 
-def split(words: Iterable[str], subject: str = "") -> list[tuple[str, list[str]]]:
+def split(words: Iterable[str], subject: str = "", rest: str = "") -> list[tuple[str, list[str]]]:
     """Return each option's name and the words that follow it.
 
     Args:
         words: The words after a command's name.
         subject: The option that the leading words belong to.
+        rest: The option that they belong to from the second on, if not to `subject`.
 
     Example:
         >>> split(["a", "b", "--batch-size=8", "--seeds", "0", "1"], "folders")
@@ -51,6 +52,8 @@ def split(words: Iterable[str], subject: str = "") -> list[tuple[str, list[str]]
             found.append(("help", []))
         else:
             found[-1][1].append(word)
+    if rest and len(found[0][1]) > 1:
+        found[:1] = [(subject, found[0][1][:1]), (rest, found[0][1][1:])]
     return found if found[0][1] else found[1:]
 
 
@@ -214,6 +217,8 @@ class Reading:
         if len(texts) > 1 and not option.is_list:
             raise ConfigError(f"{typed} takes one value: {' '.join(texts)!r:.80} are {len(texts)}")
         value: Any = texts[0]
+        if option.is_verbatim:
+            return [*texts]
         if option.is_list and not (len(texts) == 1 and value in option.words):
             value = _entries(texts, typed)
         elif option.is_dict and value not in option.words:
@@ -224,6 +229,8 @@ class Reading:
         """Return a value with methods and the like in it as a `Spec`."""
         if isinstance(value, str) and value in option.words:
             return value
+        if option.is_verbatim:
+            return [value] if isinstance(value, str) else value
         if option.is_list and isinstance(value, str):
             value = _entries([value], option.name)
         if option.named is None:

@@ -1,14 +1,20 @@
 """The small model of the digits benchmark, which comes with the package."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from gmixout.draws import seeded
 from gmixout.errors import needs
 from gmixout.models.pretrained import Pretrained
 
+SIZE = 28
+"""Height and width of its images."""
 WEIGHTS = Path(__file__).with_name("digits_vit.safetensors")
 
 
@@ -17,7 +23,7 @@ def architecture() -> nn.Module:
     with needs("timm", "vision"):
         from timm.models import VisionTransformer
     return VisionTransformer(
-        img_size=28,
+        img_size=SIZE,
         patch_size=7,
         in_chans=1,
         num_classes=10,
@@ -46,4 +52,32 @@ def digits_vit() -> Pretrained:
         head_from="pretrained",
         name="digits_vit",
         description="weights: benchmarks/pretrain_digits.py; the pretrained classifier",
+        architecture={"family": "digits_vit"},
     )
+
+
+def rebuild_digits_vit(values: Mapping[str, Any], classes: tuple[str, ...]) -> Pretrained:
+    """Return the same model with new weights, which also takes pictures.
+
+    Args:
+        values: `Pretrained.architecture`, which says nothing more.
+        classes: The class names.
+
+    Raises:
+        ConfigError: timm is not installed.
+    """
+    return Pretrained(
+        model=architecture().eval(),
+        head="head",
+        classes=classes,
+        transform=grey,
+        size=(SIZE, SIZE),
+        name=values["family"],
+        architecture=values,
+    )
+
+
+def grey(image: Any) -> Tensor:
+    """Return an image of Pillow as `[1, 28, 28]` in [0, 1]."""
+    pixels = np.asarray(image.convert("L").resize((SIZE, SIZE)), dtype=np.float32)
+    return torch.from_numpy(pixels)[None] / 255

@@ -74,6 +74,7 @@ def load(request: Request) -> Pretrained:
         interpolation=transform.interpolation,
         name=request.name,
         description=f"weights: {source}; {made}",
+        architecture=_architecture(model, config, transform),
     )
 
 
@@ -224,6 +225,24 @@ class Tower(nn.Module):
         _checkpoint(self.vision_model, enable)
 
 
+def _architecture(model: nn.Module, config: Any, transform: Processing) -> dict[str, Any]:
+    """Return what `huggingface_rebuild` makes the model of."""
+    options: Any
+    if isinstance(model, ClipClassifier):
+        kind, options = "clip", model.visual._options
+    elif isinstance(model, Logits):
+        kind, options, config = "classifier", model._options, model.body.config
+    else:
+        kind, options = "backbone", model._options
+    return {
+        "family": "hf",
+        "kind": kind,
+        "config": {n: v for n, v in config.to_dict().items() if n != "_name_or_path"},
+        "processor": transform.processor.to_dict(),
+        "options": options,
+    }
+
+
 Built: TypeAlias = tuple[nn.Module, HeadFrom, str]
 """A model with its head, the origin of the head, and a description."""
 
@@ -268,6 +287,24 @@ def _clip(request: Request, source: str, config: Any) -> Built:
     )
 
 
+def load_whole(request: Request) -> tuple[nn.Module, nn.Module]:
+    """Load both towers of a CLIP of transformers.
+
+    Returns:
+        The whole model, and the part of it that is `ClipClassifier.visual`.
+
+    Raises:
+        DataError: The files are unavailable or do not fit.
+    """
+    with needs("transformers", "hub"):
+        from transformers import AutoModel
+    with loading(request.title, "give its folder, hf:FOLDER"):
+        model, lacking = _from_pretrained(AutoModel, _source(request))
+        _refuse_gaps(request, lacking)
+    projection = getattr(model, "visual_projection", nn.Identity())
+    return model, Tower(model.vision_model, projection, {})
+
+
 def _classifier(request: Request, source: str, config: Any) -> Built:
     from transformers import AutoModelForImageClassification
 
@@ -279,12 +316,7 @@ def _classifier(request: Request, source: str, config: Any) -> Built:
     )
     base = f"{body.base_model_prefix}."
     _refuse_gaps(request, [key for key in lacking if key.startswith(base)])
-    scoring = [
-        name
-        for name, layer in body.named_modules()
-        if isinstance(layer, (nn.Linear, nn.Conv2d)) and not name.startswith(base)
-    ][-1]
-    model = Logits(body, scoring, _options(request, body))
+    model = Logits(body, scoring_layer(body), _options(request, body))
     labels = [config.id2label[label] for label in range(config.num_labels)]
     classes = list(request.classes)
     same = labels == classes or (is_imagenet(labels) and is_imagenet(classes))
@@ -293,6 +325,17 @@ def _classifier(request: Request, source: str, config: Any) -> Built:
     draw_head(model.get_classifier(), request.seed)
     made = f"random head (seed {request.seed}) on what {type(body).__name__} pools"
     return model, "random", made
+
+
+def scoring_layer(body: Any) -> str:
+    """Return the name of the layer that scores the classes in a classifier of transformers."""
+    base = f"{body.base_model_prefix}."
+    scoring: list[str] = [
+        name
+        for name, layer in body.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and not name.startswith(base)
+    ]
+    return scoring[-1]
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """A pretrained model, a request for one, and random heads."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -63,6 +63,9 @@ class Pretrained:
     """The name it was requested by."""
     description: str = ""
     """Origin of weights and head; the licence, if the library knows it."""
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values that `gmixout.models.rebuild` makes the same model of, without its weights and
+    preprocessing in the same way; empty: it cannot."""
 
     def __post_init__(self) -> None:
         """Check that the head is in the model."""

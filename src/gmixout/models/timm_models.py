@@ -1,5 +1,7 @@
 """Models of timm: `timm:ARCHITECTURE[.TAG][@FILE]`, `timm:hf-hub:ORG/NAME`, `timm:FOLDER`."""
 
+import json
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,6 @@ def load(request: Request) -> Pretrained:
     with needs("timm", "vision"):
         import timm
         from timm.data.config import resolve_model_data_config
-        from timm.data.transforms_factory import create_transform
     request.refuse_zero_shot()
     name = _name(request)
     provide = (
@@ -59,19 +60,82 @@ def load(request: Request) -> Pretrained:
         _keep_rows(model, rows)
     size = {} if request.image_size is None else {"img_size": request.image_size}
     data: dict[str, Any] = resolve_model_data_config(model, size)  # type: ignore[no-untyped-call]
+    arguments = _saved_arguments(request)
+    if "img_size" in options:
+        arguments["img_size"] = options["img_size"]
+    config = {n: v for n, v in model.pretrained_cfg.items() if n not in _SOURCES and v is not None}
+    return _pretrained(
+        model,
+        {
+            "model": config.pop("architecture"),
+            "config": config,
+            "arguments": arguments,
+            "data": data,
+        },
+        classes=request.classes,
+        head_from=head,
+        name=request.name,
+        description=_description(model.pretrained_cfg, request, head),
+    )
+
+
+def rebuild(architecture: Mapping[str, Any], classes: tuple[str, ...]) -> Pretrained:
+    """Return a model of timm with new weights.
+
+    Args:
+        architecture: `Pretrained.architecture` of a loaded model.
+        classes: The class names.
+
+    Raises:
+        ConfigError: This timm has no such model.
+    """
+    with needs("timm", "vision"):
+        import timm
+    name = architecture["model"]
+    if not timm.is_model(name):  # which also refuses the address of a hub
+        raise ConfigError(f"timm {timm.__version__} has no model {name!r:.80}: install a newer one")
+    model: Any = timm.create_model(
+        name, pretrained=False, pretrained_cfg=architecture["config"], **architecture["arguments"]
+    )
+    model.reset_classifier(len(classes))
+    return _pretrained(model.eval(), architecture, classes=classes, name=name)
+
+
+def _pretrained(model: Any, architecture: Mapping[str, Any], **about: Any) -> Pretrained:
+    from timm.data.transforms_factory import create_transform
+
+    data = architecture["data"]
     return Pretrained(
         model=model.float().requires_grad_(),
         head=find_head(model),
-        classes=request.classes,
-        head_from=head,
         transform=create_transform(**data, is_training=False),
         size=tuple(data["input_size"][1:]),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         interpolation=data["interpolation"],
-        name=request.name,
-        description=_description(model.pretrained_cfg, request, head),
+        architecture={"family": "timm", **architecture},
+        **about,
     )
+
+
+_SOURCES = {
+    *("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict", "custom_load"),
+    *("label_names", "label_descriptions"),
+}
+"""Entries of timm's configs on where weights are from and whose classes they know."""
+
+
+def _saved_arguments(request: Request) -> dict[str, Any]:
+    """Return what a folder or repository says of the model besides its name and its classes."""
+    from timm.models import load_model_config_from_hf
+
+    saved: Any = {}
+    if request.folder is not None:
+        held = json.loads((request.folder / "config.json").read_text(encoding="utf-8"))
+        saved = held.get("model_args") or {}
+    elif request.source.startswith("hf-hub:"):
+        _, _, saved = load_model_config_from_hf(request.source.removeprefix("hf-hub:"))
+    return {name: value for name, value in (saved or {}).items() if name != "num_classes"}
 
 
 def _name(request: Request) -> str:

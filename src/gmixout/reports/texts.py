@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from gmixout.methods import REFERENCE
+from gmixout.plain import spreadsheet_cell
 from gmixout.reports.across import across_summaries
 from gmixout.reports.rows import columns_of, rows_of
 from gmixout.reports.standings import NONE, Entry, Standing, SummaryTable, standings_of, summary_of
@@ -56,14 +57,9 @@ def as_csv(study: Study, reference: str = REFERENCE) -> str:
     file = io.StringIO()
     names = dict.fromkeys(name for line in lines for name in line)
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(map(_csv, names))
-    writer.writerows([_csv(line.get(name)) for name in names] for line in lines)
+    writer.writerow(map(spreadsheet_cell, names))
+    writer.writerows([spreadsheet_cell(line.get(name)) for name in names] for line in lines)
     return file.getvalue()
-
-
-def _csv(value: object) -> object:
-    """Return a cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@") else value
 
 
 def _differences(

@@ -42,6 +42,11 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def calibration(self) -> Path:
+        """Temperature of the final model's probabilities."""
+        return self.path / "calibration.json"
+
+    @property
     def checkpoint(self) -> Path:
         """State from which an unfinished training resumes."""
         return self.path / "checkpoint.pt"

@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 from gmixout import weightspace
 from gmixout.bench.commands.report import show_report
-from gmixout.bench.folder import load_model, run_folder, save_model
+from gmixout.bench.folder import run_folder
 from gmixout.bench.job import (
-    about_model,
     hash_of,
     id_validation_figure,
     identity_of,
@@ -22,6 +21,7 @@ from gmixout.bench.threads import few_threads
 from gmixout.errors import StateError
 from gmixout.methods import Runs, get_method
 from gmixout.results import MethodFacts, Record, RunFolder
+from gmixout.results.model_file import about_model, load_model, save_model
 from gmixout.weightspace import State
 
 

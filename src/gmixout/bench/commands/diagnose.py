@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from gmixout.bench.folder import at_work, load_model, read_run_config
+from gmixout.bench.folder import at_work, read_run_config
 from gmixout.bench.job import Job, method_of
 from gmixout.bench.progress import bars
 from gmixout.bench.task import Task
@@ -31,6 +31,7 @@ from gmixout.named import spec_of
 from gmixout.reports.diagnosis import print_diagnosis
 from gmixout.results import RunFolder
 from gmixout.results.folder import DiagnosisFolder
+from gmixout.results.model_file import load_model
 from gmixout.results.record import ID_SETS
 from gmixout.training import TrainingArguments
 from gmixout.training.loop import train

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from gmixout.bench.folder import load_model
-from gmixout.bench.job import about_model, fitted, load_weights
+from gmixout.bench.job import fitted, load_weights
 from gmixout.bench.progress import say
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads
@@ -22,7 +21,7 @@ from gmixout.errors import DataError
 from gmixout.evaluation.metrics import Scores, evaluate_sets, summarise_shifts
 from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.plain import printable
-from gmixout.results import Record, RunFolder
+from gmixout.results.model_file import find_record, load_model
 from gmixout.results.record import by_group
 
 
@@ -146,7 +145,7 @@ def _over_all(tests: Benchmark, scores: Mapping[str, Scores]) -> list[str]:
 def _compare_with_record(
     model: Path, about: dict[str, Any], accuracy: dict[str, float], console: Console
 ) -> None:
-    recorded = _find_record(model, about)
+    recorded = find_record(model, about)
     if recorded is None:
         console.print("No record of this model was found next to it.")
     elif recorded.of("accuracy").items() <= accuracy.items():
@@ -155,13 +154,3 @@ def _compare_with_record(
         console.print(
             f"Not equal to the recorded values: {recorded.of('accuracy')}", soft_wrap=True
         )
-
-
-def _find_record(model: Path, about: dict[str, Any]) -> Record | None:
-    """Return the latest record of a model file, from its folder or its comparison's."""
-    folder = RunFolder(model if model.is_dir() else model.parent)
-    for place in (folder, folder.comparison):
-        for record in reversed(place.log.read()):
-            if record.final and about_model(record).items() <= about.items():
-                return record
-    return None

@@ -7,9 +7,9 @@ from gmixout.bench.choices import Choices, choose_settings
 from gmixout.bench.commands.report import show_report
 from gmixout.bench.dry_run import check_device_spec
 from gmixout.bench.dry_run import dry_run as estimate
-from gmixout.bench.folder import run_folder, save_model
+from gmixout.bench.folder import run_folder
 from gmixout.bench.grid import Grid
-from gmixout.bench.job import Job, about_model
+from gmixout.bench.job import Job, load_weights
 from gmixout.bench.options import Fields
 from gmixout.bench.progress import RunBar, bars, print_lines, print_notes, print_outcome, say
 from gmixout.bench.task import Corruptions, Head, Task
@@ -19,8 +19,11 @@ from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, Method, get_method
 from gmixout.named import spec_of
 from gmixout.results import Record, RunFolder
+from gmixout.results.model_file import about_model, save_model
 from gmixout.results.selection import id_validation
 from gmixout.training import TrainingArguments
+from gmixout.use.calibration import calibrate_model
+from gmixout.weightspace import State
 
 
 def finetune(
@@ -100,9 +103,17 @@ def finetune(
             bar = RunBar(progress, job.title, arguments.steps)
             finetuned, run = job.train_or_load(out, log, bar.advance)
             best = id_validation.choose(job.record(method, finetuned, run, log))
-        for options, state, _ in method.models(job.pretrained(), job.runs(finetuned)):
-            if options == best.method.spelled:
-                save_model(RunFolder(out).model, state, about_model(best) | task.about())
+            for options, state, _ in method.models(job.pretrained(), job.runs(finetuned)):
+                if options == best.method.spelled:
+                    _keep(out, task, best, state, arguments.num_workers)
         job.finish(out)
         print_outcome(job.title, best)
         return show_report(out)
+
+
+def _keep(out: Path, task: Task, best: Record, state: State, num_workers: int | None) -> None:
+    """Save a model, and the temperature of its probabilities."""
+    loaded = task.load()
+    digest = save_model(RunFolder(out).model, state, about_model(best) | task.about())
+    model, validation = load_weights(loaded, state), loaded.benchmark.id_val
+    calibrate_model(out, digest, model, validation, num_workers)

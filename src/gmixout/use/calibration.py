@@ -1,0 +1,133 @@
+"""Temperature scaling: probabilities that are as often right as they say."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Gt
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+from typing_extensions import TypedDict
+
+from gmixout.errors import StateError
+from gmixout.evaluation.metrics import predict, score
+from gmixout.files import write_text
+from gmixout.plain import checked, printable, read_json
+from gmixout.results.folder import RunFolder
+
+COLDEST, HOTTEST = 0.01, 100.0
+"""Bounds of the temperature."""
+_LARGEST_FILE = 2**16
+
+
+class FittedTemperature(TypedDict):
+    """The temperature of a model and what it does on the images that it was fitted to."""
+
+    model: str
+    """Digest of the model file; the temperature of other weights is not used."""
+    temperature: Annotated[float, Gt(0)]
+    images: int
+    nll: list[float]
+    """Mean negative log-likelihood before and after, in nats."""
+    ece: list[float]
+    """Expected calibration error before and after."""
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return the temperature T that minimises the mean of `-log softmax(logits / T)[label]`.
+
+    The loss is convex in 1/T, so there is one minimum. If every image is classified right it lies
+    at T = 0, which would claim certainty from a few images: 1 is returned.
+
+    Source: Guo et al., "On FittedTemperature of Modern Neural Networks", ICML 2017, section 4.2.
+
+    Args:
+        logits: `[N, classes]`, finite.
+        labels: `[N]`.
+
+    Returns:
+        The temperature, from `COLDEST` to `HOTTEST`.
+    """
+    from scipy.optimize import minimize_scalar
+
+    if bool((logits.argmax(1) == labels).all()):
+        return 1.0
+    wide = logits.double()
+
+    def loss(log_temperature: float) -> float:
+        return float(cross_entropy(wide / torch.tensor(log_temperature).exp(), labels))
+
+    bounds = torch.tensor([COLDEST, HOTTEST], dtype=torch.float64).log().tolist()
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5})
+    return float(torch.tensor(found.x).exp())
+
+
+def calibrate_model(
+    path: Path,
+    digest: str,
+    model: nn.Module,
+    validation: Dataset[Any],
+    num_workers: int | None = None,
+) -> FittedTemperature:
+    """Fit a model's temperature, and write it beside the model file.
+
+    Args:
+        path: The run's folder or its model file.
+        digest: The digest in the metadata of the model file.
+        model: The model, on its device.
+        validation: In-domain images, preprocessed, that it was not trained on, and their labels.
+        num_workers: Processes that load images.
+
+    Raises:
+        DataError: As `evaluation.metrics.predict`.
+        TrainingError: As `evaluation.metrics.predict`.
+        StateError: The file cannot be written.
+    """
+    logits, labels = predict(model, validation, num_workers=num_workers)
+    temperature = fit_temperature(logits, labels)
+    before, after = score(logits, labels), score(logits / temperature, labels)
+    found = FittedTemperature(
+        model=digest,
+        temperature=temperature,
+        images=len(labels),
+        nll=[before.nll, after.nll],
+        ece=[before.ece, after.ece],
+    )
+    write_text(_file(path), json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def temperature_of(path: Path, about: Mapping[str, Any]) -> tuple[float, tuple[str, ...]]:
+    """Return the temperature of a model, and notes on it for users.
+
+    Args:
+        path: The run's folder or its model file.
+        about: The metadata of the model file.
+
+    Returns:
+        The fitted temperature; 1 if there is none, or if it is that of other weights.
+
+    Raises:
+        StateError: Its file cannot be read.
+    """
+    file = _file(path)
+    again = f"gmixout calibrate {path} fits it"
+    if not file.exists():
+        return 1.0, (f"probabilities are not calibrated: {again}",)
+    try:
+        if file.stat().st_size > _LARGEST_FILE:
+            raise ValueError(f"it has more than {_LARGEST_FILE} bytes")
+        held = checked(read_json(file.read_bytes()), FittedTemperature)
+    except (OSError, ValueError) as error:
+        said = printable(str(error))[:300]
+        raise StateError(f"{file} cannot be read ({said}): delete it, {again}") from error
+    if held["model"] != about["digest"]:
+        return 1.0, (f"probabilities are not calibrated: {file} is of other weights; {again}",)
+    return float(held["temperature"]), ()
+
+
+def _file(path: Path) -> Path:
+    return RunFolder(path if path.is_dir() else path.parent).calibration

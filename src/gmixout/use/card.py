@@ -1,0 +1,103 @@
+"""Model cards: what a model is, what was measured, and what was not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gmixout.plain import listed, printable
+from gmixout.results.model_file import find_record
+from gmixout.results.record import Record
+from gmixout.use.classifier import Classifier
+
+LIBRARIES = {"timm": "timm", "open_clip": "open_clip", "hf": "transformers", "onnx": "onnx"}
+"""Names that hubs know the libraries by."""
+_MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*[]<>#|&"})
+
+
+def card_of(classifier: Classifier, to: str, usage: str) -> str:
+    """Return a model card in Markdown.
+
+    Args:
+        classifier: The model.
+        to: The form that it was exported to.
+        usage: How to use it, in Markdown.
+    """
+    origin = classifier.origin
+    about: Mapping[str, Any] = {} if origin is None else origin.about
+    record = None if origin is None else find_record(origin.path, about)
+    classes = [_plain(name) for name in classifier.classes]
+    lines = ["---", "tags:", "- image-classification", "- gmixout"]
+    if to in LIBRARIES:
+        lines.append(f"library_name: {LIBRARIES[to]}")
+    lines += ["---", "", f"# {_title(about)}", ""]
+    lines += [
+        f"- Classes ({len(classes)}), in the order of the scores: {listed(classes, 100)}",
+        f"- Finetuned from: {_plain(str(_pretrained(about)))}",
+        f"- Method: {_plain(str(about.get('method', 'unknown')))}",
+        f"- Data: {_plain(str(about.get('benchmark', 'unknown')))}",
+        f"- Preprocessing: {_plain(preprocessing_of(classifier))}",
+        f"- Temperature of its probabilities: {classifier.temperature:.4g} "
+        "(softmax of the logits divided by it)",
+        *["", "## Use", "", usage, "", "## Measured", ""],
+        *(_table(record) if record else ["No record of this model was found beside it."]),
+        *["", "## Limits", "", *_limits(record)],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def preprocessing_of(classifier: Classifier) -> str:
+    """Return the preprocessing in words, as far as it is known."""
+    mean, std = classifier.normalization
+    size = " x ".join(map(str, classifier.size or ())) or "unknown size"
+    scaled = f"minus mean {mean}, over standard deviation {std}" if mean else "scaled to [0, 1]"
+    return f"RGB, {size} pixels ({classifier.interpolation or 'default interpolation'}), {scaled}"
+
+
+def _title(about: Mapping[str, Any]) -> str:
+    return _plain(f"{_pretrained(about)}, finetuned")
+
+
+def _pretrained(about: Mapping[str, Any]) -> Any:
+    """Return the name of the pretrained model, without the folders of this machine."""
+    task = about.get("task") or {}
+    name = str(task.get("model") or task.get("benchmark") or "an own model")
+    return "/".join(name.split("/")[-2:]) if name.count("/") > 1 else name
+
+
+def _table(record: Record) -> list[str]:
+    """Return the values of the record as a table."""
+    rows = [
+        f"| {_plain(name)} | {each.examples:,} | {100 * each.accuracy:.2f} | {each.nll:.3f} | "
+        f"{100 * each.ece:.1f} |"
+        for name, each in record.scores.items()
+    ]
+    trained = record.training
+    facts = [] if trained is None else [f"{trained.steps:,} steps", f"seed {trained.seed}"]
+    if trained is not None and trained.lr is not None:
+        facts.append(f"learning rate {trained.lr:g}")
+    return [
+        "| set | images | accuracy (%) | NLL | ECE (%) |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        f"One run ({', '.join([*facts, record.time])}), by gmixout "
+        f"{record.machine.versions.get('gmixout', '')}, before calibration.",
+    ]
+
+
+def _limits(record: Record | None) -> list[str]:
+    shifts = [name for name in (record.scores if record else ()) if not name.startswith("id_")]
+    lines = [
+        "- It gives every image one of its classes, also an image of something else.",
+        "- Probabilities are calibrated on in-domain images at most; elsewhere it is too sure.",
+        "- Use of its data and of its pretrained model may be restricted by their licences.",
+    ]
+    if shifts:
+        lines.insert(0, "- Nothing was measured on other shifts than those in the table.")
+    else:
+        lines.insert(0, "- Nothing was measured out of domain.")
+    return lines
+
+
+def _plain(text: str) -> str:
+    """Return a text without markup."""
+    return printable(text).translate(_MARKUP)

@@ -1,0 +1,146 @@
+"""Predictions for image files, one batch after another, in order."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gmixout.data.images import ImageFiles
+from gmixout.errors import ConfigError, DataError
+from gmixout.evaluation.metrics import MAX_BATCH_VALUES, evaluating
+from gmixout.loading import make_loader
+from gmixout.plain import printable
+from gmixout.use.classifier import Classifier
+
+LARGEST_BATCH = 128
+"""Most images in a batch by default: what is lost if a process is killed."""
+Loaded: TypeAlias = Tensor | str
+"""An image `[C, H, W]`, or why there is none."""
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """What the model says of one file."""
+
+    file: str
+    """The file, printable."""
+    top: tuple[tuple[str, float], ...] = ()
+    """The most probable classes and their probabilities, the best first; empty on an error."""
+    error: str = ""
+    """Why there is no prediction."""
+    threshold: float = 0.0
+    """Probability below which the model abstains."""
+
+    @property
+    def status(self) -> str:
+        """Ok, abstain or error."""
+        if not self.top:
+            return "error"
+        return "abstain" if self.top[0][1] < self.threshold else "ok"
+
+    @property
+    def label(self) -> str:
+        """The predicted class; empty on an error, or if the model abstains."""
+        return self.top[0][0] if self.status == "ok" else ""
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability of the most probable class."""
+        return self.top[0][1] if self.top else None
+
+
+def predictions(
+    classifier: Classifier,
+    files: Sequence[str],
+    top_k: int = 5,
+    threshold: float = 0.0,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+) -> Iterator[list[FilePrediction]]:
+    """Yield the predictions of one batch of files after another, in their order.
+
+    Files are decoded as in training, rotated by their EXIF data. One that cannot be read, or on
+    which the model overflows, has an error in its place.
+
+    Args:
+        classifier: The model, on its device.
+        files: Paths.
+        top_k: Number of classes for each file.
+        threshold: The model abstains below this probability of its best class.
+        batch_size: Images in a forward pass; by default what fits 64 MiB, at most `LARGEST_BATCH`.
+        num_workers: Processes that decode images; by default see `loading_processes`.
+
+    Raises:
+        ConfigError: A setting is out of its range.
+    """
+    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}={value} must be 1 or more")
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"threshold={threshold} is a probability: it must be from 0 to 1")
+    device = next(classifier.parameters(), torch.empty(0)).device
+    images = _Pictures(files, classifier)
+    size = batch_size or _batch_size(classifier)
+    loader = make_loader(images, device, num_workers, batch_size=size, collate_fn=_as_they_are)
+    done = 0
+    with evaluating(classifier):
+        for batch in loader:
+            tops = _tops(classifier, batch, top_k)
+            names = files[done : done + len(batch)]
+            done += len(batch)
+            yield [
+                FilePrediction(printable(name), error=printable(top), threshold=threshold)
+                if isinstance(top, str)
+                else FilePrediction(printable(name), tuple(top), threshold=threshold)
+                for name, top in zip(names, tops, strict=True)
+            ]
+
+
+class _Pictures(Dataset[Loaded]):
+    """Image files as the model sees them."""
+
+    def __init__(self, files: Sequence[str], classifier: Classifier) -> None:
+        self._images = ImageFiles(Path(), files, torch.zeros(len(files)), upright=True)
+        self._transform = classifier.transform
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Loaded:
+        try:
+            return self._transform(self._images.picture(index))
+        except DataError as error:
+            return str(error.__cause__ or error)
+        except Exception as error:  # a transform of any library, on an image of any shape
+            return f"cannot be preprocessed: {error}"
+
+
+def _as_they_are(items: list[Any]) -> list[Any]:
+    return items
+
+
+def _tops(
+    classifier: Classifier, batch: Sequence[Loaded], top_k: int
+) -> list[list[tuple[str, float]] | str]:
+    """Return the most probable classes of each image, or why there are none."""
+    found: list[Any] = list(batch)
+    shapes: dict[torch.Size, list[int]] = {}  # some preprocessing keeps the aspect ratio
+    for place, each in enumerate(batch):
+        if isinstance(each, Tensor):
+            shapes.setdefault(each.shape, []).append(place)
+    for places in shapes.values():
+        probabilities = classifier.probabilities(torch.stack([found[place] for place in places]))
+        finite = probabilities.isfinite().all(1).tolist()
+        named = classifier.named(probabilities, top_k)
+        for place, is_finite, top in zip(places, finite, named, strict=True):
+            found[place] = top if is_finite else "the model's scores of it are not finite"
+    return found
+
+
+def _batch_size(classifier: Classifier) -> int:
+    height, width = classifier.size or (224, 224)
+    return max(1, min(LARGEST_BATCH, MAX_BATCH_VALUES // (3 * height * width)))
