@@ -34,7 +34,7 @@ class Output(ABC):
         """Finish the file."""
 
 
-def table_columns(top_k: int) -> list[str]:
+def prediction_columns(top_k: int) -> list[str]:
     """Return the names of a table's columns."""
     ranks = range(1, top_k + 1)
     each = (name for rank in ranks for name in (f"class_{rank}", f"probability_{rank}"))
@@ -93,7 +93,7 @@ class CsvLines(Lines):
     def begin(self) -> None:
         """Write the names of the columns."""
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(table_columns(self._top_k))
+        self._writer.writerow(prediction_columns(self._top_k))
 
     def put(self, row: FilePrediction) -> None:
         """Write a row."""
@@ -105,7 +105,7 @@ class JsonLines(Lines):
 
     def put(self, row: FilePrediction) -> None:
         """Write a row."""
-        first = dict(zip(table_columns(0), values_of(row, 0), strict=False))
+        first = dict(zip(prediction_columns(0), values_of(row, 0), strict=False))
         top = [{"class": name, "probability": rounded(share)} for name, share in row.top]
         self._file.write(json.dumps({**first, "top": top}, ensure_ascii=False) + "\n")
 
@@ -121,7 +121,7 @@ class Parquet(Output):
         self._schema = pyarrow.schema(
             [
                 (n, pyarrow.float32() if _is_number(n) else pyarrow.string())
-                for n in table_columns(top_k)
+                for n in prediction_columns(top_k)
             ]
         )
 
@@ -129,7 +129,7 @@ class Parquet(Output):
         """Take the next predictions."""
         import pyarrow
 
-        names = table_columns(self._top_k)
+        names = prediction_columns(self._top_k)
         values = [dict(zip(names, values_of(row, self._top_k), strict=True)) for row in rows]
         self._tables.append(pyarrow.Table.from_pylist(values, self._schema))
 
