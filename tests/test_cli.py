@@ -377,7 +377,7 @@ def test_help_and_version(capsys):
     assert run("--help") == 0
     printed = capsys.readouterr().out
     assert all(command in printed for command in COMMANDS)
-    assert "check: Check the files" in " ".join(printed.split())
+    assert "check: Check a data set" in " ".join(printed.split())
     for command in COMMANDS:
         assert run(command, "--help") == 0
         capsys.readouterr()

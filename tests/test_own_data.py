@@ -67,6 +67,9 @@ TYPED = {
     "finetune mine --config plain.yaml": folder(),
     "finetune mine/list.csv": SOURCES["csv"](Path("mine/list.csv")),
     "finetune mine/list.csv --label-column label": SOURCES["csv"](Path("mine/list.csv")),
+    "finetune imagefolder --data-root x --data-root mine": folder(),
+    "finetune --data-root x --data-root mine": folder(),
+    "finetune --benchmark pacs --benchmark imagefolder --data-root mine": folder(),
     "finetune digits": "digits",
     "finetune plain.yaml": "digits",
 }

@@ -43,13 +43,14 @@ def with_data(options: Mapping[str, Option], given: Given, has_data: bool) -> Gi
         return given
     data = [texts for name, texts in given if name == subject]
     roots = [texts for name, texts in given if name == "data_root"]
-    if data and _are_a_place(data[0]) and (len(data) > 1 or has_data):
-        roots, data = [data[0], *roots], data[1:]
-    if roots and not data and not has_data:
-        _check_place(roots[0])
-        roots, data = roots[1:], [roots[0]]
-    if roots and (len(roots) > 1 or any(map(_are_a_place, data))):
+    place = data[:1] if data and _are_a_place(data[0]) else []
+    if roots and place:
         raise ConfigError("two places of the data are given: name one folder or table")
+    if place and (len(data) > 1 or has_data):
+        roots, data = place, data[1:]
+    if roots and not data and not has_data:  # of several the last counts
+        _check_place(roots[-1])
+        roots, data = [], roots[-1:]
     if roots and data:
         _check_name(data[-1])
     others = [each for each in given if each[0] not in (subject, "data_root")]
