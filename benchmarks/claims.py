@@ -104,6 +104,17 @@ EVIDENCE = (
     ),
 )
 
+EVERY_REAL = Evidence(
+    "GMixout + WiSE-FT against WiSE-FT, EfficientNet-Lite0, all of these benchmarks",
+    tuple(folder for evidence in EVIDENCE[3:] for folder in evidence.folders),
+    keep=at_default,
+)
+ALPHAS = (0.3, 0.5, 0.7)
+VALUES: dict[str, Callable[[Record], float]] = {
+    "ID": lambda record: record.id,
+    "OOD": lambda record: record.ood,
+}
+
 METHODS = (
     "zero_shot",
     "full",
@@ -122,6 +133,7 @@ def main() -> None:
     """Print the tables."""
     for evidence in EVIDENCE:
         print("\n".join(["", f"## {evidence.title}", "", *table(evidence)]))
+    print("\n".join(["", f"## {EVERY_REAL.title}", "", *along_the_path(EVERY_REAL)]))
 
 
 def table(evidence: Evidence) -> Iterable[str]:
@@ -138,15 +150,39 @@ def table(evidence: Evidence) -> Iterable[str]:
             yield f"| {' | '.join(cells(row, base))} |"
 
 
+def along_the_path(evidence: Evidence) -> Iterable[str]:
+    """Yield a table of GMixout + WiSE-FT minus WiSE-FT at each mixing coefficient."""
+    yield "| alpha | ID: GMixout + WiSE-FT minus WiSE-FT | OOD |"
+    yield "|---:|---:|---:|"
+    studies = evidence.studies()
+    for alpha in ALPHAS:
+        differences = []
+        for value in VALUES.values():
+            parts = {}
+            for study in studies:
+                base, ours = (
+                    {
+                        record.seed: value(record)
+                        for record in study.records
+                        if (record.method.name, record.alpha) == (name, alpha)
+                        and fixed_on_paintings(record)
+                    }
+                    for name in ("wise_ft", "gmixout_wise_ft")
+                )
+                if both := ours.keys() & base.keys():
+                    parts[study.benchmark] = Estimate.of(ours[s] - base[s] for s in both)
+            differences.append(difference(Pooled(parts)))
+        yield f"| {alpha} | {' | '.join(differences)} |"
+
+
 def cells(row: AcrossRow, base: AcrossRow) -> list[str]:
     """Return the cells of a method."""
     method, variant = row.series
     name = f"{method}({variant})" if variant else method
-    of = {"ID": lambda record: record.id, "OOD": lambda record: record.ood}
-    own = [f"{100 * row.estimate(value).mean:.1f}" for value in of.values()]
+    own = [f"{100 * row.estimate(value).mean:.1f}" for value in VALUES.values()]
     if row is base:
         return [f"**{name}**", *own, *[""] * (2 + len(row.at_places))]
-    chosen = [difference(paired(row, base, value)) for value in of.values()]
+    chosen = [difference(paired(row, base, value)) for value in VALUES.values()]
     return [name, *own, *chosen, *map(difference, row.at_places)]
 
 
