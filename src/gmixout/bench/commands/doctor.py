@@ -25,7 +25,6 @@ PURPOSES = {
     "lora": "LoRA and other adapters",
     "hub": "models and data sets of Hugging Face",
     "photos": "photos in HEIC, and near-copies in `gmixout data check`",
-    "photos": "HEIC photos, and near-copies in data check",
     "real": "ImageNet weights that come as packages, without a hub",
     "export": "ONNX",
     "track": "experiment trackers",
