@@ -1,6 +1,8 @@
 """`gmixout doctor`: what is there, what is missing for what, and the speed."""
 
+import re
 from importlib.metadata import PackageNotFoundError, metadata, version
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,10 @@ def printed(capsys, *words):
 
 def test_every_extra_for_users_has_a_purpose():
     known = {*(metadata("gmixout").get_all("Provides-Extra") or [])}
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    if project.exists():  # it may have more than what was installed from it
+        part = project.read_text().partition("[project.optional-dependencies]")[2]
+        known |= {*re.findall(r"^([\w-]+) = \[", part.partition("\n[")[0], re.M)}
     assert known - {"all", "dev", "integrations-test", "docs"} <= module.PURPOSES.keys()
 
 

@@ -59,12 +59,12 @@ for typed, file in bench.COMMAND_FILES.items():
 
 START = (
     ("finetune", "finetune", "try it: a run on real digits"),
-    ("finetune", "finetune --benchmark imagefolder --data-root DIR --model NAME", "on your images"),
-    ("compare", "compare --methods full,wise_ft,gmixout", "methods under one protocol"),
+    ("finetune", "finetune DIR --model timm:convnext_tiny.fb_in22k", "a model on your images"),
+    ("compare", "compare DIR --model NAME --methods full,gmixout", "methods under one protocol"),
     ("predict", "predict runs/finetune IMAGES", "answers of the finetuned model"),
     ("export", "export runs/finetune --to timm", "the model for its own library"),
     ("report", "report runs/compare", "tables, figures and a page"),
-    ("data", "data check imagefolder --data-root DIR", "check the files of a data set"),
+    ("data", "data check DIR", "check images, labels and splits"),
     ("doctor", "doctor", "what is installed, what is missing"),
 )
 """First steps: the command that each needs, what to type, and what it does."""

@@ -173,8 +173,7 @@ class _Plan:
             self.lines.append(f"  given: {', '.join(given)}")
         if pretrained.head_from == "random":
             self.lines.append(
-                "  --head linear_probe trains the random head first, which distorts the features "
-                f"less: {CITATIONS['LP-FT']}"
+                f"  --head linear_probe trains the random head first: {CITATIONS['LP-FT']}"
             )
         for name in dict.fromkeys(value.source for value in self.chosen.values()):
             self.lines.append(f"  source {name}: {CITATIONS[name]}")
@@ -220,7 +219,8 @@ class _Plan:
     def _steps(self, epochs: float) -> tuple[int, str]:
         """Return the steps of some epochs, and how they were counted."""
         batch = self.values.get("batch_size", defaults_of(TrainingArguments)["batch_size"])
-        text = f"{epochs:g} epochs x {self.images:,} images / {batch} a step"
+        passes = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+        text = f"{passes} x {self.images:,} images / {batch} a step"
         return max(1, round(epochs * self.images / batch)), text
 
 
