@@ -178,7 +178,7 @@ def read_picture(file: Path) -> Picture:
     Raises:
         DataError: It cannot be read; the message names it.
     """
-    from gmixout.data.images import decoded
+    from gmixout.data.decoding import decoded
 
     try:
         return decoded(file, upright=True)
