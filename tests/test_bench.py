@@ -620,7 +620,7 @@ def test_a_run_of_an_older_schema_is_not_begun_anew_in_silence(held, tmp_path, t
     (tmp_path / "identity.json").unlink()
     if held:
         (tmp_path / "identity.json").write_text(json.dumps(held))
-    with pytest.raises(StateError, match=r"schema 1, now 2\): it can be evaluated and reported"):
+    with pytest.raises(StateError, match=rf"schema 1, now {IDENTITY_SCHEMA}\): it can be"):
         bench.compare(**settings, resume=True)
     assert trainings == []
 

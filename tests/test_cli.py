@@ -59,7 +59,7 @@ def test_the_command_of_the_readme(tmp_path):
     (record,) = RecordLog(tmp_path / "run" / "records.jsonl").read()
     assert (record.method.name, record.seed, record.steps) == ("gmixout", 3, 4)
     assert record.method.options["mask_rate"] == 0.75
-    assert record.method.options["anchor_decay"] == 0.9
+    assert record.method.options["anchor_decay"] == 0.7
 
 
 @pytest.mark.usefixtures("_no_report")
