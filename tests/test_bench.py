@@ -16,6 +16,7 @@ from toy_benchmark import install, net, toy_task
 from gmixout import bench
 from gmixout.bench import job as job_module
 from gmixout.bench.folder import at_work
+from gmixout.bench.task import IDENTITY_SCHEMA
 from gmixout.errors import ConfigError, GmixoutError, StateError, TrainingError
 from gmixout.evaluation import metrics
 from gmixout.loading import make_loader
