@@ -4,11 +4,15 @@ RUN is a folder that `gmixout sweep` wrote. For each value of each option that v
 at matched ID levels, over all settings with that value and all seeds, with the number of those that
 reach the level; its paired difference to the option's middle value, or to the first of named ones
 (same other options, same seed); and what in-domain validation chooses, mean over settings.
+
+Where not all combinations of the options were run, the same for each setting, by the options that
+differ from the usual ones: the setting whose values are the most frequent.
 """
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from statistics import fmean
 
@@ -35,6 +39,11 @@ def main(folder: Path, levels: list[float]) -> None:
         key: [Curve(("", ""), 0, tuple(each)).ood_at(level) for level in levels]
         for key, each in points.items()
     }
+    if len({key[:-1] for key in points}) < prod(
+        len({key[i] for key in points}) for i in range(len(levers))
+    ):
+        _print_settings(levers, heights, study, levels)
+        return
     for place, name in enumerate(levers):
         values = sorted({key[place] for key in points})  # type: ignore[type-var]
         # what the others are compared with
@@ -56,6 +65,35 @@ def main(folder: Path, levels: list[float]) -> None:
                 for f in (lambda r: r.id, lambda r: r.ood)
             )
             print(f"  {value}: {'; '.join(line)}; chosen: ID {100 * id:.1f}, OOD {100 * ood:.1f}")
+
+
+def _print_settings(
+    levers: list[str],
+    heights: dict[tuple[object, ...], list[float | None]],
+    study: Study,
+    levels: list[float],
+) -> None:
+    """Print a line for each setting."""
+    settings = sorted({key[:-1] for key in heights}, key=str)
+    usual = tuple(Counter(each).most_common(1)[0][0] for each in zip(*settings, strict=True))
+    seeds = sorted({key[-1] for key in heights}, key=str)
+    chosen = {tuple(s.facts.options[name] for name in levers): s for s in study.selected.values()}
+    print(f"\nOOD at ID {', '.join(f'{100 * level:g}' for level in levels)}")
+    for setting in sorted(settings, key=lambda each: (each != usual, str(each))):
+        parts = zip(levers, setting, usual, strict=True)
+        label = ", ".join(f"{name}={value}" for name, value, often in parts if value != often)
+        own = [heights[(*setting, seed)] for seed in seeds]
+        line = [_text((each[i] for each in own), len(own)) for i in range(len(levels))]
+        for i in range(len(levels)) if setting != usual else ():
+            both = [(each[i], heights[(*usual, s)][i]) for each, s in zip(own, seeds, strict=True)]
+            gains = [a - b for a, b in both if a is not None and b is not None]
+            line.append(f"against usual: {_text(gains, len(own), '+.1f')}")
+        best = chosen[setting]
+        id, ood = (best.estimate(f).mean for f in (lambda r: r.id, lambda r: r.ood))
+        line.append(
+            f"chosen: validation {100 * best.id_val:.1f}, ID {100 * id:.1f}, OOD {100 * ood:.1f}"
+        )
+        print(f"  {label or 'usual'}: {'; '.join(line)}")
 
 
 def _text(values: Iterable[float | None], of: int, form: str = ".1f") -> str:

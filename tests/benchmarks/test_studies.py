@@ -21,12 +21,15 @@ STUDIES = {
         "levers.md",
         r"^  [\d.]+:|against [\d.]+:",
     ),
-    "biases": (
-        "levers.py",
-        [RESULTS / "digits-biases", 0.9, 0.915, 0.93],
-        "levers.md",
-        r"^  \w+:|against \w+:",
-    ),
+    **{
+        name: (
+            "levers.py",
+            [RESULTS / f"digits-{name}", 0.93, 0.935, 0.94],
+            "levers.md",
+            r"^  [^:]*:|against usual:",
+        )
+        for name in ("shares", "structures")
+    },
 }
 """Scripts, what they are given, the page that has the table, and what else a line says."""
 
