@@ -5,16 +5,40 @@ a step of SAM, averages swapped in for validation), or the weight itself (a whol
 DDP, which hands on rank 0's). Version counters show that when the weight is next used.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from gmixout.core.config import GMixout
 from gmixout.core.values import Phi, Values
 from gmixout.errors import AttachError
+from gmixout.kernels.products import Index
+from gmixout.kernels.structures import Structure
 
-if TYPE_CHECKING:
-    from gmixout.core.process import MaskedWeight
+
+class _Weight(Protocol):
+    """A masked weight (`process.MaskedWeight`), as far as it matters here."""
+
+    name: str
+    values: Values
+    held: Tensor
+    scale: float
+    config: GMixout
+    structure: Structure
+    residual: Any
+
+    @property
+    def parameter(self) -> nn.Parameter: ...  # noqa: D102 - see MaskedWeight
+
+    @property
+    def weight(self) -> Tensor: ...  # noqa: D102
+
+    def start(self) -> None: ...  # noqa: D102
+    def write_(self) -> None: ...  # noqa: D102
+    def phi(self) -> Tensor: ...  # noqa: D102
+    def gather(self, dense: Tensor) -> Tensor: ...  # noqa: D102
+    def chosen(self) -> Index: ...  # noqa: D102
 
 
 class Agreement:
@@ -24,7 +48,7 @@ class Agreement:
         fresh: Whether nothing was trained since the weight was taken as the pretrained one.
     """
 
-    def __init__(self, masked: "MaskedWeight") -> None:
+    def __init__(self, masked: _Weight) -> None:
         self._masked = masked
         self._seen: tuple[Values, nn.Parameter, int, int] | None = None
         self.fresh = True

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from gmixout.data.findings import Alike, Findings, Found, crosses, differs, leaks
 from gmixout.errors import DataError
 from gmixout.plain import printable
+from gmixout.reports.templates import filled
 
 THUMBNAIL = 112
 """Longest side of a thumbnail in pixels."""
@@ -28,21 +27,15 @@ def findings_page(findings: Findings) -> str:
     Names from the data are escaped; thumbnails are inside. It shows at most `MOST_GROUPS` groups of
     copies, `MOST_ODD` odd images and `SAMPLED_CLASSES` classes, and says how many there are.
     """
-    environment = Environment(
-        loader=PackageLoader("gmixout.reports", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"printable": printable}
     sections = [
         _groups("Equal files", findings, findings.copies),
         _groups("Near-copies", findings, findings.near or ()),
     ]
     if findings.near is None:
         sections[1]["note"] = "Not looked for: pip install 'gmixout[photos]'."
-    return environment.get_template("findings.html").render(
+    return filled(
+        "findings.html",
+        {"printable": printable},
         inventory=findings.inventory,
         lines=findings.lines,
         sections=sections,

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from gmixout.methods import REFERENCE
@@ -18,6 +17,7 @@ from gmixout.reports.page.data import page_data, switch_numbers, switches_of
 from gmixout.reports.rows import Column, Row, columns_of, rows_of
 from gmixout.reports.standings import NOISE_NOTE, Standings, interval_text, standings_of
 from gmixout.reports.style import SYMBOLS, rate
+from gmixout.reports.templates import filled
 from gmixout.results.record import Record
 from gmixout.results.selection import RULES
 from gmixout.results.statistics import Estimate
@@ -47,15 +47,9 @@ def page(
     rows = rows_of(study)
     columns = columns_of(rows)
     standings = _comparisons(study, rows, reference, only=running is not None)
-    environment = Environment(
-        loader=PackageLoader("gmixout.reports", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"interval": interval_text}
-    return environment.get_template("page.html").render(
+    return filled(
+        "page.html",
+        {"interval": interval_text},
         study=study,
         panels=PANELS,
         benchmark=study.benchmark,

@@ -1,5 +1,8 @@
 """Comparison of an export with the model."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,3 +34,16 @@ def logits_of(classifier: Classifier, images: Tensor) -> Tensor:
     with torch.inference_mode():
         logits: Tensor = classifier(images).clone()
     return logits
+
+
+def read_whole(kind: Any, place: Path) -> Any:
+    """Return the model in a folder, in eval mode.
+
+    Raises:
+        StateError: It lacks weights, or has others.
+    """
+    again, report = kind.from_pretrained(place, output_loading_info=True)
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found := sorted(map(str, report[problem])):
+            raise StateError(f"{place}: transformers reports {problem}: {', '.join(found)[:200]}")
+    return again.float().eval()

@@ -16,7 +16,7 @@ from gmixout.models import load_clip
 from gmixout.models.clip import ClipClassifier
 from gmixout.models.open_clip_models import CONFIG_FILE, WEIGHTS_FILE
 from gmixout.use.classifier import Classifier
-from gmixout.use.export.checks import check_equal, logits_of
+from gmixout.use.export.checks import check_equal, logits_of, read_whole
 
 HEAD = "classifier.safetensors"
 """The classifier, where a library has no place for it: weight `[classes, features]` and bias."""
@@ -73,7 +73,6 @@ def write_hf_clip(
     model.save_pretrained(place)
     tokenizers: Any = AutoTokenizer
     tokenizers.from_pretrained(model.name_or_path, trust_remote_code=False).save_pretrained(place)
-    from gmixout.use.export.huggingface_folder import read_whole
 
     again = read_whole(AutoModel, place)
     options: Any = classifier.model.visual._options  # type: ignore[union-attr]

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmixout.errors import ConfigError, StateError, needs
+from gmixout.errors import ConfigError, needs
 from gmixout.models.huggingface import Logits, PooledClassifier, Processing
 from gmixout.use.classifier import Classifier
-from gmixout.use.export.checks import check_equal, logits_of
+from gmixout.use.export.checks import check_equal, logits_of, read_whole
 from gmixout.use.export.clip_towers import HEAD, write_head, write_hf_clip
 
 
@@ -67,16 +67,3 @@ def _write_body(classifier: Classifier, place: Path, examples: Tensor, transform
         "features = model(pixel_values=images).pooler_output\n"
         'logits = features @ head["weight"].T + head["bias"]\n```'
     )
-
-
-def read_whole(kind: Any, place: Path) -> Any:
-    """Return the model in a folder, in eval mode.
-
-    Raises:
-        StateError: It lacks weights, or has others.
-    """
-    again, report = kind.from_pretrained(place, output_loading_info=True)
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if found := sorted(map(str, report[problem])):
-            raise StateError(f"{place}: transformers reports {problem}: {', '.join(found)[:200]}")
-    return again.float().eval()
