@@ -29,16 +29,16 @@ class _Weight(Protocol):
     residual: Any
 
     @property
-    def parameter(self) -> nn.Parameter: ...  # noqa: D102 - see MaskedWeight
+    def parameter(self) -> nn.Parameter: ...
 
     @property
-    def weight(self) -> Tensor: ...  # noqa: D102
+    def weight(self) -> Tensor: ...
 
-    def start(self) -> None: ...  # noqa: D102
-    def write_(self) -> None: ...  # noqa: D102
-    def phi(self) -> Tensor: ...  # noqa: D102
-    def gather(self, dense: Tensor) -> Tensor: ...  # noqa: D102
-    def chosen(self) -> Index: ...  # noqa: D102
+    def start(self) -> None: ...
+    def write_(self) -> None: ...
+    def phi(self) -> Tensor: ...
+    def gather(self, dense: Tensor) -> Tensor: ...
+    def chosen(self) -> Index: ...
 
 
 class Agreement:
