@@ -20,7 +20,7 @@ from gmixout.models import digits_vit, linear_probe_head
 CONFIGS = {
     "default": GMixout(),
     "slower anchor": GMixout(anchor_decay=0.99),
-    "faster anchor": GMixout(anchor_decay=0.5),
+    "fewer weights, faster anchor": GMixout(mask_rate=0.9, anchor_decay=0.5),
     "rescaled": GMixout(anchor_decay=0.9, rescale=True),
     "mixout": gmixout.mixout(),
     "random mask": gmixout.random_mask(),

@@ -226,7 +226,8 @@ def test_penalties_and_values_moved_by_hand_reach_masked_biases():
 def test_half_precision_biases_learn_below_a_rounding_step():
     model = TinyNet().bfloat16()
     nn.init.ones_(model.hidden.bias)
-    masked = gmixout.attach(model, replace(CONFIG, biases="masked", resample_every=5))
+    config = replace(CONFIG, biases="masked", resample_every=5, anchor_decay=0.9)
+    masked = gmixout.attach(model, config)
     values = masked._weights["hidden.bias"].values
     optimizer = masked.bind(torch.optim.SGD([values, *masked.parameters()[:-1]], lr=1e-3))
     for _ in range(400):

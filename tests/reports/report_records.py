@@ -144,7 +144,7 @@ def make_sweep() -> list[Record]:
                         65 + (every or 20) / 10 + seed,
                     )
                     records.append(make_record("gmixout", lr, None, percent, seed, options=options))
-            for rank in (4, 8, 16):
+            for rank in (4, 16, 32):
                 percent = (94 + 100 * lr + rank / 16, 70.0, 66.0 + seed)
                 options = {"rank": rank}
                 records.append(make_record("lora", lr, None, percent, seed, options=options))

@@ -182,7 +182,7 @@ def test_a_switch_hides_a_method_everywhere(browser, folder):
     click(browser, "#methods input[data-key='mixout ']")
     for plot in PLOTS:
         assert "Mixout" not in traces(browser, plot), plot
-        assert "LoRA (rank=8)" in traces(browser, "plane")
+        assert "LoRA (rank=16)" in traces(browser, "plane")
     assert "Mixout" not in names(browser)
     assert "Mixout" not in names(browser, ".matched")
     assert "DoRA" in names(browser)

@@ -199,7 +199,7 @@ def test_a_sweep_shows_what_id_validation_chooses_at_each_point(document, sweep)
         ["mask_rate", ["0.5", "0.9"]],
         ["resample_every", ["1", "10", "None"]],
     ]
-    assert lora["options"] == [["rank", ["4", "8", "16"]]]
+    assert lora["options"] == [["rank", ["4", "16", "32"]]]
     assert [plot["options"] for plot in gmixout["plots"]] == [
         ["mask_rate"],
         ["resample_every"],

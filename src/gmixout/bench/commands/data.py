@@ -51,11 +51,15 @@ def check(source: Source, decode: bool | None = None, out: Path | None = None) -
 
 
 def _examined(source: Source) -> Findings:
-    with bars() as progress:
-        task = progress.add_task("images", total=None)
-        try:
-            return examine(
-                source, lambda done, total: progress.update(task, completed=done, total=total)
-            )
-        finally:
-            progress.remove_task(task)
+    progress = bars()
+    task = progress.add_task("images", total=None)
+
+    def tell(done: int, total: int) -> None:
+        progress.start()  # not before there is something to show: an error stands alone
+        progress.update(task, completed=done, total=total)
+
+    try:
+        return examine(source, tell)
+    finally:
+        if progress.live.is_started:
+            progress.stop()
