@@ -20,7 +20,7 @@ images:
 	  'DIR/{train,val,shift_NAME}/CLASS/*, or PACS with DIR/{photo,cartoon,...}/CLASS/*' >&2; exit 2; }
 
 test: .venv/dev.stamp demo check  ## the demo, then linters, types and the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
 
 test-long: .venv/dev.stamp  ## the tests that take minutes
 	$(BIN)/python -m pytest -m long

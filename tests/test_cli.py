@@ -777,6 +777,7 @@ def figures(folder: Path) -> list[tuple[object, ...]]:
     return sorted((*map(str, record.model), str(record.of("accuracy"))) for record in found)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_no_report")
 def test_a_comparison_in_two_processes_stopped_twice_ends_with_the_same_records(tmp_path):
     words = [

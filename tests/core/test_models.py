@@ -438,6 +438,7 @@ def test_a_model_of_column_masks_keeps_the_chosen_inputs_alone():
         assert saved_bytes(masked, input) == 4 * share * input.nbytes
 
 
+@pytest.mark.long
 def test_compile_of_a_vit_in_training_equals_eager():
     """One graph, no recompilation when the masks advance, and the eager run's result."""
     model = tiny_vit()
