@@ -307,7 +307,7 @@ def test_heat_maps_and_lines_of_a_sweep(browser, tmp_path):
     assert browser.execute_script(kind) == "scatter"
     choose(browser, "sweep-method", "0")
     axis = "return document.getElementById('sweep').data[0].x"
-    assert browser.execute_script(axis) == ["4", "8", "16"]
+    assert browser.execute_script(axis) == ["4", "16", "32"]
     assert logs(browser)[0] == []
 
 
