@@ -1,10 +1,11 @@
 """Every setting and learning rate on paintings: `python benchmarks/real/rates.py`.
 
-The table of docs/real.md, from the raw records: means over seeds, accuracies in percent, seconds of
-a training run on one core of a busy machine.
+The tables of docs/real.md and, for structures and biases, of docs/levers.md, from the raw records:
+means over seeds, accuracies in percent, seconds of a training run on one core of a busy machine.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -18,20 +19,27 @@ NAMED = ("mask_rate", "anchor_decay", "resample_every", "residual")
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
+    print_table(FOLDERS, METHODS, NAMED)
+    print()
+    print_table(("art_painting-modes",), ("gmixout",), ("structure", "group_size", "biases"))
+
+
+def print_table(folders: Sequence[str], methods: Sequence[str], named: Sequence[str]) -> None:
+    """Print a table of methods, by some of GMixout's options and the learning rate."""
     runs: defaultdict[tuple[str, str, float], dict[tuple[int, str], Record]] = defaultdict(dict)
-    for folder in FOLDERS:
+    for folder in folders:
         for record in RunFolder(RESULTS / folder).log.read():
             name = record.method.name
-            if name in METHODS and record.lr is not None and record.training:
+            if name in methods and record.lr is not None and record.training:
                 options = record.method.options if name == "gmixout" else {}
-                setting = ", ".join(str(options[each]) for each in NAMED if each in options)
+                setting = ", ".join(str(options[each]) for each in named if each in options)
                 key = record.seed, record.machine.git
                 runs[name, setting, record.lr].setdefault(key, record)  # one may be in two folders
-    print(f"| method | {', '.join(f'`{each}`' for each in NAMED)} ", end="")
+    print(f"| method | {', '.join(f'`{each}`' for each in named)} ", end="")
     print("| learning rate | validation | ID | OOD | seconds | runs |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
-    order = {name: place for place, name in enumerate(METHODS)}
+    order = {name: place for place, name in enumerate(methods)}
     for (name, setting, lr), found in sorted(runs.items(), key=lambda x: (order[x[0][0]], x[0])):
         records = list(found.values())
         means = [
