@@ -116,7 +116,7 @@ def caltech101_tail() -> Start:
     )
     train = rest.subset(long_tailed(rest.labels, 10, SPLIT_SEED))
     benchmark = Benchmark("caltech101_tail", classes, train, val, test, shifts={})
-    return _on_features(with_corruptions(benchmark, "common", 0.05))
+    return _on_features(with_corruptions(benchmark, "common", 0.1))  # an image of each class
 
 
 def _data() -> Path:
