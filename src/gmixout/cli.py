@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from gmixout import __version__, bench
 from gmixout.bench.configs import CONFIGS
-from gmixout.bench.help_pages import page_text, stored_page
+from gmixout.bench.help_pages import page_text, requested_page
 from gmixout.errors import ConfigError, GmixoutError
 from gmixout.plain import printable
 
@@ -183,12 +184,17 @@ def _overview(title: str, commands: Mapping[str, Any]) -> str:
 
 def _run(command: Command, title: str, words: Sequence[str]) -> None:
     """Parse the words after a command, and call it."""
-    if {"-h", "--help"} & {*words} and (page := stored_page(title)):
+    if page := requested_page(title, words):
         _end(page_text(page))
-    # not at the top: all of this imports torch, too slow for help and wrong words
     function = command.function
+    if not inspect.signature(function).parameters:
+        if words:
+            raise WordsError(title, f"{title} takes no options: {' '.join(words)!r:.80}")
+        function()
+        return
+    # not at the top: all of this imports torch, too slow for help and wrong words
     from gmixout.bench.options import options_of, subjects_of
-    from gmixout.bench.usage import config_of, help_of_kind, page_of
+    from gmixout.bench.usage import config_of, page_of, page_of_kind
     from gmixout.bench.words import Reading, split, without_allow
     from gmixout.named import allowing
     from gmixout.training.interrupts import stoppable
@@ -204,8 +210,7 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
             reading = Reading(options, trust)
             for name, texts in given:
                 if name.endswith(".help"):
-                    name = name.removesuffix(".help")
-                    _end(help_of_kind(name, reading.kind(name, texts), options))
+                    _end(page_text(page_of_kind(*reading.kind(name.removesuffix(".help"), texts))))
             values = reading.read([each for each in given if each[0] != "print_config"])
         except ConfigError as error:
             raise WordsError(title, str(error)) from error

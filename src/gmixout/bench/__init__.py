@@ -17,6 +17,9 @@ COMMAND_FILES: dict[str, str] = {
     "report": "report",
     "data check": "data",
     "doctor": "doctor",
+    "completion bash": "completion",
+    "completion zsh": "completion",
+    "completion fish": "completion",
 }
 """File in `commands` by the typed command; the function has the name of the last word."""
 
