@@ -60,12 +60,13 @@ for typed, file in bench.COMMAND_FILES.items():
 
 START = (
     ("finetune", "finetune", "try it: a run on real digits"),
-    ("finetune", "finetune DIR --model timm:convnext_tiny.fb_in22k", "a model on your images"),
-    ("compare", "compare DIR --model NAME --methods full,gmixout", "methods under one protocol"),
+    ("data", "data check DIR", "your images: labels, splits, copies, broken files"),
+    ("finetune", "finetune DIR --model timm:convnext_tiny.fb_in22k", "a model on them"),
+    ("init", "init DIR --model NAME", "its settings as a file to edit, with reasons"),
     ("predict", "predict runs/finetune IMAGES", "answers of the finetuned model"),
     ("export", "export runs/finetune --to timm", "the model for its own library"),
+    ("compare", "compare DIR --model NAME --methods full,gmixout", "methods under one protocol"),
     ("report", "report runs/compare", "tables, figures and a page"),
-    ("data", "data check DIR", "check images, labels and splits"),
     ("doctor", "doctor", "what is installed, what is missing"),
 )
 """First steps: the command that each needs, what to type, and what it does."""
@@ -159,10 +160,10 @@ def _command_of(words: Sequence[str]) -> tuple[Command, str, list[str]]:
 def _first_steps() -> str:
     """Return what can be done, in ten lines."""
     steps = [(typed, text) for name, typed, text in START if name in COMMANDS]
-    steps.append(("COMMAND --help", "options; --help lists all commands"))
     width = max(len(typed) for typed, _ in steps)
     lines = [f"  gmixout {typed:<{width}}  {text}" for typed, text in steps]
-    return "\n".join(["Robust finetuning of vision foundation models.", *lines])
+    title = "Robust finetuning of vision models. Commands: --help. Options: COMMAND --help"
+    return "\n".join([title, *lines])
 
 
 def _overview(title: str, commands: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 COMMAND_FILES: dict[str, str] = {
+    "init": "init",
     "finetune": "finetune",
     "compare": "compare",
     "sweep": "compare",

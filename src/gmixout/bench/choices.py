@@ -35,6 +35,8 @@ CHOSEN = (
     "layer_decay", "crop_scale", "flip",
 )  # fmt: skip
 """Settings that a recipe may choose."""
+FOLLOWING = ("warmup_steps",)
+"""Those of them that follow from other settings, so that a config file should not fix them."""
 PLAIN_RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates of a comparison without a recipe."""
 _OF_ADAMW = ("lr", "head_lr", "weight_decay", "layer_decay")
@@ -73,6 +75,8 @@ class ChosenSettings:
     """Learning rates of a comparison."""
     by_recipe: bool = False
     """True if a recipe chose the learning rates."""
+    values: Mapping[str, Value] = field(default_factory=dict)
+    """What a recipe chose, by setting, with sources."""
 
     def rates_of(self, methods: Iterable[Method]) -> dict[str, list[float]]:
         """Return other learning rates than `rates` for trained methods that need them, by name."""
@@ -118,7 +122,7 @@ def choose_settings(
     arguments = TrainingArguments(**plan.values)
     rated = applies and "lr" in plan.chosen
     rates = tuple(_rounded(factor * plan.full_lr) for factor in RATES) if rated else PLAIN_RATES
-    return ChosenSettings(arguments, tuple(plan.lines), rates, rated)
+    return ChosenSettings(arguments, tuple(plan.lines), rates, rated, plan.chosen)
 
 
 def later_settings(values: Mapping[str, Any]) -> list[str]:
