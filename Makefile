@@ -31,7 +31,7 @@ check: .venv/dev.stamp
 	$(BIN)/mypy
 
 docs: .venv/dev.stamp  ## the documentation as a site, in site/; any warning is an error
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheel: .venv/dev.stamp  ## wheel and sdist, in dist/
 	rm -rf dist

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import gmixout
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - after the choice of the backend
+import matplotlib.pyplot as plt
 
 STRUCTURES = ("element", "row", "column", "block")
 PERIODS = 5
@@ -72,12 +72,13 @@ def moved(structure: str, mask_rate: float = 0.7, every: int = 4) -> list[Tensor
     return found
 
 
-def path(config: gmixout.GMixout | None, lr: float = 5e-3) -> Run:
+def path(config: gmixout.GMixout | None, lr: float = 5e-3, steps: int = PATH_STEPS) -> Run:
     """Return the way of the first layer's weights through a run.
 
     Args:
         config: The settings of the process; None for full finetuning.
         lr: Learning rate.
+        steps: Steps of the run.
     """
     model, inputs, labels = toy()
     if config is None:
@@ -92,7 +93,7 @@ def path(config: gmixout.GMixout | None, lr: float = 5e-3) -> Run:
         return state["0.weight"].flatten().clone()
 
     weights, anchors = [now()], []
-    for step in range(PATH_STEPS):
+    for step in range(steps):
         if masked is not None and config is not None and step % (config.resample_every or 1) == 0:
             anchors.append(masked.anchor()["0.weight"].flatten().clone())
         _step(model, optimizer, inputs, labels)

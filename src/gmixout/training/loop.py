@@ -80,7 +80,7 @@ def train(
     of torch is left unchanged.
 
     Args:
-        model: The pretrained model.
+        pretrained: The pretrained model.
         start: Puts a method on the model, which is on its training device by then.
         dataset: Items are (image `[C, H, W]`, label). Its `labels`, `groups` (domains) and
             `weights`, `[N]` each, are needed by some settings.
