@@ -14,8 +14,11 @@ MODULES = [
     if not name.endswith("__main__")
 ]
 FINDER, FLAGS = doctest.DocTestFinder(exclude_empty=True), doctest.ELLIPSIS
-SHOWN = {"gmixout.bench.options.Fields"}
-"""Examples that show a form, and cannot be run."""
+SHOWN = {
+    "gmixout.bench.options.Fields",
+    *("gmixout.use.loaded.load", "gmixout.use.classifier.Classifier"),  # docs/tutorial.md runs them
+}
+"""Examples that show a form, or need a run of the user's own."""
 
 
 def examples():
