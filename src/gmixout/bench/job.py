@@ -17,7 +17,8 @@ from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.folder import is_trained
 from gmixout.bench.task import IDENTITY_SCHEMA, LoadedTask, Task
 from gmixout.errors import ConfigError, StateError
-from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
+from gmixout.evaluation.detection import Detecting
+from gmixout.evaluation.metrics import Seen, check_metrics, evaluate, figure, summarise_shifts
 from gmixout.losses.cross_entropy import class_counts
 from gmixout.methods import Finetuning, Method, Runs
 from gmixout.methods.zero_shot import zero_shot
@@ -86,11 +87,21 @@ def digests_of(task: LoadedTask) -> dict[str, str]:
     """Return digests of a task's data and initial weights, where known."""
     identity, found = task.identity, {}
     if "images" in identity:
-        data = {name: identity.get(name) for name in ("images", "classes")}
-        found["data"] = hash_of(data, DIGEST_SCHEMA)
+        found["data"] = digest_of_data(identity["images"], identity.get("classes"))
     if "pretrained" in identity:
         found["pretrained"] = str(identity["pretrained"])
     return found
+
+
+def digest_of_data(images: Mapping[str, str], classes: Sequence[str] | None) -> str:
+    """Return a digest of data, wherever it is.
+
+    Args:
+        images: `ImageSet.digest` of each set by its name.
+        classes: Class names.
+    """
+    listed = None if classes is None else list(classes)
+    return hash_of({"images": dict(images), "classes": listed}, DIGEST_SCHEMA)
 
 
 def load_weights(task: LoadedTask, state: State) -> nn.Module:
@@ -134,6 +145,7 @@ def make_record(
     state: State,
     training: Training | None,
     num_workers: int | None = None,
+    seen: Seen | None = None,
 ) -> Record:
     """Evaluate a model and return its record.
 
@@ -144,10 +156,11 @@ def make_record(
         state: Its weights.
         training: Facts on its training; None without one.
         num_workers: Processes that decode images; by default see `loading_processes`.
+        seen: Called with the predictions on each set, those of unknown classes as well.
     """
     model, benchmark = load_weights(task, state), task.benchmark
-    device = PartialState().device
-    scores = evaluate(model, benchmark, num_workers=num_workers)
+    device, detecting = PartialState().device, Detecting(seen)
+    scores = evaluate(model, benchmark, num_workers=num_workers, seen=detecting.see)
     summary, notes = summarise_shifts(benchmark.summary, scores)
     return Record(
         run=run,
@@ -161,6 +174,7 @@ def make_record(
         training=training,
         scores=scores,
         summary=summary,
+        detection=detecting.measure(model, benchmark.unknown, num_workers),
         notes=[*task.notes, *notes],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         machine=Machine(
