@@ -1,13 +1,12 @@
 """One training run in its folder: trained once, evaluated, recorded, and reused."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate import PartialState
@@ -15,14 +14,15 @@ from torch import nn
 
 from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.folder import is_trained
-from gmixout.bench.task import IDENTITY_SCHEMA, LoadedTask, Task
+from gmixout.bench.identity import digests_of, hash_of, identity_of, identity_of_training
+from gmixout.bench.task import LoadedTask, Task
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.detection import Detecting
 from gmixout.evaluation.metrics import Seen, check_metrics, evaluate, figure, summarise_shifts
 from gmixout.losses.cross_entropy import class_counts
 from gmixout.methods import Finetuning, Method, Runs
 from gmixout.methods.zero_shot import zero_shot
-from gmixout.named import NotAllowedError, changed, defaults_of, from_spec, identity, plain
+from gmixout.named import NotAllowedError, defaults_of, from_spec, plain
 from gmixout.regularizers import Regularizer
 from gmixout.results import (
     BenchmarkFacts,
@@ -37,10 +37,11 @@ from gmixout.results.model_file import load_model, save_model
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_training_settings, train
+from gmixout.use.gathering import Gathering
 from gmixout.weightspace import State
 
-DIGEST_SCHEMA = 2
-"""Version of the digests of data: no default is part of them, so that they outlive run hashes."""
+Gathered: TypeAlias = list[tuple[dict[str, Any], Gathering]]
+"""The predictions of models, beside the options that make them."""
 _OWN_FIELDS = ("lr", "head_lr", "seed", "steps", "batch_size")
 """Training settings with their own field in a record; `settings` holds the others."""
 _COSTS = ("trainable", "seconds", "step_seconds", "peak_memory_bytes")
@@ -60,48 +61,6 @@ def method_of(spec: Any) -> Method | None:
         raise
     except ConfigError:
         return None
-
-
-def hash_of(what: Mapping[str, Any], schema: int = IDENTITY_SCHEMA) -> str:
-    """Return 12 hexadecimal digits that identify plain values."""
-    text = json.dumps({"schema": schema, **what}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def identity_of_training(method: Method, arguments: TrainingArguments) -> dict[str, Any]:
-    """Return the identity of a training run on its benchmark, as plain values.
-
-    Default values are left out, so that the identity survives new options.
-    """
-    own = arguments.identity()
-    settings = {k: plain(v, identity) for k, v in changed(arguments).items() if k in own}
-    return {"method": identity(method), "training": settings}
-
-
-def identity_of(task: LoadedTask) -> dict[str, Any]:
-    """Return the identity of a task, for the hash of a run."""
-    return {"benchmark": task.name, **task.identity}
-
-
-def digests_of(task: LoadedTask) -> dict[str, str]:
-    """Return digests of a task's data and initial weights, where known."""
-    identity, found = task.identity, {}
-    if "images" in identity:
-        found["data"] = digest_of_data(identity["images"], identity.get("classes"))
-    if "pretrained" in identity:
-        found["pretrained"] = str(identity["pretrained"])
-    return found
-
-
-def digest_of_data(images: Mapping[str, str], classes: Sequence[str] | None) -> str:
-    """Return a digest of data, wherever it is.
-
-    Args:
-        images: `ImageSet.digest` of each set by its name.
-        classes: Class names.
-    """
-    listed = None if classes is None else list(classes)
-    return hash_of({"images": dict(images), "classes": listed}, DIGEST_SCHEMA)
 
 
 def load_weights(task: LoadedTask, state: State) -> nn.Module:
@@ -288,21 +247,37 @@ class Job:
         return state, training
 
     def record(
-        self, method: Method, state: State, training: Training | None, log: RecordLog
+        self,
+        method: Method,
+        state: State,
+        training: Training | None,
+        log: RecordLog,
+        gathered: Gathered | None = None,
     ) -> list[Record]:
         """Evaluate and record the models a method makes from the run; keep old records.
+
+        Args:
+            method: Makes the models.
+            state: The finetuned weights.
+            training: Facts on the training.
+            log: The records.
+            gathered: Takes the predictions of each model that is evaluated.
 
         Returns:
             The records of all of them.
         """
         usual = defaults_of(type(method))  # options may have been added since a record was written
-        own = (record for record in self.known(log) if record.method.name == method.name)
-        done = {_text(record.method.spelled, usual): record for record in own}
+        known = (record for record in self.known(log) if record.method.name == method.name)
+        done = {_text(record.method.spelled, usual): record for record in known}
         records, start = [], None
         for options, variant, _ in method.models(self.pretrained(), self.runs(state)):
             record = done.get(_text(options, usual))
             if record is None:
-                record = self._record(method, options, variant, training)
+                own = Gathering()
+                seen = None if gathered is None else own.see
+                record = self._record(method, options, variant, training, seen)
+                if gathered is not None:
+                    gathered.append((options, own))
                 if self.method is not None:
                     start = self._start(log) if start is None else start
                     record = record.against_start(start)
@@ -319,10 +294,15 @@ class Job:
         return self.validate(self.pretrained())
 
     def _record(
-        self, method: Method, options: dict[str, Any], state: State, training: Training | None
+        self,
+        method: Method,
+        options: dict[str, Any],
+        state: State,
+        training: Training | None,
+        seen: Seen | None = None,
     ) -> Record:
         facts, workers = MethodFacts.of(method.name, options), self.arguments.num_workers
-        return make_record(self.loaded, self.run, facts, state, training, num_workers=workers)
+        return make_record(self.loaded, self.run, facts, state, training, workers, seen)
 
     def finish(self, folder: Path) -> None:
         """Delete the checkpoint: everything is recorded."""

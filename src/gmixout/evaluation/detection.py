@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from gmixout.data.base import UNKNOWN_PREFIX
 from gmixout.errors import DataError
 from gmixout.evaluation.metrics import Count, Seen, Share, predict
 
@@ -144,7 +145,7 @@ class Detecting:
         for name, dataset in sets.items():
             logits, labels = predict(model, dataset, num_workers=num_workers, unknown=True)
             if self._seen is not None:
-                self._seen(name, dataset, logits, labels)
+                self._seen(f"{UNKNOWN_PREFIX}{name}", dataset, logits, labels)
             scores = detector_scores(logits)
             found[name] = {key: detection(self._known[key], scores[key]) for key in DETECTORS}
         return found

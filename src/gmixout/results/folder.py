@@ -47,6 +47,21 @@ class RunFolder:
         return self.path / "calibration.json"
 
     @property
+    def predictions(self) -> Path:
+        """Predictions of the final model on every test set, for the page of the run."""
+        return self.path / "predictions.safetensors"
+
+    @property
+    def other_classes(self) -> Path:
+        """Zero-shot accuracy on classes that finetuning never saw, before and after."""
+        return self.path / "other_classes.json"
+
+    @property
+    def tracking(self) -> Path:
+        """Where the run stands in its experiment trackers."""
+        return self.path / "tracking.json"
+
+    @property
     def checkpoint(self) -> Path:
         """State from which an unfinished training resumes."""
         return self.path / "checkpoint.pt"
@@ -72,6 +87,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def run_page(self) -> Path:
+        """The report on a single run as a page."""
+        return self.path / "run.html"
+
+    @property
     def csv(self) -> Path:
         """The report as a table of every setting."""
         return self.path / "report.csv"
@@ -92,9 +112,10 @@ class RunFolder:
 
     @property
     def report(self) -> list[Path]:
-        """All files of a report; the last two only if a method's options were varied."""
+        """All files of a report; the page of the run only for a single run, the last two only if a
+        method's options were varied."""
         pictures = [self.picture(n, k) for n in ("id_ood", "cost", "sweep") for k in ("png", "svg")]
-        return [self.page, self.csv, self.markdown, self.latex, *pictures]
+        return [self.page, self.run_page, self.csv, self.markdown, self.latex, *pictures]
 
     @property
     def runs(self) -> "list[RunFolder]":
