@@ -271,7 +271,7 @@ def _delete_run(folder: Path) -> None:
     try:
         for file in _files_of(folder):
             file.unlink(missing_ok=True)
-        for inner in (own.diagnosis.path, *(run.path for run in own.runs)):
+        for inner in (own.diagnosis.path, own.trackers, *(run.path for run in own.runs)):
             if inner.is_dir():
                 shutil.rmtree(inner)
     except OSError as error:

@@ -16,6 +16,7 @@ from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.folder import is_trained
 from gmixout.bench.identity import digests_of, hash_of, identity_of, identity_of_training
 from gmixout.bench.task import LoadedTask, Task
+from gmixout.bench.tracked import tracked_scores
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.detection import Detecting
 from gmixout.evaluation.metrics import Seen, check_metrics, evaluate, figure, summarise_shifts
@@ -37,6 +38,7 @@ from gmixout.results.model_file import load_model, save_model
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_training_settings, train
+from gmixout.training.tracking import Tracking, check_trackers
 from gmixout.use.gathering import Gathering
 from gmixout.weightspace import State
 
@@ -207,6 +209,7 @@ class Job:
             GmixoutError: The data or the model do not allow this run.
         """
         check_metrics(self.loaded.benchmark)
+        check_trackers(self.arguments.tracker)
         if self.method is not None:
             check_training(self.loaded, self.arguments, self.method.regularizers)
             self.method.check_steps(self.arguments.steps)
@@ -221,7 +224,11 @@ class Job:
         return is_trained(folder) and bool(self.known(log))
 
     def train_or_load(
-        self, folder: Path, log: RecordLog, on_progress: Callable[[int, float], None]
+        self,
+        folder: Path,
+        log: RecordLog,
+        on_progress: Callable[[int, float], None],
+        tracking: Tracking | None = None,
     ) -> tuple[State, Training | None]:
         """Return the finetuned weights and facts on the run; train if necessary.
 
@@ -232,6 +239,7 @@ class Job:
             folder: Folder of the model file and, during training, the checkpoint.
             log: The records.
             on_progress: See `gmixout.training.train`.
+            tracking: The trackers of the run.
         """
         if self.is_finished(folder, log):
             return load_model(folder)[0], self.known(log)[0].training
@@ -239,7 +247,7 @@ class Job:
         if self.method is None:
             state = self.pretrained()
         else:
-            state, training = self._train(own.checkpoint, log, on_progress)
+            state, training = self._train(own.checkpoint, log, on_progress, tracking)
         method = self.method or zero_shot()
         about: dict[str, Any] = {"benchmark": self.loaded.name, "run": self.run}
         about |= {"method": method.name, "options": method.options}
@@ -325,9 +333,13 @@ class Job:
         return Runs(finetuned, self.validate)
 
     def _train(
-        self, checkpoint: Path, log: RecordLog, on_progress: Callable[[int, float], None]
+        self,
+        checkpoint: Path,
+        log: RecordLog,
+        on_progress: Callable[[int, float], None],
+        tracking: Tracking | None = None,
     ) -> tuple[State, Training]:
-        method, arguments = self.method, self.arguments
+        method, arguments, tracking = self.method, self.arguments, tracking or Tracking()
         assert method is not None
         every = arguments.evaluate_every_steps
         self.check()  # imports what the method needs, which must not count as training memory
@@ -337,10 +349,13 @@ class Job:
         }
 
         def evaluate_on_the_way(step: int, finetuning: Finetuning, loss: float) -> None:
-            if any(record.step == step for record in log.read(self.run)):
-                return  # recorded by a process that ended before its checkpoint of this step
-            training = Training(**settings, step=step, loss=loss)
-            log.append(self._record(method, method.options, finetuning.snapshot(), training))
+            # recorded by a process that ended before its checkpoint of this step
+            found = [record for record in log.read(self.run) if record.step == step]
+            if not found:
+                training = Training(**settings, step=step, loss=loss)
+                found = [self._record(method, method.options, finetuning.snapshot(), training)]
+                log.append(found[0])
+            tracking.add(tracked_scores(found[0]))
 
         result = train(
             self.loaded.pretrained.copy(),
@@ -354,6 +369,7 @@ class Job:
             range(every, arguments.steps, every) if every else (),
             method.regularizers,
             self.validate,
+            tracking.log,
         )
         costs = {name: getattr(result, name) for name in _COSTS}
         loss = fmean(result.losses[-_LAST_LOSSES:])

@@ -180,7 +180,7 @@ def _confusion(title: str, sets: list[SetPredictions], classes: tuple[str, ...])
     labels = torch.cat([each.labels for each in sets]).long()
     taken = torch.cat([each.predicted for each in sets]).long()
     # of a thousand classes most of a matrix is empty: only the pairs that occur are counted
-    keys, counts = (labels * size + taken).unique(return_counts=True)
+    keys, counts = torch.unique(labels * size + taken, return_counts=True)
     totals = labels.bincount(minlength=size).tolist()
     wrong = keys // size != keys % size
     order = counts[wrong].argsort(descending=True, stable=True)[:PAIRS]

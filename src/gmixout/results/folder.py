@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "tracking.json"
 
     @property
+    def trackers(self) -> Path:
+        """Folder of the trackers' own files."""
+        return self.path / "trackers"
+
+    @property
     def checkpoint(self) -> Path:
         """State from which an unfinished training resumes."""
         return self.path / "checkpoint.pt"

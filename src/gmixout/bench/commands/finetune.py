@@ -15,6 +15,7 @@ from gmixout.bench.options import Fields
 from gmixout.bench.progress import RunBar, bars, print_lines, print_notes, print_outcome, say
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.bench.threads import few_threads
+from gmixout.bench.tracked import finish_tracking, trackers_of
 from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, Method, get_method
@@ -100,11 +101,13 @@ def finetune(
         if job.is_finished(out, log):
             say(f"The run in {out} is finished; nothing was trained.")
             return show_report(out)
-        with bars() as progress, few_threads(loaded.pretrained.model):
+        tracking, few = trackers_of(job, out, log), few_threads(loaded.pretrained.model)
+        with bars() as progress, few, tracking:
             bar = RunBar(progress, job.title, arguments.steps)
-            finetuned, run = job.train_or_load(out, log, bar.advance)
+            finetuned, run = job.train_or_load(out, log, bar.advance, tracking)
             gathered: Gathered = []
             best = id_validation.choose(job.record(method, finetuned, run, log, gathered))
+            finish_tracking(tracking, best)
             for options, state, _ in method.models(job.pretrained(), job.runs(finetuned)):
                 if options == best.method.spelled:
                     _keep(out, task, best, state, gathered, arguments.num_workers)
