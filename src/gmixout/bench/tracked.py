@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accelerate import PartialState
+
 from gmixout.bench.progress import say
 from gmixout.named import spec_of
 from gmixout.results import Record, RecordLog, RunFolder
@@ -13,13 +15,14 @@ if TYPE_CHECKING:
 
 
 def trackers_of(job: "Job", folder: Path, log: RecordLog) -> Tracking:
-    """Return the trackers of a run, as a context manager; none if it is finished.
+    """Return the trackers of a run, a context manager; none if it is finished or not of rank 0.
 
     Raises:
         ConfigError: A tracker is not installed.
     """
     names, own = job.arguments.tracker, RunFolder(folder)
-    if job.method is None or not names or job.is_finished(folder, log):
+    is_one = PartialState().is_main_process
+    if job.method is None or not names or not is_one or job.is_finished(folder, log):
         return Tracking()
     settings = {**job.task.plain(), "method": spec_of(job.method), **job.arguments.plain()}
     title = f"{folder.name}: {job.title}"

@@ -19,16 +19,19 @@ from gmixout.bench.task import Task, with_corruptions
 from gmixout.bench.threads import few_threads
 from gmixout.data import Benchmark, Source
 from gmixout.data.base import DEV_PREFIX
+from gmixout.data.recognition import recognized
 from gmixout.data.source import ImageBenchmark
-from gmixout.errors import DataError
+from gmixout.errors import ConfigError, DataError
 from gmixout.evaluation.detection import Detecting, Detection
 from gmixout.evaluation.metrics import Scores, evaluate_sets, summarise_shifts
 from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.plain import counted, printable
 from gmixout.results import RunFolder
 from gmixout.results.model_file import find_record, load_model
+from gmixout.results.other_classes import add_other_classes
 from gmixout.results.record import by_group
 from gmixout.use.classifier import Classifier
+from gmixout.use.forgetting import measure_other_classes
 from gmixout.use.gathering import Gathering
 from gmixout.use.loaded import load
 
@@ -38,6 +41,8 @@ def evaluate(
     benchmark: Source | None = None,
     data_root: Path | None = None,
     num_workers: int | None = None,
+    other_classes: Path | None = None,
+    pretrained: str | None = None,
 ) -> dict[str, float]:
     """Evaluate a saved model again and compare it with its record.
 
@@ -52,14 +57,25 @@ def evaluate(
             images are tested.
         num_workers: Processes that load images; by default none on a CPU or for images in memory,
             else one per CPU thread, at most eight.
+        other_classes: Only measure forgetting: for a CLIP, zero-shot accuracy on this folder or
+            table of classes that finetuning never saw, by the pretrained and by the finetuned
+            image tower.
+        pretrained: Where the pretrained model is now, FAMILY:NAME@FILE, for its text tower; by
+            default where it was.
 
     Returns:
-        Accuracy by data set; development sets are `dev/NAME`.
+        Accuracy by data set; development sets are `dev/NAME`, other classes `before` and `after`.
 
     Raises:
         StateError: There is no model, or it does not fit its benchmark.
         DataError: The data is unavailable, or has classes that the model does not know.
     """
+    if other_classes is not None:
+        if benchmark is not None or data_root is not None:
+            raise ConfigError("--other-classes names the data: leave out --benchmark, --data-root")
+        return _forgetting(model, other_classes, pretrained, num_workers)
+    if pretrained is not None:
+        raise ConfigError("--pretrained goes with --other-classes")
     state, about = load_model(model)
     task = replace(Task.of(about["task"]), num_workers=num_workers)
     asked = task.with_data(benchmark, data_root).benchmark
@@ -108,6 +124,39 @@ def _keep_missing(
         return
     keep_predictions(model, about["digest"], task, gathered, workers)
     say(f"Written to {folder.predictions}; `gmixout report {model}` makes a page of it.")
+
+
+def _forgetting(
+    model: Path, place: Path, pretrained: str | None, workers: int | None
+) -> dict[str, float]:
+    """Measure, print and keep the accuracy on classes that finetuning never saw."""
+    classifier, device = load(model), PartialState().device
+    assert classifier.origin is not None
+    kind, root = recognized(place.expanduser())
+    source = kind(root).placed()
+    name = source.root.name
+    with few_threads(classifier):
+        found = measure_other_classes(
+            classifier, source.load_tests(), name, source.prompts, pretrained, device, workers
+        )
+    table = Table("other classes", box=None, pad_edge=False)
+    for heading in ("classes", "images", "before", "after", "change"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    before, after = found["before"], found["after"]
+    row = (f"{found['classes']}", f"{found['images']:,}", f"{before:.4f}", f"{after:.4f}")
+    table.add_row(printable(name), *row, f"{after - before:+.4f}")
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print(
+        "Zero-shot accuracy on classes that finetuning never saw: pretrained text tower, with the "
+        "pretrained image tower (before) and the finetuned one (after).",
+        soft_wrap=True,
+    )
+    folder = RunFolder(model if model.is_dir() else model.parent)
+    if folder.config.exists():
+        add_other_classes(folder.other_classes, classifier.origin.about["digest"], found)
+        say(f"Kept in {folder.other_classes}; `gmixout report {folder.path}` shows it.")
+    return {"before": before, "after": after}
 
 
 def _has_moved(task: Task, source: Source, model: Path, about: dict[str, Any]) -> bool:
