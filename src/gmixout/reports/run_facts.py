@@ -42,7 +42,7 @@ class Proportion:
         z, n, p = NormalDist().inv_cdf(0.975), self.n, self.share
         middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-        return max(0.0, middle - half), min(1.0, middle + half)
+        return 0.0 if not self.hits else middle - half, 1.0 if self.hits == n else middle + half
 
 
 @dataclass(frozen=True)
