@@ -22,6 +22,7 @@ from gmixout.results.model_file import load_model
 from gmixout.training import TrainingArguments, TrainingInterrupted
 from gmixout.training import tracking as tracking_module
 from gmixout.training.tracking import TRACKERS, Tracking, check_trackers
+from gmixout.training.trainer import Trainer
 
 pytest.importorskip("tensorboard")
 SETTINGS = {"steps": 23, "batch_size": 8, "log_every_steps": 5, "checkpoint_every_steps": 4}
@@ -50,7 +51,8 @@ def run(out, **more):
 
 
 def test_losses_rates_and_scores_are_read_back(tmp_path):
-    (*_, record) = run(tmp_path, select="id_validation", validate_every_steps=6, evaluate_every_steps=10, warmup_steps=3)  # fmt: skip
+    every = {"validate_every_steps": 6, "evaluate_every_steps": 10}
+    (*_, record) = run(tmp_path, select="id_validation", warmup_steps=3, **every)
     found = points(tmp_path)
     assert [step for step, _ in found["train/loss"]] == [5, 10, 15, 20, 23]
     assert found["train/loss"][0][1] > 0
@@ -87,10 +89,8 @@ def test_tracking_changes_neither_the_run_nor_its_identity(tmp_path):
 
 
 @pytest.mark.parametrize("stop_at", [3, 5, 11, 20, 22])
-def test_a_stopped_run_goes_on_in_the_same_place_without_double_points(tmp_path, stop_at, monkeypatch):  # fmt: skip
+def test_a_stopped_run_goes_on_in_the_same_place(tmp_path, stop_at, monkeypatch):
     run(tmp_path / "whole")
-    from gmixout.training.trainer import Trainer
-
     step = Trainer._step
 
     def stopping(self, batch):
@@ -111,6 +111,7 @@ def test_a_stopped_run_goes_on_in_the_same_place_without_double_points(tmp_path,
 
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import toy_benchmark
 toy_benchmark.register()
@@ -131,7 +132,7 @@ def killing(name):
     setattr(Tracking, name, acting)
 killing(place)
 bench.finetune("toy", method=get_method("gmixout"), steps=23, batch_size=8, log_every_steps=5,
-               checkpoint_every_steps=4, tracker=("tensorboard",), out=__import__("pathlib").Path(sys.argv[2]))
+               checkpoint_every_steps=4, tracker=("tensorboard",), out=Path(sys.argv[2]))
 """
 
 
@@ -214,7 +215,8 @@ def recorder(monkeypatch):
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
 def test_other_trackers_resume_by_the_name_of_the_run(tmp_path, name, recorder):
-    words = ((name, name), tmp_path / "t.json", tmp_path / "t", "a run", {"lr": 1, "m": {"n": None}})  # fmt: skip
+    settings = {"lr": 1, "m": {"n": None}}
+    words = ((name, name), tmp_path / "t.json", tmp_path / "t", "a run", settings)
     for until in (2, 4):
         with Tracking(*words) as tracking:
             for step in range(1, until + 1):
@@ -232,7 +234,8 @@ def test_other_trackers_resume_by_the_name_of_the_run(tmp_path, name, recorder):
     assert (4, {"final/id_test/accuracy": 0.5}) in second.calls
     assert third.calls == ["start", "finish"]
     if name == "mlflow":
-        assert [each.options.get("run_id") for each in recorder.made] == [None, "mlflow-1", "mlflow-1"]  # fmt: skip
+        ids = [each.options.get("run_id") for each in recorder.made]
+        assert ids == [None, "mlflow-1", "mlflow-1"]
     else:
         assert first.options == second.options
         assert first.options["resume"] == "allow"

@@ -129,7 +129,7 @@ def test_a_damaged_or_foreign_file_is_an_error_and_never_a_crash(tmp_path):
     save_file({"0.labels": torch.zeros(2)}, file)
     with pytest.raises(StateError):
         load_predictions(file)
-    save_file({}, file, {"gmixout": json.dumps({"sets": [{"name": "id_test"}]})})
+    save_file({}, file, {"predictions": json.dumps({"sets": [{"name": "id_test"}]})})
     with pytest.raises(StateError):
         load_predictions(file)
 

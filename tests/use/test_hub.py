@@ -1,4 +1,4 @@
-"""Uploads to the hub, against a stand-in of its interface: what is sent, to where, and what is said."""
+"""Uploads to the hub, against a stand-in of its interface: what is sent where, and what is said."""
 
 import os
 from types import SimpleNamespace

@@ -19,7 +19,13 @@ from gmixout.bench.task import LoadedTask, Task
 from gmixout.bench.tracked import tracked_scores
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.detection import Detecting
-from gmixout.evaluation.metrics import Seen, check_metrics, evaluate, figure, summarise_shifts
+from gmixout.evaluation.metrics import (
+    OnPredictions,
+    check_metrics,
+    evaluate,
+    figure,
+    summarise_shifts,
+)
 from gmixout.losses.cross_entropy import class_counts
 from gmixout.methods import Finetuning, Method, Runs
 from gmixout.methods.zero_shot import zero_shot
@@ -106,7 +112,7 @@ def make_record(
     state: State,
     training: Training | None,
     num_workers: int | None = None,
-    seen: Seen | None = None,
+    seen: OnPredictions | None = None,
 ) -> Record:
     """Evaluate a model and return its record.
 
@@ -307,7 +313,7 @@ class Job:
         options: dict[str, Any],
         state: State,
         training: Training | None,
-        seen: Seen | None = None,
+        seen: OnPredictions | None = None,
     ) -> Record:
         facts, workers = MethodFacts.of(method.name, options), self.arguments.num_workers
         return make_record(self.loaded, self.run, facts, state, training, workers, seen)

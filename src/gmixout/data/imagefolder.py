@@ -35,7 +35,7 @@ SPELLINGS = {
 """Names of the folders that are not shifts, in any case."""
 ALL = "all"
 """The test set of all images of a folder of classes."""
-NAMELESS = "(none)"
+UNSORTED = "(none)"
 """Class of the unknown images that lie in no folder of a class."""
 
 
@@ -186,7 +186,7 @@ class imagefolder(SeveralDomains):
                 problems.add(f"{folder / known} is the folder of a class that training has")
             if not (paths := pictures(folder, problems)):
                 problems.add(f"{folder} holds no image")
-            own = (*inside, NAMELESS)
+            own = (*inside, UNSORTED)
             labels = [own.index(p.partition("/")[0]) if "/" in p else len(inside) for p in paths]
             space = LabelSpace(own, ((),) * len(own))
             listing = Listing(folder, paths, labels)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from gmixout.data.base import UNKNOWN_PREFIX
 from gmixout.errors import DataError
-from gmixout.evaluation.metrics import Count, Seen, Share, predict
+from gmixout.evaluation.metrics import Count, OnPredictions, Share, predict
 
 KNOWN_PERCENT = 95
 """Percentage of known images that a threshold lets pass, as in FPR95."""
@@ -116,7 +116,7 @@ class Detecting:
         seen: Called with all predictions, those on unknown classes as well.
     """
 
-    def __init__(self, seen: Seen | None = None) -> None:
+    def __init__(self, seen: OnPredictions | None = None) -> None:
         self._seen = seen
         self._known: dict[str, Tensor] = {}
 

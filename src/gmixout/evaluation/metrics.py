@@ -26,7 +26,7 @@ activations in a ViT-B/16 take about 1 GB."""
 Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 Amount: TypeAlias = Annotated[float, Interval(ge=0, le=1e100)]
 Count: TypeAlias = Annotated[int, Ge(0)]
-Seen: TypeAlias = Callable[[str, Dataset[Any], Tensor, Tensor], None]
+OnPredictions: TypeAlias = Callable[[str, Dataset[Any], Tensor, Tensor], None]
 """Gets the name of a data set, the set, logits `[N, classes]` and labels `[N]`."""
 
 
@@ -58,7 +58,7 @@ def evaluate(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     num_workers: int | None = None,
-    seen: Seen | None = None,
+    seen: OnPredictions | None = None,
 ) -> dict[str, Scores]:
     """Return scores on `id_val`, `id_test` and every shift of the benchmark.
 
@@ -90,7 +90,7 @@ def evaluate_sets(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     num_workers: int | None = None,
-    seen: Seen | None = None,
+    seen: OnPredictions | None = None,
 ) -> dict[str, Scores]:
     """Return scores on data sets by name, with the same arguments and errors as `evaluate`.
 

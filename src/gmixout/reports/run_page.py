@@ -18,7 +18,7 @@ DIAGRAMS = 8
 """Sets whose reliability is drawn; the table has all of them."""
 SHOWN_CLASSES = 25
 """Classes that are shown at once; the others fold out."""
-MOST_CLASSES = 2000
+LISTED_CLASSES = 2000
 """Classes that the page lists."""
 BEFORE, AFTER = "#5b8db8", "#d9772b"
 """Colours of the start and of the result."""
@@ -43,9 +43,9 @@ def run_page(
     rows = run_facts.set_rows(record, found)
     known = {n: each for n, each in found.sets.items() if not n.startswith(UNKNOWN_PREFIX)}
     reliabilities = [run_facts.reliability(name, each) for name, each in known.items()]
-    classes = run_facts.class_rows(found)[:MOST_CLASSES]
+    classes = run_facts.class_rows(found)[:LISTED_CLASSES]
     return filled(
-        "run.html",
+        "single.html",
         {"printable": printable, "percent": _percent, "signed": _signed, "set_name": set_title},
         record=record,
         found=found,

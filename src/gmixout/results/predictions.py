@@ -122,7 +122,7 @@ def save_predictions(path: Path, predictions: RunPredictions) -> None:
             tensors[f"{number}.mistake.{place}"] = torch.tensor([*mistake.thumbnail]).byte()
         named = [{"index": each.index, "name": each.name} for each in each.mistakes]
         about["sets"].append({"name": name, "classes": each.classes, "mistakes": named})
-    content = save(tensors, {"gmixout": json.dumps(bounded(about), sort_keys=True)})
+    content = save(tensors, {"predictions": json.dumps(bounded(about), sort_keys=True)})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
@@ -136,7 +136,7 @@ def load_predictions(path: Path) -> RunPredictions | None:
         return None
     try:
         with safe_open(path, framework="pt") as opened:
-            about = (opened.metadata() or {}).get("gmixout", "null")
+            about = (opened.metadata() or {}).get("predictions", "null")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         held = checked(read_json(about), _About)
         sets = {each["name"]: _set_of(n, each, tensors) for n, each in enumerate(held["sets"])}

@@ -22,7 +22,7 @@ TRACKERS = {
     "trackio": "trackio",
 }
 """The trackers by the names that users type, and the package that each needs."""
-PROJECT = "gmixout"
+PROJECT = __name__.partition(".")[0]
 """Project or experiment of the runs in trackers that have such."""
 
 
