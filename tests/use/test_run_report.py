@@ -220,9 +220,8 @@ def test_all_images_of_another_folder_are_tested(run, photos, tmp_path, capsys, 
     # the run's own data, moved: known by its digest, scored on its test sets
     moved = tmp_path / "moved"
     shutil.copytree(photos, moved)
-    with pytest.raises(
-        DataError, match="foundation"
-    ):  # the pretrained model is gone, and needed there
+    # the pretrained model is gone, and needed there
+    with pytest.raises(DataError, match="foundation"):
         bench.evaluate(run, data_root=moved)
     # plain folders of classes: every image, whatever a training would have held out
     add_images(tmp_path / "plain", CLASSES, 9, 4)
