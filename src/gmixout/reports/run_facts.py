@@ -96,7 +96,7 @@ def class_rows(found: RunPredictions) -> list[ClassRow]:
     known = {n: s for n, s in found.sets.items() if not n.startswith(UNKNOWN_PREFIX)}
     shifts = [s for n, s in known.items() if n not in ID_SETS and not s.classes]
     count = len(found.classes)
-    own = _by_class([known["id_test"]], count) if "id_test" in known else None
+    own = _by_class([s for n, s in known.items() if n == "id_test" and not s.classes], count)
     moved = _by_class(shifts, count)
     nothing = [Proportion(0, 0)] * count
     (after, before), (far, far_before) = own or (nothing, None), moved or (None, None)
@@ -123,8 +123,6 @@ def _by_class(
     if not sets:
         return None
     labels = torch.cat([each.labels for each in sets]).long()
-    if int(labels.max()) >= classes:  # of an id_test with classes of its own
-        return None
     counts = labels.bincount(minlength=classes).tolist()
 
     def shares(right: list[Tensor]) -> _Proportions:

@@ -94,8 +94,12 @@ class Tracking:
             is_new = not self._file.exists()
             if not is_new:
                 self._place = _read(self._file)
-            for name in self._names:
-                self._start(name, is_new)
+            try:
+                for name in self._names:
+                    self._start(name, is_new)
+            except ConfigError:
+                self.__exit__()
+                raise
             self._keep()
         return self
 

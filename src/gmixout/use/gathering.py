@@ -44,9 +44,9 @@ class Gathering:
         """Take the predictions on a set."""
         if name == "id_val":
             self.temperature = fit_temperature(logits, labels)
-        self._count += len(labels)
-        if self._count > MOST_IMAGES or name.startswith(DEV_PREFIX):
+        if self._count + len(labels) > MOST_IMAGES or name.startswith(DEV_PREFIX):
             return
+        self._count += len(labels)
         space = getattr(dataset, "space", None)
         # in parts, for the memory of probabilities
         rows = max(1, MAX_BATCH_VALUES // logits.shape[1])
