@@ -283,5 +283,5 @@ def _files_of(folder: Path) -> list[Path]:
     own = RunFolder(folder)
     checkpoint = (checkpoints.previous(own.checkpoint), own.checkpoint)
     files = [own.config, own.identity, own.split, own.log.path, own.model, own.calibration]
-    files += [own.predictions, own.other_classes, own.tracking]
+    files += [own.predictions, own.other_classes, own.tracking, own.run_page]
     return [*files, *checkpoint, *own.report]

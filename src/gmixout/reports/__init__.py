@@ -44,7 +44,7 @@ def write_report(
             the first model is finished.
 
     Returns:
-        The files written: those of `RunFolder.report`.
+        The files written: `RunFolder.run_page` of a single run, and those of `RunFolder.report`.
 
     Raises:
         StateError: If a folder, its records.jsonl or every record is missing, a record is broken,

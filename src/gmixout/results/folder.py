@@ -117,10 +117,9 @@ class RunFolder:
 
     @property
     def report(self) -> list[Path]:
-        """All files of a report; the page of the run only for a single run, the last two only if a
-        method's options were varied."""
+        """All files of a report; the last two only if a method's options were varied."""
         pictures = [self.picture(n, k) for n in ("id_ood", "cost", "sweep") for k in ("png", "svg")]
-        return [self.page, self.run_page, self.csv, self.markdown, self.latex, *pictures]
+        return [self.page, self.csv, self.markdown, self.latex, *pictures]
 
     @property
     def runs(self) -> "list[RunFolder]":
