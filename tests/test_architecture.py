@@ -185,7 +185,8 @@ FILE_NAMES = {
     for folder in [RunFolder(Path())]
     for file in (
         folder.config, folder.identity, folder.log.path, folder.model, folder.checkpoint,
-        folder.error, *folder.report, folder.diagnosis.found,
+        folder.error, *folder.report, folder.diagnosis.found, folder.run_page,
+        folder.predictions, folder.other_classes, folder.tracking,
     )
 }  # fmt: skip
 

@@ -271,7 +271,7 @@ def _delete_run(folder: Path) -> None:
     try:
         for file in _files_of(folder):
             file.unlink(missing_ok=True)
-        for inner in (own.diagnosis.path, *(run.path for run in own.runs)):
+        for inner in (own.diagnosis.path, own.trackers, *(run.path for run in own.runs)):
             if inner.is_dir():
                 shutil.rmtree(inner)
     except OSError as error:
@@ -283,4 +283,5 @@ def _files_of(folder: Path) -> list[Path]:
     own = RunFolder(folder)
     checkpoint = (checkpoints.previous(own.checkpoint), own.checkpoint)
     files = [own.config, own.identity, own.split, own.log.path, own.model, own.calibration]
+    files += [own.predictions, own.other_classes, own.tracking, own.run_page]
     return [*files, *checkpoint, *own.report]

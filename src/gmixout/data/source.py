@@ -207,8 +207,8 @@ class Source(Named, ABC):
     def load_tests(self) -> ImageBenchmark:
         """Return the test sets, for a model that was trained elsewhere.
 
-        Domain folders and image folders may lack what training needs: see `tests_alone`. Others
-        are loaded completely.
+        Of a user's own images all are test images. Domain folders may lack what training needs: see
+        `tests_alone`. Others are loaded completely.
 
         Raises:
             DataError: As `check`.

@@ -17,7 +17,7 @@ def split_table(benchmark: Benchmark[ImageSet], root: Path) -> str:
     """Return a table of all images, with columns path, label, split and domain.
 
     In the folder of the data it makes the same split again, whatever is added there later.
-    Corrupted images, which are made of others, are left out.
+    Corrupted images, which are made of others, and images of unknown classes are left out.
 
     Args:
         benchmark: The images.
@@ -29,7 +29,7 @@ def split_table(benchmark: Benchmark[ImageSet], root: Path) -> str:
     writer = csv.writer(held, lineterminator="\n")
     writer.writerow(["path", "label", "split", *(["domain"] if has_domains else [])])
     for part, images in benchmark.sets.items():
-        if isinstance(images, CorruptedImages):
+        if isinstance(images, CorruptedImages) or part in benchmark.unknown_tests:
             continue
         for index, label in enumerate(images.labels.tolist()):
             name = images.name(index).removeprefix(f"{folder}/")

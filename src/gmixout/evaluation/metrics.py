@@ -1,7 +1,7 @@
 """Metrics of a model on a data set, and on all data sets of a benchmark."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias
@@ -26,6 +26,8 @@ activations in a ViT-B/16 take about 1 GB."""
 Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 Amount: TypeAlias = Annotated[float, Interval(ge=0, le=1e100)]
 Count: TypeAlias = Annotated[int, Ge(0)]
+OnPredictions: TypeAlias = Callable[[str, Dataset[Any], Tensor, Tensor], None]
+"""Gets the name of a data set, the set, logits `[N, classes]` and labels `[N]`."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def evaluate(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     num_workers: int | None = None,
+    seen: OnPredictions | None = None,
 ) -> dict[str, Scores]:
     """Return scores on `id_val`, `id_test` and every shift of the benchmark.
 
@@ -67,6 +70,7 @@ def evaluate(
         batch_size: Images in a forward pass; by default as `batch_size_for` says of each set.
         device: Where the batches go; by default to where the model's first parameter is.
         num_workers: Processes that decode images; by default see `loading_processes`.
+        seen: Called with the predictions on each set.
 
     Raises:
         ConfigError: See `check_metrics`.
@@ -74,7 +78,9 @@ def evaluate(
         TrainingError: See `predict`; the message names the set.
     """
     check_metrics(benchmark)
-    return evaluate_sets(model, benchmark.tests, benchmark.metrics, batch_size, device, num_workers)
+    return evaluate_sets(
+        model, benchmark.tests, benchmark.metrics, batch_size, device, num_workers, seen
+    )
 
 
 def evaluate_sets(
@@ -84,6 +90,7 @@ def evaluate_sets(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     num_workers: int | None = None,
+    seen: OnPredictions | None = None,
 ) -> dict[str, Scores]:
     """Return scores on data sets by name, with the same arguments and errors as `evaluate`.
 
@@ -94,6 +101,7 @@ def evaluate_sets(
         batch_size: See `evaluate`.
         device: See `evaluate`.
         num_workers: See `evaluate`.
+        seen: See `evaluate`.
     """
     names = [name for name in metrics if name != "accuracy"]
     results = {}
@@ -103,6 +111,8 @@ def evaluate_sets(
         except (DataError, TrainingError) as error:
             raise type(error)(f"evaluating on `{name}`: {error}") from error
         results[name] = score(*predictions, names, _groups(dataset))
+        if seen is not None:
+            seen(name, dataset, *predictions)
     return results
 
 
@@ -229,6 +239,7 @@ def predict(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     num_workers: int | None = None,
+    unknown: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return a model's logits on a data set, and the labels.
 
@@ -242,6 +253,8 @@ def predict(
         batch_size: Images in a forward pass; by default as `batch_size_for` says.
         device: Where the batches go; by default to where the model's first parameter is.
         num_workers: Processes that decode images; by default see `loading_processes`.
+        unknown: The images are of classes that the model does not have: return the logits of all of
+            the model's classes.
 
     Returns:
         Logits `[N, classes]` and labels `[N]`, on the CPU, in the order of the data set.
@@ -258,11 +271,11 @@ def predict(
     loader = make_loader(dataset, device, num_workers, batch_size=batch_size)
     logits = labels = torch.empty(0)
     done = 0
-    project = getattr(dataset, "project", _as_they_are)
+    project = _as_they_are if unknown else getattr(dataset, "project", _as_they_are)
     with evaluating(model), torch.inference_mode():
         for images, own in loader:
             part = project(model(images.to(device, non_blocking=True)).float())
-            _check(part, own)
+            _check(part, torch.zeros_like(own) if unknown else own)
             if not done:  # at once, as joining parts at the end would take the memory twice
                 with torch.inference_mode(False):
                     logits = torch.empty(len(dataset), part.shape[1])  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """The training loop. It knows the protocol `Finetuning` and no method."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -71,6 +71,7 @@ def train(
     observe_at: Collection[int] = (),
     regularizers: Sequence[Regularizer] = (),
     validate: Validate | None = None,
+    track: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
 ) -> TrainingResult:
     """Finetune a model in place.
 
@@ -96,6 +97,7 @@ def train(
         regularizers: Regularizers of this method, after those of `arguments.beside`.
         validate: Returns the official metric of weights on in-domain validation data; needed by
             `select=id_validation`. Its time and memory are not counted.
+        track: Called with the number of steps done, and values by name for experiment trackers.
 
     Raises:
         ConfigError: The settings do not fit the machine or the data.
@@ -112,7 +114,7 @@ def train(
         acting = (*arguments.beside, *regularizers)
         # here, as a copy on the device is the data set's and not what training needs
         resident(Augmented(dataset, arguments, asks_of(acting)), device, arguments.num_workers)
-        callbacks = Callbacks(on_progress, observe, observe_at, validate)
+        callbacks = Callbacks(on_progress, observe, observe_at, validate, track)
         frozen = arguments.freeze_batch_norm
         saving = checkpointed(pretrained, frozen) if arguments.checkpointing else nullcontext()
         with saving, PeakMemory(device) as memory:

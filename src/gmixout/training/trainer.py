@@ -57,6 +57,7 @@ class Callbacks:
     observe: Observe | None = None
     observe_at: Collection[int] = ()
     validate: Validate | None = None
+    track: Callable[[int, Mapping[str, float]], None] = lambda step, values: None
 
 
 @dataclass(frozen=True)
@@ -266,12 +267,28 @@ class Trainer:
             with self._aside():
                 best.consider(step, self.finetuning.snapshot())
         save = save or self.is_finished
+        if observe or best or self.is_finished or step % settings.log_every_steps == 0:
+            calls.track(step, self._tracked(step, validated=best is not None))
         if save:
             with stop.shielded():
                 self.save()
         if save or observe or best:
             self.meter.start_clock()
         return stopping or self.is_finished
+
+    def _tracked(self, step: int, validated: bool) -> dict[str, float]:
+        """Return the values of a step for trackers: the same, however often a run was resumed."""
+        settings, found = self.arguments, {}
+        if self.is_finished or step % settings.log_every_steps == 0:
+            since = (step - 1) // settings.log_every_steps * settings.log_every_steps
+            factor = settings.lr_factor(step - 1)
+            found["train/loss"] = statistics.fmean(self.progress.losses[since:step])
+            found["train/lr"] = factor * settings.lr
+            if settings.head_lr is not None:
+                found["train/head_lr"] = factor * settings.head_lr
+        if validated and self.best is not None:
+            found["id_val"] = self.best.latest
+        return found
 
     def _read(self) -> None:
         self.meter.read(self.passes.suspects)

@@ -1,10 +1,14 @@
 """Model cards: what a model is, what was measured, and what was not."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from gmixout.plain import listed, printable
+from gmixout.results.folder import RunFolder
 from gmixout.results.model_file import find_record
+from gmixout.results.predictions import load_predictions
 from gmixout.results.record import Record
 from gmixout.use.classifier import Classifier
 
@@ -13,13 +17,14 @@ LIBRARIES = {"timm": "timm", "open_clip": "open_clip", "hf": "transformers", "on
 _MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*[]<>#|&"})
 
 
-def card_of(classifier: Classifier, to: str, usage: str) -> str:
+def card_of(classifier: Classifier, to: str, usage: str, picture: str = "") -> str:
     """Return a model card in Markdown.
 
     Args:
         classifier: The model.
         to: The form that it was exported to.
         usage: How to use it, in Markdown.
+        picture: File beside the card with the picture of `draw_accuracy`; empty: there is none.
     """
     origin = classifier.origin
     about: Mapping[str, Any] = {} if origin is None else origin.about
@@ -38,10 +43,31 @@ def card_of(classifier: Classifier, to: str, usage: str) -> str:
         f"- Temperature of its probabilities: {classifier.temperature:.4g} "
         "(softmax of the logits divided by it)",
         *["", "## Use", "", usage, "", "## Measured", ""],
+        *([f"![Accuracy before and after finetuning]({picture})", ""] if picture else []),
         *(_table(record) if record else ["No record of this model was found beside it."]),
         *["", "## Limits", "", *_limits(record)],
     ]
     return "\n".join(lines) + "\n"
+
+
+def draw_accuracy(classifier: Classifier, place: Path) -> bool:
+    """Draw accuracy before and after finetuning into a file, and return whether it is there.
+
+    Without a record of the model, or without matplotlib, there is no picture.
+    """
+    origin = classifier.origin
+    record = None if origin is None else find_record(origin.path, origin.about)
+    if origin is None or record is None or find_spec("matplotlib") is None:
+        return False
+    from gmixout.reports.figure import save_figure
+    from gmixout.reports.run_figure import run_figure
+
+    folder = origin.path if origin.path.is_dir() else origin.path.parent
+    found = load_predictions(RunFolder(folder).predictions)
+    if found is not None and found.model != origin.about["digest"]:
+        found = None
+    save_figure(lambda: run_figure(record, found), place)
+    return True
 
 
 def preprocessing_of(classifier: Classifier) -> str:

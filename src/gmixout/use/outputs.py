@@ -34,18 +34,26 @@ class Output(ABC):
         """Finish the file."""
 
 
-def prediction_columns(top_k: int) -> list[str]:
+OOD_COLUMNS = ("ood_score", "unknown")
+"""Columns beside `error`, where a score of known classes is asked for."""
+
+
+def prediction_columns(top_k: int, ood: bool = False) -> list[str]:
     """Return the names of a table's columns."""
     ranks = range(1, top_k + 1)
     each = (name for rank in ranks for name in (f"class_{rank}", f"probability_{rank}"))
-    return ["file", "status", "label", "confidence", "error", *each]
+    own = OOD_COLUMNS if ood else ()
+    return ["file", "status", "label", "confidence", "error", *own, *each]
 
 
-def values_of(row: FilePrediction, top_k: int) -> list[Any]:
+def values_of(row: FilePrediction, top_k: int, ood: bool = False) -> list[Any]:
     """Return the values of a row of a table; None where there is nothing."""
     top = [value for name, share in row.top for value in (name, rounded(share))]
     confidence = None if row.confidence is None else rounded(row.confidence)
     first = [row.file, row.status, row.label or None, confidence, row.error or None]
+    if ood:
+        unknown = None if row.unknown is None else "yes" if row.unknown else "no"
+        first += [None if row.ood_score is None else rounded(row.ood_score), unknown]
     return [*first, *top, *[None] * (2 * top_k - len(top))]
 
 
@@ -57,8 +65,8 @@ def rounded(share: float) -> float:
 class Lines(Output):
     """A file that gets whole lines, batch by batch."""
 
-    def __init__(self, path: Path, top_k: int) -> None:
-        self._path, self._top_k = path, top_k
+    def __init__(self, path: Path, top_k: int, ood: bool = False) -> None:
+        self._path, self._top_k, self._ood = path, top_k, ood
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[str] = path.open("w", encoding="utf-8", newline="")
@@ -93,11 +101,12 @@ class CsvLines(Lines):
     def begin(self) -> None:
         """Write the names of the columns."""
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(prediction_columns(self._top_k))
+        self._writer.writerow(prediction_columns(self._top_k, self._ood))
 
     def put(self, row: FilePrediction) -> None:
         """Write a row."""
-        self._writer.writerow(map(spreadsheet_cell, values_of(row, self._top_k)))
+        values = values_of(row, self._top_k, self._ood)
+        self._writer.writerow(map(spreadsheet_cell, values))
 
 
 class JsonLines(Lines):
@@ -105,7 +114,8 @@ class JsonLines(Lines):
 
     def put(self, row: FilePrediction) -> None:
         """Write a row."""
-        first = dict(zip(prediction_columns(0), values_of(row, 0), strict=False))
+        names = prediction_columns(0, self._ood)
+        first = dict(zip(names, values_of(row, 0, self._ood), strict=False))
         top = [{"class": name, "probability": rounded(share)} for name, share in row.top]
         self._file.write(json.dumps({**first, "top": top}, ensure_ascii=False) + "\n")
 
@@ -113,15 +123,15 @@ class JsonLines(Lines):
 class Parquet(Output):
     """A Parquet file, complete or absent, with the columns of the CSV file."""
 
-    def __init__(self, path: Path, top_k: int) -> None:
+    def __init__(self, path: Path, top_k: int, ood: bool = False) -> None:
         with needs("pyarrow", "hub", f"writing {path.name}"):
             import pyarrow
-        self._path, self._top_k = path, top_k
+        self._path, self._top_k, self._ood = path, top_k, ood
         self._tables: list[Any] = []
         self._schema = pyarrow.schema(
             [
                 (n, pyarrow.float32() if _is_number(n) else pyarrow.string())
-                for n in prediction_columns(top_k)
+                for n in prediction_columns(top_k, ood)
             ]
         )
 
@@ -129,8 +139,10 @@ class Parquet(Output):
         """Take the next predictions."""
         import pyarrow
 
-        names = prediction_columns(self._top_k)
-        values = [dict(zip(names, values_of(row, self._top_k), strict=True)) for row in rows]
+        names = prediction_columns(self._top_k, self._ood)
+        values = [
+            dict(zip(names, values_of(row, self._top_k, self._ood), strict=True)) for row in rows
+        ]
         self._tables.append(pyarrow.Table.from_pylist(values, self._schema))
 
     def close(self) -> None:
@@ -143,7 +155,7 @@ class Parquet(Output):
 
 
 def _is_number(column: str) -> bool:
-    return column.startswith(("confidence", "probability"))
+    return column.startswith(("confidence", "probability", "ood_score"))
 
 
 class Text(Output):
@@ -182,6 +194,8 @@ class Text(Output):
         for row in rows:
             said = row.label if row.status == "ok" else f"({row.status})"
             top = [f"{name} {100 * share:.1f}%" for name, share in row.top]
+            if row.ood_score is not None:
+                top.append(f"score {row.ood_score:.4g}{' (unknown class)' if row.unknown else ''}")
             rest = row.error or ", ".join(top)
             if self._aligned:
                 print(f"{row.file:<{self._width}}  {said:<20}  {rest}", file=self._file)
@@ -201,15 +215,15 @@ OUTPUTS: dict[str, type[CsvLines] | type[JsonLines] | type[Parquet]] = {
 """The output of each file ending."""
 
 
-def open_output(path: Path, top_k: int, overwrite: bool = False) -> Output:
-    """Return the output for a file's ending.
+def open_output(path: Path, top_k: int, overwrite: bool = False, ood: bool = False) -> Output:
+    """Return the output for a file's ending, with the columns of a score of known classes or not.
 
     Raises:
         ConfigError: As `check_output`.
         StateError: As `check_output`, or the file cannot be written.
     """
     check_output(path, overwrite)
-    return OUTPUTS[path.suffix.lower()](path, top_k)
+    return OUTPUTS[path.suffix.lower()](path, top_k, ood)
 
 
 def check_output(path: Path, overwrite: bool = False) -> None:

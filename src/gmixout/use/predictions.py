@@ -1,7 +1,7 @@
 """Predictions for image files, one batch after another, in order."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from gmixout.data.images import ImageFiles
 from gmixout.errors import ConfigError, DataError
+from gmixout.evaluation.detection import DETECTORS
 from gmixout.evaluation.metrics import MAX_BATCH_VALUES, evaluating
 from gmixout.loading import make_loader
 from gmixout.plain import printable
@@ -34,6 +35,10 @@ class FilePrediction:
     """Why there is no prediction."""
     threshold: float = 0.0
     """Probability below which the model abstains."""
+    ood_score: float | None = None
+    """Score of its class being a known one, higher is more known; None: not asked for."""
+    unknown: bool | None = None
+    """True if the score is below the threshold of known images; None: not asked for."""
 
     @property
     def status(self) -> str:
@@ -60,6 +65,8 @@ def predictions(
     threshold: float = 0.0,
     batch_size: int | None = None,
     num_workers: int | None = None,
+    ood_score: str | None = None,
+    ood_threshold: float = 0.0,
 ) -> Iterator[list[FilePrediction]]:
     """Yield the predictions of one batch of files after another, in their order.
 
@@ -73,6 +80,9 @@ def predictions(
         threshold: The model abstains below this probability of its best class.
         batch_size: Images in a forward pass; by default what fits 64 MiB, at most `LARGEST_BATCH`.
         num_workers: Processes that decode images; by default see `loading_processes`.
+        ood_score: Name in `evaluation.detection.DETECTORS` of the score of known classes; None: no
+            score.
+        ood_threshold: An image with a lower score is of an unknown class.
 
     Raises:
         ConfigError: A setting is out of its range.
@@ -80,6 +90,8 @@ def predictions(
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value} must be 1 or more")
+    if ood_score is not None and ood_score not in DETECTORS:
+        raise ConfigError(f"ood_score={ood_score!r:.80} must be one of: {', '.join(DETECTORS)}")
     if not 0 <= threshold <= 1:
         raise ConfigError(f"threshold={threshold} is a probability: it must be from 0 to 1")
     device = next(classifier.parameters(), torch.empty(0)).device
@@ -89,15 +101,19 @@ def predictions(
     done = 0
     with evaluating(classifier):
         for batch in loader:
-            tops = _tops(classifier, batch, top_k)
+            tops = _tops(classifier, batch, top_k, ood_score)
             names = files[done : done + len(batch)]
             done += len(batch)
-            yield [
-                FilePrediction(printable(name), error=printable(top), threshold=threshold)
-                if isinstance(top, str)
-                else FilePrediction(printable(name), tuple(top), threshold=threshold)
-                for name, top in zip(names, tops, strict=True)
-            ]
+            rows = []
+            for name, found in zip(names, tops, strict=True):
+                row = FilePrediction(printable(name), threshold=threshold)
+                if isinstance(found, str):
+                    rows.append(replace(row, error=printable(found)))
+                    continue
+                top, score = found
+                unknown = None if score is None else score < ood_threshold
+                rows.append(replace(row, top=tuple(top), ood_score=score, unknown=unknown))
+            yield rows
 
 
 class _Pictures(Dataset[Loaded]):
@@ -123,21 +139,28 @@ def _as_they_are(items: list[Any]) -> list[Any]:
     return items
 
 
+_Answer: TypeAlias = tuple[list[tuple[str, float]], float | None]
+"""The most probable classes with their probabilities, and the score of known classes."""
+
+
 def _tops(
-    classifier: Classifier, batch: Sequence[Loaded], top_k: int
-) -> list[list[tuple[str, float]] | str]:
-    """Return the most probable classes of each image, or why there are none."""
+    classifier: Classifier, batch: Sequence[Loaded], top_k: int, ood_score: str | None
+) -> list[_Answer | str]:
+    """Return the answer for each image, or why there is none."""
     found: list[Any] = list(batch)
     shapes: dict[torch.Size, list[int]] = {}  # some preprocessing keeps the aspect ratio
     for place, each in enumerate(batch):
         if isinstance(each, Tensor):
             shapes.setdefault(each.shape, []).append(place)
     for places in shapes.values():
-        probabilities = classifier.probabilities(torch.stack([found[place] for place in places]))
+        logits = classifier.logits(torch.stack([found[place] for place in places]))
+        probabilities = (logits / classifier.temperature).softmax(1)
         finite = probabilities.isfinite().all(1).tolist()
         named = classifier.named(probabilities, top_k)
-        for place, is_finite, top in zip(places, finite, named, strict=True):
-            found[place] = top if is_finite else "the model's scores of it are not finite"
+        score = DETECTORS.get(ood_score or "")
+        scores = [None] * len(places) if score is None else score(logits).tolist()
+        for place, is_finite, *answer in zip(places, finite, named, scores, strict=True):
+            found[place] = tuple(answer) if is_finite else "the model's scores of it are not finite"
     return found
 
 

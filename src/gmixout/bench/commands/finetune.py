@@ -9,11 +9,13 @@ from gmixout.bench.dry_run import check_device_spec
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import run_folder
 from gmixout.bench.grid import Grid
-from gmixout.bench.job import Job, load_weights
+from gmixout.bench.job import Gathered, Job, load_weights
+from gmixout.bench.kept import gather, keep_predictions
 from gmixout.bench.options import Fields
 from gmixout.bench.progress import RunBar, bars, print_lines, print_notes, print_outcome, say
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.bench.threads import few_threads
+from gmixout.bench.tracked import finish_tracking, trackers_of
 from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, Method, get_method
@@ -99,21 +101,29 @@ def finetune(
         if job.is_finished(out, log):
             say(f"The run in {out} is finished; nothing was trained.")
             return show_report(out)
-        with bars() as progress, few_threads(loaded.pretrained.model):
+        tracking, few = trackers_of(job, out, log), few_threads(loaded.pretrained.model)
+        with bars() as progress, few, tracking:
             bar = RunBar(progress, job.title, arguments.steps)
-            finetuned, run = job.train_or_load(out, log, bar.advance)
-            best = id_validation.choose(job.record(method, finetuned, run, log))
+            finetuned, run = job.train_or_load(out, log, bar.advance, tracking)
+            gathered: Gathered = []
+            best = id_validation.choose(job.record(method, finetuned, run, log, gathered))
+            finish_tracking(tracking, best)
             for options, state, _ in method.models(job.pretrained(), job.runs(finetuned)):
                 if options == best.method.spelled:
-                    _keep(out, task, best, state, arguments.num_workers)
+                    _keep(out, task, best, state, gathered, arguments.num_workers)
         job.finish(out)
         print_outcome(job.title, best)
         return show_report(out)
 
 
-def _keep(out: Path, task: Task, best: Record, state: State, num_workers: int | None) -> None:
-    """Save a model, and the temperature of its probabilities."""
+def _keep(
+    out: Path, task: Task, best: Record, state: State, gathered: Gathered, workers: int | None
+) -> None:
+    """Save a model, the temperature of its probabilities, and its predictions."""
     loaded = task.load()
     digest = save_model(RunFolder(out).model, state, about_model(best) | task.about())
     model, validation = load_weights(loaded, state), loaded.benchmark.id_val
-    calibrate_model(out, digest, model, validation, num_workers)
+    calibrate_model(out, digest, model, validation, workers)
+    made = [found for options, found in gathered if options == best.method.spelled]
+    found = made[0] if made else gather(model, loaded, workers)
+    keep_predictions(out, digest, task, found, workers)
