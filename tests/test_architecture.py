@@ -32,7 +32,7 @@ FLOORS = [
     {"gmixout"},
     {"core", "weightspace"},
     {"kernels", "cost_model"},
-    {"draws", "files", "named", "loading", "settings"},
+    {"draws", "files", "named", "loading", "ranks", "settings"},
     {"plain"},
     {"errors"},
 ]

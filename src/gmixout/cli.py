@@ -3,6 +3,7 @@
 import argparse
 import ast
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from rich.console import Console
 from gmixout import __version__, bench
 from gmixout.bench.configs import CONFIGS
 from gmixout.bench.help_pages import page_text, requested_page
-from gmixout.errors import ConfigError, GmixoutError
+from gmixout.errors import ConfigError, FollowedError, GmixoutError
 from gmixout.plain import printable
 
 __all__ = ["COMMANDS", "CONFIGS", "main"]
@@ -71,6 +72,9 @@ START = (
 )
 """First steps: the command that each needs, what to type, and what it does."""
 
+ON_SEVERAL_PROCESSES = ("finetune",)
+"""Commands whose work the processes of a launcher share."""
+
 RESUMED = ("finetune", "compare", "sweep")
 """Commands that take `--resume`."""
 
@@ -94,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    rank = os.environ.get("RANK", "0")  # of a launcher's processes
     with warnings.catch_warnings():
         if not (debug or sys.warnoptions):
             warnings.simplefilter("ignore")  # of libraries; ours are errors
@@ -104,14 +109,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             resumes = {*words[:1]} & {*RESUMED}
             way_on = "; the same command with --resume continues." if resumes else "."
-            stderr.print(f"gmixout: {str(error) or 'stopped'}{way_on}")
+            if rank == "0":
+                stderr.print(f"gmixout: {str(error) or 'stopped'}{way_on}")
             return exit_code(error)
         except Exception as error:
             known = _known(error)
             if debug or known is None:
                 raise
-            stderr.print(f"gmixout: {printable(str(known), keep=_LINES)}")
-            if isinstance(known, WordsError):
+            if rank == "0" or not isinstance(known, (WordsError, FollowedError)):
+                process = "" if rank == "0" else f" (process {rank})"
+                stderr.print(f"gmixout{process}: {printable(str(known), keep=_LINES)}")
+            if rank == "0" and isinstance(known, WordsError):
                 stderr.print(f"For all options: {known.title} --help")
             return 2
     return 0
@@ -199,6 +207,7 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
     from gmixout.bench.words import Reading, split, without_allow
     from gmixout.named import allowing
     from gmixout.training.interrupts import stoppable
+    from gmixout.training.processes import refuse_several_processes
 
     options = options_of(function)
     with stoppable(), ExitStack() as trust:
@@ -217,6 +226,8 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
             raise WordsError(title, str(error)) from error
         if any(name == "print_config" for name, _ in given):
             _end(config_of(options, values))
+        if command.name not in ON_SEVERAL_PROCESSES:
+            refuse_several_processes()
         function(**values)
 
 

@@ -25,7 +25,7 @@ from gmixout.plain import bounded, printable, read_json
 from gmixout.regularizers import Regularizer
 from gmixout.results import RunFolder
 from gmixout.results.model_file import load_model
-from gmixout.training import TrainingArguments, refuse_several_processes
+from gmixout.training import TrainingArguments
 from gmixout.training import checkpoint as checkpoints
 from gmixout.training.optimizers import Optimizer
 
@@ -61,12 +61,11 @@ def run_folder(
         comments: Lines for the head of `config.yaml`: how its values were chosen.
 
     Raises:
-        ConfigError: Both `resume` and `overwrite`, or this is one of several processes.
+        ConfigError: Both `resume` and `overwrite`.
         StateError: The folder holds a run and neither is given, or other files; its run has another
             config, other data or other weights, or cannot be read; another process works in the
             folder; it cannot be written. Then nothing is changed.
     """
-    refuse_several_processes()
     _check(folder, config, resume, overwrite, may_change, task)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +13,7 @@ from accelerate import PartialState
 from torch import nn
 
 from gmixout.bench.code_version import git_commit, versions
+from gmixout.bench.crew import Shared
 from gmixout.bench.folder import is_trained
 from gmixout.bench.identity import digests_of, hash_of, identity_of, identity_of_training
 from gmixout.bench.task import LoadedTask, Task
@@ -30,6 +31,7 @@ from gmixout.losses.cross_entropy import class_counts
 from gmixout.methods import Finetuning, Method, Runs
 from gmixout.methods.zero_shot import zero_shot
 from gmixout.named import NotAllowedError, defaults_of, from_spec, plain
+from gmixout.ranks import ALONE, Ranks
 from gmixout.regularizers import Regularizer
 from gmixout.results import (
     BenchmarkFacts,
@@ -46,6 +48,7 @@ from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_training_settings, train
 from gmixout.training.tracking import Tracking, check_trackers
 from gmixout.use.gathering import Gathering
+from gmixout.training.trainer import TrainingResult
 from gmixout.weightspace import State
 
 Gathered: TypeAlias = list[tuple[dict[str, Any], Gathering]]
@@ -181,12 +184,14 @@ def check_training(
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Shared):
     """One training run, or none: `method=None` is the pretrained model itself."""
 
     task: Task
     method: Method | None
     arguments: TrainingArguments
+    ranks: Ranks = field(default=ALONE, compare=False)
+    """Processes that share its work."""
 
     @property
     def loaded(self) -> LoadedTask:
@@ -289,7 +294,7 @@ class Job:
             if record is None:
                 own = Gathering()
                 seen = None if gathered is None else own.see
-                record = self._record(method, options, variant, training, seen)
+                record = self.on_all("measure", method, options, variant, training, seen=seen)
                 if gathered is not None:
                     gathered.append((options, own))
                 if self.method is not None:
@@ -307,7 +312,7 @@ class Job:
                 return record.id_val
         return self.validate(self.pretrained())
 
-    def _record(
+    def measure(
         self,
         method: Method,
         options: dict[str, Any],
@@ -315,6 +320,7 @@ class Job:
         training: Training | None,
         seen: OnPredictions | None = None,
     ) -> Record:
+        """Evaluate a model of the run; return its record."""
         facts, workers = MethodFacts.of(method.name, options), self.arguments.num_workers
         return make_record(self.loaded, self.run, facts, state, training, workers, seen)
 
@@ -328,6 +334,10 @@ class Job:
 
     def validate(self, state: State) -> float:
         """Return the official metric of weights on in-domain validation data."""
+        return float(self.on_all("figure_of", state))
+
+    def figure_of(self, state: State) -> float:
+        """Return it as one of the ranks."""
         return id_validation_figure(self.loaded, state, self.arguments.num_workers)
 
     def runs(self, *finetuned: State) -> Runs:
@@ -347,7 +357,6 @@ class Job:
     ) -> tuple[State, Training]:
         method, arguments, tracking = self.method, self.arguments, tracking or Tracking()
         assert method is not None
-        every = arguments.evaluate_every_steps
         self.check()  # imports what the method needs, which must not count as training memory
         settings = {name: getattr(arguments, name) for name in _OWN_FIELDS}
         settings["settings"] = {
@@ -358,24 +367,19 @@ class Job:
             # recorded by a process that ended before its checkpoint of this step
             found = [record for record in log.read(self.run) if record.step == step]
             if not found:
-                training = Training(**settings, step=step, loss=loss)
-                found = [self._record(method, method.options, finetuning.snapshot(), training)]
+                training, state = Training(**settings, step=step, loss=loss), finetuning.snapshot()
+                found = [self.on_all("measure", method, method.options, state, training)]
                 log.append(found[0])
             tracking.add(tracked_scores(found[0]))
 
-        result = train(
-            self.loaded.pretrained.copy(),
-            partial(method.start, seed=arguments.seed),
-            self.loaded.benchmark.train,
-            arguments,
-            checkpoint,
-            self.run,
-            on_progress,
-            evaluate_on_the_way,
-            range(every, arguments.steps, every) if every else (),
-            method.regularizers,
-            self.validate,
-            tracking.log,
+        result: TrainingResult = self.on_all(
+            "take_steps",
+            observe=partial(self.lead, evaluate_on_the_way),
+            validate=partial(self.lead, self.validate),
+            checkpoint=checkpoint,
+            run=self.run,
+            on_progress=on_progress,
+            track=tracking.log,
         )
         costs = {name: getattr(result, name) for name in _COSTS}
         loss = fmean(result.losses[-_LAST_LOSSES:])
@@ -389,6 +393,25 @@ class Job:
             done_steps=result.step if chosen else None,
         )
         return result.model.state_dict(), training
+
+    def take_steps(self, **own: Any) -> TrainingResult:
+        """Train as one of the ranks.
+
+        Args:
+            **own: What rank 0 gives `train`; the others follow where it observes and validates.
+        """
+        method, arguments = self.method, self.arguments
+        assert method is not None
+        every = arguments.evaluate_every_steps
+        return train(
+            self.loaded.pretrained.copy(),
+            partial(method.start, seed=arguments.seed),
+            self.loaded.benchmark.train,
+            arguments,
+            observe_at=range(every, arguments.steps, every) if every else (),
+            regularizers=method.regularizers,
+            **(own or {"observe": self.follow, "validate": self.follow}),
+        )
 
 
 def _text(options: dict[str, Any], usual: Mapping[str, Any]) -> str:

@@ -10,12 +10,13 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, DataError, TrainingError
 from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.loading import make_loader
+from gmixout.ranks import ALONE, Ranks, current, together
 
 MAX_BATCH = 512
 """Most images in a forward pass."""
@@ -244,7 +245,8 @@ def predict(
     """Return a model's logits on a data set, and the labels.
 
     The model is in eval mode meanwhile, and each of its modules gets its mode back. The global
-    random state is not touched.
+    random state is not touched. Processes that work together (`ranks.together`) predict a part of
+    the data set each, and all return the whole.
 
     Args:
         model: Maps images [B, C, H, W] to logits [B, classes].
@@ -265,6 +267,8 @@ def predict(
     """
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise DataError("the data set is empty: it has no accuracy")
+    if (ranks := current()).count > 1:
+        return _shared(ranks, model, dataset, batch_size, device, num_workers)
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     batch_size = batch_size or batch_size_for(dataset)
@@ -283,6 +287,30 @@ def predict(
             logits[done : done + len(own)], labels[done : done + len(own)] = part, own
             done += len(own)
     return logits, labels
+
+
+def _shared(
+    ranks: Ranks, model: nn.Module, dataset: Dataset[Any], *batching: Any
+) -> tuple[Tensor, Tensor]:
+    """Return what `predict` does, each rank predicting its part of the data set."""
+    places = ranks.part(len(dataset))  # type: ignore[arg-type]
+
+    def own() -> tuple[Tensor, Tensor] | None:
+        with together(ALONE):
+            return predict(model, _Part(dataset, places), *batching) if places else None
+
+    parts = [part for part in ranks.every(own) if part is not None]
+    return torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+class _Part(Subset[Any]):
+    """Some images of a data set, with its classes and its place in memory."""
+
+    def __init__(self, dataset: Dataset[Any], places: Sequence[int]) -> None:
+        super().__init__(dataset, places)
+        for name in ("project", "in_memory"):
+            if hasattr(dataset, name):
+                setattr(self, name, getattr(dataset, name))
 
 
 @contextmanager

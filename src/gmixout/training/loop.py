@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from gmixout.loading import resident
 from gmixout.methods.base import Finetuning
 from gmixout.models.pretrained import Pretrained
+from gmixout.ranks import current
 from gmixout.regularizers import Regularizer
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.augmentation import Augmented
@@ -80,6 +81,10 @@ def train(
     in a fixed order (attention's backward, for example, does not). The global random state
     of torch is left unchanged.
 
+    Processes that work together (`ranks.together`) share each batch and average their gradients;
+    they start from rank 0's weights, which alone writes the checkpoint. The result is the same up
+    to rounding, and up to dropout, whose draws differ with the number of processes.
+
     Args:
         pretrained: The pretrained model.
         start: Puts a method on the model, which is on its training device by then.
@@ -111,6 +116,8 @@ def train(
         _load_libraries(device)
         torch.manual_seed(arguments.seed)  # dropout; ends with the fork
         set_train_mode(pretrained.model.to(device), arguments.freeze_batch_norm)
+        state = [*pretrained.model.parameters(), *pretrained.model.buffers()]
+        current().hand_on(state)
         acting = (*arguments.beside, *regularizers)
         # here, as a copy on the device is the data set's and not what training needs
         resident(Augmented(dataset, arguments, asks_of(acting)), device, arguments.num_workers)

@@ -1,10 +1,12 @@
 """`gmixout finetune`: one run."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from gmixout.bench.choices import Choices, choose_settings
+from gmixout.bench.choices import Choices, ChosenSettings, choose_settings
 from gmixout.bench.commands.report import show_report
+from gmixout.bench.crew import check_same
 from gmixout.bench.dry_run import check_device_spec
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import run_folder
@@ -20,10 +22,12 @@ from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, Method, get_method
 from gmixout.named import spec_of
+from gmixout.ranks import Ranks, together
 from gmixout.results import Record, RunFolder
 from gmixout.results.model_file import about_model, save_model
 from gmixout.results.selection import id_validation
 from gmixout.training import TrainingArguments
+from gmixout.training.processes import launched_ranks, refuse_several_processes
 from gmixout.use.calibration import calibrate_model
 from gmixout.weightspace import State
 
@@ -46,7 +50,8 @@ def finetune(
     """Finetune a pretrained model with one method and evaluate it in and out of domain.
 
     If a method makes several models (wise_ft: one per alpha), the one with the best in-domain
-    validation accuracy is saved; all are recorded.
+    validation accuracy is saved; all are recorded. On several GPUs: `torchrun --nproc-per-node N -m
+    gmixout finetune ...`; the processes share each batch, and the result is the same.
 
     Args:
         benchmark: `gmixout finetune DIR`, a folder or table of your own, which is recognized; or
@@ -74,7 +79,6 @@ def finetune(
     Raises:
         GmixoutError: A setting, the folder or the data is wrong, or the loss is not finite.
     """
-    device = check_device_spec(device_spec, dry_run)
     # None, not gmixout itself: the parser would give its options to whatever method is chosen
     method = method or get_method(DEFAULT_METHOD)
     if method.several_runs:
@@ -84,25 +88,51 @@ def finetune(
         )
     workers = training.get("num_workers")
     task = Task(benchmark, model, head, corruptions, corruption_share, image_size, workers)
-    chosen = choose_settings(task, training, method)
-    arguments, loaded = chosen.arguments, task.load()
-    config = {**task.plain(), "method": spec_of(method), **arguments.plain()}
-    job = Job(task, method.trained, arguments)
-    job.check()
-    print_lines(chosen.lines)
     if dry_run:
-        grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out, workers=1)
-        estimate(grid, [method], device)
-        return []
-    print_notes(loaded)
+        refuse_several_processes()
+    device = check_device_spec(device_spec, dry_run)
+    with launched_ranks() as ranks:
+        chosen, job = ranks.each(lambda: _prepared(task, training, method, ranks))
+        if ranks.leads:
+            print_lines(chosen.lines)
+        if dry_run:
+            arguments = chosen.arguments
+            grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out, workers=1)
+            estimate(grid, [method], device)
+            return []
+        check_same(ranks, job.run)
+        work = partial(_finetune, job, method, chosen, out, resume, overwrite)
+        with few_threads(job.loaded.pretrained.model):
+            done: list[Record] = job.lead(work) if ranks.leads else job.follow()
+    return done
+
+
+def _prepared(
+    task: Task, training: dict[str, Any], method: Method, ranks: Ranks
+) -> tuple[ChosenSettings, Job]:
+    """Return the settings and the run, checked before a folder is touched."""
+    chosen = choose_settings(task, training, method)
+    job = Job(task, method.trained, chosen.arguments, ranks)
+    with together(ranks):
+        job.check()
+    return chosen, job
+
+
+def _finetune(
+    job: Job, method: Method, chosen: ChosenSettings, out: Path, resume: bool, overwrite: bool
+) -> list[Record]:
+    """Train, record and report in a folder."""
+    task, arguments = job.task, job.arguments
+    print_notes(job.loaded)
+    config = {**task.plain(), "method": spec_of(method), **arguments.plain()}
     changes = arguments.conduct()
     with run_folder(out, config, resume, overwrite, changes, task, chosen.lines):
         log = RunFolder(out).log
         if job.is_finished(out, log):
             say(f"The run in {out} is finished; nothing was trained.")
             return show_report(out)
-        tracking, few = trackers_of(job, out, log), few_threads(loaded.pretrained.model)
-        with bars() as progress, few, tracking:
+        tracking = trackers_of(job, out, log)
+        with bars() as progress, tracking:
             bar = RunBar(progress, job.title, arguments.steps)
             finetuned, run = job.train_or_load(out, log, bar.advance, tracking)
             gathered: Gathered = []
