@@ -72,9 +72,6 @@ START = (
 )
 """First steps: the command that each needs, what to type, and what it does."""
 
-ON_SEVERAL_PROCESSES = ("finetune",)
-"""Commands whose work the processes of a launcher share."""
-
 RESUMED = ("finetune", "compare", "sweep")
 """Commands that take `--resume`."""
 
@@ -207,7 +204,6 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
     from gmixout.bench.words import Reading, split, without_allow
     from gmixout.named import allowing
     from gmixout.training.interrupts import stoppable
-    from gmixout.training.processes import refuse_several_processes
 
     options = options_of(function)
     with stoppable(), ExitStack() as trust:
@@ -226,8 +222,6 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
             raise WordsError(title, str(error)) from error
         if any(name == "print_config" for name, _ in given):
             _end(config_of(options, values))
-        if command.name not in ON_SEVERAL_PROCESSES:
-            refuse_several_processes()
         function(**values)
 
 

@@ -25,7 +25,7 @@ from gmixout.plain import bounded, printable, read_json
 from gmixout.regularizers import Regularizer
 from gmixout.results import RunFolder
 from gmixout.results.model_file import load_model
-from gmixout.training import TrainingArguments
+from gmixout.training import TrainingArguments, refuse_several_processes
 from gmixout.training import checkpoint as checkpoints
 from gmixout.training.optimizers import Optimizer
 
@@ -47,6 +47,7 @@ def run_folder(
     may_change: tuple[str, ...] = (),
     task: Task | None = None,
     comments: Sequence[str] = (),
+    shared: bool = False,
 ) -> Iterator[None]:
     """Hold a folder for a run, ready for writing, with its config in it.
 
@@ -59,13 +60,16 @@ def run_folder(
         task: Benchmark and model, whose values in `config` may differ as long as `Task.identity` is
             the same: files may have moved.
         comments: Lines for the head of `config.yaml`: how its values were chosen.
+        shared: Whether processes of a launcher may share the run, which this one leads.
 
     Raises:
-        ConfigError: Both `resume` and `overwrite`.
+        ConfigError: Both `resume` and `overwrite`, or this is one of several processes.
         StateError: The folder holds a run and neither is given, or other files; its run has another
             config, other data or other weights, or cannot be read; another process works in the
             folder; it cannot be written. Then nothing is changed.
     """
+    if not shared:
+        refuse_several_processes()
     _check(folder, config, resume, overwrite, may_change, task)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -47,8 +47,8 @@ from gmixout.training.arguments import TrainingArguments
 from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_training_settings, train
 from gmixout.training.tracking import Tracking, check_trackers
-from gmixout.use.gathering import Gathering
 from gmixout.training.trainer import TrainingResult
+from gmixout.use.gathering import Gathering
 from gmixout.weightspace import State
 
 Gathered: TypeAlias = list[tuple[dict[str, Any], Gathering]]

@@ -191,7 +191,10 @@ def score(
     # Takes seconds to import, which --help should not pay.
     from torchmetrics.classification import MulticlassCalibrationError
 
-    calibration = MulticlassCalibrationError(logits.shape[1], n_bins=15, norm="l1")
+    # of these predictions alone: by default it adds those of other processes
+    calibration = MulticlassCalibrationError(
+        logits.shape[1], n_bins=15, norm="l1", sync_on_compute=False
+    )
     nll, rows = 0.0, max(1, MAX_BATCH_VALUES // logits.shape[1])
     # in parts: the probabilities of 50,000 images and 10,000 classes are 2 GB, in float64 4 GB
     for part, own in zip(torch.split(logits, rows), torch.split(labels, rows), strict=True):

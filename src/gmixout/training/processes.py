@@ -36,12 +36,7 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
                 non_blocking=True,
                 split_batches=True,  # else a schedule takes a step for each process
             ),
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(
-                    broadcast_buffers=False,  # all ranks have the same
-                    gradient_as_bucket_view=True,
-                )
-            ],
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision={mixed_precision}: {error}") from error
@@ -61,7 +56,7 @@ def refuse_several_processes() -> None:
     Raises:
         ConfigError: This is one.
     """
-    if (count := launched()) > 1:
+    if (count := max(launched(), PartialState().num_processes)) > 1:
         raise ConfigError(
             f"this is one of {count} processes of a launcher, which only `gmixout finetune` shares "
             "its work among: start this command in one process"

@@ -126,7 +126,7 @@ def _finetune(
     print_notes(job.loaded)
     config = {**task.plain(), "method": spec_of(method), **arguments.plain()}
     changes = arguments.conduct()
-    with run_folder(out, config, resume, overwrite, changes, task, chosen.lines):
+    with run_folder(out, config, resume, overwrite, changes, task, chosen.lines, shared=True):
         log = RunFolder(out).log
         if job.is_finished(out, log):
             say(f"The run in {out} is finished; nothing was trained.")
