@@ -1,6 +1,8 @@
 """The accelerator of a run, and the processes that share it."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -86,5 +88,10 @@ def launched_ranks() -> Iterator[Ranks]:
     group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     try:
         yield Ranks(state.process_index, state.num_processes, group)
+    except BaseException:
+        # a launcher ends the others when one has ended: let this one say why before it goes
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
     finally:
         state.destroy_process_group()
