@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gmixout.errors import ConfigError, GmixoutError, TrainingError
+from gmixout.errors import ConfigError, GmixoutError, ShortOfMemoryError, TrainingError
 from gmixout.plain import printable
 from gmixout.training.arguments import TrainingArguments
 
@@ -23,7 +23,7 @@ _FAULTS: dict[str, tuple[type[GmixoutError], str]] = {
         f"{_GO_ON}",
     ),
     _NO_MEMORY: (
-        TrainingError,
+        ShortOfMemoryError,
         f"there is not enough memory. {{savings}} {_GO_ON}",
     ),
 }

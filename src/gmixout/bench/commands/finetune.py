@@ -1,5 +1,6 @@
 """`gmixout finetune`: one run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ from gmixout.bench.choices import Choices, choose_settings
 from gmixout.bench.commands.report import show_report
 from gmixout.bench.dry_run import check_device_spec
 from gmixout.bench.dry_run import dry_run as estimate
+from gmixout.bench.fitting import fitted
 from gmixout.bench.folder import run_folder
 from gmixout.bench.grid import Grid
 from gmixout.bench.job import Job, load_weights
@@ -14,6 +16,7 @@ from gmixout.bench.options import Fields
 from gmixout.bench.progress import RunBar, bars, print_lines, print_notes, print_outcome, say
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.bench.threads import few_threads
+from gmixout.bench.tuning import RATES_TRIED, Search, tuned
 from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, Method, get_method
@@ -39,6 +42,8 @@ def finetune(
     overwrite: bool = False,
     dry_run: bool = False,
     device_spec: str | None = None,
+    tune: bool | int = False,
+    fit: bool = False,
     **training: Annotated[Any, Fields(TrainingArguments), Fields(Choices)],
 ) -> list[Record]:
     """Finetune a pretrained model with one method and evaluate it in and out of domain.
@@ -67,6 +72,10 @@ def finetune(
         dry_run: Train for a few steps, report the time and memory of the run, and write nothing.
         device_spec: GPU to predict the costs of a dry run for; nothing is trained, no GPU needed:
             h100, h200, a100, l4, rtx4090 or rtx3090.
+        tune: Search the learning rate first: short runs at 5 rates, or as many as you say, around
+            the given or the recipe's, by in-domain validation. Its budget is printed before.
+        fit: Fit the device: try the most expensive step, and where memory is short, compute each
+            batch in parts (accumulate). A step stays one of batch_size images.
         **training: Fields of `TrainingArguments` and `Choices`.
 
     Raises:
@@ -83,12 +92,25 @@ def finetune(
     workers = training.get("num_workers")
     task = Task(benchmark, model, head, corruptions, corruption_share, image_size, workers)
     chosen = choose_settings(task, training, method)
-    arguments, loaded = chosen.arguments, task.load()
+    method, loaded = chosen.method or method, task.load()
+    job = Job(task, method.trained, chosen.arguments)
+    job.check()
+    search = _search(task, method, chosen.arguments, tune)
+    print_lines(chosen.lines)
+    if fit and job.method is not None:
+        chosen = chosen.with_lines(*fitted(job, out, resume))
+    if search is not None and not dry_run:
+        search = replace(search, arguments=chosen.arguments)
+        chosen = tuned(search, chosen, out, resume, overwrite)
+        overwrite = False  # it is
+    arguments = chosen.arguments
     config = {**task.plain(), "method": spec_of(method), **arguments.plain()}
     job = Job(task, method.trained, arguments)
-    job.check()
-    print_lines(chosen.lines)
     if dry_run:
+        if search is not None:
+            print_lines(
+                [*search.budget, "  (not in the figures below, which are the run itself's)"]
+            )
         grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out, workers=1)
         estimate(grid, [method], device)
         return []
@@ -109,6 +131,15 @@ def finetune(
         job.finish(out)
         print_outcome(job.title, best)
         return show_report(out)
+
+
+def _search(
+    task: Task, method: Method, arguments: TrainingArguments, tune: bool | int
+) -> Search | None:
+    """Return the search that `tune` asks for; None for none."""
+    if tune is False:
+        return None
+    return Search(task, method, arguments, RATES_TRIED if tune is True else tune)
 
 
 def _keep(out: Path, task: Task, best: Record, state: State, num_workers: int | None) -> None:
