@@ -13,7 +13,7 @@ from gmixout.methods import get_method
 from gmixout.models import Pretrained
 from gmixout.models.clip import ClipClassifier
 from gmixout.models.huggingface import Logits, PooledClassifier, Tower, scoring_layer
-from gmixout.models.layers import _by_blocks, has_layers, layers_of
+from gmixout.models.layers import _by_blocks, has_layers, layer_numbers
 from gmixout.training.layer_decay import LayerDecay
 
 SMALL = {"image_size": 32, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
@@ -84,7 +84,7 @@ def heads_of(model: nn.Module) -> tuple[str, ...]:
 def test_layers_are_numbered_in_the_order_in_which_an_image_meets_them(name):
     make, blocks = MODELS[name]
     model = make().eval()
-    layers = layers_of(model, heads_of(model))
+    layers = layer_numbers(model, heads_of(model))
     assert {*layers} == {name for name, _ in model.named_parameters()}
     top = max(layers.values())
     assert {*layers.values()} == {*range(top + 1)}
@@ -108,7 +108,7 @@ def test_blocks_are_numbered_as_timm_numbers_those_of_a_vit():
     model = timm.models.VisionTransformer(
         img_size=8, patch_size=4, num_classes=3, embed_dim=8, depth=4, num_heads=2
     )
-    theirs = layers_of(model, ("head",))
+    theirs = layer_numbers(model, ("head",))
     ours = _by_blocks(model)
     assert {n: v for n, v in ours.items() if not n.startswith("head.")} == {
         n: v for n, v in theirs.items() if not n.startswith("head.")
@@ -139,7 +139,7 @@ def test_layers_in_no_known_order_are_refused_with_the_reason(model, said):
 def test_rates_of_every_method_fall_with_the_distance_from_the_head(name, method):
     model = MODELS[name][0]()
     (head,) = heads_of(model)
-    numbers = layers_of(model, (head,))
+    numbers = layer_numbers(model, (head,))
     decay, top = LayerDecay(model, 0.5, (head,)), max(numbers.values())
     start = Pretrained(model, head, classes=("a", "b"))
     groups = get_method(method).start(start, 0).param_groups(lr=1.0, head_lr=1.0)

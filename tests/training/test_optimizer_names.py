@@ -169,6 +169,27 @@ def test_muon_steps_hidden_matrices_alone_and_the_head_is_not_one():
     assert by_muon == {"body.weight"}
 
 
+@pytest.mark.parametrize("moments", ["reset", "carry"])
+def test_muon_steps_masked_matrices_and_its_adamw_masked_biases(moments, tmp_path):
+    method = get_method(
+        "gmixout", residual="persist", resample_every=2, biases="masked", moments=moments
+    )
+    model = net()
+    finetuning = method.start(toy_pretrained(model), 0)
+    groups = finetuning.param_groups(lr=1e-3, head_lr=1e-3)
+    optimizer = finetuning.bind(OPTIMIZERS["muon"]().make(groups, 1e-3, 0.0))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for _ in range(5):
+        model(torch.rand(3, 1, 3, 3)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if moments == "carry" or finetuning.steps % 2 != 0:
+            by_muon = {names[id(p)] for p, s in optimizer.state.items() if "momentum_buffer" in s}
+            assert len(by_muon) == 1
+            assert {p.dim() for p in optimizer.state if names[id(p)] in by_muon} == {2}
+            assert not any(name.startswith("head") for name in by_muon)
+
+
 def test_muon_of_torch_is_refused_before_training_where_there_are_vectors():
     if not hasattr(torch.optim, "Muon"):
         return

@@ -27,7 +27,7 @@ _STEPS = 2
 """Steps of a trial: the second one has the optimizer's state, too."""
 
 
-def fitted(job: Job, out: Path, resume: bool) -> tuple[TrainingArguments, list[str]]:
+def fit_batch(job: Job, out: Path, resume: bool) -> tuple[TrainingArguments, list[str]]:
     """Return the settings of a run with an `accumulate` that fits the device, and notes on it.
 
     The batch of an optimizer step stays what it is: each trial takes two steps, from the given

@@ -13,7 +13,7 @@ _LOWEST = re.compile("embed|token|pos")
 """Parameters that a tower itself has for its input; its others are projections of its output."""
 
 
-def layers_of(model: nn.Module, heads: Sequence[str]) -> dict[str, int]:
+def layer_numbers(model: nn.Module, heads: Sequence[str]) -> dict[str, int]:
     """Return the number of the layer of each parameter, from 0 at the input.
 
     Layers are those that timm defines (`group_matcher`), also of a tower inside the model;
@@ -48,7 +48,7 @@ def layers_of(model: nn.Module, heads: Sequence[str]) -> dict[str, int]:
 def has_layers(model: nn.Module, heads: Sequence[str]) -> bool:
     """Return whether the order of a model's layers is known."""
     try:
-        layers_of(model, heads)
+        layer_numbers(model, heads)
     except ConfigError:
         return False
     return True

@@ -70,7 +70,10 @@ def savings(arguments: TrainingArguments) -> str:
     if images > 1:
         more = min(2 * arguments.accumulate, arguments.batch_size)
         now, then = _images(images), _images(-(-arguments.batch_size // more))
-        ways.append(f"--accumulate {more} (passes of {then}, now {now}; steps stay the same)")
+        ways.append(
+            f"--accumulate {more} (passes of {then}, now {now}; steps stay the "
+            "same; finetune --fit finds the value)"
+        )
     if not arguments.checkpointing:
         ways.append("--checkpointing (same gradients, about a third more time)")
     if arguments.mixed_precision == "no":

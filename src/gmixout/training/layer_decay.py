@@ -6,14 +6,14 @@ from typing import Any
 from torch import nn
 
 from gmixout.errors import ConfigError
-from gmixout.models.layers import layers_of
+from gmixout.models.layers import layer_numbers
 
 
 class LayerDecay:
     """Multiply a parameter's learning rate by `decay` for each layer between it and the head.
 
     Source: Clark et al. (ELECTRA, ICLR 2020, arXiv 2003.10555); layers are those of
-    `models.layers.layers_of`, timm's own where it has some.
+    `models.layers.layer_numbers`, timm's own where it has some.
 
     Args:
         model: The plain model, before a method is put on it.
@@ -26,7 +26,7 @@ class LayerDecay:
 
     def __init__(self, model: nn.Module, decay: float, heads: Sequence[str]) -> None:
         try:
-            layers = layers_of(model, heads)
+            layers = layer_numbers(model, heads)
         except ConfigError as error:
             raise ConfigError(
                 f"layer_decay={decay}: the layers of {type(model).__name__} are not known: {error}."

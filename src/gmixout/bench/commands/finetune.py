@@ -8,7 +8,7 @@ from gmixout.bench.choices import Choices, choose_settings
 from gmixout.bench.commands.report import show_report
 from gmixout.bench.dry_run import check_device_spec
 from gmixout.bench.dry_run import dry_run as estimate
-from gmixout.bench.fitting import fitted
+from gmixout.bench.fitting import fit_batch
 from gmixout.bench.folder import run_folder
 from gmixout.bench.grid import Grid
 from gmixout.bench.job import Job, load_weights
@@ -98,7 +98,7 @@ def finetune(
     search = _search(task, method, chosen.arguments, tune)
     print_lines(chosen.lines)
     if fit and job.method is not None:
-        chosen = chosen.with_lines(*fitted(job, out, resume))
+        chosen = chosen.with_lines(*fit_batch(job, out, resume))
     if search is not None and not dry_run:
         search = replace(search, arguments=chosen.arguments)
         chosen = tuned(search, chosen, out, resume, overwrite)
