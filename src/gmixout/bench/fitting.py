@@ -64,7 +64,7 @@ def fit_batch(job: Job, out: Path, resume: bool) -> tuple[TrainingArguments, lis
         if len(tried) > 1:
             _check_parts(job, parts)
         if not _fits(job, replace(arguments, accumulate=parts), batch):
-            raise torch.OutOfMemoryError("out of memory. ")
+            raise torch.OutOfMemoryError("a step is out of memory.")
         return parts
 
     begin = -(-arguments.batch_size // arguments.accumulate)

@@ -87,8 +87,8 @@ class Search:
     @property
     def rates(self) -> tuple[float, ...]:
         """The learning rates, rising, with that of the run in the middle or just above it."""
-        places = range(-(self.count // 2), self.count - self.count // 2)
-        return tuple(float(f"{self.arguments.lr * _STEP**place:.2g}") for place in places)
+        places, lr = range(-(self.count // 2), self.count - self.count // 2), self.arguments.lr
+        return tuple(float(f"{lr * _STEP**place:.2g}") if place else float(lr) for place in places)
 
     @property
     def short(self) -> TrainingArguments:

@@ -6,7 +6,7 @@ number of steps alone: a resumed run, and a group with a learning rate of its ow
 
 import inspect
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ _RUNS_OWN = (
 """Parameters of torch's schedulers that are not options."""
 
 
-class LrSchedule(Named):
+class LrSchedule(Named, ABC):
     """A schedule of the learning rate and its options.
 
     A schedule of your own is a frozen dataclass with `shares`, or a class of torch's
@@ -48,6 +48,11 @@ class LrSchedule(Named):
     def __post_init__(self) -> None:
         """Check the options against their types; subclasses add their ranges."""
         check_settings(self)
+
+    @classmethod
+    def kind_word(cls) -> str:
+        """Return the word for schedules in messages."""
+        return "schedule"
 
     @classmethod
     def adopted(cls, found: Any) -> Any:
