@@ -202,6 +202,38 @@ def test_a_model_without_layers_has_a_lower_rate_in_place_of_a_layer_decay(tmp_p
     assert (own.lr, own.layer_decay) == (WITHOUT_LAYERS.value, 1.0)
 
 
+def test_blocks_of_transformers_are_layers_for_a_layer_decay(tmp_path, words):
+    from tiny_foundations import hf_vit
+
+    (tmp_path / "hf").mkdir()
+    folder = hf_vit(tmp_path / "hf", ["a", "b"], layers=2)
+    own = choose_settings(Task(SOURCES["imagefolder"](words[3]), f"hf:{folder}"), {}).arguments
+    recipe = RECIPES["vit"]
+    assert (own.lr, own.layer_decay) == (recipe["lr"].value, recipe["layer_decay"].value)
+
+
+def test_a_short_run_has_ten_periods_unless_the_user_says_how_long_they_are(task):
+    def method(name, **given):
+        chosen = choose_settings(task, given, get_method(name))
+        return str(chosen.method), "periods" in "\n".join(chosen.lines)
+
+    assert method("gmixout", steps=99) == ("gmixout(resample_every=9)", True)
+    assert method("gmixout", steps=5) == ("gmixout(resample_every=1)", True)
+    assert method("gmixout+sam", steps=50) == ("gmixout(resample_every=5)+sam", True)
+    assert method("gmixout_wise_ft", steps=50)[1]
+    for name in ("gmixout(resample_every=20)", "mixout", "random_mask", "full", "wise_ft"):
+        assert method(name, steps=50) == (name, False)
+    assert method("gmixout", steps=100) == ("gmixout", False)
+    assert method("gmixout", steps=50, recipe="none") == ("gmixout", False)
+
+
+def test_a_schedule_with_a_warm_up_gets_no_other_one(task):
+    own = choose_settings(task, {"schedule": "one_cycle"})
+    assert own.arguments.warmup_steps == 0
+    assert "the schedule has its own" in "\n".join(own.lines)
+    assert choose_settings(task, {"schedule": "linear"}).arguments.warmup_steps > 0
+
+
 def test_another_optimizer_keeps_the_plain_rates(task):
     own = choose_settings(task, {"optimizer": "sgd"})
     plain = TrainingArguments()

@@ -34,6 +34,7 @@ from gmixout.named import own_object, spec_of
 from gmixout.regularizers import REGULARIZERS
 from gmixout.results import RecordLog
 from gmixout.training.optimizers import OPTIMIZERS, Optimizer
+from gmixout.training.schedules import SCHEDULES, LrSchedule
 
 SOURCE = Path(gmixout.__file__).parents[1]
 """Where this very package lies, which need not be the one that is installed."""
@@ -230,7 +231,13 @@ WRONG = {
     "--batch_size 1000": ["batch_size=1000", "24"],
     "--resume --overwrite": ["choose one"],
     "--config missing.yaml": ["missing.yaml"],
-    "--schedule linear": ["cosine"],
+    "--schedule lineer": ["unknown schedule 'lineer'; did you mean linear?"],
+    "--schedule wsd --schedule.decay 2": ["wsd(decay=2.0)", "in (0, 1]"],
+    "--schedule torch.optim.lr_scheduler.ReduceLROnPlateau": ["by the number of steps alone"],
+    "--optimizer timm.lamp": ["timm.lamp is not available", "did you mean timm.lamb"],
+    "--soup greedy --select id_validation": ["select='id_validation'", "last with --soup"],
+    "--tune 1": ["--tune 1", "from 2 to 25"],
+    "--tnue": ["did you mean --tune"],
     "--method lora --method.rank 0": ["lora(rank=0)", "1 or more"],
     "--benchmark toy_benchmark:net": [
         "toy_benchmark:net",
@@ -486,6 +493,27 @@ TYPED = {
         "method": get_method("mixout(mask_rate=0.5)+sam"),
     },
     "finetune --optimizer sgd": {"optimizer": "sgd"},
+    "finetune --optimizer muon --tune": {"optimizer": "muon", "tune": True},
+    "finetune --optimizer timm.lamb(eps=1e-3) --tune 3 --fit": {
+        "optimizer": OPTIMIZERS["timm.lamb"](eps=1e-3),
+        "tune": 3,
+        "fit": True,
+    },
+    "finetune --optimizer.betas 0.9,0.95 --optimizer lion --schedule wsd": {
+        "optimizer": OPTIMIZERS["lion"](betas=(0.9, 0.95)),
+        "schedule": "wsd",
+    },
+    "compare --schedule.final 0.1 --soup greedy --soup-of 3": {
+        "schedule": SCHEDULES["cosine"](final=0.1),
+        "soup": "greedy",
+        "soup_of": 3,
+    },
+    "compare --schedule step(at=(0.5,),factor=0.2)": {
+        "schedule": SCHEDULES["step"](at=(0.5,), factor=0.2)
+    },
+    "finetune --schedule torch.optim.lr_scheduler.ExponentialLR --schedule.gamma 0.9": {
+        "schedule": LrSchedule.adopted(torch.optim.lr_scheduler.ExponentialLR)(gamma=0.9)
+    },
     "finetune --optimizer.betas 0.9,0.95": {"optimizer": OPTIMIZERS["adamw"](betas=(0.9, 0.95))},
     "compare --optimizer.momentum 0 --optimizer sgd": {"optimizer": OPTIMIZERS["sgd"](momentum=0)},
     "finetune --optimizer torch.optim.NAdam --optimizer.betas 0.8 0.9": {

@@ -198,11 +198,13 @@ def test_too_little_memory_is_said_of_the_method_that_needs_more(monkeypatch, ca
     real = dry_run.train
 
     def train(pretrained, start, *more, **options):
-        finetuning = start(pretrained)
-        if type(finetuning).__name__ != "DenseFinetuning":
-            raise torch.OutOfMemoryError
-        finetuning.detach()
-        return real(pretrained, start, *more, **options)
+        def begin(pretrained):
+            finetuning = start(pretrained)
+            if type(finetuning).__name__ != "DenseFinetuning":
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return finetuning
+
+        return real(pretrained, begin, *more, **options)
 
     monkeypatch.setattr(dry_run, "train", train)
     monkeypatch.setattr(dry_run, "SMALL_GPU", 10)

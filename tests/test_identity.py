@@ -22,6 +22,7 @@ from gmixout.named import completed, defaults_of, identity, plain, spec_of
 from gmixout.regularizers import REGULARIZERS
 from gmixout.results import RecordLog
 from gmixout.training import TrainingArguments
+from gmixout.training.schedules import SCHEDULES
 
 DEFAULTS = Path(__file__).parent / "defaults_of_schema.json"
 
@@ -110,7 +111,7 @@ def is_kept(then, now):
 
 def test_a_default_changes_with_the_schema_alone():
     """What is at its default is not part of a run's hash: of two defaults runs must not be one."""
-    tables = (METHODS, SOURCES, REGULARIZERS, LOSSES)
+    tables = (METHODS, SOURCES, REGULARIZERS, LOSSES, SCHEDULES)
     classes = {name: kind for table in tables for name, kind in table.items()}
     classes["training"] = TrainingArguments
     now = {name: plain(defaults_of(kind)) for name, kind in classes.items()}

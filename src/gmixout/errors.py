@@ -28,6 +28,14 @@ class TrainingError(GmixoutError, RuntimeError):
     """Training cannot continue (for example, the loss is not finite); saved files are kept."""
 
 
+class ShortOfMemoryError(TrainingError):
+    """The device, or the machine, has too little memory for a step."""
+
+
+class DivergedError(TrainingError):
+    """A loss or a logit is not finite, most often because the learning rate is too high."""
+
+
 class FollowedError(GmixoutError, RuntimeError):
     """Another process of this run has an error, which it reports; this one only ends."""
 

@@ -46,6 +46,11 @@ class Named:
     """Options that `str` omits."""
 
     @classmethod
+    def kind_word(cls) -> str:
+        """Return the word for objects of a base class in messages: `method`."""
+        return cls.__name__.lower()
+
+    @classmethod
     def adopted(cls, found: Any) -> Any:
         """Return our class for one of another library; anything else unchanged."""
         return found
@@ -241,12 +246,12 @@ def class_named(path: str, base: type[Kind]) -> type[Kind]:
     if found := base._table.get(path):
         return found
     if not is_import_path(path) or path.startswith("gmixout."):
-        kind = base.__name__.lower()
+        kind = base.kind_word()
         known = ", ".join(name for name in base._table if name not in base.hidden)
         hint = base.elsewhere(path)
         own = "; or module:Class of your own"
         raise ConfigError(f"unknown {kind} {path!r}; {hint}known: {known}{own}")
-    return check_class(path, allowed_object(path, base.__name__.lower()), base)
+    return check_class(path, allowed_object(path, base.kind_word()), base)
 
 
 def is_import_path(text: str) -> bool:
@@ -401,7 +406,7 @@ def _made(spec: Any, base: type[Kind], levels: int) -> Kind:
     path = spec.get("class_path") if isinstance(spec, Mapping) else None
     options = (spec.get("init_args") or {}) if path else None
     if not (isinstance(path, str) and isinstance(options, Mapping) and levels > 0):
-        raise ConfigError(f"{spec!r:.80} does not name a {base.__name__.lower()} and its options")
+        raise ConfigError(f"{spec!r:.80} does not name a {base.kind_word()} and its options")
     kind = class_named(path, base)
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(map(str, options.keys() - known)):
@@ -424,7 +429,7 @@ def _made(spec: Any, base: type[Kind], levels: int) -> Kind:
 
 def _value(value: Any, base: type[Kind], levels: int) -> Any:
     if levels < 0:
-        raise ConfigError(f"options of a {base.__name__.lower()} are nested too deeply")
+        raise ConfigError(f"options of a {base.kind_word()} are nested too deeply")
     if isinstance(value, Mapping):
         if "class_path" in value:
             return _made(value, base, levels)

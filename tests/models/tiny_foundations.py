@@ -124,10 +124,10 @@ def hf_dinov3(folder: Path) -> Path:
     return folder
 
 
-def hf_vit(folder: Path, labels: list[str]) -> Path:
+def hf_vit(folder: Path, labels: list[str], layers: int = 1) -> Path:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2,
         image_size=32, patch_size=8, id2label=dict(enumerate(labels)),
     )  # fmt: skip
     _save(transformers.ViTForImageClassification(config), folder)

@@ -152,7 +152,6 @@ def test_another_form_is_refused(saved):
         {"0": {"m": torch.zeros(2)}},
         {0: {"m": torch.zeros(3)}},
         {0: {"m": torch.zeros(2, dtype=torch.int64)}},
-        {0: {"m": torch.zeros(2)}, 1: {"v": torch.zeros(4)}},
     ],
 )
 def test_moments_of_other_parameters_are_refused(saved):

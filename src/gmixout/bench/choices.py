@@ -1,9 +1,10 @@
 """Settings that follow from the model and the data, where the user does not give them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from gmixout.bench.progress import print_lines
 from gmixout.bench.recipes import (
     CITATIONS,
     HEAD_LR,
@@ -11,6 +12,7 @@ from gmixout.bench.recipes import (
     NO_LAYERS,
     RATES,
     RECIPES,
+    SHORT_RUN,
     WARMUP_SHARE,
     WITHOUT_LAYERS,
     Recipe,
@@ -22,7 +24,8 @@ from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.methods import Method
 from gmixout.models import Pretrained
-from gmixout.models.architectures import ARCHITECTURES, architecture_of, has_layers
+from gmixout.models.architectures import ARCHITECTURES, architecture_of
+from gmixout.models.layers import has_layers
 from gmixout.named import defaults_of
 from gmixout.settings import check_settings, require
 from gmixout.training import TrainingArguments
@@ -77,6 +80,14 @@ class ChosenSettings:
     """True if a recipe chose the learning rates."""
     values: Mapping[str, Value] = field(default_factory=dict)
     """What a recipe chose, by setting, with sources."""
+    method: Method | None = None
+    """The method of the only run, with the options that follow from its number of steps."""
+
+    def with_lines(self, arguments: TrainingArguments, lines: Iterable[str]) -> "ChosenSettings":
+        """Return them with other settings of the run, and print and add how these were chosen."""
+        lines = tuple(lines)
+        print_lines(lines)
+        return replace(self, arguments=arguments, lines=(*self.lines, *lines))
 
     def rates_of(self, methods: Iterable[Method]) -> dict[str, list[float]]:
         """Return other learning rates than `rates` for trained methods that need them, by name."""
@@ -112,7 +123,7 @@ def choose_settings(
         )
     applies = choices.applies(task.benchmark, task.model)
     if not applies and choices.epochs is None:
-        return ChosenSettings(TrainingArguments(**own))
+        return ChosenSettings(TrainingArguments(**own), method=method)
     _check_early(own)
     plan = _Plan(own, len(task.load().benchmark.train))  # type: ignore[arg-type]
     if applies:
@@ -120,9 +131,11 @@ def choose_settings(
     elif choices.epochs is not None:
         plan.set_epochs(choices.epochs)
     arguments = TrainingArguments(**plan.values)
+    if applies and method is not None:
+        method = plan.suit(method, arguments.steps)
     rated = applies and "lr" in plan.chosen
     rates = tuple(_rounded(factor * plan.full_lr) for factor in RATES) if rated else PLAIN_RATES
-    return ChosenSettings(arguments, tuple(plan.lines), rates, rated, plan.chosen)
+    return ChosenSettings(arguments, tuple(plan.lines), rates, rated, plan.chosen, method)
 
 
 def later_settings(values: Mapping[str, Any]) -> list[str]:
@@ -196,12 +209,14 @@ class _Plan:
             length = _from(LEAST_STEPS, LEAST_STEPS.value, f"not {steps}, {counted}")
         self.set("steps", length)
         share = WARMUP_SHARE.value
-        warmup = int(share * self.values["steps"])
-        self.set("warmup_steps", _from(WARMUP_SHARE, warmup, f"{share:.0%} of the steps"))
+        warmup, counted = int(share * self.values["steps"]), f"{share:.0%} of the steps"
+        if TrainingArguments(schedule=self.values.get("schedule", "cosine")).curve.has_warmup:
+            warmup, counted = 0, "the schedule has its own"
+        self.set("warmup_steps", _from(WARMUP_SHARE, warmup, counted))
 
     def _set_rates(self, recipe: Recipe, pretrained: Pretrained, method: Method | None) -> None:
         recipe = dict(recipe)
-        if "layer_decay" in recipe and not has_layers(pretrained.model):
+        if "layer_decay" in recipe and not has_layers(pretrained.model, pretrained.heads):
             recipe |= {"lr": WITHOUT_LAYERS, "layer_decay": NO_LAYERS}
         if self.values.get("optimizer", "adamw") != "adamw":
             self.lines.append(
@@ -214,6 +229,13 @@ class _Plan:
             self.set("head_lr", _head_lr(pretrained.head_from))
         for name, value in recipe.items():
             self.set(name, value)
+
+    def suit(self, method: Method, steps: int) -> Method:
+        """Return the method with the options that follow from the steps, and explain them."""
+        suited = method.suited(steps)
+        if suited != method:
+            self.lines.append(f"  method {suited}: {SHORT_RUN.source} ({SHORT_RUN.note})")
+        return suited
 
     def set_epochs(self, epochs: float) -> None:
         """Set the number of steps by that of epochs."""

@@ -26,10 +26,11 @@ from gmixout.bench.threads import few_threads
 from gmixout.cost_model import DeviceSpec, bytes_of, get_device, predict_step
 from gmixout.data import LabelledImages
 from gmixout.data.batch import collate
-from gmixout.errors import ConfigError
+from gmixout.errors import ConfigError, ShortOfMemoryError
 from gmixout.evaluation.metrics import predict
 from gmixout.loading import loading_processes, make_loader
 from gmixout.methods import Method
+from gmixout.regularizers import Regularizer
 from gmixout.training import TrainingArguments
 from gmixout.training.augmentation import Augmented
 from gmixout.training.batches import Batches
@@ -178,15 +179,13 @@ def _train(runs: Sequence[Run], batch: LabelledImages, elsewhere: DeviceSpec | N
     kind = MethodCosts(", ".join(map(str, builders)), len(runs), models)
     if job.method is None:
         return kind
-    if settings.select != "last":
-        kind = replace(kind, validations=len(settings.validate_at) + 1)
+    if settings.select != "last" or settings.soup == "greedy":
+        considered = len(settings.validate_at) + 1
+        joins = considered - 1 if settings.soup == "greedy" else 0
+        kind = replace(kind, validations=considered + joins)
     if every := settings.evaluate_every_steps:
         kind = replace(kind, models=models + len(range(every, settings.steps, every)))
-    few = replace(settings, steps=STEPS, warmup_steps=0, log_every_steps=1, num_workers=0)
-    few = replace(few, augment="none", crop_scale=1.0, batches="shuffled")
-    few = replace(few, select="last", validate_every_steps=None, patience=None)
-    acting = (*few.beside, *job.method.regularizers)
-    few = replace(few, flip="views" in asks_of(acting))  # else the batch is unchanged
+    few = few_steps(settings, job.method.regularizers, STEPS)
     begin = partial(job.method.worst_case().start, seed=settings.seed)
     own, pretrained = job.method.regularizers, job.loaded.pretrained.copy()
     if elsewhere is not None:
@@ -203,7 +202,7 @@ def _train(runs: Sequence[Run], batch: LabelledImages, elsewhere: DeviceSpec | N
         )
     try:
         result = train(pretrained, begin, batch, few, regularizers=own)
-    except torch.OutOfMemoryError:
+    except ShortOfMemoryError:
         result = None
     if result is None:
         gc.collect()  # a process and its model are a cycle, and the next measurement needs memory
@@ -215,6 +214,22 @@ def _train(runs: Sequence[Run], batch: LabelledImages, elsewhere: DeviceSpec | N
         peak_memory_bytes=result.peak_memory_bytes,
         trainable=result.trainable,
     )
+
+
+def few_steps(
+    arguments: TrainingArguments, regularizers: Sequence[Regularizer], steps: int
+) -> TrainingArguments:
+    """Return the settings of a few steps like a run's, on a batch that is already augmented.
+
+    Args:
+        arguments: Settings of the run.
+        regularizers: Regularizers of its method.
+        steps: Number of steps.
+    """
+    few = replace(arguments.shortened(steps), log_every_steps=1, num_workers=0)
+    few = replace(few, augment="none", crop_scale=1.0, batches="shuffled")
+    # for regularizers that need a second view; else the batch is unchanged
+    return replace(few, flip="views" in asks_of((*few.beside, *regularizers)))
 
 
 class _Machine(NamedTuple):

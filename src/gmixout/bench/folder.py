@@ -28,6 +28,7 @@ from gmixout.results.model_file import load_model
 from gmixout.training import TrainingArguments, refuse_several_processes
 from gmixout.training import checkpoint as checkpoints
 from gmixout.training.optimizers import Optimizer
+from gmixout.training.schedules import LrSchedule
 
 _MARK = "# A gmixout run: what was run, with every setting.\n"
 """First line of a run's config.yaml, which identifies a run folder."""
@@ -96,6 +97,30 @@ def run_folder(
         yield
 
 
+@contextmanager
+def before_run(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Hold a folder for work that comes before its run: what `run_folder` would refuse is refused.
+
+    Args:
+        folder: The output folder of the run.
+        resume: The run may be there.
+        overwrite: Delete it first.
+
+    Raises:
+        StateError: See `run_folder`.
+    """
+    _check_free(folder, resume, overwrite)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"cannot write {folder}: {error.strerror or error}") from error
+    with at_work(folder):
+        _check_free(folder, resume, overwrite)
+        if overwrite:
+            _delete_run(folder)
+        yield
+
+
 def _check(
     folder: Path,
     config: dict[str, Any],
@@ -104,6 +129,13 @@ def _check(
     may_change: tuple[str, ...],
     task: Task | None,
 ) -> None:
+    if _check_free(folder, resume, overwrite) and resume:
+        _check_same_run(folder, config, may_change, task)
+        RunFolder(folder).log.read()  # better to find a damaged line before hours of work
+
+
+def _check_free(folder: Path, resume: bool, overwrite: bool) -> bool:
+    """Check that a run may begin or go on in a folder; return whether there is one."""
     if resume and overwrite:
         raise ConfigError("--resume continues a run and --overwrite deletes it: choose one")
     if folder.exists() and not folder.is_dir():
@@ -122,9 +154,7 @@ def _check(
         )
     if odd := [file for file in present if not file.is_file()]:
         raise StateError(f"{odd[0]} is not a file: move it away, or give another --out")
-    if resume and present:
-        _check_same_run(folder, config, may_change, task)
-        RunFolder(folder).log.read()  # better to find a damaged line before hours of work
+    return bool(present)
 
 
 @contextmanager
@@ -214,6 +244,7 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
         "regularizers": completed(values["regularizers"], Regularizer),
         "loss": completed(values["loss"], Loss),
         "optimizer": completed(values["optimizer"], Optimizer),
+        "schedule": completed(values["schedule"], LrSchedule),
     }
 
 
@@ -274,6 +305,8 @@ def _delete_run(folder: Path) -> None:
     try:
         for file in _files_of(folder):
             file.unlink(missing_ok=True)
+        if own.tuning.path.is_dir():
+            _delete_run(own.tuning.path)
         for inner in (own.diagnosis.path, own.trackers, *(run.path for run in own.runs)):
             if inner.is_dir():
                 shutil.rmtree(inner)

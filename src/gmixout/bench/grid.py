@@ -88,6 +88,7 @@ class Grid:
         leave_out: Leave out methods that do not work on this model, and list them in `left_out`.
         lrs_of: Other learning rates than `lrs` for some trained methods, by name; methods that are
             not in the comparison are ignored.
+        reported: Refresh a page during the runs, and print how each of them ended.
 
     Raises:
         GmixoutError: A setting is wrong, or a method cannot be used on this model.
@@ -104,6 +105,7 @@ class Grid:
         workers: int | None = None,
         leave_out: bool = False,
         lrs_of: Mapping[str, Sequence[float]] | None = None,
+        reported: bool = True,
     ) -> None:
         own = {name: list(dict.fromkeys(rates)) for name, rates in (lrs_of or {}).items()}
         if not (methods and lrs and seeds and all(own.values())):
@@ -118,7 +120,9 @@ class Grid:
         if workers is not None and workers < 1:
             raise ConfigError(f"workers={workers} is not allowed: it must be at least 1")
         self.task, self.out = task, out
-        self._settings, self._workers = settings, workers
+        self._settings, self._workers, self._reported = settings, workers, reported
+        self.errors: dict[str, GmixoutError] = {}
+        """Errors of the runs that failed, by their hashes."""
         self._lrs, self._seeds = list(dict.fromkeys(lrs)), list(dict.fromkeys(seeds))
         self._of_several = [method for method in methods if method.several_runs]
         runs: dict[str, Run] = {}
@@ -159,6 +163,11 @@ class Grid:
         """Return the number of concurrent runs, and the CPU threads of each."""
         return workers_for(is_small(self.loaded.pretrained.model), self._workers)
 
+    @property
+    def log(self) -> RecordLog:
+        """The records of all models."""
+        return RunFolder(self.out).log
+
     def carry_out(self) -> None:
         """Train what is missing, then make the models from several runs.
 
@@ -167,7 +176,7 @@ class Grid:
             TrainingInterrupted: After Ctrl-C; `--resume` continues.
         """
         count, threads = self.at_a_time()
-        log = RunFolder(self.out).log
+        log = self.log
         finished, failed = 0, []
         live = _LivePage(self.out)
         here = few_threads(self.loaded.pretrained.model) if count == 1 else nullcontext()
@@ -181,7 +190,9 @@ class Grid:
                     finished += 1
                     if error is not None:
                         failed.append(f"{self.runs[number].job.title}: {error}")
-                    live.refresh(f"{finished} of {len(self.runs)} runs")
+                        self.errors[self.runs[number].job.run] = error
+                    if self._reported:
+                        live.refresh(f"{finished} of {len(self.runs)} runs")
             except KeyboardInterrupt as stop:
                 raise TrainingInterrupted(
                     f"stopped with {finished} of {len(self.runs)} runs finished",
@@ -189,7 +200,8 @@ class Grid:
                 ) from None
         with few_threads(self.loaded.pretrained.model):
             self._pool(log)
-        self._print_notes(log)
+        if self._reported:
+            self._print_notes(log)
         if failed:
             raise TrainingError(
                 f"{len(failed)} of {len(self.runs)} runs failed, the others are recorded in "
@@ -251,6 +263,7 @@ def _training_of_several(records: Sequence[Record]) -> Training:
         loss=None,
         kept_step=None,
         done_steps=None,
+        soup_steps=None,
         trainable=max(training.trainable for training in every),
         seconds=sum(training.seconds for training in every),
         step_seconds=median(times) if times else None,

@@ -45,7 +45,7 @@ from gmixout.results import (
 from gmixout.results.model_file import load_model, save_model
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.checkpoint import delete_checkpoint
-from gmixout.training.loop import check_training_settings, train
+from gmixout.training.loop import check_optimizer, check_training_settings, train
 from gmixout.training.tracking import Tracking, check_trackers
 from gmixout.training.trainer import TrainingResult
 from gmixout.use.gathering import Gathering
@@ -224,7 +224,8 @@ class Job(Shared):
         if self.method is not None:
             check_training(self.loaded, self.arguments, self.method.regularizers)
             self.method.check_steps(self.arguments.steps)
-            self.method.start(self.loaded.pretrained.copy(), self.arguments.seed)
+            started = self.method.start(self.loaded.pretrained.copy(), self.arguments.seed)
+            check_optimizer(started, self.arguments)
 
     def known(self, log: RecordLog) -> list[Record]:
         """Return the records of finished models from this run."""
@@ -391,6 +392,7 @@ class Job(Shared):
             loss=loss,
             kept_step=result.kept_step if chosen else None,
             done_steps=result.step if chosen else None,
+            soup_steps=[*result.soup_steps] or None,
         )
         return result.model.state_dict(), training
 

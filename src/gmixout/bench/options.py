@@ -72,8 +72,8 @@ class Option:
 
     @property
     def is_switch(self) -> bool:
-        """True if it is on or off."""
-        return bool in self.parts and {*self.parts} <= {bool, NoneType}
+        """True if it is on or off, or on with a number."""
+        return bool in self.parts and {*self.parts} <= {bool, NoneType, int}
 
     @property
     def entries(self) -> tuple[Any, ...]:

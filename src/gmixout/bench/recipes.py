@@ -102,7 +102,7 @@ RECIPES: dict[str, Recipe] = {
 }
 """Settings by architecture, see `models.architectures`."""
 
-WITHOUT_LAYERS = Value(2e-5, "transformers", "the model defines no layers for a layer decay")
+WITHOUT_LAYERS = Value(2e-5, "transformers", "the order of the model's layers is not known")
 """Learning rate in place of a recipe's with a layer decay, where that is impossible."""
 
 
@@ -123,11 +123,13 @@ DATA_SIZES = (
 )
 """By the number of images; the limit of 20,000 is BiT's."""
 
-NO_LAYERS = Value(1.0, "ours", "the model defines no layers")
+NO_LAYERS = Value(1.0, "ours", "the order of the model's layers is not known")
 LEAST_STEPS = Value(200, "ours", "500 in BiT")
 """Fewest steps, for very few images."""
 WARMUP_SHARE = Value(0.05, "ours", "WiSE-FT's 2% on ImageNet, 10% in AutoGluon")
 """Share of the steps for the warm-up."""
+SHORT_RUN = Value(None, "ours", "10 periods in the run: fewer were not measured, docs/real.md")
+"""Reason of a period shorter than a method's default."""
 HEAD_LR = Value(1e-3, "ours", "the head starts random; one that knows the classes has lr")
 """Learning rate of a random head."""
 

@@ -104,7 +104,9 @@ def _spelled(option: Option, prefix: str) -> str:
     """Return an option as it is typed."""
     name = spelled(option.name) if prefix == "--" else option.name
     if option.is_switch:
-        return f"{prefix}{name}, {prefix}no-{name}" if prefix == "--" else f"{prefix}{name} BOOL"
+        number = " [INT]" if int in option.parts else ""
+        on_off = f"{prefix}{name}{number}, {prefix}no-{name}"
+        return on_off if prefix == "--" else f"{prefix}{name} BOOL"
     if option.is_dict:
         return f"{prefix}{name}.NAME {_metavar(option.at('NAME'))}"
     return f"{prefix}{name} {_metavar(option)}"

@@ -29,7 +29,7 @@ class Spec:
 
 def called(base: type[Named]) -> str:
     """Return the word for the objects of a base class: `method`, `data set`."""
-    return "data set" if base is Source else base.__name__.lower()
+    return "data set" if base is Source else base.kind_word()
 
 
 def known(base: type[Named]) -> list[str]:

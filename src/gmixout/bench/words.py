@@ -316,7 +316,7 @@ class Reading:
         """Return the object of a name such as `gmixout(mask_rate=0.5)+sam`."""
         specs = specs_of(name)
         for spec in specs if by_hand else ():
-            if is_import_path(spec["class_path"]):
+            if is_import_path(spec["class_path"]) and not base._table.get(spec["class_path"]):
                 self._trusted(spec["class_path"])
         if base is Method:
             return get_method(name)

@@ -98,13 +98,19 @@ class CarryMoments:
         self._optimizer = optimizers[-1]  # the innermost makes the steps
         self._dense: dict[str, dict[str, Tensor]] = {name: {} for name in weights}
         part = [masked for masked in weights.values() if not masked.whole]
-        self._kept = _moments_of(self._optimizer, part[0].values) if part else set()
+        # Muon has others of vectors than of matrices
+        like = {masked.values.dim(): masked.values for masked in part[::-1]}
+        self._by_dim = {dim: _moments_of(self._optimizer, each) for dim, each in like.items()}
+
+    def _kept(self, masked: MaskedWeight) -> set[str]:
+        """Return the names of the moments of a weight's values."""
+        return self._by_dim.get(masked.values.dim(), set())
 
     @torch.no_grad()
     def before(self, masked: MaskedWeight) -> None:
         """See `MomentPolicy.before`."""
         dense, state = self._dense[masked.name], self._optimizer.state.get(masked.values, {})
-        for key in self._kept & state.keys():
+        for key in self._kept(masked) & state.keys():
             if key not in dense:
                 dense[key] = torch.zeros_like(masked.weight, dtype=state[key].dtype)
             masked.structure.scatter_(dense[key], masked.index, state[key])
@@ -115,7 +121,7 @@ class CarryMoments:
         if masked.whole:
             return  # the same entries again
         state = self._optimizer.state.get(masked.values, {})
-        for key in [k for k, v in state.items() if k not in self._kept and _is_moment(v)]:
+        for key in [k for k, v in state.items() if k not in self._kept(masked) and _is_moment(v)]:
             del state[key]  # of an optimizer around this one, and of other entries
         for key, dense in self._dense[masked.name].items():
             state[key].copy_(masked.structure.gather(dense, masked.index))
@@ -135,10 +141,11 @@ class CarryMoments:
                 raise StateError(f"The saved moments of {name!r} are not moments: {moments!s:.80}.")
             for key, moment in moments.items():
                 what = f"The saved moment {key!r} of {name!r}"
-                if key not in self._kept:
+                kept = self._kept(self._weights[name])
+                if key not in kept:
                     raise StateError(
                         f"{what} is not one of {type(self._optimizer).__name__}, which has "
-                        f"{', '.join(sorted(self._kept)) or 'none'}. Bind the optimizer it is from."
+                        f"{', '.join(sorted(kept)) or 'none'}. Bind the optimizer it is from."
                     )
                 shape = self._weights[name].weight.shape
                 if not isinstance(moment, Tensor) or moment.shape != shape:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, Subset
 
 from gmixout.data import Benchmark
-from gmixout.errors import ConfigError, DataError, TrainingError
+from gmixout.errors import ConfigError, DataError, DivergedError, TrainingError
 from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.loading import make_loader
 from gmixout.ranks import ALONE, Ranks, current, together
@@ -266,7 +266,7 @@ def predict(
 
     Raises:
         DataError: If the data set is empty or a label has no logit.
-        TrainingError: If a logit is not finite.
+        DivergedError: If a logit is not finite.
     """
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise DataError("the data set is empty: it has no accuracy")
@@ -334,7 +334,7 @@ def _as_they_are(logits: Tensor) -> Tensor:
 
 def _check(logits: Tensor, labels: Tensor) -> None:
     if not torch.isfinite(logits).all():
-        raise TrainingError(
+        raise DivergedError(
             "the model returns logits that are not finite: its weights are broken, most often by "
             "a diverged training run. Train again with a lower learning rate."
         )

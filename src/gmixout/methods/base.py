@@ -226,6 +226,17 @@ class Method(Named, ABC):
         parts = {n: part.worst_case() for n, part in vars(self).items() if isinstance(part, Method)}
         return replace(self, **parts)  # type: ignore[type-var]
 
+    def suited(self, steps: int) -> "Method":
+        """Return the method with the options that a run of some steps needs; most need none.
+
+        Recipes ask for it. An option that has not its default is the user's and stays.
+
+        Args:
+            steps: Optimizer steps of the run.
+        """
+        parts = {n: v.suited(steps) for n, v in vars(self).items() if isinstance(v, Method)}
+        return replace(self, **parts)  # type: ignore[type-var]
+
     def models(self, pretrained: State, runs: Runs) -> Iterator[Variant]:
         """Yield the models to evaluate, one by one; for a trained method, its run.
 

@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gmixout.models.clip import ClipClassifier
@@ -44,11 +43,6 @@ def architecture_of(pretrained: Pretrained) -> str:
     if any("attention" in each or "visiontransformer" in each for each in kinds):
         return "vit"
     return "cnn" if any(isinstance(each, _BatchNorm) for each in model.modules()) else "other"
-
-
-def has_layers(model: nn.Module) -> bool:
-    """Return whether a model defines its layers, for a decay of the learning rate over them."""
-    return callable(getattr(model, "group_matcher", None))
 
 
 def _words(pretrained: Pretrained) -> set[str]:

@@ -87,6 +87,8 @@ def notes_of(records: Iterable[Record]) -> list[str]:
                 f"budgets are not equal: {len(early)}"
             )
         notes[text] = None
+    if soups := [r for r in records if r.training and r.training.soup_steps]:
+        notes[f"models that are a soup of their own run, not its last model: {len(soups)}"] = None
     if len(starts) > 1:
         text = f"the runs started from {len(starts)} different sets of pretrained weights"
         notes[f"{text} ({', '.join(sorted(starts))})"] = None

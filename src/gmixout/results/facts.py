@@ -96,6 +96,8 @@ class Training:
     """Step whose model the run kept, as the best on in-domain validation; None: its last."""
     done_steps: Count | None = None
     """Optimizer steps that were taken; fewer than `steps` after early stopping. None: all."""
+    soup_steps: list[Count] | None = None
+    """Steps of the run whose models are averaged in this one, as they joined; None: of one step."""
 
     @property
     def taken(self) -> int:
@@ -105,6 +107,10 @@ class Training:
     @property
     def selection(self) -> str:
         """Sentence on the step that was kept and on early stopping; empty without either."""
+        if self.soup_steps:
+            kind = self.settings.get("soup", "")
+            steps = ", ".join(map(str, sorted(self.soup_steps)))
+            return f"averaged its models of the steps {steps} ({kind} soup)"
         if self.kept_step is None:
             return ""
         early = f"; stopped early, {self.steps} were planned" if self.taken < self.steps else ""

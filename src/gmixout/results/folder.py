@@ -87,6 +87,11 @@ class RunFolder:
         return DiagnosisFolder(self.path / "diagnosis")
 
     @property
+    def tuning(self) -> "RunFolder":
+        """The runs of a search for the learning rate, a comparison of its own."""
+        return RunFolder(self.path / "tuning")
+
+    @property
     def page(self) -> Path:
         """The report as a page."""
         return self.path / "report.html"

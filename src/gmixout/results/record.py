@@ -106,6 +106,8 @@ class Record:
             raise StateError(
                 f"kept_step={own.kept_step} of {own.taken} steps done and {self.steps} planned"
             )
+        if own and own.soup_steps and not 0 < max(own.soup_steps) <= self.steps:
+            raise StateError(f"soup_steps={own.soup_steps} of a run of {self.steps} steps")
 
     @property
     def lr(self) -> float | None:
@@ -134,9 +136,9 @@ class Record:
 
     @property
     def at_the_end(self) -> bool:
-        """True unless the run kept an earlier model than that of the last planned step."""
-        kept = self.training.kept_step if self.training else None
-        return kept is None or kept == self.steps
+        """True unless the run kept an earlier model than that of the last step, or a mean."""
+        own = self.training
+        return own is None or (own.kept_step in (None, self.steps) and not own.soup_steps)
 
     @property
     def final(self) -> bool:

@@ -36,7 +36,7 @@ class Candidate(Protocol):
 
     @property
     def at_the_end(self) -> bool:
-        """True unless its run kept an earlier model than the last one."""
+        """True unless its run kept an earlier model than the last one, or a mean of several."""
 
 
 C = TypeVar("C", bound=Candidate)
@@ -73,7 +73,7 @@ class Rule:
         if not (admitted := self.admitted(every)):
             raise StateError(
                 f"rule {self.name}: no candidate is the model of the last step, as the runs kept "
-                "their best on in-domain validation"
+                "their best on in-domain validation, or a soup of several"
             )
         return min(
             admitted,

@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from gmixout.errors import ConfigError
 from gmixout.losses import Loss, cross_entropy
 from gmixout.named import changed, plain
 from gmixout.regularizers import Regularizer
 from gmixout.regularizers.mixing import mixing
 from gmixout.settings import check_settings, require
 from gmixout.training.optimizers import OPTIMIZERS, Optimizer
+from gmixout.training.schedules import SCHEDULES, LrSchedule
 
+SOUP_OF = 5
+"""Models that a soup of a run's own is made or chosen from, by default."""
 Ranges: TypeAlias = tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
 """Ranges of settings; None, where it is allowed, is off."""
 
@@ -41,13 +45,17 @@ class Optimization(_Settings):
     """Peak learning rate of the classifier head; null: `lr`, best for a zero-shot head."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the optimizer."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up: cosine decay to zero, or constant."""
+    schedule: Literal["cosine", "linear", "constant", "step", "wsd", "one_cycle"] | LrSchedule = (
+        "cosine"
+    )
+    """Learning rate after the warm-up, by default a cosine decay to zero; wsd: constant, then
+    linear; or a scheduler class of torch. Options follow as `--schedule.final 0.1`."""
     warmup_steps: int = 0
     """Steps of linear warm-up of the learning rate."""
-    optimizer: Literal["adamw", "sgd"] | Optimizer = "adamw"
-    """AdamW, SGD with momentum 0.9, or a class: torch.optim.NAdam, my_module:MyOptimizer. Its
-    options follow as `--optimizer.betas 0.9,0.95`."""
+    optimizer: Literal["adamw", "sgd", "adafactor", "lion", "muon"] | Optimizer = "adamw"
+    """AdamW, SGD with momentum 0.9, Adafactor, Lion, Muon, any other of timm's (timm.lamb), or a
+    class: torch.optim.NAdam, my_module:MyOptimizer. Its options follow as `--optimizer.betas
+    0.9,0.95`."""
     max_grad_norm: float | None = None
     """Clip the global gradient L2 norm to this value; null is off."""
     layer_decay: float = 1.0
@@ -64,11 +72,13 @@ class Optimization(_Settings):
     )
 
     def __post_init__(self) -> None:
-        """Refuse values of another type or out of range; store a default optimizer as its name."""
+        """Refuse values of another type or out of range; store a name for one without options."""
         super().__post_init__()
-        for name, kind in OPTIMIZERS.items():
-            if type(self.optimizer) is kind and not changed(self.optimizer):
-                object.__setattr__(self, "optimizer", name)
+        for setting, table in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            value = getattr(self, setting)
+            name = type(value).__name__
+            if name in {*table} and table[name] is type(value) and not changed(value):
+                object.__setattr__(self, setting, name)
 
     @property
     def rule(self) -> Optimizer:
@@ -76,6 +86,13 @@ class Optimization(_Settings):
         if isinstance(self.optimizer, Optimizer):
             return self.optimizer
         return OPTIMIZERS[self.optimizer]()
+
+    @property
+    def curve(self) -> LrSchedule:
+        """The schedule with its options."""
+        if isinstance(self.schedule, LrSchedule):
+            return self.schedule
+        return SCHEDULES[self.schedule]()
 
 
 @dataclass(frozen=True)
@@ -134,21 +151,34 @@ class Selection(_Settings):
     select: Literal["last", "id_validation"] = "last"
     """Keep the model of the last step, or the best of the run on in-domain validation."""
     validate_every_steps: int | None = None
-    """Steps between validations for `select=id_validation`; null: a tenth of the run."""
+    """Steps between validations for `select=id_validation`, and between the models of a soup; null:
+    a tenth of the run."""
     patience: int | None = None
     """Stop early: after this many validations in a row without a better model; null is off."""
+    soup: Literal["none", "greedy", "uniform"] = "none"
+    """Average the last models of the run: all of them (uniform), or from the best on in-domain
+    validation on those that do not lower it (greedy)."""
+    soup_of: int | None = None
+    """Number of models that a soup is made or chosen from, the last one included; null: 5."""
 
     _ranges: ClassVar[Ranges] = (
         (("validate_every_steps", "patience"), lambda x: x >= 1, "at least 1, or None"),
+        (("soup_of",), lambda x: 2 <= x <= 1000, "from 2 to 1,000, or None"),
     )
 
     def __post_init__(self) -> None:
         """Refuse values of another type or out of range, and options of an unused rule."""
         super().__post_init__()
+        in_soup = self.soup != "none"
+        allowed = "last with --soup, which chooses models itself"
+        require(self, "select", self.select == "last" or not in_soup, allowed)
+        allowed = "None without --soup"
+        require(self, "soup_of", self.soup_of is None or in_soup, allowed)
         if self.select == "last":
-            for name in ("validate_every_steps", "patience"):
-                allowed = "None without --select id_validation, which measures it"
-                require(self, name, getattr(self, name) is None, allowed)
+            allowed = "None without --select id_validation, which measures it"
+            require(self, "patience", self.patience is None, allowed)
+            every = self.validate_every_steps
+            require(self, "validate_every_steps", every is None or in_soup, allowed)
 
 
 @dataclass(frozen=True)
@@ -227,7 +257,7 @@ class TrainingArguments(Optimization, Objective, Augmentation, Selection, Conduc
         (("seed",), lambda x: x >= 0, "0 or more"),
     )
     _traceless: ClassVar[tuple[str, ...]] = (
-        "accumulate", "select", "validate_every_steps", "patience",
+        "accumulate", "select", "validate_every_steps", "patience", "soup", "soup_of",
     )  # fmt: skip
     """Settings that records omit while they are off, like records from before they existed."""
 
@@ -240,6 +270,26 @@ class TrainingArguments(Optimization, Objective, Augmentation, Selection, Conduc
         fits = self.accumulate <= self.batch_size
         require(self, "accumulate", fits, f"at most batch_size={self.batch_size}")
 
+    def shortened(self, steps: int) -> "TrainingArguments":
+        """Return the settings of a shorter run that takes the same steps and keeps its last model.
+
+        The warm-up and the schedule shrink with it.
+
+        Args:
+            steps: Optimizer steps of the shorter run.
+        """
+        return replace(
+            self,
+            steps=steps,
+            warmup_steps=min(self.warmup_steps * steps // self.steps, steps - 1),
+            select="last",
+            validate_every_steps=None,
+            patience=None,
+            soup="none",
+            soup_of=None,
+            evaluate_every_steps=None,
+        )
+
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the result, by name."""
         off = {*self._traceless} - changed(self).keys()
@@ -247,11 +297,11 @@ class TrainingArguments(Optimization, Objective, Augmentation, Selection, Conduc
 
     @property
     def validate_at(self) -> range:
-        """Steps after which the model is validated, beside the last one; none for `last`."""
-        if self.select == "last":
-            return range(0)
+        """Steps whose model may be kept, beside the last one: those of validations or a soup."""
         every = self.validate_every_steps or max(1, self.steps // 10)
-        return range(every, self.steps, every)
+        if self.soup != "none":
+            return range(every, self.steps, every)[1 - (self.soup_of or SOUP_OF) :]
+        return range(0) if self.select == "last" else range(every, self.steps, every)
 
     def plain(self) -> dict[str, Any]:
         """Return all settings as plain values, by name, the way a YAML file spells them."""
@@ -261,11 +311,18 @@ class TrainingArguments(Optimization, Objective, Augmentation, Selection, Conduc
         """Return the names of the runtime settings, which do not change the result."""
         return tuple(each.name for each in fields(Conduct))
 
-    def lr_factor(self, step: int) -> float:
-        """Return the share of the peak learning rate at a step, counted from 0."""
-        if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
-        if self.schedule == "constant":
-            return 1.0
-        done = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
-        return 0.5 * (1.0 + math.cos(math.pi * done))
+    def lr_factors(self) -> list[float]:
+        """Return the share of the peak learning rate at each step, and one after the last.
+
+        Raises:
+            ConfigError: The schedule gives other numbers than these.
+        """
+        warmup = [(step + 1) / (self.warmup_steps + 1) for step in range(self.warmup_steps)]
+        left = self.steps - self.warmup_steps
+        shares = self.curve.shares(left)
+        if len(shares) != left + 1 or not all(0 <= share < math.inf for share in shares):
+            raise ConfigError(
+                f"schedule {self.curve} must give {left + 1} finite shares, 0 or more, for "
+                f"{left} steps"
+            )
+        return [*warmup, *shares]

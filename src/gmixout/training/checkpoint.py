@@ -139,27 +139,65 @@ def check_form(saved: object, own: object, what: str) -> None:
             check_form(saved[place], value, f"{what}.{place}")  # type: ignore[index]
 
 
+def check_groups(saved: object, own: Sequence[Mapping[str, Any]]) -> None:
+    """Check that saved parameter groups of an optimizer are of the form of a run's own.
+
+    A saved one may hold further counts: some optimizers note there what they have done.
+
+    Args:
+        saved: What a checkpoint holds.
+        own: The run's groups.
+
+    Raises:
+        StateError: They are not.
+    """
+    if isinstance(saved, list):
+        saved = [
+            {n: v for n, v in group.items() if n in known or not _is_count(v)}
+            if isinstance(group, Mapping)
+            else group
+            for group, known in zip(saved, [*own, *[{}] * len(saved)], strict=False)
+        ]
+    check_form(saved, own, "optimizer.param_groups")
+
+
+def _is_count(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return isinstance(value, int | float)
+
+
 def check_moments(saved: Mapping[int, Any], shapes: Sequence[torch.Size]) -> None:
     """Check that an optimizer's state is of parameters of these shapes.
 
     Args:
-        saved: By the number of the parameter: moments of its shape, counters, by their names.
+        saved: By the number of the parameter: moments of its shape, means of it over some of its
+            dimensions (Adafactor's), counters, by their names. Parameters may have others than
+            their neighbours (Muon has AdamW's for vectors).
         shapes: Of all parameters.
 
     Raises:
         StateError: It is not.
     """
-    names = {frozenset(moments) for moments in saved.values()}
     for number, moments in saved.items():
-        fits = isinstance(number, int) and 0 <= number < len(shapes) and len(names) == 1
+        fits = isinstance(number, int) and 0 <= number < len(shapes)
         for value in moments.values():
             if isinstance(value, Tensor):
-                allowed = (torch.Size(), shapes[number] if fits else None)
-                fits = fits and value.shape in allowed and value.is_floating_point()
+                fits = fits and _is_of(value.shape, shapes[number]) and value.is_floating_point()
         if not fits:
             raise StateError(
                 f"the checkpoint's optimizer has other parameters ({number!s:.20}). {_NEW_START}."
             )
+
+
+def _is_of(shape: torch.Size, whole: torch.Size) -> bool:
+    """Return whether a tensor can be a parameter's moment, or a mean over dimensions of it."""
+    if shape in (torch.Size(), whole):
+        return True
+    if len(shape) == len(whole):
+        return all(own in (1, all_) for own, all_ in zip(shape, whole, strict=True))
+    dropped = (whole[:place] + whole[place + 1 :] for place in range(len(whole)))
+    return len(shape) == len(whole) - 1 and shape in dropped
 
 
 @contextmanager

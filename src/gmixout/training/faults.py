@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gmixout.errors import ConfigError, GmixoutError, TrainingError
+from gmixout.errors import ConfigError, GmixoutError, ShortOfMemoryError, TrainingError
 from gmixout.plain import printable
 from gmixout.training.arguments import TrainingArguments
 
@@ -27,7 +27,7 @@ _FAULTS: dict[str, tuple[type[GmixoutError], str]] = {
         "another process of this run ended; its own message says why. " + f"{_GO_ON}",
     ),
     _NO_MEMORY: (
-        TrainingError,
+        ShortOfMemoryError,
         f"there is not enough memory. {{savings}} {_GO_ON}",
     ),
 }
@@ -74,7 +74,10 @@ def savings(arguments: TrainingArguments) -> str:
     if images > 1:
         more = min(2 * arguments.accumulate, arguments.batch_size)
         now, then = _images(images), _images(-(-arguments.batch_size // more))
-        ways.append(f"--accumulate {more} (passes of {then}, now {now}; steps stay the same)")
+        ways.append(
+            f"--accumulate {more} (passes of {then}, now {now}; steps stay the "
+            "same; finetune --fit finds the value)"
+        )
     if not arguments.checkpointing:
         ways.append("--checkpointing (same gradients, about a third more time)")
     if arguments.mixed_precision == "no":

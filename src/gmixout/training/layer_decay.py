@@ -1,37 +1,37 @@
 """Layer-wise decay of the learning rate: the further below the head, the smaller."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
 
-from gmixout.errors import ConfigError, needs
+from gmixout.errors import ConfigError
+from gmixout.models.layers import layer_numbers
 
 
 class LayerDecay:
     """Multiply a parameter's learning rate by `decay` for each layer between it and the head.
 
-    Source: Clark et al. (ELECTRA, ICLR 2020, arXiv 2003.10555); layers are timm's
-    (`model.group_matcher`), as in its own `layer_decay`.
+    Source: Clark et al. (ELECTRA, ICLR 2020, arXiv 2003.10555); layers are those of
+    `models.layers.layer_numbers`, timm's own where it has some.
 
     Args:
         model: The plain model, before a method is put on it.
         decay: The factor of a layer, in (0, 1].
+        heads: Names of the modules that score the classes.
 
     Raises:
-        ConfigError: The model does not define its layers, or timm is not installed.
+        ConfigError: The order of the model's layers is not known, or timm is not installed.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        matcher = getattr(model, "group_matcher", None)
-        if not callable(matcher):
+    def __init__(self, model: nn.Module, decay: float, heads: Sequence[str]) -> None:
+        try:
+            layers = layer_numbers(model, heads)
+        except ConfigError as error:
             raise ConfigError(
-                f"layer_decay={decay} needs a model that defines its layers, as timm's do "
-                f"with group_matcher(); {type(model).__name__} does not. Use layer_decay=1"
-            )
-        with needs("timm", "vision", f"layer_decay={decay}"):
-            from timm.models import group_parameters
-        layers: dict[str, int] = group_parameters(model, matcher(coarse=False), reverse=True)
+                f"layer_decay={decay}: the layers of {type(model).__name__} are not known: {error}."
+                " Use layer_decay=1"
+            ) from error
         top = max(layers.values())
         self._scale = {name: decay ** (top - layer) for name, layer in layers.items()}
         # a method's own parameters (masked values, adapters) lie in or beside those of a module

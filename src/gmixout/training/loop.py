@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from gmixout.errors import ConfigError
 from gmixout.loading import resident
 from gmixout.methods.base import Finetuning
 from gmixout.models.pretrained import Pretrained
@@ -52,12 +53,41 @@ def check_training_settings(
     Batches.check(dataset, arguments.batch_size, arguments.batches)
     acting = (*arguments.beside, *regularizers)
     started(acting, pretrained.model, pretrained.heads, dataset, arguments)
-    arguments.rule.make([nn.Parameter(torch.zeros(1))], arguments.lr, arguments.weight_decay)
+    arguments.rule.make([nn.Parameter(torch.zeros(1, 1))], arguments.lr, arguments.weight_decay)
+    arguments.lr_factors()
+    if arguments.soup != "none" and not arguments.freeze_batch_norm:
+        _check_statistics(pretrained.model, arguments)
     if arguments.layer_decay != 1:
-        LayerDecay(pretrained.model, arguments.layer_decay)
+        LayerDecay(pretrained.model, arguments.layer_decay, pretrained.heads)
     if arguments.checkpointing:
         with checkpointed(pretrained, arguments.freeze_batch_norm):
             pass
+
+
+def _check_statistics(model: nn.Module, arguments: TrainingArguments) -> None:
+    """Refuse a soup of models whose batch norms have different running statistics."""
+    if any(isinstance(each, _BatchNorm) and each.track_running_stats for each in model.modules()):
+        raise ConfigError(
+            f"soup={arguments.soup} averages models whose batch norms have statistics of their own "
+            "without freeze_batch_norm, and the mean of these is not that of the averaged weights: "
+            "leave freeze_batch_norm on"
+        )
+
+
+def check_optimizer(finetuning: Finetuning, arguments: TrainingArguments) -> None:
+    """Check before training that an optimizer takes a method's parameters, and fits the method.
+
+    Args:
+        finetuning: The method on a copy of the model, which cannot be trained afterwards.
+        arguments: The settings.
+
+    Raises:
+        ConfigError: The optimizer refuses these parameters.
+        AttachError: It keeps what cannot follow the method's masks.
+    """
+    groups = finetuning.param_groups(lr=arguments.lr, head_lr=arguments.head_lr)
+    if groups:
+        finetuning.bind(arguments.rule.make(groups, arguments.lr, arguments.weight_decay))
 
 
 def train(
@@ -146,8 +176,10 @@ def set_train_mode(model: nn.Module, freeze_batch_norm: bool) -> None:
 def _load_libraries(device: torch.device) -> None:
     """Take a tiny step, so that what libraries load on first use is not counted as memory."""
     model = nn.Sequential(nn.Linear(1, 2), nn.LayerNorm(2), nn.GELU()).to(device)
-    for make in OPTIMIZERS.values():
-        optimizer = make().make(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
+    for name in ("adamw", "sgd"):
+        optimizer = OPTIMIZERS[name]().make(
+            model.parameters(), lr=0.0, weight_decay=0.0, fused=True
+        )
         LambdaLR(optimizer, float)
         data = TensorDataset(torch.ones(1, 1), torch.zeros(1, dtype=torch.long))
         loader: DataLoader[Any] = DataLoader(data, generator=torch.Generator())

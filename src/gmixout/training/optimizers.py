@@ -1,27 +1,29 @@
 """Optimizers by name or class path: any class like those of `torch.optim`, with its options."""
 
 import inspect
-from collections.abc import Iterable
-from dataclasses import make_dataclass
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import torch
 
-from gmixout.errors import ConfigError
-from gmixout.named import Named, own_object, restore
-from gmixout.settings import check_settings
+from gmixout.errors import ConfigError, needs
+from gmixout.training.adopted import Adopted, adopt
 
 _OURS = {
     # settings of the run
     "params", "lr", "weight_decay",
     # how it is computed
-    "foreach", "fused", "capturable", "differentiable", "maximize",
+    "foreach", "fused", "capturable", "differentiable", "maximize", "verbose",
 }  # fmt: skip
 """Constructor parameters of optimizers that are not options."""
+_TIMM = "timm."
+"""Prefix of the optimizers that timm knows by name."""
+_ELEMENTWISE = ("head", "regularizers")
+"""Names of groups whose matrices are not for Muon, see `Optimizer.make`."""
 
 
-class Optimizer(Named):
+class Optimizer(Adopted):
     """An optimizer and its options, beside learning rate and weight decay.
 
     Subclasses are made of optimizer classes, by `adopted`; their fields are the options.
@@ -32,24 +34,21 @@ class Optimizer(Named):
     """
 
     kind: ClassVar[type[torch.optim.Optimizer]]
-    """The class."""
-
-    def __post_init__(self) -> None:
-        """Check the options against their types."""
-        check_settings(self)
 
     @classmethod
     def adopted(cls, found: Any) -> Any:
         """Return the wrapper of an optimizer class; anything else unchanged."""
         if isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
-            kind: Any = found
-            return _adopted(kind)
+            return adopt(cls.family, found, _OURS)
         return found
 
     def make(
         self, groups: Iterable[Any], lr: float, weight_decay: float, fused: bool | None = None
     ) -> torch.optim.Optimizer:
         """Make the optimizer.
+
+        Muon of timm steps matrices; it has AdamW for all else, and here for the head, too: Muon is
+        for hidden layers (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon).
 
         Args:
             groups: Parameters, or groups of them.
@@ -66,67 +65,86 @@ class Optimizer(Named):
             raise ConfigError(f"optimizer {self} has no weight decay: --weight-decay 0")
         options |= {"weight_decay": weight_decay} if "weight_decay" in takes else {}
         options |= {"fused": fused} if "fused" in takes else {}
+        if "fallback_lr_scale" in takes:
+            groups = [_with_fallback(group) for group in groups]
         try:
             return self.kind(groups, **{"lr": lr, **options})
         except Exception as error:  # whatever a constructor does with the options
             raise ConfigError(f"optimizer {self} cannot be made: {error}") from error
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the path of the optimizer's class, as a worker process imports it."""
-        kind = self.kind
-        path = f"{kind.__module__}:{kind.__qualname__}"
-        if type(self) in OPTIMIZERS.values():
-            path = type(self).__name__
-        return _restored, (path, dict(vars(self)))
+
+Optimizer.family = Optimizer
 
 
-@cache
-def _adopted(kind: Any, name: str = "", **usual: Any) -> type[Optimizer]:
-    """Make the class of an optimizer's options; `usual` overrides its defaults."""
-    options: list[Any] = []
-    for parameter in inspect.signature(kind).parameters.values():
-        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        if parameter.name in _OURS or variadic:
-            continue
-        default = usual.get(parameter.name, parameter.default)
-        if default is parameter.empty:
-            options.append((parameter.name, Any))
-        else:
-            options.append((parameter.name, _kind_of(default), default))
-    namespace = {
-        "__doc__": (inspect.getdoc(kind) or "").partition("\n\n")[0],
-        "__module__": __name__ if name else kind.__module__,
-        "kind": kind,
-    }
-    made = make_dataclass(
-        name or kind.__name__, options, bases=(Optimizer,), frozen=True, namespace=namespace,
-        kw_only=True,
-    )  # fmt: skip
-    if not name:
-        made.__qualname__ = kind.__qualname__
+def _with_fallback(group: Any) -> Any:
+    """Return a group of Muon's, with AdamW for what is not of hidden layers."""
+    if isinstance(group, dict) and group.get("name") in _ELEMENTWISE:
+        return {**group, "use_fallback": True}
+    return group
+
+
+def _of_timm(name: str) -> type[Optimizer]:
+    """Return an optimizer that timm knows by name, with the defaults of its factory.
+
+    Raises:
+        ConfigError: timm has none of that name, or it lacks the library that it takes it from.
+    """
+    with needs("timm", "vision", f"optimizer {_TIMM}{name}"):
+        import timm.optim
+    of_timm: Any = timm.optim  # which does not say that it exports these
+    try:
+        about = of_timm.get_optimizer_info(name)
+        usual = dict(about.defaults or {})
+        kind: Any = of_timm.get_optimizer_class(name, bind_defaults=False)
+    except (ValueError, ImportError, AttributeError) as error:
+        close = get_close_matches(name, map(str, of_timm.list_optimizers()), 3)
+        meant = f"; did you mean {' or '.join(_TIMM + each for each in close)}?" if close else ""
+        raise ConfigError(f"optimizer {_TIMM}{name} is not available: {error}{meant}") from error
+    if about.second_order:
+        raise ConfigError(
+            f"optimizer {_TIMM}{name} needs second derivatives, which a step does not compute: "
+            "use another one"
+        )
+    momentum = inspect.signature(kind).parameters.get("momentum")
+    if momentum is not None and momentum.default == 0:
+        usual["momentum"] = 0.9  # as timm's factory does
+    title = name if name in _FROM_TIMM else _TIMM + name
+    made: type[Optimizer] = adopt(Optimizer, kind, _OURS, title, **usual)
     return made
 
 
-def _kind_of(default: Any) -> Any:
-    """Return the type of an option, by its default."""
-    if isinstance(default, bool):
-        return bool
-    if isinstance(default, (int, float)):
-        return int | float
-    if isinstance(default, tuple):
-        return tuple[float | None, ...]
-    return str if isinstance(default, str) else Any
+class _Optimizers(Mapping[str, type[Optimizer]]):
+    """Optimizers by the names that users type: `adamw`, and all of timm's as `timm.NAME`.
+
+    Only the short names are listed. timm is imported when one of its own is looked up.
+    """
+
+    def __getitem__(self, name: str) -> type[Optimizer]:
+        if name in _FROM_TORCH:
+            return _FROM_TORCH[name]
+        if name in _FROM_TIMM:
+            return _of_timm(name)
+        own = name.removeprefix(_TIMM) if isinstance(name, str) else ""
+        if own == name or not own.isidentifier():
+            raise KeyError(name)  # timm.optim.Lion is a path
+        return _of_timm(own)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*_FROM_TORCH, *_FROM_TIMM))
+
+    def __len__(self) -> int:
+        return len(_FROM_TORCH) + len(_FROM_TIMM)
 
 
-def _restored(path: str, options: dict[str, Any]) -> Any:
-    """Return the inverse of `Optimizer.__reduce__`."""
-    return restore(OPTIMIZERS.get(path) or Optimizer.adopted(own_object(path)), options)
-
-
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    "adamw": _adopted(torch.optim.AdamW, "adamw"),
-    "sgd": _adopted(torch.optim.SGD, "sgd", momentum=0.9),
+_FROM_TORCH: dict[str, type[Optimizer]] = {
+    "adamw": adopt(Optimizer, torch.optim.AdamW, _OURS, "adamw"),
+    "sgd": adopt(Optimizer, torch.optim.SGD, _OURS, "sgd", momentum=0.9),
+    "adafactor": adopt(Optimizer, torch.optim.Adafactor, _OURS, "adafactor"),
 }
+_FROM_TIMM = ("lion", "muon")
+"""Optimizers of timm with a short name."""
+
+OPTIMIZERS = _Optimizers()
 """Optimizers by the names that users type."""
 
 Optimizer._table = OPTIMIZERS

@@ -52,16 +52,19 @@ def launched() -> int:
     return max([1, *counts])
 
 
-def refuse_several_processes() -> None:
+def refuse_several_processes(what: str = "this command") -> None:
     """Refuse to be one of several processes of a launcher.
+
+    Args:
+        what: What cannot be shared.
 
     Raises:
         ConfigError: This is one.
     """
     if (count := max(launched(), PartialState().num_processes)) > 1:
         raise ConfigError(
-            f"this is one of {count} processes of a launcher, which only `gmixout finetune` shares "
-            "its work among: start this command in one process"
+            f"this is one of {count} processes of a launcher, and {what} works in one: start it "
+            "without a launcher"
         )
 
 

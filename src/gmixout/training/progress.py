@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmixout.errors import FollowedError, StateError, TrainingError
+from gmixout.errors import DivergedError, FollowedError, StateError
 from gmixout.ranks import current
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.memory import PeakMemory
@@ -85,7 +85,7 @@ class Meter:
             suspects: Further causes of a loss that is not finite, as the end of a sentence.
 
         Raises:
-            TrainingError: A loss is not finite.
+            DivergedError: A loss is not finite.
         """
         if not self._losses:
             return
@@ -96,7 +96,7 @@ class Meter:
             if not math.isfinite(loss):
                 if not current().leads:
                     raise FollowedError("the loss is not finite")
-                raise TrainingError(
+                raise DivergedError(
                     f"the loss is {loss} at step {step} of {arguments.steps} "
                     f"(lr={arguments.lr}, head_lr={arguments.head_lr}): try a smaller "
                     f"lr, warmup_steps, or max_grad_norm=1{suspects}. Everything saved "

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,6 +31,7 @@ from gmixout.training.batches import Batches
 from gmixout.training.best_model import BestModel
 from gmixout.training.checkpoint import (
     check_form,
+    check_groups,
     check_moments,
     is_there,
     load_checkpoint,
@@ -40,6 +42,7 @@ from gmixout.training.interrupts import StopFlag, Stopped, interrupt_flag
 from gmixout.training.layer_decay import LayerDecay
 from gmixout.training.memory import PeakMemory
 from gmixout.training.progress import Meter, Progress
+from gmixout.training.run_soup import RunSoup
 from gmixout.training.steps import Passes, asks_of
 from gmixout.weightspace import State
 
@@ -74,6 +77,8 @@ class TrainingResult:
     """Optimizer steps done; fewer than asked for after early stopping."""
     kept_step: int
     """Optimizer steps that led to `model`; fewer than `step` if an earlier one was better."""
+    soup_steps: tuple[int, ...]
+    """Steps whose models are averaged in `model`; empty if it is of one step."""
     trainable: int
     """Number of values the optimizer trained."""
     losses: list[float]
@@ -118,7 +123,9 @@ class Trainer:
         self.plain_model = model
         heads = pretrained.heads
         self.passes = Passes(accelerator, model, heads, dataset, regularizers, arguments)
-        layers = None if arguments.layer_decay == 1 else LayerDecay(model, arguments.layer_decay)
+        layers = (
+            None if arguments.layer_decay == 1 else LayerDecay(model, arguments.layer_decay, heads)
+        )
         self.finetuning = start(pretrained)
         if arguments.ema_decay is not None:
             self.finetuning = Averaged(self.finetuning, arguments.ema_decay)
@@ -135,14 +142,15 @@ class Trainer:
             fused=None if arguments.mixed_precision == "fp16" else True,
         )
         optimizer = self.finetuning.bind(optimizer)
-        scheduler = LambdaLR(optimizer, arguments.lr_factor)
+        self.lr_factors = arguments.lr_factors()
+        scheduler = LambdaLR(optimizer, partial(_entry, self.lr_factors))
         self._ready_for_ranks()
         self.model, self.optimizer, self.scheduler = accelerator.prepare(
             model, optimizer, scheduler
         )
         self.passes.ready(self.model, self)
         self.meter = Meter(arguments, memory)
-        self.best = _best_model(arguments, callbacks)
+        self.best = _keeper(arguments, callbacks)
         self.checkpoint: Path | None = None
         self._stopped = False  # this process or another one was asked to stop
         self.run_name = ""
@@ -210,7 +218,7 @@ class Trainer:
         for name in ("model", "scheduler", "scaler", "rng", "regularizers"):
             check_form(state[name], own[name], name)
         saved, groups = state["optimizer"], own["optimizer"]["param_groups"]
-        check_form(saved["param_groups"], groups, "optimizer.param_groups")
+        check_groups(saved["param_groups"], groups)
         check_moments(saved["state"], [p.shape for p in self.parameters])
         self.plain_model.load_state_dict(state["model"])
         self.finetuning.load_state_dict(state["method"])
@@ -309,12 +317,12 @@ class Trainer:
         settings, found = self.arguments, {}
         if self.is_finished or step % settings.log_every_steps == 0:
             since = (step - 1) // settings.log_every_steps * settings.log_every_steps
-            factor = settings.lr_factor(step - 1)
+            factor = self.lr_factors[step - 1]
             found["train/loss"] = statistics.fmean(self.progress.losses[since:step])
             found["train/lr"] = factor * settings.lr
             if settings.head_lr is not None:
                 found["train/head_lr"] = factor * settings.head_lr
-        if validated and self.best is not None:
+        if validated and isinstance(self.best, BestModel):
             found["id_val"] = self.best.latest
         return found
 
@@ -357,13 +365,19 @@ class Trainer:
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
         model, progress = self.finetuning.detach().to("cpu").eval(), self.progress
-        kept = progress.step if self.best is None else self.best.step
-        if self.best is not None and kept != progress.step:
+        kept = progress.step
+        members: tuple[int, ...] = ()
+        if isinstance(self.best, RunSoup):
+            mean, members = self.best.made()
+            model.load_state_dict(mean)
+        elif self.best is not None and self.best.step != kept:
+            kept = self.best.step
             model.load_state_dict(self.best.state)
         return TrainingResult(
             model=model,
             step=progress.step,
             kept_step=kept,
+            soup_steps=members,
             trainable=sum(parameter.numel() for parameter in self.parameters),
             losses=progress.losses,
             seconds=progress.seconds,
@@ -391,14 +405,20 @@ class Trainer:
         )
 
 
-def _best_model(arguments: TrainingArguments, callbacks: Callbacks) -> BestModel | None:
-    """Return the keeper of the best model, if the run is to keep that one.
+def _entry(values: Sequence[float], place: int) -> float:
+    return values[place]
+
+
+def _keeper(arguments: TrainingArguments, callbacks: Callbacks) -> BestModel | RunSoup | None:
+    """Return the keeper of earlier models than the last one, if the run is to keep some.
 
     Raises:
         ConfigError: Nothing measures in-domain validation.
     """
-    if arguments.select == "last":
+    kind = RunSoup if arguments.soup != "none" else BestModel
+    if kind is BestModel and arguments.select == "last":
         return None
     if callbacks.validate is None:
-        raise ConfigError(f"select={arguments.select} needs train(..., validate=FUNCTION)")
-    return BestModel(arguments, callbacks.validate)
+        what = f"soup={arguments.soup}" if kind is RunSoup else f"select={arguments.select}"
+        raise ConfigError(f"{what} needs train(..., validate=FUNCTION)")
+    return kind(arguments, callbacks.validate)

@@ -1,5 +1,6 @@
 """`gmixout finetune`: one run."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from gmixout.bench.commands.report import show_report
 from gmixout.bench.crew import check_same
 from gmixout.bench.dry_run import check_device_spec
 from gmixout.bench.dry_run import dry_run as estimate
+from gmixout.bench.fitting import fit_batch
 from gmixout.bench.folder import run_folder
 from gmixout.bench.grid import Grid
 from gmixout.bench.job import Gathered, Job, load_weights
@@ -18,6 +20,7 @@ from gmixout.bench.progress import RunBar, bars, print_lines, print_notes, print
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.bench.threads import few_threads
 from gmixout.bench.tracked import finish_tracking, trackers_of
+from gmixout.bench.tuning import RATES_TRIED, Search, tuned
 from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, Method, get_method
@@ -45,6 +48,8 @@ def finetune(
     overwrite: bool = False,
     dry_run: bool = False,
     device_spec: str | None = None,
+    tune: bool | int = False,
+    fit: bool = False,
     **training: Annotated[Any, Fields(TrainingArguments), Fields(Choices)],
 ) -> list[Record]:
     """Finetune a pretrained model with one method and evaluate it in and out of domain.
@@ -74,6 +79,10 @@ def finetune(
         dry_run: Train for a few steps, report the time and memory of the run, and write nothing.
         device_spec: GPU to predict the costs of a dry run for; nothing is trained, no GPU needed:
             h100, h200, a100, l4, rtx4090 or rtx3090.
+        tune: Search the learning rate first: short runs at 5 rates, or as many as you say, around
+            the given or the recipe's, by in-domain validation. Its budget is printed before.
+        fit: Fit the device: try the most expensive step, and where memory is short, compute each
+            batch in parts (accumulate). A step stays one of batch_size images.
         **training: Fields of `TrainingArguments` and `Choices`.
 
     Raises:
@@ -88,15 +97,28 @@ def finetune(
         )
     workers = training.get("num_workers")
     task = Task(benchmark, model, head, corruptions, corruption_share, image_size, workers)
-    if dry_run:
-        refuse_several_processes()
+    if dry_run or fit or tune is not False:
+        refuse_several_processes("a run with --dry-run, --fit or --tune")
     device = check_device_spec(device_spec, dry_run)
     with launched_ranks() as ranks:
-        chosen, job = ranks.each(lambda: _prepared(task, training, method, ranks))
+        chosen, job = ranks.each(partial(_prepared, task, training, method, ranks))
+        method = chosen.method or method
+        search = _search(task, method, chosen.arguments, tune)
         if ranks.leads:
             print_lines(chosen.lines)
+        if fit and job.method is not None:
+            chosen = chosen.with_lines(*fit_batch(job, out, resume))
+        if search is not None and not dry_run:
+            search = replace(search, arguments=chosen.arguments)
+            chosen = tuned(search, chosen, out, resume, overwrite)
+            overwrite = False  # it is
+        arguments = chosen.arguments
+        job = replace(job, arguments=arguments)
         if dry_run:
-            arguments = chosen.arguments
+            if search is not None:
+                print_lines(
+                    [*search.budget, "  (not in the figures below, which are the run itself's)"]
+                )
             grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out, workers=1)
             estimate(grid, [method], device)
             return []
@@ -112,7 +134,7 @@ def _prepared(
 ) -> tuple[ChosenSettings, Job]:
     """Return the settings and the run, checked before a folder is touched."""
     chosen = choose_settings(task, training, method)
-    job = Job(task, method.trained, chosen.arguments, ranks)
+    job = Job(task, (chosen.method or method).trained, chosen.arguments, ranks)
     with together(ranks):
         job.check()
     return chosen, job
@@ -144,6 +166,15 @@ def _finetune(
         job.finish(out)
         print_outcome(job.title, best)
         return show_report(out)
+
+
+def _search(
+    task: Task, method: Method, arguments: TrainingArguments, tune: bool | int
+) -> Search | None:
+    """Return the search that `tune` asks for; None for none."""
+    if tune is False:
+        return None
+    return Search(task, method, arguments, RATES_TRIED if tune is True else tune)
 
 
 def _keep(
