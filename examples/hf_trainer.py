@@ -37,9 +37,9 @@ if source := last or args.model:
         source, num_labels=10, ignore_mismatched_sizes=True
     )
 else:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = ViTForImageClassification(
-        ViTConfig(**sizes, intermediate_size=64, image_size=32, patch_size=8, num_labels=10)
+        ViTConfig(**sizes, intermediate_size=128, image_size=32, patch_size=8, num_labels=10)
     )
 
 # The data: 1,797 handwritten digits, in the model's size.
