@@ -7,7 +7,6 @@ Stop it whenever you like: the same command goes on from the last epoch, to the 
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import open_clip
@@ -79,7 +78,7 @@ for epoch in range(done, 3):
     print(f"epoch {epoch}: accuracy {accuracy:.3f}")
     states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save({"epochs": epoch + 1, **states}, f"{checkpoint}.new")
-    os.replace(f"{checkpoint}.new", checkpoint)  # whole, or as it was
+    Path(f"{checkpoint}.new").replace(checkpoint)  # whole, or as it was
 
 masked.detach()  # `clip` has the finetuned image tower now, and its text tower
 torch.save(clip.state_dict(), f"{args.out}/final.pt")  # open_clip's own keys: --pretrained takes it

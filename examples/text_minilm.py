@@ -9,7 +9,6 @@ whenever you like: the same command goes on from the last checkpoint, to the sam
 """
 
 import argparse
-import os
 import random
 from pathlib import Path
 
@@ -85,7 +84,7 @@ for step in range(done, 200):
         print(f"step {step + 1}: accuracy {accuracy('validation', [0, 1]):.3f}", flush=True)
         states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         torch.save({"steps": step + 1, **states}, f"{checkpoint}.new")
-        os.replace(f"{checkpoint}.new", checkpoint)  # whole, or as it was
+        Path(f"{checkpoint}.new").replace(checkpoint)  # whole, or as it was
 
 masked.detach().save_pretrained(f"{args.out}/final")  # transformers alone reads it
 print(f"short: {accuracy('test', [0, 1]):.3f}, long: {accuracy('long test', [3]):.3f}")

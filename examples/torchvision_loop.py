@@ -7,7 +7,6 @@ Stop it whenever you like: the same command goes on from the last epoch, to the 
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -75,6 +74,6 @@ for epoch in range(done, epochs):
     print(f"epoch {epoch}: accuracy {torch.cat(hits).float().mean():.3f}")
     states = {name: part.state_dict() for name, part in parts.items()}
     torch.save({"epochs": epoch + 1, **states}, f"{checkpoint}.new")
-    os.replace(f"{checkpoint}.new", checkpoint)  # whole, or as it was
+    Path(f"{checkpoint}.new").replace(checkpoint)  # whole, or as it was
 
 torch.save(masked.detach().state_dict(), f"{args.out}/final.pt")  # torchvision's own keys
