@@ -69,7 +69,8 @@ def test_torchscript(pair, how):
             program = torch.jit.trace(model, IMAGES) if how == "trace" else torch.jit.script(model)
         made.append(saved_and_loaded(torch.jit.freeze(program) if how == "freeze" else program))
     ours, theirs = made
-    assert ours.code == theirs.code
+    if how != "freeze":  # which names constants in another order each time
+        assert ours.code == theirs.code
     assert torch.equal(ours(IMAGES), theirs(IMAGES))
     torch.testing.assert_close(ours(IMAGES), pair[0](IMAGES))
 
