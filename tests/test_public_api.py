@@ -128,6 +128,7 @@ def test_errors_are_one_family_and_builtin_kinds_too():
     ]
     assert {cls.__name__ for cls in family} == {
         "GmixoutError", "ConfigError", "AttachError", "StateError", "DataError", "TrainingError",
+        "DivergedError", "FollowedError", "ShortOfMemoryError",
     }  # fmt: skip
     assert all(issubclass(cls, gmixout.GmixoutError) for cls in family)
 
