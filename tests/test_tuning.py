@@ -39,13 +39,13 @@ class Rates(list):
 def rates(monkeypatch):
     found, real = Rates(), job_module.train
 
-    def train(pretrained, start, dataset, arguments, *more):
+    def train(pretrained, start, dataset, arguments, *more, **named):
         if arguments.lr == found.stops_at:
             raise TrainingInterrupted("stop")
         found.append(arguments.lr)
         if arguments.lr > found.diverges_above:
             raise DivergedError("the loss is nan")
-        return real(pretrained, start, dataset, arguments, *more)
+        return real(pretrained, start, dataset, arguments, *more, **named)
 
     monkeypatch.setattr(job_module, "train", train)
     return found
@@ -136,7 +136,7 @@ def test_a_rate_that_diverges_is_a_bad_one_and_not_the_end(tmp_path, rates, caps
 
 @pytest.mark.usefixtures("_no_report")
 def test_another_failure_is_the_end(tmp_path, monkeypatch):
-    def train(*_):
+    def train(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr(job_module, "train", train)

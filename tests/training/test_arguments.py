@@ -33,7 +33,7 @@ from gmixout.training.arguments import (
         ("log_every_steps", 0),
         ("checkpoint_every_steps", 0),
         ("num_workers", -1),
-        ("schedule", "linear"),
+        ("schedule", "zigzag"),
         ("optimizer", "adam"),
         ("mixed_precision", "fp8"),
         ("augment", "trivial"),

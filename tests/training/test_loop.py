@@ -420,7 +420,7 @@ def test_the_way_out_of_too_little_memory_follows_from_the_settings():
     def advice(**settings):
         return savings(TrainingArguments(batch_size=12, **settings))
 
-    assert "--accumulate 2 (passes of 6 images, now 12 images; steps stay the same)" in advice()
+    assert "--accumulate 2 (passes of 6 images, now 12 images; steps stay the same" in advice()
     assert "--checkpointing" in advice()
     assert "--mixed-precision bf16" in advice()
     assert "--accumulate 12 (passes of 1 image, now 2 images" in advice(accumulate=6)

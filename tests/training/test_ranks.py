@@ -201,7 +201,7 @@ def test_a_run_stops_on_all_ranks_and_goes_on_with_another_number(found):
 
 def test_one_rank_reports_an_error_that_all_have(found):
     first, *others = found[0]
-    assert first["nan"].startswith("TrainingError: the loss is")
+    assert first["nan"].startswith("DivergedError: the loss is")
     assert first["label"].startswith("DataError")
     assert "label 9 is out of range" in first["label"]
     assert first["other runs"].startswith("ConfigError: process 1 has another run")
