@@ -20,11 +20,13 @@ from gmixout.bench.recipes import (
 from gmixout.bench.task import Task
 from gmixout.data import Source
 from gmixout.errors import ConfigError
+from gmixout.losses import LOSSES
 from gmixout.methods import Method
 from gmixout.models import Pretrained
 from gmixout.models.architectures import ARCHITECTURES, architecture_of, has_layers
 from gmixout.named import defaults_of
 from gmixout.settings import check_settings, require
+from gmixout.tasks import single_label
 from gmixout.training import TrainingArguments
 
 RecipeName: TypeAlias = Literal[
@@ -106,9 +108,10 @@ def choose_settings(
             f"--epochs {choices.epochs:g} and --steps {own['steps']} both set the length of a run: "
             "give one of them"
         )
+    own, told = _with_loss(task, own)
     applies = choices.applies(task.benchmark, task.model)
     if not applies and choices.epochs is None:
-        return ChosenSettings(TrainingArguments(**own))
+        return ChosenSettings(TrainingArguments(**own), told)
     _check_early(own)
     plan = _Plan(own, len(task.load().benchmark.train))  # type: ignore[arg-type]
     if applies:
@@ -118,7 +121,23 @@ def choose_settings(
     arguments = TrainingArguments(**plan.values)
     rated = applies and "lr" in plan.chosen
     rates = tuple(_rounded(factor * plan.full_lr) for factor in RATES) if rated else PLAIN_RATES
-    return ChosenSettings(arguments, tuple(plan.lines), rates, rated)
+    return ChosenSettings(arguments, (*told, *plan.lines), rates, rated)
+
+
+def _with_loss(task: Task, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the settings with the loss of the data's task, if that has its own and none is given.
+
+    Only data that may have another task than one class an image is loaded for it.
+    """
+    source = task.benchmark
+    may = source.tasks != (single_label.__name__,) if isinstance(source, Source) else ":" in source
+    if not may:
+        return given, ()
+    learned = task.load().benchmark.task
+    if not learned.loss or given.get("loss") is not None:
+        return given, ()
+    said = f"loss {learned.loss}: the data is {learned.name} ({learned.title})"
+    return {**given, "loss": LOSSES[learned.loss]()}, (said,)
 
 
 def later_settings(values: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,8 @@ from gmixout.bench.folder import is_trained
 from gmixout.bench.task import IDENTITY_SCHEMA, LoadedTask, Task
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
+from gmixout.evaluation.official import METRICS
+from gmixout.losses import LOSSES, Loss
 from gmixout.losses.cross_entropy import class_counts
 from gmixout.methods import Finetuning, Method, Runs
 from gmixout.methods.zero_shot import zero_shot
@@ -33,6 +35,7 @@ from gmixout.results import (
     Training,
 )
 from gmixout.results.model_file import load_model, save_model
+from gmixout.tasks import LearningTask
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import check_training_settings, train
@@ -121,10 +124,22 @@ def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
 
 
 def id_validation_figure(task: LoadedTask, state: State, num_workers: int | None = None) -> float:
-    """Return the official metric of weights on in-domain validation data, for soups."""
+    """Return the official metric of weights on in-domain validation data."""
     benchmark = task.benchmark
     model = load_weights(task, state)
-    return figure(model, benchmark.id_val, benchmark.metric, num_workers=num_workers)
+    return figure(
+        model,
+        benchmark.id_val,
+        benchmark.metric,
+        num_workers=num_workers,
+        task=benchmark.task,
+    )
+
+
+def id_validation_worth(task: LoadedTask, state: State, num_workers: int | None = None) -> float:
+    """Return the official metric such that higher is better, for soups and the best model."""
+    value = id_validation_figure(task, state, num_workers)
+    return METRICS[task.benchmark.metric].worth(value)
 
 
 def make_record(
@@ -187,6 +202,7 @@ def check_training(
         DataError: The training set is empty.
     """
     benchmark, train = task.benchmark, task.benchmark.train
+    _check_task(benchmark.task, arguments, regularizers)
     check_training_settings(task.pretrained, train, arguments, regularizers)
     if arguments.logit_adjustment:
         counts = class_counts(train, len(benchmark.classes))
@@ -196,6 +212,29 @@ def check_training(
             raise ConfigError(
                 f"logit_adjustment: class {empty} has no training image, and its loss would be "
                 f"infinite with the soft targets of {', '.join(soft)}: leave these out"
+            )
+
+
+def _check_task(
+    task: LearningTask, arguments: TrainingArguments, regularizers: Sequence[Regularizer]
+) -> None:
+    """Check that the loss and all regularizers are for what the model is to say.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    loss: Loss = arguments.criterion
+    if loss.tasks and task.name not in loss.tasks:
+        fitting = [name for name, kind in LOSSES.items() if task.name in kind.tasks]
+        raise ConfigError(
+            f"loss={loss.name} is for {' and '.join(loss.tasks)}, and this data is {task.name} "
+            f"({task.title}): use --loss {' or '.join(fitting)}"
+        )
+    for each in (*arguments.beside, *regularizers):
+        if each.tasks and task.name not in each.tasks:
+            raise ConfigError(
+                f"{each.name} is for {' and '.join(each.tasks)}, and this data is {task.name} "
+                f"({task.title}): leave it out"
             )
 
 
@@ -302,7 +341,7 @@ class Job:
         for record in log.read():
             if (record.method.name, record.benchmark.name) == (name, self.loaded.name):
                 return record.id_val
-        return self.validate(self.pretrained())
+        return id_validation_figure(self.loaded, self.pretrained(), self.arguments.num_workers)
 
     def _record(
         self, method: Method, options: dict[str, Any], state: State, training: Training | None
@@ -319,8 +358,8 @@ class Job:
         return self.loaded.pretrained.copy().model.state_dict()
 
     def validate(self, state: State) -> float:
-        """Return the official metric of weights on in-domain validation data."""
-        return id_validation_figure(self.loaded, state, self.arguments.num_workers)
+        """Return the worth of weights on in-domain validation data; higher is better."""
+        return id_validation_worth(self.loaded, state, self.arguments.num_workers)
 
     def runs(self, *finetuned: State) -> Runs:
         """Return finished runs, for methods that make models from them.

@@ -19,6 +19,7 @@ from gmixout.files import cache_folder
 from gmixout.models import Pretrained, check_image_size, linear_probe_head, load_pretrained
 from gmixout.named import changed, defaults_of, from_spec, plain, spec_of
 from gmixout.plain import bounded
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 from gmixout.weightspace import fingerprint
 
 Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
@@ -199,22 +200,38 @@ class Task:
     def about(self) -> dict[str, Any]:
         """Return the origin of the model, for a model file."""
         loaded = self.load()
+        learned = loaded.benchmark.task
+        own = {} if learned == DEFAULT_TASK else {"learning_task": spec_of(learned)}
         return {
             "task": self.plain(),
             "classes": list(loaded.benchmark.classes),
             "pretrained": fingerprint(loaded.pretrained.model.state_dict()),
             "architecture": _kept(loaded.pretrained.architecture),
+            **own,
         }
 
-    def load_model(self, classes: tuple[str, ...]) -> Pretrained:
-        """Load the model for some classes.
+    def load_model(self, classes: tuple[str, ...], learned: LearningTask) -> Pretrained:
+        """Load the model for some classes, or other outputs.
+
+        Args:
+            classes: Their names.
+            learned: What it is to say of an image. Heads of pretrained models, and those made from
+                text, score classes against each other: other tasks start from a random head.
 
         Raises:
             GmixoutError: It is unavailable.
         """
         assert isinstance(self.benchmark, Source)
+        others = learned != DEFAULT_TASK
+        if others and self.head == "zero_shot":
+            raise ConfigError(
+                f"head=zero_shot has no meaning for the task {learned.name} ({learned.title}): its "
+                "scores say which of the classes an image is most like, and nothing of each by "
+                "itself. Use --head linear_probe or random"
+            )
         head = None if self.head == "linear_probe" else self.head
-        with_text = self.head == "zero_shot" or self.head is None
+        head = "random" if others else head
+        with_text = not others and (self.head == "zero_shot" or self.head is None)
         return load_pretrained(
             self.model or default_model(self.benchmark),
             classes,
@@ -259,8 +276,9 @@ def _load(task: Task) -> LoadedTask:
     source, benchmark = task.benchmark, task.benchmark.load()
     if task.corruptions != "none":
         summary = source.corruption_summary if task.corruptions != "extra" else None
+        summary = summary if benchmark.task == DEFAULT_TASK else None  # of accuracies
         benchmark = with_corruptions(benchmark, task.corruptions, task.corruption_share, summary)
-    pretrained = task.load_model(benchmark.classes)
+    pretrained = task.load_model(benchmark.classes, benchmark.task)
     assert pretrained.size is not None  # of a model that was loaded by its name
     height, width = pretrained.size
     left = IN_MEMORY_BYTES // (12 * height * width)  # images: 3 x float32
@@ -276,7 +294,11 @@ def _load(task: Task) -> LoadedTask:
     benchmark = benchmark.map(seen)
     if task.head == "linear_probe":
         pretrained = linear_probe_head(
-            pretrained, benchmark.train, workers=task.num_workers, device=PartialState().device
+            pretrained,
+            benchmark.train,
+            workers=task.num_workers,
+            device=PartialState().device,
+            task=benchmark.task,
         )
     head = f"the initial head is {pretrained.head_from}"
     notes = (*benchmark.notes, *_broken(broken_in(benchmark)), head)
@@ -313,7 +335,8 @@ def with_corruptions(
     images, whole = benchmark.id_test, len(benchmark.id_test)
     notes: tuple[str, ...] = NOTES
     if share < 1:
-        images = images.subset(stratified(images.labels, (share,), SPLIT_SEED)[0])
+        strata = benchmark.task.strata(images.labels)
+        images = images.subset(stratified(strata, (share,), SPLIT_SEED)[0])
         if not len(images):
             raise ConfigError(f"corruption_share={share} leaves no image of {whole}")
         notes = (*NOTES, f"{len(images)} of {whole} test images are corrupted")

@@ -9,13 +9,13 @@ from typing import Annotated, Any, TypeAlias
 import torch
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, DataError, TrainingError
 from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.loading import make_loader
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 
 MAX_BATCH = 512
 """Most images in a forward pass."""
@@ -26,23 +26,26 @@ activations in a ViT-B/16 take about 1 GB."""
 Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 Amount: TypeAlias = Annotated[float, Interval(ge=0, le=1e100)]
 Count: TypeAlias = Annotated[int, Ge(0)]
+Figure: TypeAlias = Annotated[float, Interval(ge=-1e100, le=1e100)]
 
 
 @dataclass(frozen=True)
 class Scores:
     """Metrics of a model on one data set."""
 
-    accuracy: Share
-    """Share of images whose largest logit is that of their label, in [0, 1]."""
-    nll: Amount
-    """Mean negative log-likelihood of the labels, in nats."""
-    ece: Share
+    accuracy: Share | None
+    """Share of images whose largest logit is that of their label, in [0, 1]; None for other tasks
+    than one class an image."""
+    nll: Amount | None
+    """Mean negative log-likelihood of the labels, in nats; None for numbers."""
+    ece: Share | None
     """Expected calibration error in [0, 1]: the mean distance of confidence and accuracy over 15
-    bins of equal width (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3).
+    bins of equal width (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3);
+    of several labels that of all single decisions; None for numbers.
     """
     examples: Count
     """Number of images."""
-    figures: dict[str, Share] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
     """The benchmark's other metrics by their names in `METRICS`, where the set has them."""
 
     def of(self, metric: str) -> float | None:
@@ -74,7 +77,15 @@ def evaluate(
         TrainingError: See `predict`; the message names the set.
     """
     check_metrics(benchmark)
-    return evaluate_sets(model, benchmark.tests, benchmark.metrics, batch_size, device, num_workers)
+    return evaluate_sets(
+        model,
+        benchmark.tests,
+        benchmark.metrics,
+        batch_size,
+        device,
+        num_workers,
+        benchmark.task,
+    )
 
 
 def evaluate_sets(
@@ -84,6 +95,7 @@ def evaluate_sets(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     num_workers: int | None = None,
+    task: LearningTask = DEFAULT_TASK,
 ) -> dict[str, Scores]:
     """Return scores on data sets by name, with the same arguments and errors as `evaluate`.
 
@@ -94,15 +106,16 @@ def evaluate_sets(
         batch_size: See `evaluate`.
         device: See `evaluate`.
         num_workers: See `evaluate`.
+        task: What the model was trained to say.
     """
     names = [name for name in metrics if name != "accuracy"]
     results = {}
     for name, dataset in sets.items():
         try:
-            predictions = predict(model, dataset, batch_size, device, num_workers)
+            predictions = predict(model, dataset, batch_size, device, num_workers, task)
         except (DataError, TrainingError) as error:
             raise type(error)(f"evaluating on `{name}`: {error}") from error
-        results[name] = score(*predictions, names, _groups(dataset))
+        results[name] = score(*predictions, names, _groups(dataset), task)
     return results
 
 
@@ -119,6 +132,11 @@ def check_metrics(benchmark: Benchmark) -> None:
         for name in names:
             if name not in METRICS:
                 raise ConfigError(f"{field_name}={name!r} must be one of: {', '.join(METRICS)}")
+            if METRICS[name].task != benchmark.task.name:
+                raise ConfigError(
+                    f"{field_name}={name!r} is for the task {METRICS[name].task}, and this data is "
+                    f"{benchmark.task.name}: leave it out, or take {benchmark.task.metric!r}"
+                )
     if benchmark.summary is not None and benchmark.summary not in SUMMARIES:
         raise ConfigError(f"summary={benchmark.summary!r} must be one of: {', '.join(SUMMARIES)}")
     without = [name for name, each in benchmark.tests.items() if _groups(each) is None]
@@ -149,7 +167,8 @@ def summarise_shifts(
     """
     if name is None:
         return {}, []
-    accuracies = {shift: each.accuracy for shift, each in scores.items()}
+    known = {shift: each.accuracy for shift, each in scores.items()}
+    accuracies = {shift: value for shift, value in known.items() if value is not None}
     try:
         return {name: SUMMARIES[name](accuracies)}, []
     except DataError as error:
@@ -167,34 +186,27 @@ def score(
     labels: Tensor,
     metrics: Sequence[str] = (),
     groups: Tensor | None = None,
+    task: LearningTask = DEFAULT_TASK,
 ) -> Scores:
     """Return scores of predictions.
 
     Args:
         logits: `[N, classes]`, finite.
-        labels: `[N]`, from 0 to classes - 1.
+        labels: `[N]`, from 0 to classes - 1; or `[N, classes]`, as the task has them.
         metrics: Names in `METRICS` of additional metrics. Those that need groups are left out
             without groups, and so are nan values, which had nothing to measure.
         groups: `[N]`.
+        task: What the model was trained to say.
     """
-    # Takes seconds to import, which --help should not pay.
-    from torchmetrics.classification import MulticlassCalibrationError
-
-    calibration = MulticlassCalibrationError(logits.shape[1], n_bins=15, norm="l1")
-    nll, rows = 0.0, max(1, MAX_BATCH_VALUES // logits.shape[1])
-    # in parts: the probabilities of 50,000 images and 10,000 classes are 2 GB, in float64 4 GB
-    for part, own in zip(torch.split(logits, rows), torch.split(labels, rows), strict=True):
-        calibration.update(part.softmax(1), own)
-        nll += float(cross_entropy(part.double(), own, reduction="sum"))
+    found = task.basics(logits, labels, max(1, MAX_BATCH_VALUES // logits.shape[1]))
+    outputs = task.decoded(logits)
     figures = {
-        name: METRICS[name](logits, labels, groups)
+        name: METRICS[name](outputs, labels, groups)
         for name in metrics
         if groups is not None or not METRICS[name].needs_groups
     }
     return Scores(
-        accuracy=float((logits.argmax(1) == labels).sum()) / len(labels),
-        nll=nll / len(labels),
-        ece=float(calibration.compute().clamp(0, 1)),
+        **found._asdict(),
         examples=len(labels),
         figures={name: value for name, value in figures.items() if not math.isnan(value)},
     )
@@ -206,10 +218,11 @@ def figure(
     metric: str = "accuracy",
     batch_size: int | None = None,
     num_workers: int | None = None,
+    task: LearningTask = DEFAULT_TASK,
 ) -> float:
     """Return one metric, a name in `METRICS`, of a model on a data set; raise as `predict`."""
-    logits, labels = predict(model, dataset, batch_size, num_workers=num_workers)
-    return METRICS[metric](logits, labels, _groups(dataset))
+    logits, labels = predict(model, dataset, batch_size, num_workers=num_workers, task=task)
+    return METRICS[metric](task.decoded(logits), labels, _groups(dataset))
 
 
 def accuracy(model: nn.Module, dataset: Dataset[Any], batch_size: int | None = None) -> float:
@@ -229,6 +242,7 @@ def predict(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     num_workers: int | None = None,
+    task: LearningTask = DEFAULT_TASK,
 ) -> tuple[Tensor, Tensor]:
     """Return a model's logits on a data set, and the labels.
 
@@ -242,9 +256,11 @@ def predict(
         batch_size: Images in a forward pass; by default as `batch_size_for` says.
         device: Where the batches go; by default to where the model's first parameter is.
         num_workers: Processes that decode images; by default see `loading_processes`.
+        task: What the model was trained to say, for the check of the labels.
 
     Returns:
-        Logits `[N, classes]` and labels `[N]`, on the CPU, in the order of the data set.
+        Logits `[N, classes]` and labels `[N]`, for other tasks `[N, classes]`, on the CPU, in the
+        order of the data set.
 
     Raises:
         DataError: If the data set is empty or a label has no logit.
@@ -262,11 +278,11 @@ def predict(
     with evaluating(model), torch.inference_mode():
         for images, own in loader:
             part = project(model(images.to(device, non_blocking=True)).float())
-            _check(part, own)
+            _check(part, own, task)
             if not done:  # at once, as joining parts at the end would take the memory twice
                 with torch.inference_mode(False):
                     logits = torch.empty(len(dataset), part.shape[1])  # type: ignore[arg-type]
-                    labels = torch.empty(len(logits), dtype=own.dtype)
+                    labels = torch.empty(len(logits), *own.shape[1:], dtype=own.dtype)
             logits[done : done + len(own)], labels[done : done + len(own)] = part, own
             done += len(own)
     return logits, labels
@@ -288,13 +304,17 @@ def _as_they_are(logits: Tensor) -> Tensor:
     return logits
 
 
-def _check(logits: Tensor, labels: Tensor) -> None:
+def _check(logits: Tensor, labels: Tensor, task: LearningTask) -> None:
     if not torch.isfinite(logits).all():
         raise TrainingError(
             "the model returns logits that are not finite: its weights are broken, most often by "
             "a diverged training run. Train again with a lower learning rate."
         )
     classes = logits.shape[1]
+    if labels.dim() > 1 or task != DEFAULT_TASK:
+        if said := task.problem(labels, [""] * classes):
+            raise DataError(f"for the task {task.name} {said}")
+        return
     if labels.min() < 0 or labels.max() >= classes:
         wrong = labels[(labels < 0) | (labels >= classes)][0].item()
         raise DataError(

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import Dataset
 
 from gmixout.errors import ConfigError
 from gmixout.loading import make_loader
 from gmixout.models.pretrained import Pretrained
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 
 ROWS = 2**14
 """Images whose logits are in memory at once."""
@@ -19,17 +19,20 @@ ROWS = 2**14
 
 def linear_probe_head(
     pretrained: Pretrained,
-    dataset: Dataset[tuple[Tensor, int]],
+    dataset: Dataset[Any],
     penalty: float = 1e-4,
     steps: int = 200,
     batch_size: int = 64,
     workers: int | None = None,
     device: torch.device | str = "cpu",
+    task: LearningTask = DEFAULT_TASK,
 ) -> Pretrained:
     """Return a copy whose head is fitted to a data set, on the features of the frozen backbone.
 
-    Multinomial logistic regression by L-BFGS from zero. It is convex, so the result does not depend
-    on the previous head. As the start of finetuning it is the first half of LP-FT.
+    Multinomial logistic regression by L-BFGS from zero; for other tasks than one class an image
+    logistic regression of each class, or ridge regression of standardized numbers. It is convex, so
+    the result does not depend on the previous head. As the start of finetuning it is the first half
+    of LP-FT.
 
     Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022.
 
@@ -41,6 +44,7 @@ def linear_probe_head(
         batch_size: Images that are encoded at once.
         workers: Processes that load images; by default see `loading_processes`.
         device: Where features are computed.
+        task: What the model is to say of an image.
 
     Raises:
         ConfigError: The penalty is negative, or the model has not exactly one linear head.
@@ -52,7 +56,7 @@ def linear_probe_head(
     if not isinstance(head, nn.Linear):
         raise ConfigError(f"{pretrained.name} must have one linear head, and has {heads or 'none'}")
     features, labels = _features(model.to(device), head, dataset, batch_size, workers)
-    weight, bias = _fit(features, labels, head, penalty, steps)
+    weight, bias = _fit(features, labels, head, penalty, steps, task)
     with torch.no_grad():
         head.weight.copy_(weight)
         if head.bias is not None:
@@ -87,7 +91,12 @@ def _features(
 
 
 def _fit(
-    features: Tensor, labels: Tensor, head: nn.Linear, penalty: float, steps: int
+    features: Tensor,
+    labels: Tensor,
+    head: nn.Linear,
+    penalty: float,
+    steps: int,
+    task: LearningTask,
 ) -> tuple[Tensor, Tensor]:
     """Fit the weight `[classes, features]` and bias `[classes]` (zero for a head without one)."""
     # in float64, as solvers of this kind stop early on the noise of float32
@@ -109,8 +118,7 @@ def _fit(
         loss.backward()
         total = float(loss.detach())
         for x, y in parts:
-            loss = functional.cross_entropy(x.double() @ weight.T + bias, y, reduction="sum")
-            loss = loss / len(labels)
+            loss = task.fit_loss(x.double() @ weight.T + bias, y) / len(labels)
             loss.backward()
             total += float(loss.detach())
         return total

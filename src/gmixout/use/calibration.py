@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Gt
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from typing_extensions import TypedDict
 
@@ -17,6 +16,7 @@ from gmixout.evaluation.metrics import predict, score
 from gmixout.files import write_text
 from gmixout.plain import checked, printable, read_json
 from gmixout.results.folder import RunFolder
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 
 COLDEST, HOTTEST = 0.01, 100.0
 """Bounds of the temperature."""
@@ -36,8 +36,10 @@ class FittedTemperature(TypedDict):
     """Expected calibration error before and after."""
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor, task: LearningTask = DEFAULT_TASK) -> float:
     """Return the temperature T that minimises the mean of `-log softmax(logits / T)[label]`.
+
+    Of several labels an image it is the mean over all classes of the loss of a sigmoid.
 
     The loss is convex in 1/T, so there is one minimum. If every image is classified right it lies
     at T = 0, which would claim certainty from a few images: 1 is returned.
@@ -46,19 +48,21 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     Args:
         logits: `[N, classes]`, finite.
-        labels: `[N]`.
+        labels: `[N]`, or `[N, classes]`.
+        task: What the model says of an image, which has classes.
 
     Returns:
         The temperature, from `COLDEST` to `HOTTEST`.
     """
     from scipy.optimize import minimize_scalar
 
-    if bool((logits.argmax(1) == labels).all()):
+    if task.are_right(logits, labels):
         return 1.0
     wide = logits.double()
 
     def loss(log_temperature: float) -> float:
-        return float(cross_entropy(wide / torch.tensor(log_temperature).exp(), labels))
+        outputs = wide / torch.tensor(log_temperature).exp()
+        return float(task.fit_loss(outputs, labels) / len(labels))
 
     bounds = torch.tensor([COLDEST, HOTTEST], dtype=torch.float64).log().tolist()
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5})
@@ -71,6 +75,7 @@ def calibrate_model(
     model: nn.Module,
     validation: Dataset[Any],
     num_workers: int | None = None,
+    task: LearningTask = DEFAULT_TASK,
 ) -> FittedTemperature:
     """Fit a model's temperature, and write it beside the model file.
 
@@ -80,21 +85,22 @@ def calibrate_model(
         model: The model, on its device.
         validation: In-domain images, preprocessed, that it was not trained on, and their labels.
         num_workers: Processes that load images.
+        task: What the model says of an image, which has classes.
 
     Raises:
         DataError: As `evaluation.metrics.predict`.
         TrainingError: As `evaluation.metrics.predict`.
         StateError: The file cannot be written.
     """
-    logits, labels = predict(model, validation, num_workers=num_workers)
-    temperature = fit_temperature(logits, labels)
-    before, after = score(logits, labels), score(logits / temperature, labels)
+    logits, labels = predict(model, validation, num_workers=num_workers, task=task)
+    temperature = fit_temperature(logits, labels, task)
+    before, after = (score(each, labels, task=task) for each in (logits, logits / temperature))
     found = FittedTemperature(
         model=digest,
         temperature=temperature,
         images=len(labels),
-        nll=[before.nll, after.nll],
-        ece=[before.ece, after.ece],
+        nll=[before.nll or 0.0, after.nll or 0.0],
+        ece=[before.ece or 0.0, after.ece or 0.0],
     )
     write_text(_file(path), json.dumps(found, indent=1) + "\n")
     return found

@@ -1,11 +1,14 @@
 """Model cards: what a model is, what was measured, and what was not."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from gmixout.evaluation.metrics import Scores
+from gmixout.evaluation.official import metric_named
 from gmixout.plain import listed, printable
 from gmixout.results.model_file import find_record
 from gmixout.results.record import Record
+from gmixout.tasks import LearningTask
 from gmixout.use.classifier import Classifier
 
 LIBRARIES = {"timm": "timm", "open_clip": "open_clip", "hf": "transformers", "onnx": "onnx"}
@@ -25,21 +28,27 @@ def card_of(classifier: Classifier, to: str, usage: str) -> str:
     about: Mapping[str, Any] = {} if origin is None else origin.about
     record = None if origin is None else find_record(origin.path, about)
     classes = [_plain(name) for name in classifier.classes]
-    lines = ["---", "tags:", "- image-classification", "- gmixout"]
+    task = classifier.task
+    kind = "classification" if task.has_classes else "regression"
+    lines = ["---", "tags:", f"- image-{kind}", "- gmixout"]
     if to in LIBRARIES:
         lines.append(f"library_name: {LIBRARIES[to]}")
     lines += ["---", "", f"# {_title(about)}", ""]
     lines += [
-        f"- Classes ({len(classes)}), in the order of the scores: {listed(classes, 100)}",
+        f"- Task: {task.name}, {task.title}",
+        f"- {'Classes' if task.has_classes else 'Numbers'} ({len(classes)}), in the order of the "
+        f"outputs: {listed(classes, 100)}",
         f"- Finetuned from: {_plain(str(_pretrained(about)))}",
         f"- Method: {_plain(str(about.get('method', 'unknown')))}",
         f"- Data: {_plain(str(about.get('benchmark', 'unknown')))}",
         f"- Preprocessing: {_plain(preprocessing_of(classifier))}",
         f"- Temperature of its probabilities: {classifier.temperature:.4g} "
-        "(softmax of the logits divided by it)",
+        f"({task.reading()} divided by it)"
+        if task.has_classes
+        else f"- From its outputs to numbers: {task.reading()}",
         *["", "## Use", "", usage, "", "## Measured", ""],
         *(_table(record) if record else ["No record of this model was found beside it."]),
-        *["", "## Limits", "", *_limits(record)],
+        *["", "## Limits", "", *_limits(record, task)],
     ]
     return "\n".join(lines) + "\n"
 
@@ -65,9 +74,18 @@ def _pretrained(about: Mapping[str, Any]) -> Any:
 
 def _table(record: Record) -> list[str]:
     """Return the values of the record as a table."""
+    columns: list[tuple[str, Callable[[Scores], float | None], str]] = [
+        *(_column(name) for name in _metrics(record)),
+        ("NLL", lambda each: each.nll, ".3f"),
+        ("ECE (%)", lambda each: None if each.ece is None else 100 * each.ece, ".1f"),
+    ]
+    columns = [c for c in columns if any(c[1](each) is not None for each in record.scores.values())]
     rows = [
-        f"| {_plain(name)} | {each.examples:,} | {100 * each.accuracy:.2f} | {each.nll:.3f} | "
-        f"{100 * each.ece:.1f} |"
+        f"| {_plain(name)} | {each.examples:,} | "
+        + "".join(
+            f"{'' if (x := value(each)) is None else format(x, form)} | "
+            for _, value, form in columns
+        ).rstrip()
         for name, each in record.scores.items()
     ]
     trained = record.training
@@ -75,8 +93,8 @@ def _table(record: Record) -> list[str]:
     if trained is not None and trained.lr is not None:
         facts.append(f"learning rate {trained.lr:g}")
     return [
-        "| set | images | accuracy (%) | NLL | ECE (%) |",
-        "|---|---|---|---|---|",
+        "| set | images | " + " | ".join(name for name, _, _ in columns) + " |",
+        "|---|---|" + "---|" * len(columns),
         *rows,
         "",
         f"One run ({', '.join([*facts, record.time])}), by gmixout "
@@ -84,11 +102,31 @@ def _table(record: Record) -> list[str]:
     ]
 
 
-def _limits(record: Record | None) -> list[str]:
+def _metrics(record: Record) -> list[str]:
+    """Return the official metric and the additional ones."""
+    found = dict.fromkeys([record.benchmark.metric])
+    return [*found | dict.fromkeys(n for each in record.scores.values() for n in each.figures)]
+
+
+def _column(name: str) -> tuple[str, Callable[[Scores], float | None], str]:
+    """Return a metric's heading, its displayed value of a set, and the format of that."""
+    metric = metric_named(name)
+
+    def value(scores: Scores) -> float | None:
+        found = scores.of(name)
+        return found if found is None or not metric.is_share else 100 * found
+
+    return (
+        f"{metric.title} (%)" if metric.is_share else metric.title,
+        value,
+        (".2f" if metric.is_share else ".4g"),
+    )
+
+
+def _limits(record: Record | None, task: LearningTask) -> list[str]:
     shifts = [name for name in (record.scores if record else ()) if not name.startswith("id_")]
     lines = [
-        "- It gives every image one of its classes, also an image of something else.",
-        "- Probabilities are calibrated on in-domain images at most; elsewhere it is too sure.",
+        *(f"- {each}" for each in task.limits()),
         "- Use of its data and of its pretrained model may be restricted by their licences.",
     ]
     if shifts:

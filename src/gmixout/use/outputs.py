@@ -5,16 +5,15 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from gmixout.errors import ConfigError, StateError, needs
 from gmixout.files import write_atomically
 from gmixout.plain import spreadsheet_cell
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 from gmixout.use.predictions import FilePrediction
-
-_DIGITS = 6
-"""Significant digits of a probability."""
 
 
 class Output(ABC):
@@ -34,31 +33,54 @@ class Output(ABC):
         """Finish the file."""
 
 
-def prediction_columns(top_k: int) -> list[str]:
-    """Return the names of a table's columns."""
-    ranks = range(1, top_k + 1)
-    each = (name for rank in ranks for name in (f"class_{rank}", f"probability_{rank}"))
-    return ["file", "status", "label", "confidence", "error", *each]
+@dataclass(frozen=True)
+class PredictionForm:
+    """What a row of predictions holds."""
 
+    top_k: int
+    """Number of classes."""
+    task: LearningTask = DEFAULT_TASK
+    """What the model says of an image."""
+    classes: tuple[str, ...] = ()
+    """Names of its outputs."""
 
-def values_of(row: FilePrediction, top_k: int) -> list[Any]:
-    """Return the values of a row of a table; None where there is nothing."""
-    top = [value for name, share in row.top for value in (name, rounded(share))]
-    confidence = None if row.confidence is None else rounded(row.confidence)
-    first = [row.file, row.status, row.label or None, confidence, row.error or None]
-    return [*first, *top, *[None] * (2 * top_k - len(top))]
+    @property
+    def columns(self) -> list[str]:
+        """Names of a table's columns."""
+        first, rest = (
+            self.task.columns(self.classes, 0),
+            self.task.columns(self.classes, self.top_k),
+        )
+        return ["file", "status", *first, "error", *rest[len(first) :]]
 
+    def values(self, row: FilePrediction) -> list[Any]:
+        """Return the values of a row of a table; None where there is nothing."""
+        first, count = len(self.task.columns(self.classes, 0)), len(self.columns) - 3
+        values: list[Any] = [None] * count
+        if row.top:
+            values = self.task.cells(row.top, row.threshold, self.top_k)
+        return [row.file, row.status, *values[:first], row.error or None, *values[first:]]
 
-def rounded(share: float) -> float:
-    """Return a probability without digits that float32 does not have."""
-    return float(f"{share:.{_DIGITS}g}")
+    def fields(self, row: FilePrediction) -> dict[str, Any]:
+        """Return a row as named values, for JSON."""
+        first = self.task.columns(self.classes, 0)
+        held = dict.fromkeys(first) | {"top": []} if self.task.has_classes else dict.fromkeys(first)
+        if row.top:
+            held = self.task.fields(row.top, row.threshold, self.top_k)
+        top = {"top": held.pop("top")} if "top" in held else {}
+        whole = {"file": row.file, "status": row.status, **held}
+        return {**whole, "error": row.error or None, **top}
+
+    def is_number(self, column: str) -> bool:
+        """Return whether a column holds numbers."""
+        return column.startswith(("confidence", "probability_", "predicted_"))
 
 
 class Lines(Output):
     """A file that gets whole lines, batch by batch."""
 
-    def __init__(self, path: Path, top_k: int) -> None:
-        self._path, self._top_k = path, top_k
+    def __init__(self, path: Path, form: PredictionForm) -> None:
+        self._path, self._form = path, form
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[str] = path.open("w", encoding="utf-8", newline="")
@@ -93,11 +115,11 @@ class CsvLines(Lines):
     def begin(self) -> None:
         """Write the names of the columns."""
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(prediction_columns(self._top_k))
+        self._writer.writerow(map(spreadsheet_cell, self._form.columns))
 
     def put(self, row: FilePrediction) -> None:
         """Write a row."""
-        self._writer.writerow(map(spreadsheet_cell, values_of(row, self._top_k)))
+        self._writer.writerow(map(spreadsheet_cell, self._form.values(row)))
 
 
 class JsonLines(Lines):
@@ -105,23 +127,21 @@ class JsonLines(Lines):
 
     def put(self, row: FilePrediction) -> None:
         """Write a row."""
-        first = dict(zip(prediction_columns(0), values_of(row, 0), strict=False))
-        top = [{"class": name, "probability": rounded(share)} for name, share in row.top]
-        self._file.write(json.dumps({**first, "top": top}, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(self._form.fields(row), ensure_ascii=False) + "\n")
 
 
 class Parquet(Output):
     """A Parquet file, complete or absent, with the columns of the CSV file."""
 
-    def __init__(self, path: Path, top_k: int) -> None:
+    def __init__(self, path: Path, form: PredictionForm) -> None:
         with needs("pyarrow", "hub", f"writing {path.name}"):
             import pyarrow
-        self._path, self._top_k = path, top_k
+        self._path, self._form = path, form
         self._tables: list[Any] = []
         self._schema = pyarrow.schema(
             [
-                (n, pyarrow.float32() if _is_number(n) else pyarrow.string())
-                for n in prediction_columns(top_k)
+                (n, pyarrow.float32() if form.is_number(n) else pyarrow.string())
+                for n in form.columns
             ]
         )
 
@@ -129,8 +149,8 @@ class Parquet(Output):
         """Take the next predictions."""
         import pyarrow
 
-        names = prediction_columns(self._top_k)
-        values = [dict(zip(names, values_of(row, self._top_k), strict=True)) for row in rows]
+        names = self._form.columns
+        values = [dict(zip(names, self._form.values(row), strict=True)) for row in rows]
         self._tables.append(pyarrow.Table.from_pylist(values, self._schema))
 
     def close(self) -> None:
@@ -142,10 +162,6 @@ class Parquet(Output):
         write_atomically(self._path, lambda temporary: parquet.write_table(table, temporary))
 
 
-def _is_number(column: str) -> bool:
-    return column.startswith(("confidence", "probability"))
-
-
 class Text(Output):
     """Lines for a terminal, in columns; or, for a program that reads them, between tabs.
 
@@ -153,12 +169,13 @@ class Text(Output):
         file: The stream.
         files: All names, for the width of their column.
         aligned: For a terminal.
+        top_k: Number of classes.
     """
 
     WIDEST = 60
 
-    def __init__(self, file: IO[str], files: Iterable[str], aligned: bool) -> None:
-        self._file, self._aligned = file, aligned
+    def __init__(self, file: IO[str], files: Iterable[str], aligned: bool, top_k: int = 5) -> None:
+        self._file, self._aligned, self._top_k = file, aligned, top_k
         self._width = min(self.WIDEST, max(map(len, files), default=0))
         self._is_read = True
 
@@ -181,8 +198,7 @@ class Text(Output):
     def _print(self, rows: Sequence[FilePrediction]) -> None:
         for row in rows:
             said = row.label if row.status == "ok" else f"({row.status})"
-            top = [f"{name} {100 * share:.1f}%" for name, share in row.top]
-            rest = row.error or ", ".join(top)
+            rest = row.error or row.task.told(row.top, self._top_k)
             if self._aligned:
                 print(f"{row.file:<{self._width}}  {said:<20}  {rest}", file=self._file)
             else:
@@ -201,7 +217,7 @@ OUTPUTS: dict[str, type[CsvLines] | type[JsonLines] | type[Parquet]] = {
 """The output of each file ending."""
 
 
-def open_output(path: Path, top_k: int, overwrite: bool = False) -> Output:
+def open_output(path: Path, form: PredictionForm, overwrite: bool = False) -> Output:
     """Return the output for a file's ending.
 
     Raises:
@@ -209,7 +225,7 @@ def open_output(path: Path, top_k: int, overwrite: bool = False) -> Output:
         StateError: As `check_output`, or the file cannot be written.
     """
     check_output(path, overwrite)
-    return OUTPUTS[path.suffix.lower()](path, top_k)
+    return OUTPUTS[path.suffix.lower()](path, form)
 
 
 def check_output(path: Path, overwrite: bool = False) -> None:

@@ -14,6 +14,7 @@ from gmixout.errors import ConfigError, DataError
 from gmixout.evaluation.metrics import MAX_BATCH_VALUES, evaluating
 from gmixout.loading import make_loader
 from gmixout.plain import printable
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 from gmixout.use.classifier import Classifier
 
 LARGEST_BATCH = 128
@@ -29,35 +30,31 @@ class FilePrediction:
     file: str
     """The file, printable."""
     top: tuple[tuple[str, float], ...] = ()
-    """The most probable classes and their probabilities, the best first; empty on an error."""
+    """The most probable classes and their probabilities, the best first; of several labels all
+    classes; or the numbers by name; empty on an error."""
     error: str = ""
     """Why there is no prediction."""
     threshold: float = 0.0
-    """Probability below which the model abstains."""
+    """Probability below which the model abstains; of several labels, from which a class is one."""
+    task: LearningTask = DEFAULT_TASK
+    """What the model says of an image."""
 
     @property
     def status(self) -> str:
         """Ok, abstain or error."""
-        if not self.top:
-            return "error"
-        return "abstain" if self.top[0][1] < self.threshold else "ok"
+        return self.task.status(self.top, self.threshold) if self.top else "error"
 
     @property
     def label(self) -> str:
-        """The predicted class; empty on an error, or if the model abstains."""
-        return self.top[0][0] if self.status == "ok" else ""
-
-    @property
-    def confidence(self) -> float | None:
-        """Probability of the most probable class."""
-        return self.top[0][1] if self.top else None
+        """The prediction in words; empty on an error, or if the model abstains."""
+        return self.task.label(self.top, self.threshold) if self.top else ""
 
 
 def predictions(
     classifier: Classifier,
     files: Sequence[str],
     top_k: int = 5,
-    threshold: float = 0.0,
+    threshold: float | None = None,
     batch_size: int | None = None,
     num_workers: int | None = None,
 ) -> Iterator[list[FilePrediction]]:
@@ -70,7 +67,8 @@ def predictions(
         classifier: The model, on its device.
         files: Paths.
         top_k: Number of classes for each file.
-        threshold: The model abstains below this probability of its best class.
+        threshold: The model abstains below this probability of its best class; of several labels
+            the classes from it on are predicted. By default 0, and 0.5 for several labels.
         batch_size: Images in a forward pass; by default what fits 64 MiB, at most `LARGEST_BATCH`.
         num_workers: Processes that decode images; by default see `loading_processes`.
 
@@ -80,8 +78,16 @@ def predictions(
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value} must be 1 or more")
+    task = classifier.task
+    if threshold is not None and task.threshold is None:
+        raise ConfigError(
+            f"threshold={threshold} is a probability, and this model predicts {task.title}"
+        )
+    if threshold is None:
+        threshold = task.threshold or 0.0
     if not 0 <= threshold <= 1:
         raise ConfigError(f"threshold={threshold} is a probability: it must be from 0 to 1")
+    top_k = len(classifier.classes) if task.keeps_all else top_k
     device = next(classifier.parameters(), torch.empty(0)).device
     images = _Pictures(files, classifier)
     size = batch_size or _batch_size(classifier)
@@ -93,9 +99,9 @@ def predictions(
             names = files[done : done + len(batch)]
             done += len(batch)
             yield [
-                FilePrediction(printable(name), error=printable(top), threshold=threshold)
+                FilePrediction(printable(name), (), printable(top), threshold, task)
                 if isinstance(top, str)
-                else FilePrediction(printable(name), tuple(top), threshold=threshold)
+                else FilePrediction(printable(name), tuple(top), "", threshold, task)
                 for name, top in zip(names, tops, strict=True)
             ]
 

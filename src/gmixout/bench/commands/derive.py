@@ -11,7 +11,7 @@ from gmixout.bench.commands.report import show_report
 from gmixout.bench.folder import run_folder
 from gmixout.bench.job import (
     hash_of,
-    id_validation_figure,
+    id_validation_worth,
     identity_of,
     make_record,
 )
@@ -77,7 +77,7 @@ def soup(
     states, task = _load_models(models, num_workers)
     pretrained = task.load().pretrained.copy().model
     with few_threads(pretrained):
-        runs = Runs(states, partial(id_validation_figure, task.load(), num_workers=num_workers))
+        runs = Runs(states, partial(id_validation_worth, task.load(), num_workers=num_workers))
         made = get_method(f"{kind}_soup").models(pretrained.state_dict(), runs)
         ((_, state, members),) = made
     kept = ", ".join(str(models[member]) for member in members)

@@ -33,6 +33,7 @@ from gmixout.results import RunFolder
 from gmixout.results.folder import DiagnosisFolder
 from gmixout.results.model_file import load_model
 from gmixout.results.record import ID_SETS
+from gmixout.tasks import DEFAULT_TASK
 from gmixout.training import TrainingArguments
 from gmixout.training.loop import train
 from gmixout.weightspace import State, fingerprint, interpolate, uniform_soup
@@ -73,6 +74,11 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3, data_root: Path | No
         if value < 1:
             raise ConfigError(f"diagnose({name}={value}): it must be at least 1")
     known, folder = find_run(run, data_root), RunFolder(run).diagnosis
+    if (learned := known.job.loaded.benchmark.task) != DEFAULT_TASK:
+        raise ConfigError(
+            f"diagnose compares class probabilities, and the data of {run} is {learned.name} "
+            f"({learned.title})"
+        )
     folder.path.mkdir(exist_ok=True)
     found: list[Repeat] = []
     try:
@@ -320,8 +326,9 @@ def _line(look: _Look, pretrained: State, final: State) -> dict[str, dict[str, l
     for place in POSITIONS:
         for name, found in look.logits(interpolate(pretrained, final, place), look.sets).items():
             scores = score(*found)
-            line[name]["loss"].append(scores.nll)
-            line[name]["accuracy"].append(scores.accuracy)
+            for measure, value in (("loss", scores.nll), ("accuracy", scores.accuracy)):
+                assert value is not None  # of one class an image there is one
+                line[name][measure].append(value)
     return line
 
 

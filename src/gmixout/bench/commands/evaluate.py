@@ -21,8 +21,9 @@ from gmixout.errors import DataError
 from gmixout.evaluation.metrics import Scores, evaluate_sets, summarise_shifts
 from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.plain import printable
-from gmixout.results.model_file import find_record, load_model
+from gmixout.results.model_file import find_record, learning_task_of, load_model
 from gmixout.results.record import by_group
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 
 
 def evaluate(
@@ -45,13 +46,14 @@ def evaluate(
             else one per CPU thread, at most eight.
 
     Returns:
-        Accuracy by data set; development sets are `dev/NAME`.
+        Accuracy by data set, of other tasks the official metric; development sets are `dev/NAME`.
 
     Raises:
         StateError: There is no model, or it does not fit its benchmark.
         DataError: The data is unavailable, or has classes that the model does not know.
     """
     state, about = load_model(model)
+    learned = learning_task_of(about)
     task = replace(Task.of(about["task"]), num_workers=num_workers)
     asked = task.with_data(benchmark, data_root).benchmark
     elsewhere = asked if isinstance(asked, Source) and asked is not task.benchmark else None
@@ -60,8 +62,9 @@ def evaluate(
     tests: Benchmark
     if elsewhere is None:
         network, tests = load_weights(task.load(), state), task.load().benchmark
+        tests = replace(tests, task=learned)
     else:
-        network, tests = _on_other_data(task, elsewhere, tuple(about["classes"]))
+        network, tests = _on_other_data(task, elsewhere, tuple(about["classes"]), learned)
         network = fitted(network, state, f"the model of {elsewhere}")
         if isinstance(task.benchmark, Source) and task.benchmark.root == elsewhere.root.absolute():
             tell_once = "these sets hold images that the model was trained on"
@@ -70,17 +73,18 @@ def evaluate(
         sets = {**tests.tests, **tests.dev_tests}
         if elsewhere is not None:  # which may lack the training sets
             sets = {name: images for name, images in sets.items() if len(images)}  # type: ignore[arg-type]
-        scores = evaluate_sets(network, sets, tests.metrics, num_workers=num_workers)
+        scores = evaluate_sets(network, sets, tests.metrics, num_workers=num_workers, task=learned)
     console = Console(highlight=False, markup=False)
     told = about["benchmark"] if elsewhere is None else f"{elsewhere} at {elsewhere.root}"
     console.print(printable(f"{about['method']} {about['options']} on {told}"), soft_wrap=True)
-    console.print(_table(scores))
+    console.print(_table(scores, tests.metric))
     for line in _over_all(tests, scores):
         console.print(line, soft_wrap=True)
-    accuracy = {name: each.accuracy for name, each in scores.items()}
+    main = "accuracy" if learned == DEFAULT_TASK else tests.metric
+    found = {n: value for n, each in scores.items() if (value := each.of(main)) is not None}
     if elsewhere is None:
-        _compare_with_record(model, about, accuracy, console)
-    return accuracy
+        _compare_with_record(model, about, found, main, console)
+    return found
 
 
 def _is_whole(source: Source) -> bool:
@@ -93,10 +97,20 @@ def _is_whole(source: Source) -> bool:
 
 
 def _on_other_data(
-    task: Task, source: Source, classes: tuple[str, ...]
+    task: Task, source: Source, classes: tuple[str, ...], learned: LearningTask
 ) -> tuple[nn.Module, ImageBenchmark]:
     """Return the model's architecture, and test sets with its preprocessing and labels."""
-    tests, pretrained = source.load_tests(), task.load_model(classes)
+    tests, pretrained = source.load_tests(), task.load_model(classes, learned)
+    if tests.task.name != learned.name:
+        raise DataError(
+            f"the data at {source.root} is {tests.task.name} ({tests.task.title}), and the model's "
+            f"task is {learned.name}: --task {learned.name} reads a table so"
+        )
+    tests = (
+        replace(tests, task=learned, metric=learned.metric, extra_metrics=learned.extra_metrics)
+        if learned != DEFAULT_TASK
+        else tests
+    )
     there = tests.classes
     tests = tests.map(lambda images: images.transformed(pretrained.transform))
     if there == classes:
@@ -109,21 +123,28 @@ def _on_other_data(
         )
     if owners := [name for name, images in tests.sets.items() if images.space is not None]:
         raise DataError(f"{', '.join(owners)} of {source.root}: classes in another order")
-    labels = [positions[name] for name in there]
-    tests = tests.map(lambda images: images.relabelled(labels))
+    places = [positions[name] for name in there]
+    tests = tests.map(
+        lambda images: images.with_labels(learned.in_order(images.labels, places, len(classes)))
+    )
     return pretrained.model, replace(tests, classes=classes)
 
 
-def _table(scores: Mapping[str, Scores]) -> Table:
+def _table(scores: Mapping[str, Scores], official: str) -> Table:
     table = Table("set", box=None, pad_edge=False)
+    have_accuracy = any(each.accuracy is not None for each in scores.values())
+    first = "accuracy" if have_accuracy else official
     figures = list(dict.fromkeys(name for each in scores.values() for name in each.figures))
-    titles = [METRICS[name].title for name in figures]
-    for name in ("images", "accuracy", *titles, "NLL", "ECE"):
+    figures = [name for name in figures if name != first]
+    rest = [n for n in ("nll", "ece") if any(getattr(s, n) is not None for s in scores.values())]
+    titles = [METRICS[name].title for name in (first, *figures)]
+    for name in ("images", *titles, *map(str.upper, rest)):
         table.add_column(name, justify="right", no_wrap=True)
     for name, each in scores.items():
-        own = (str(each.examples), repr(each.accuracy))
-        others = (f"{each.figures[n]:.4f}" if n in each.figures else "" for n in figures)
-        table.add_row(printable(name), *own, *others, f"{each.nll:.4f}", f"{each.ece:.4f}")
+        own = (str(each.examples), repr(each.of(first)))
+        values = [*(each.figures.get(n) for n in figures), *(getattr(each, n) for n in rest)]
+        others = ("" if value is None else f"{value:.4f}" for value in values)
+        table.add_row(printable(name), *own, *others)
     return table
 
 
@@ -131,7 +152,8 @@ def _over_all(tests: Benchmark, scores: Mapping[str, Scores]) -> list[str]:
     """Return the mean over groups of shifts, and the benchmark's own summary."""
     shifts = {name: each for name, each in scores.items() if not name.startswith(DEV_PREFIX)}
     official = tests.metric
-    groups = by_group({n: each.figures.get(official, each.accuracy) for n, each in shifts.items()})
+    every = {n: each.figures.get(official, each.accuracy) for n, each in shifts.items()}
+    groups = by_group({n: value for n, value in every.items() if value is not None})
     lines = []
     if len(groups) > 1:
         mean = fmean(groups.values())
@@ -143,14 +165,12 @@ def _over_all(tests: Benchmark, scores: Mapping[str, Scores]) -> list[str]:
 
 
 def _compare_with_record(
-    model: Path, about: dict[str, Any], accuracy: dict[str, float], console: Console
+    model: Path, about: dict[str, Any], found: dict[str, float], metric: str, console: Console
 ) -> None:
     recorded = find_record(model, about)
     if recorded is None:
         console.print("No record of this model was found next to it.")
-    elif recorded.of("accuracy").items() <= accuracy.items():
+    elif recorded.of(metric).items() <= found.items():
         console.print("Equal to the recorded values, to the last digit.")
     else:
-        console.print(
-            f"Not equal to the recorded values: {recorded.of('accuracy')}", soft_wrap=True
-        )
+        console.print(f"Not equal to the recorded values: {recorded.of(metric)}", soft_wrap=True)

@@ -115,5 +115,7 @@ def _keep(out: Path, task: Task, best: Record, state: State, num_workers: int | 
     """Save a model, and the temperature of its probabilities."""
     loaded = task.load()
     digest = save_model(RunFolder(out).model, state, about_model(best) | task.about())
-    model, validation = load_weights(loaded, state), loaded.benchmark.id_val
-    calibrate_model(out, digest, model, validation, num_workers)
+    learned = loaded.benchmark.task
+    if learned.has_classes:
+        model, validation = load_weights(loaded, state), loaded.benchmark.id_val
+        calibrate_model(out, digest, model, validation, num_workers, learned)

@@ -14,7 +14,7 @@ from gmixout.bench.threads import few_threads
 from gmixout.errors import ConfigError
 from gmixout.use.inputs import inputs_of
 from gmixout.use.loaded import load
-from gmixout.use.outputs import Output, Text, check_output, open_output
+from gmixout.use.outputs import Output, PredictionForm, Text, check_output, open_output
 from gmixout.use.predictions import FilePrediction, predictions
 
 
@@ -23,13 +23,13 @@ def predict(
     files: list[Word] | None = None,
     out: Path | None = None,
     top_k: int = 5,
-    threshold: float = 0.0,
+    threshold: float | None = None,
     batch_size: int | None = None,
     device: str | None = None,
     num_workers: int | None = None,
     overwrite: bool = False,
 ) -> Counter[str]:
-    """Predict the classes of images with a finetuned model.
+    """Predict the classes of images with a finetuned model, or their numbers.
 
     Nothing is downloaded: the run's folder holds all that is needed. A file that cannot be read is
     a row with its error, and the exit code is 0. Ctrl-C keeps the rows that are done.
@@ -40,7 +40,8 @@ def predict(
             -, such a list on standard input.
         out: File for the predictions: .csv, .jsonl or .parquet. Without it they are printed.
         top_k: Number of classes for each image.
-        threshold: Abstain where the best class has a lower probability than this.
+        threshold: Abstain where the best class has a lower probability than this; of several labels
+            an image, the probability from which a class is predicted, by default 0.5.
         batch_size: Images at once; by default at most 128.
         device: cpu, cuda, cuda:1, mps; by default a GPU if there is one.
         num_workers: Processes that decode images; by default none on a CPU, else one per CPU
@@ -68,9 +69,10 @@ def predict(
         stack.enter_context(few_threads(classifier))
         output: Output
         if out is None:
-            output, bar = Text(sys.stdout, inputs.files, sys.stdout.isatty()), None
+            output, bar = Text(sys.stdout, inputs.files, sys.stdout.isatty(), top_k), None
         else:
-            output = open_output(out, top_k, overwrite)
+            form = PredictionForm(top_k, classifier.task, classifier.classes)
+            output = open_output(out, form, overwrite)
             bar = stack.enter_context(FilesBar("predicting", len(inputs.files)))
         stack.enter_context(closing(output))
         for rows in batches:
