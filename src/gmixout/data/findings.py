@@ -44,7 +44,7 @@ class Found:
     index: int
     """Its position there."""
     label: str
-    """Its class."""
+    """Its class, or what it has instead, as text."""
     name: str
     """Its file, from the root, or another name."""
     said: str = ""
@@ -172,7 +172,7 @@ def examine(source: Source, advance: Callable[[int, int], None] | None = None) -
         for start in range(0, len(images), _BLOCK)
     ]
     root = source.root if source.root.is_dir() else source.root.parent
-    finder = _Finder(root, benchmark.classes)
+    finder = _Finder(root, benchmark)
     with ThreadPoolExecutor() as pool:
         try:
             for each in pool.map(lambda block: finder.look(*block), blocks):
@@ -208,11 +208,11 @@ class _Finder:
 
     Args:
         root: Folder of the data set.
-        classes: Its class names.
+        benchmark: Its task and its class names.
     """
 
-    def __init__(self, root: Path, classes: Sequence[str]) -> None:
-        self._root, self._classes = f"{root}/", classes
+    def __init__(self, root: Path, benchmark: ImageBenchmark) -> None:
+        self._root, self._classes, self._task = f"{root}/", benchmark.classes, benchmark.task
         self._has_hash = find_spec("imagehash") is not None
 
     def look(self, part: str, images: ImageSet, indices: range) -> list[_Look]:
@@ -222,7 +222,8 @@ class _Finder:
         for index in indices:
             content = images.content(index)
             name = images.name(index).removeprefix(self._root)
-            itself = Found(part, index, classes[int(images.labels[index])], name)
+            _, (target,) = self._task.table(images.labels[index : index + 1], classes)
+            itself = Found(part, index, ", ".join(target), name)
             try:
                 picture = images.picture(index)
             except DataError as error:

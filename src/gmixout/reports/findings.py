@@ -69,8 +69,11 @@ def _samples(findings: Findings) -> list[dict[str, Any]]:
     train, inventory = findings.benchmark.train, findings.inventory
     broken = {found.index for found in findings.broken if found.part == "train"}
     rows = []
+    if not findings.benchmark.task.has_classes:
+        return []
     for label, name in enumerate(inventory.names[:SAMPLED_CLASSES]):
-        indices = (train.labels == label).nonzero().flatten().tolist()
+        has = train.labels == label if train.labels.dim() == 1 else train.labels[:, label] > 0
+        indices = has.nonzero().flatten().tolist()
         chosen = [index for index in indices if index not in broken][:SAMPLES]
         found = [Found("train", index, name, train.name(index)) for index in chosen]
         counts = {

@@ -122,6 +122,10 @@ class LearningTask(Named):
         del labels
         return cls()
 
+    @abstractmethod
+    def table(self, labels: Tensor, classes: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+        """Return labels as a table that is read back: names of columns, and a row of each image."""
+
     # ----- labels of a data set
 
     @abstractmethod

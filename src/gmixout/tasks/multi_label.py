@@ -73,6 +73,13 @@ class multi_label(LearningTask):
 
         return encoded
 
+    def table(self, labels: Tensor, classes: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+        """Return `cat|dog` of each image; a column for each class where a name could not be read."""
+        if any(labels_in(name) != [name] for name in classes):
+            return [*classes], [[f"{value:g}" for value in row] for row in labels.tolist()]
+        held = (label.nonzero().flatten().tolist() for label in labels)
+        return [self.usual_columns[0]], [["|".join(classes[n] for n in own)] for own in held]
+
     def problem(self, labels: Tensor, classes: Sequence[str]) -> str:
         """Return what is wrong with labels `[N, classes]`."""
         if labels.dim() != 2 or labels.shape[1] != len(classes):

@@ -105,6 +105,10 @@ class regression(LearningTask):
             )
         return cls(tuple(wide.mean(0).tolist()), tuple(std.tolist()))
 
+    def table(self, labels: Tensor, classes: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+        """Return a column for each number, with all digits that float32 has."""
+        return [*classes], [[f"{value:.9g}" for value in row] for row in labels.tolist()]
+
     def problem(self, labels: Tensor, classes: Sequence[str]) -> str:
         """Return what is wrong with labels `[N, numbers]`."""
         if labels.dim() != 2 or labels.shape[1] != len(classes):

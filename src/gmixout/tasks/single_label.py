@@ -33,6 +33,10 @@ class single_label(LearningTask):
         places = {name: place for place, name in enumerate(classes)}
         return lambda cells: places[cells[0]]
 
+    def table(self, labels: Tensor, classes: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+        """Return the name of each image's class."""
+        return [self.usual_columns[0]], [[classes[label]] for label in labels.tolist()]
+
     def problem(self, labels: Tensor, classes: Sequence[str]) -> str:
         """Return what is wrong with labels `[N]`."""
         wrong = labels[(labels < 0) | (labels >= len(classes))]
