@@ -168,12 +168,12 @@ def multi_label_macro_f1(logits: Tensor, labels: Tensor, groups: Tensor | None =
         labels: `[N, classes]`, 0 and 1.
         groups: Not used.
     """
-    from torchmetrics.functional.classification import multilabel_f1_score
+    from torchmetrics.functional.classification import binary_f1_score
 
     del groups
-    count, present = logits.shape[1], labels.sum(0) > 0
-    scores = multilabel_f1_score(logits.sigmoid(), labels.long(), count, average="none")
-    return float(scores.reshape(-1)[present].mean())
+    present, own = labels.sum(0).nonzero().flatten().tolist(), labels.long()
+    each = [binary_f1_score(logits[:, n].sigmoid(), own[:, n]) for n in present]
+    return float(torch.stack(each).mean()) if each else math.nan
 
 
 def multi_label_micro_f1(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:

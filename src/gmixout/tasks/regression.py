@@ -97,13 +97,12 @@ class regression(LearningTask):
             DataError: All images have one value.
         """
         wide = labels.double()
-        std = wide.std(0, correction=0)
-        if not len(labels) or not bool((std > 0).all()):
+        if not len(labels) or not bool((wide != wide[0]).any(0).all()):
             raise DataError(
                 "every training image has the same value: there is nothing to learn; "
                 f"values are {labels[:1].tolist()}"
             )
-        return cls(tuple(wide.mean(0).tolist()), tuple(std.tolist()))
+        return cls(tuple(wide.mean(0).tolist()), tuple(wide.std(0, correction=0).tolist()))
 
     def table(self, labels: Tensor, classes: Sequence[str]) -> tuple[list[str], list[list[str]]]:
         """Return a column for each number, with all digits that float32 has."""
