@@ -12,6 +12,7 @@ from gmixout.bench.benchmarks import check_benchmark_name, load_benchmark
 from gmixout.data import SOURCES, Benchmark, Inventory, Source
 from gmixout.data.common_corruptions import NOTES, corruption_shifts
 from gmixout.data.images import ImageSet
+from gmixout.data.prompt_files import Templates, class_names_in, templates_in
 from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.source import ImageBenchmark, broken_in
 from gmixout.errors import ConfigError, StateError
@@ -29,6 +30,9 @@ IDENTITY_SCHEMA = 3
 """Version of the identity of runs, which leaves out default values. Raise it when the default of a
 setting changes, or runs before and after would look the same. 3: GMixout's mask_rate and
 anchor_decay, 0.9 before."""
+
+_OF_TEXT = ("prompts", "class_names")
+"""Options of a zero-shot head."""
 
 IN_MEMORY_BYTES = 2**30
 """Preprocessed test and training images stay in memory up to this size in total."""
@@ -72,6 +76,9 @@ class Task:
         image_size: Height and width of the model's input in pixels; None: the model's own.
         num_workers: Processes that load images for a linear probe, by default as in training; not
             part of the task's identity.
+        prompts: File of prompts of a zero-shot head, see `prompt_files.templates_in`; None: the
+            data set's.
+        class_names: File of the classes' names in prompts, see `prompt_files.class_names_in`.
     """
 
     benchmark: str | Source = "digits"
@@ -81,6 +88,8 @@ class Task:
     corruption_share: float = 1.0
     image_size: int | None = None
     num_workers: int | None = field(default=None, compare=False)
+    prompts: Path | None = None
+    class_names: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse inconsistent values, before anything is loaded."""
@@ -90,6 +99,17 @@ class Task:
                 raise ConfigError(f"{name}={value!r:.80} must be one of: {', '.join(known)}")
         if not isinstance(self.model, str | None):
             raise ConfigError(f"model={self.model!r:.80} must be the name of a model")
+        for name in _OF_TEXT:
+            if (file := getattr(self, name)) is None:
+                continue
+            if not isinstance(file, str | Path):
+                raise ConfigError(f"{name}={file!r:.80} must be a file")
+            object.__setattr__(self, name, Path(file).expanduser().absolute())
+            if self.head not in (None, "zero_shot"):
+                raise ConfigError(
+                    f"{name} is for a zero-shot head, and head={self.head} has no text: leave out "
+                    "one of them"
+                )
         check_image_size(self.image_size)
         share = self.corruption_share
         if not 0 < share <= 1:
@@ -106,7 +126,7 @@ class Task:
                 f"benchmark {self.benchmark} needs a folder: --data-root DIR. "
                 f"Get the data from: {kind.download_hint}"
             )
-        for name in ("model", "head", "corruptions", "image_size"):
+        for name in ("model", "head", "corruptions", "image_size", *_OF_TEXT):
             if getattr(self, name) not in (None, "none"):
                 raise ConfigError(
                     f"benchmark {self.benchmark} includes its own model and shifts: leave out "
@@ -161,6 +181,7 @@ class Task:
         else:
             raise StateError(f"benchmark {benchmark!r:.80} is not the name of a benchmark")
         others = ("model", "head", "corruptions", "corruption_share", "image_size", "num_workers")
+        others += _OF_TEXT
         try:
             return cls(benchmark, **{name: values[name] for name in others if name in values})
         except TypeError as error:
@@ -177,7 +198,14 @@ class Task:
             "corruptions": self.corruptions,
             "corruption_share": self.corruption_share,
             "image_size": self.image_size,
+            **self._files,
         }
+
+    @property
+    def _files(self) -> dict[str, str]:
+        """The files that are given, which older runs know nothing of."""
+        held = {name: getattr(self, name) for name in _OF_TEXT}
+        return {name: str(file) for name, file in held.items() if file is not None}
 
     def identity(self) -> dict[str, Any]:
         """Return its identity as plain values, independent of the place of its files.
@@ -232,14 +260,29 @@ class Task:
         head = None if self.head == "linear_probe" else self.head
         head = "random" if others else head
         with_text = not others and (self.head == "zero_shot" or self.head is None)
-        return load_pretrained(
+        templates: Templates | None = self.benchmark.prompts if with_text else None
+        if self.prompts is not None:
+            templates = templates_in(self.prompts, classes)
+        names = self.class_names
+        found = load_pretrained(
             self.model or default_model(self.benchmark),
             classes,
             head=head,
-            templates=self.benchmark.prompts if with_text else None,
+            templates=templates,
             device=PartialState().device,
             image_size=self.image_size,
+            texts=None if names is None else class_names_in(names, classes),
         )
+        if found.head_from != "zero_shot" and self._files:
+            raise ConfigError(
+                f"{' and '.join(self._files)}: the head of {found.name} is {found.head_from}, and "
+                "not made from text, which takes a CLIP and one class an image: leave it out"
+            )
+        return found
+
+    def without_text(self) -> "Task":
+        """Return the task with a random head in place of one that files of text are needed for."""
+        return replace(self, head="random", prompts=None, class_names=None) if self._files else self
 
 
 def _kept(architecture: Mapping[str, Any]) -> dict[str, Any]:
@@ -365,12 +408,14 @@ def _parts(task: Task, source: Source, model: str) -> dict[str, Any]:
     options = {name: plain(value) for name, value in source.shown.items()}
     usual, others = defaults_of(Task), ("head", "corruptions", "corruption_share", "image_size")
     differing = {n: getattr(task, n) for n in others if getattr(task, n) != usual[n]}
+    differing |= {name: Path(file).name for name, file in task._files.items()}
     return {"data": source.name, **options, "model": model, **differing}
 
 
 def _differences(task: Task) -> str:
     head = f", head={task.head}" if task.head else ""
     head += f", image_size={task.image_size}" if task.image_size else ""
+    head += "".join(f", {name}={Path(file).name}" for name, file in task._files.items())
     share = f" of {task.corruption_share:g}" if task.corruption_share < 1 else ""
     return head + (f", corruptions={task.corruptions}{share}" if task.corruptions != "none" else "")
 

@@ -16,6 +16,8 @@ MOST_GROUPS = 100
 """Groups of copies that are shown."""
 MOST_IN_GROUP = 6
 MOST_ODD = 60
+MOST_SUSPECTS = 200
+"""Images whose label may be wrong that are shown."""
 SAMPLED_CLASSES = 40
 """Classes of which samples are shown."""
 SAMPLES = 6
@@ -43,6 +45,10 @@ def findings_page(findings: Findings) -> str:
         broken_count=len(findings.broken),
         odd=[_shown(findings, found) for found in findings.odd[:MOST_ODD]],
         odd_count=len(findings.odd),
+        suspects=None
+        if findings.suspects is None
+        else [_shown(findings, found) for found in findings.suspects[:MOST_SUSPECTS]],
+        suspect_count=len(findings.suspects or ()),
         samples=_samples(findings),
         classes_shown=SAMPLED_CLASSES,
     )

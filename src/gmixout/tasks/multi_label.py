@@ -74,7 +74,7 @@ class multi_label(LearningTask):
         return encoded
 
     def table(self, labels: Tensor, classes: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-        """Return `cat|dog` of each image; a column for each class where a name could not be read."""
+        """Return `cat|dog` of each image; a column for each class if a name could not be read."""
         if any(labels_in(name) != [name] for name in classes):
             return [*classes], [[f"{value:g}" for value in row] for row in labels.tolist()]
         held = (label.nonzero().flatten().tolist() for label in labels)

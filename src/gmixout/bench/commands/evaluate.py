@@ -54,7 +54,8 @@ def evaluate(
     """
     state, about = load_model(model)
     learned = learning_task_of(about)
-    task = replace(Task.of(about["task"]), num_workers=num_workers)
+    # the head is the file's, whatever text it was made from
+    task = replace(Task.of(about["task"]).without_text(), num_workers=num_workers)
     asked = task.with_data(benchmark, data_root).benchmark
     elsewhere = asked if isinstance(asked, Source) and asked is not task.benchmark else None
     if elsewhere is not None and benchmark is None and _is_whole(elsewhere):

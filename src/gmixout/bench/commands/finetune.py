@@ -33,6 +33,8 @@ def finetune(
     corruptions: Corruptions = "none",
     corruption_share: float = 1.0,
     image_size: int | None = None,
+    prompts: Path | None = None,
+    class_names: Path | None = None,
     method: Method | None = None,
     out: Path = Path("runs/finetune"),
     resume: bool = False,
@@ -59,6 +61,10 @@ def finetune(
             as long as the test set.
         image_size: Height and width of the images that the model gets, in pixels; by default its
             own. Smaller images take less time.
+        prompts: File of your own prompts for a zero-shot head: one a line, `a photo of a {}.`, or a
+            table (.csv) with columns class and prompt.
+        class_names: File of the names of the classes in prompts: one a line, in the order of the
+            classes, or a table (.csv) with columns class and name.
         method: The finetuning method, by default gmixout, or your own `module:Class`; its options
             follow as `--method.NAME VALUE`.
         out: Folder for config.yaml, records.jsonl, model.safetensors and report.html.
@@ -81,7 +87,17 @@ def finetune(
             f"`gmixout compare --methods {method.name}`, or `gmixout soup` on runs that you have"
         )
     workers = training.get("num_workers")
-    task = Task(benchmark, model, head, corruptions, corruption_share, image_size, workers)
+    task = Task(
+        benchmark,
+        model,
+        head,
+        corruptions,
+        corruption_share,
+        image_size,
+        workers,
+        prompts,
+        class_names,
+    )
     chosen = choose_settings(task, training, method)
     arguments, loaded = chosen.arguments, task.load()
     config = {**task.plain(), "method": spec_of(method), **arguments.plain()}
