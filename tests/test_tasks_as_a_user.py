@@ -132,7 +132,7 @@ def test_a_loaded_model_says_what_the_command_writes(name, runs, photos, tmp_pat
         assert found == pytest.approx(expected[:, 0].tolist(), rel=1e-5)
         assert [line["predicted_value"] for line in lines[:6]] == found
         assert "class_1" not in rows[0]
-        assert main([*words, "--threshold", "0.5"]) == 1
+        assert main([*words, "--threshold", "0.5"]) == 2
         assert "this model predicts numbers" in capsys.readouterr().err
         with pytest.raises(gmixout.errors.ConfigError, match="top_k=1 is for classes"):
             model.predict(files, top_k=1)
@@ -146,7 +146,7 @@ def test_a_run_is_evaluated_again_to_the_last_digit(name, runs, photos, capsys):
     assert main(["evaluate", str(runs / name), *own]) == 0
     other = next(each for each in COLUMNS if each != name)
     own = ["--benchmark", "csv", "--data-root", str(photos / f"{other}.csv")]
-    assert main(["evaluate", str(runs / name), *own]) == 1
+    assert main(["evaluate", str(runs / name), *own]) == 2
     assert "and the model's task is" in capsys.readouterr().err
 
 
@@ -175,7 +175,7 @@ def test_an_export_knows_the_task(name, form, runs, photos, tmp_path):
 def test_probabilities_of_several_labels_are_calibrated_and_numbers_are_not(runs, capsys):
     assert main(["calibrate", str(runs / "labels")]) == 0
     assert "temperature" in capsys.readouterr().out
-    assert main(["calibrate", str(runs / "value")]) == 1
+    assert main(["calibrate", str(runs / "value")]) == 2
     assert "predicts numbers of an image" in capsys.readouterr().err
 
 
@@ -203,7 +203,7 @@ def test_what_has_no_meaning_is_refused_and_said(words, photos, foundation, tmp_
     name, *options = words.split()
     data = [str(photos / f"{name}.csv"), "--model", foundation, "--out", str(tmp_path / "x")]
     given = [*FEW[:-2], *(() if "--method" in options else FEW[-2:])]
-    assert main(["finetune", *data, *given, *options]) == 1
+    assert main(["finetune", *data, *given, *options]) == 2
     assert REFUSED[words] in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "x").exists()
 
