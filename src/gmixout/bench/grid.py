@@ -13,10 +13,10 @@ from typing import Any
 
 from rich.progress import Progress
 
+from gmixout.bench.checks import check_training
 from gmixout.bench.folder import is_trained
 from gmixout.bench.job import (
     Job,
-    check_training,
     hash_of,
     identity_of,
     identity_of_training,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,18 +13,16 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
+from gmixout.bench.checks import check_training
 from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.folder import is_trained
 from gmixout.bench.task import IDENTITY_SCHEMA, LoadedTask, Task
 from gmixout.errors import ConfigError, StateError
 from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
 from gmixout.evaluation.official import METRICS
-from gmixout.losses import LOSSES, Loss
-from gmixout.losses.cross_entropy import class_counts
 from gmixout.methods import Finetuning, Method, Runs
 from gmixout.methods.zero_shot import zero_shot
 from gmixout.named import NotAllowedError, changed, defaults_of, from_spec, identity, plain
-from gmixout.regularizers import Regularizer
 from gmixout.results import (
     BenchmarkFacts,
     Machine,
@@ -35,10 +33,9 @@ from gmixout.results import (
     Training,
 )
 from gmixout.results.model_file import load_model, save_model
-from gmixout.tasks import LearningTask
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.checkpoint import delete_checkpoint
-from gmixout.training.loop import check_training_settings, train
+from gmixout.training.loop import train
 from gmixout.weightspace import State
 
 DIGEST_SCHEMA = 2
@@ -185,57 +182,6 @@ def make_record(
             git=git_commit(),
         ),
     )
-
-
-def check_training(
-    task: LoadedTask, arguments: TrainingArguments, regularizers: Sequence[Regularizer] = ()
-) -> None:
-    """Check before training that settings fit a task, whatever the method.
-
-    Args:
-        task: Data and pretrained model.
-        arguments: The settings.
-        regularizers: Regularizers beside the method.
-
-    Raises:
-        ConfigError: They do not.
-        DataError: The training set is empty.
-    """
-    benchmark, train = task.benchmark, task.benchmark.train
-    _check_task(benchmark.task, arguments, regularizers)
-    check_training_settings(task.pretrained, train, arguments, regularizers)
-    if arguments.logit_adjustment:
-        counts = class_counts(train, len(benchmark.classes))
-        acting: tuple[Any, ...] = (arguments.criterion, *arguments.beside, *regularizers)
-        if counts.min() == 0 and (soft := [each.name for each in acting if each.soft]):
-            empty = benchmark.classes[int(counts.argmin())]
-            raise ConfigError(
-                f"logit_adjustment: class {empty} has no training image, and its loss would be "
-                f"infinite with the soft targets of {', '.join(soft)}: leave these out"
-            )
-
-
-def _check_task(
-    task: LearningTask, arguments: TrainingArguments, regularizers: Sequence[Regularizer]
-) -> None:
-    """Check that the loss and all regularizers are for what the model is to say.
-
-    Raises:
-        ConfigError: One is not.
-    """
-    loss: Loss = arguments.criterion
-    if loss.tasks and task.name not in loss.tasks:
-        fitting = [name for name, kind in LOSSES.items() if task.name in kind.tasks]
-        raise ConfigError(
-            f"loss={loss.name} is for {' and '.join(loss.tasks)}, and this data is {task.name} "
-            f"({task.title}): use --loss {' or '.join(fitting)}"
-        )
-    for each in (*arguments.beside, *regularizers):
-        if each.tasks and task.name not in each.tasks:
-            raise ConfigError(
-                f"{each.name} is for {' and '.join(each.tasks)}, and this data is {task.name} "
-                f"({task.title}): leave it out"
-            )
 
 
 @dataclass(frozen=True)

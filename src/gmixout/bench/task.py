@@ -10,11 +10,10 @@ from accelerate import PartialState
 
 from gmixout.bench.benchmarks import check_benchmark_name, load_benchmark
 from gmixout.data import SOURCES, Benchmark, Inventory, Source
-from gmixout.data.common_corruptions import NOTES, corruption_shifts
+from gmixout.data.common_corruptions import with_corruptions
 from gmixout.data.images import ImageSet
 from gmixout.data.prompt_files import Templates, class_names_in, templates_in
-from gmixout.data.sampling import SPLIT_SEED, stratified
-from gmixout.data.source import ImageBenchmark, broken_in
+from gmixout.data.source import broken_in
 from gmixout.errors import ConfigError, StateError
 from gmixout.files import cache_folder
 from gmixout.models import Pretrained, check_image_size, linear_probe_head, load_pretrained
@@ -180,7 +179,7 @@ class Task:
             check_benchmark_name(benchmark)
         else:
             raise StateError(f"benchmark {benchmark!r:.80} is not the name of a benchmark")
-        others = ("model", "head", "corruptions", "corruption_share", "image_size", "num_workers")
+        others = ["model", "head", "corruptions", "corruption_share", "image_size", "num_workers"]
         others += _OF_TEXT
         try:
             return cls(benchmark, **{name: values[name] for name in others if name in values})
@@ -362,34 +361,6 @@ def _load(task: Task) -> LoadedTask:
         notes=notes,
         inventory=Inventory.of(str(source), source.root, benchmark, notes),
     )
-
-
-def with_corruptions(
-    benchmark: ImageBenchmark,
-    kinds: Literal["common", "extra", "all"],
-    share: float = 1.0,
-    summary: str | None = None,
-) -> ImageBenchmark:
-    """Return the benchmark with the in-domain test images corrupted, as shifts.
-
-    With other shifts they are one group, `corrupted`, which the mean OOD value counts once;
-    otherwise they are named as in ImageNet-C, and `summary` is their summary.
-    """
-    images, whole = benchmark.id_test, len(benchmark.id_test)
-    notes: tuple[str, ...] = NOTES
-    if share < 1:
-        strata = benchmark.task.strata(images.labels)
-        images = images.subset(stratified(strata, (share,), SPLIT_SEED)[0])
-        if not len(images):
-            raise ConfigError(f"corruption_share={share} leaves no image of {whole}")
-        notes = (*NOTES, f"{len(images)} of {whole} test images are corrupted")
-    shifts = corruption_shifts(images, kinds)
-    if benchmark.shifts:
-        named = {f"corrupted/{name.replace('/', '-')}": each for name, each in shifts.items()}
-        benchmark = replace(benchmark, shifts={**benchmark.shifts, **named})
-    else:
-        benchmark = replace(benchmark, shifts=shifts, summary=benchmark.summary or summary)
-    return replace(benchmark, notes=(*benchmark.notes, *notes))
 
 
 def _label(model: str) -> str:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Labels: TypeAlias = Sequence[int] | Sequence[Sequence[float]] | Tensor
-"""Classes `[N]`, or `[N, outputs]`."""
 Transform: TypeAlias = Callable[["Image"], Tensor]
 """Makes a model's input `[C, H, W]` from an image; picklable, for spawned workers."""
 
@@ -66,8 +65,7 @@ class ImageSet(Examples, ABC):
     the parts of a split share one store. Sets are picklable, and any number of workers may read.
 
     Args:
-        labels: One for each image of the store: `[N]`, its class, or `[N, outputs]` for several
-            labels or numbers.
+        labels: The class of each image of the store, `[N]`; several labels or numbers, `[N, M]`.
         groups: `[N]`, the group of each image (a domain, a place, a range of class sizes), for
             training and metrics that ask for it: positions in `group_names`.
         space: The set's own classes, where they are not the model's.

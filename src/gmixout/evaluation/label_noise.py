@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -158,17 +157,3 @@ def off_diagonal(shares: Tensor, labels: Tensor) -> dict[int, int]:
     best, taken = sure.max(1)
     chosen = known & (best >= 0) & (taken != labels)
     return {n: int(taken[n]) for n in chosen.nonzero().flatten().tolist()}
-
-
-def check_takes_classes(benchmark: Any) -> None:
-    """Check that a data set has one class an image.
-
-    Raises:
-        ConfigError: It has not.
-    """
-    task = benchmark.task
-    if not (task.has_classes and task.least_outputs > 1):
-        raise ConfigError(
-            f"--model looks for wrong labels of one class an image, and this data is {task.name} "
-            f"({task.title}): leave it out"
-        )

@@ -76,7 +76,7 @@ def zero_shot_weight(
     if len({*counts}) == 1:
         means = features.reshape(len(prompts), counts[0], -1).mean(1)
     else:
-        means = torch.stack([own.mean(0) for own in features.split(counts)])
+        means = torch.stack([own.mean(0) for own in torch.split(features, counts)])
     return functional.normalize(means, dim=-1) * logit_scale.exp()
 
 

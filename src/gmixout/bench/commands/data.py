@@ -6,13 +6,14 @@ from pathlib import Path
 from accelerate import PartialState
 from rich.console import Console
 
+from gmixout.bench.checks import require_one_class
 from gmixout.bench.progress import FilesBar, bars
 from gmixout.bench.threads import few_threads
 from gmixout.data import Source
 from gmixout.data.findings import Findings, Found, examine
 from gmixout.data.source import Problems
 from gmixout.errors import ConfigError
-from gmixout.evaluation.label_noise import check_takes_classes, suspects_in
+from gmixout.evaluation.label_noise import suspects_in
 from gmixout.files import write_text
 from gmixout.models import load_pretrained
 from gmixout.plain import printable
@@ -74,7 +75,7 @@ def check(
 def _suspects(findings: Findings, model: str, image_size: int | None) -> tuple[Found, ...]:
     """Return the images whose label a probe of the others denies, the surest first."""
     benchmark = findings.benchmark
-    check_takes_classes(benchmark)
+    require_one_class(benchmark.task, "--model, which looks for wrong labels,")
     device = PartialState().device
     pretrained = load_pretrained(model, benchmark.classes, head="random", image_size=image_size)
     sets = {name: getattr(benchmark, name) for name in ("train", "id_val", "id_test")}

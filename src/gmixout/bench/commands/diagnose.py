@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from gmixout.bench.checks import require_one_class
 from gmixout.bench.folder import at_work, read_run_config
 from gmixout.bench.job import Job, method_of
 from gmixout.bench.progress import bars
@@ -33,7 +34,6 @@ from gmixout.results import RunFolder
 from gmixout.results.folder import DiagnosisFolder
 from gmixout.results.model_file import load_model
 from gmixout.results.record import ID_SETS
-from gmixout.tasks import DEFAULT_TASK
 from gmixout.training import TrainingArguments
 from gmixout.training.loop import train
 from gmixout.weightspace import State, fingerprint, interpolate, uniform_soup
@@ -74,11 +74,7 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3, data_root: Path | No
         if value < 1:
             raise ConfigError(f"diagnose({name}={value}): it must be at least 1")
     known, folder = find_run(run, data_root), RunFolder(run).diagnosis
-    if (learned := known.job.loaded.benchmark.task) != DEFAULT_TASK:
-        raise ConfigError(
-            f"diagnose compares class probabilities, and the data of {run} is {learned.name} "
-            f"({learned.title})"
-        )
+    require_one_class(known.job.loaded.benchmark.task, "diagnose")
     folder.path.mkdir(exist_ok=True)
     found: list[Repeat] = []
     try:
@@ -326,9 +322,8 @@ def _line(look: _Look, pretrained: State, final: State) -> dict[str, dict[str, l
     for place in POSITIONS:
         for name, found in look.logits(interpolate(pretrained, final, place), look.sets).items():
             scores = score(*found)
-            for measure, value in (("loss", scores.nll), ("accuracy", scores.accuracy)):
-                assert value is not None  # of one class an image there is one
-                line[name][measure].append(value)
+            line[name]["loss"].append(scores.nll or 0.0)
+            line[name]["accuracy"].append(scores.accuracy or 0.0)
     return line
 
 
