@@ -13,7 +13,8 @@ from tiny_foundations import timm_folder
 
 import gmixout
 from gmixout.cli import main
-from gmixout.results import RecordLog, RunFolder
+from gmixout.errors import ConfigError, StateError
+from gmixout.results import RecordLog, RunFolder, Study
 from gmixout.results.record import Record
 
 FEW = ["--recipe", "none", "--steps", "4", "--batch-size", "8", "--method", "full"]
@@ -134,7 +135,7 @@ def test_a_loaded_model_says_what_the_command_writes(name, runs, photos, tmp_pat
         assert "class_1" not in rows[0]
         assert main([*words, "--threshold", "0.5"]) == 2
         assert "this model predicts numbers" in capsys.readouterr().err
-        with pytest.raises(gmixout.errors.ConfigError, match="top_k=1 is for classes"):
+        with pytest.raises(ConfigError, match="top_k=1 is for classes"):
             model.predict(files, top_k=1)
 
 
@@ -231,7 +232,7 @@ def test_choices_of_a_comparison_take_the_lower_error(photos, foundation, tmp_pa
     assert by_lr[1e-5].id_val < by_lr[1e-1].id_val or by_lr[1e-1].training.kept_step == 1
     (soup,) = [record for record in records if record.method.name == "greedy_soup"]
     assert soup.id_val <= min(record.id_val for record in by_lr.values()) + 1e-9
-    study = gmixout.results.Study(records)
+    study = Study(records)
     chosen = study.selected[("full", "")]
     assert chosen.id_val == min(each.id_val for each in study.by_series[("full", "")])
     assert study.curves == []
@@ -252,5 +253,26 @@ def test_a_model_file_whose_task_was_changed_is_refused(runs, tmp_path):
     spec = about["learning_task"]
     about["learning_task"] = {**spec, "init_args": {"mean": [0.0, 1.0], "std": [1.0, 1.0]}}
     save_model(RunFolder(tmp_path).model, state, about)
-    with pytest.raises(gmixout.errors.StateError, match="the model's task cannot be used"):
+    with pytest.raises(StateError, match="the model's task cannot be used"):
         gmixout.load(tmp_path)
+
+
+def test_a_table_that_cannot_be_learned_or_measured_is_refused_before_training(
+    photos, foundation, tmp_path, capsys
+):
+    def said(column, cells):
+        table = photos / f"{tmp_path.name}.csv"
+        rows = [f"{n}.png,{cell},{part}" for n, (cell, part) in enumerate(cells)]
+        table.write_text("\n".join([f"file,{column},split", *rows]))
+        words = ["finetune", str(table), "--model", foundation, "--out", str(tmp_path / "x"), *FEW]
+        assert main(words) == 2
+        assert not (tmp_path / "x").exists()
+        return " ".join(capsys.readouterr().err.split())
+
+    parts = ["train"] * 8 + ["val", "val", "test", "test"]
+    assert "no row has a label" in said("labels", [("", part) for part in parts])
+    few = [("a" if part == "train" else "", part) for part in parts]
+    assert "`id_val`: no image of it has a label" in said("labels", few)
+    assert "nothing to learn" in said("value", [(7, part) for part in parts])
+    assert "line 2: value is 'seven', not a number" in said("value", [("seven", "train")])
+    assert "line 2: value is empty" in said("value", [("", "train")])

@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from gmixout.data.batch import Batch
-from gmixout.errors import ConfigError, DataError
+from gmixout.errors import ConfigError
 from gmixout.losses import LOSSES, Loss
 
 LABELS = torch.tensor([0, 2, 2, 1, 0])
@@ -92,9 +92,18 @@ def test_a_loss_of_numbers_needs_numbers():
     classes.labels = LABELS
     with pytest.raises(ConfigError, match=r"loss=mse needs .* tensor `labels` \[N, numbers\]"):
         LOSSES["mse"]().start(classes)
-    classes.labels = torch.ones(5, 2)
-    with pytest.raises(DataError, match="the same value: there is nothing to learn"):
-        LOSSES["mse"]().start(classes)
+
+
+@pytest.mark.parametrize("name", ["mse", "l1", "huber"])
+def test_numbers_keep_their_digits_in_half_precision(name):
+    """3,000 and 3,001 are one number in bfloat16."""
+    labels = torch.arange(3000.0, 3005.0)[:, None]
+    data = TensorDataset(torch.zeros(5, 1), labels)
+    data.labels = labels
+    loss, outputs = LOSSES[name]().start(data), torch.zeros(5, 1, dtype=torch.bfloat16)
+    losses = loss.losses(outputs, Batch(torch.zeros(5, 1), labels))
+    assert losses[2] == 0
+    assert (losses[[0, 1, 3, 4]] > 0).all()
 
 
 def test_one_number_for_all_is_refused():

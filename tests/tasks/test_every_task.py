@@ -236,6 +236,17 @@ def test_numbers_that_are_all_equal_cannot_be_learned(labels):
         regression.fitted(labels)
 
 
+def test_numbers_that_float32_cannot_tell_apart_are_refused():
+    seconds = torch.tensor([[1.7e9], [1.7e9 + 1000]])
+    with pytest.raises(DataError, match="subtract what they have in common"):
+        regression.fitted(seconds)
+
+
+def test_a_set_without_any_label_has_no_metric():
+    assert "no mAP" in multi_label().unmeasured(torch.zeros(3, 2))
+    assert all(task_of(name).unmeasured(LABELS[name]) == "" for name in NAMES)
+
+
 @pytest.mark.parametrize(
     "values", [{"mean": [0.0], "std": [0.0]}, {"mean": [0.0], "std": []}, {"mean": "x"},
                {"mean": [0.0], "std": [float("nan")]}, {"more": 1}],

@@ -260,7 +260,9 @@ class csv(SeveralDomains):
         if not rows:
             problems.add("it lists no image")
         problems.settle(self)
-        return rows, self._targets.names([row.cells for row in rows])
+        if not (names := self._targets.names([row.cells for row in rows])):
+            problems.fail(self, "no row has a label")
+        return rows, names
 
     def _columns(self) -> dict[str, str]:
         """Return the table's column for each of ours; one that is not there has our name."""

@@ -139,6 +139,10 @@ def check_metrics(benchmark: Benchmark) -> None:
                 )
     if benchmark.summary is not None and benchmark.summary not in SUMMARIES:
         raise ConfigError(f"summary={benchmark.summary!r} must be one of: {', '.join(SUMMARIES)}")
+    for name, each in benchmark.tests.items():
+        labels = getattr(each, "labels", None)
+        if isinstance(labels, Tensor) and (said := benchmark.task.unmeasured(labels)):
+            raise DataError(f"`{name}`: {said}")
     without = [name for name, each in benchmark.tests.items() if _groups(each) is None]
     if METRICS[benchmark.metric].needs_groups and without:
         raise DataError(

@@ -22,5 +22,6 @@ class binary_cross_entropy(Loss):
 
     def each(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the loss of each example, `[B]`, in nats."""
-        goal = batch.targets(logits.shape[1]).to(logits.dtype)
-        return binary_cross_entropy_with_logits(logits, goal, reduction="none").mean(1)
+        goal = batch.targets(logits.shape[1])
+        losses = binary_cross_entropy_with_logits(logits.to(goal.dtype), goal, reduction="none")
+        return losses.mean(1)

@@ -33,7 +33,6 @@ class Distance(Loss):
 
         Raises:
             ConfigError: The data set does not say its numbers as a tensor `labels`, `[N, numbers]`.
-            DataError: They are all equal.
         """
         labels = getattr(dataset, "labels", None)
         if not isinstance(labels, Tensor) or labels.dim() != 2:
@@ -41,11 +40,12 @@ class Distance(Loss):
                 f"loss={self.name} needs a training set that says its examples' numbers, as a "
                 "tensor `labels` [N, numbers]"
             )
-        return _Standardized(self, regression.fitted(labels))
+        return _Standardized(self, regression.of(labels))
 
     def each(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the loss of each example, `[B]`, whose numbers are standardized already."""
-        return self.of(logits, batch.targets(logits.shape[1]).to(logits.dtype)).mean(1)
+        goal = batch.targets(logits.shape[1])
+        return self.of(logits.to(goal.dtype), goal).mean(1)
 
 
 class _Standardized(Loss):
@@ -55,5 +55,6 @@ class _Standardized(Loss):
         self._plain, self._task = plain, task
 
     def each(self, logits: Tensor, batch: Batch) -> Tensor:
-        goal = self._task.encoded(batch.targets(logits.shape[1]).to(logits.dtype))
-        return self._plain.of(logits, goal).mean(1)
+        # in the precision of the numbers: in half precision 3,000 and 3,001 are one
+        goal = self._task.encoded(batch.targets(logits.shape[1]))
+        return self._plain.of(logits.to(goal.dtype), goal).mean(1)

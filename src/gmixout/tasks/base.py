@@ -132,6 +132,11 @@ class LearningTask(Named):
     def problem(self, labels: Tensor, classes: Sequence[str]) -> str:
         """Return what is wrong with the labels of a set, a clause; empty: nothing."""
 
+    def unmeasured(self, labels: Tensor) -> str:
+        """Return why the metric is not defined on a set of images, a clause; empty: it is."""
+        del labels
+        return ""
+
     @abstractmethod
     def counts(self, labels: Tensor, outputs: int) -> Tensor | None:
         """Return the number of images of each class, `[outputs]`; None if there are no classes."""

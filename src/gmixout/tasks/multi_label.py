@@ -87,6 +87,10 @@ class multi_label(LearningTask):
         wrong = labels[(labels != 0) & (labels != 1)]
         return f"a label is {float(wrong[0]):g}, neither 0 nor 1" if len(wrong) else ""
 
+    def unmeasured(self, labels: Tensor) -> str:
+        """Return why average precision is not defined, if it is not."""
+        return "" if labels.any() else "no image of it has a label, so that it has no mAP"
+
     def counts(self, labels: Tensor, outputs: int) -> Tensor:
         """Return the number of images that have each class."""
         return labels.sum(0).long() if len(labels) else torch.zeros(outputs, dtype=torch.int64)

@@ -14,6 +14,8 @@ from gmixout.errors import DataError
 from gmixout.settings import require
 from gmixout.tasks.base import Cells, LearningTask, Top, rounded
 
+_FINEST = 1e-5
+"""Smallest standard deviation, as a share of the mean."""
 _BINS = 10
 """Groups of equal size that a split has in proportion."""
 
@@ -94,15 +96,29 @@ class regression(LearningTask):
         """Return the task with mean and standard deviation of labels `[N, numbers]`.
 
         Raises:
-            DataError: All images have one value.
+            DataError: All images have one value, or differ by less than float32 can hold.
         """
-        wide = labels.double()
-        if not len(labels) or not bool((wide != wide[0]).any(0).all()):
+        if not len(labels) or not bool((labels != labels[0]).any(0).all()):
             raise DataError(
                 "every training image has the same value: there is nothing to learn; "
                 f"values are {labels[:1].tolist()}"
             )
-        return cls(tuple(wide.mean(0).tolist()), tuple(wide.std(0, correction=0).tolist()))
+        found = cls.of(labels)
+        for mean, std in zip(found.mean, found.std, strict=True):
+            if std < _FINEST * abs(mean):
+                raise DataError(
+                    f"the numbers of the training images differ by {std:.3g} around {mean:.9g}, "
+                    "and are kept with 7 digits: subtract what they have in common"
+                )
+        return found
+
+    @classmethod
+    def of(cls, labels: Tensor) -> "regression":
+        """Return the task of any labels `[N, numbers]`; a number that is constant has scale 1."""
+        wide = labels.double()
+        std = wide.std(0, correction=0)
+        std = torch.where(std > 0, std, 1.0)
+        return cls(tuple(wide.mean(0).tolist()), tuple(std.tolist()))
 
     def table(self, labels: Tensor, classes: Sequence[str]) -> tuple[list[str], list[list[str]]]:
         """Return a column for each number, with all digits that float32 has."""
