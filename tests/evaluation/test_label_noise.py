@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_foundations import timm_folder
 
+from gmixout.cli import main
 from gmixout.data.images import ImageArray
 from gmixout.errors import ConfigError
 from gmixout.evaluation import label_noise
@@ -103,3 +105,49 @@ def test_images_of_all_sets_are_judged_together_and_broken_ones_left_out():
 
 def seen(picture: Image.Image) -> torch.Tensor:
     return torch.tensor(np.asarray(picture)).permute(2, 0, 1).float() / 255
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """Two classes of colours in folders, with a planted label, a broken file and an odd name."""
+    root = tmp_path_factory.mktemp("mine")
+    draws = np.random.default_rng(0)
+    for label in range(2):
+        folder = root / EVIL[label]
+        folder.mkdir()
+        for number in range(30):
+            pixels = draws.integers(0, 120, (24, 24, 3))
+            planted = label == 0 and number == 7
+            pixels[..., 2 * (label ^ planted)] += 120
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    (root / EVIL[0] / "broken.png").write_text("x")
+    return root
+
+
+EVIL = ("a <b>'\"", "blü")
+
+
+def test_the_command_says_and_shows_which_labels_to_look_at(mine, tmp_path, capsys):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = f"timm:{timm_folder(tmp_path)}"
+    page = tmp_path / "check.html"
+    words = ["data", "check", str(mine), "--on-broken", "skip", "--out", str(page)]
+    assert main([*words, "--model", model]) == 0
+    told = capsys.readouterr().out
+    assert "labels to look at: 1 of 60 images, by a probe of the others" in told
+    assert "/7.png (a <b>'\", " in told
+    assert "rather blü, " in told
+    text = page.read_text(encoding="utf-8")
+    assert "<h2>Labels to look at: 1</h2>" in text
+    assert "<b>'" not in text
+    assert "a &lt;b&gt;" in text
+    assert main(words) == 0
+    assert "Labels to look at" not in page.read_text(encoding="utf-8")
+    for wrong, said in (
+        (["--image-size", "32"], "is for the images of --model: give one"),
+        (["--model", "timm:nonesuch"], "timm has no model 'nonesuch'"),
+    ):
+        assert main(["data", "check", str(mine), "--on-broken", "skip", *wrong]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert main(["data", "check", str(mine), "--no-decode", "--model", model]) == 2
