@@ -16,10 +16,10 @@ FOLDS = 5
 """Parts of the images; each is judged by a probe of the others."""
 LEAST = 2 * FOLDS
 """A class with fewer images is not judged, and no image is taken for one of it."""
-PENALTY = 0.1
+PENALTY = 1e-4
 """Half of it times the squared norm of the weight is added to the mean cross-entropy, on features
-of mean 0 and variance 1 that are divided by the square root of their number. A probe without a
-penalty learns wrong labels by heart."""
+of mean 0 and variance 1 that are divided by the square root of their number. Of 5% wrong labels
+that were planted in photos, 1e-5 to 1 were tried: more penalty finds fewer of them."""
 STEPS = 100
 
 

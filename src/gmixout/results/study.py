@@ -194,16 +194,23 @@ class Study:
         """The setting that in-domain validation chooses on each curve."""
         return self.chosen["id_validation"]
 
+    @property
+    def has_curves(self) -> bool:
+        """True if methods can be compared as curves.
+
+        That takes shifts, and an official metric from 0 to 1: levels of ID, areas and the line
+        through the baselines are of shares.
+        """
+        return bool(self.groups) and self.first.metric.is_share
+
     @cached_property
     def curves(self) -> list[Curve]:
         """A curve per trained method, variant and seed; none for a benchmark without shifts.
 
-        None either where the official metric is no share from 0 to 1: levels, areas and the line
-        through the baselines are of shares.
+        None either where `has_curves` is false.
         """
         points: dict[tuple[Series, int], list[Point]] = {}
-        compared = self.groups and self.first.metric.is_share and not self.first.metric.lower
-        for setting in self.settings if compared else ():
+        for setting in self.settings if self.has_curves else ():
             for record in setting.records if setting.trained else ():
                 point = Point(record.id, record.ood)
                 points.setdefault((setting.series, record.seed), []).append(point)
