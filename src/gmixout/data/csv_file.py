@@ -20,7 +20,7 @@ from gmixout.data.target_columns import (
     LABEL,
     TARGETS,
     TargetColumns,
-    columns_of,
+    column_names,
     target_columns_of,
 )
 from gmixout.errors import ConfigError, DataError
@@ -266,7 +266,7 @@ class csv(SeveralDomains):
 
     def _columns(self) -> dict[str, str]:
         """Return the table's column for each of ours; one that is not there has our name."""
-        present = columns_of(self.root)
+        present = column_names(self.root)
         found = {}
         for name, usual in USUAL.items():
             column = getattr(self, f"{name}_column")
@@ -360,7 +360,7 @@ class csv(SeveralDomains):
 def _lists_images(table: Path) -> bool:
     """Return whether a table has a column of files and one of labels."""
     try:
-        names = {name.strip().lower() for name in columns_of(table)}
+        names = {name.strip().lower() for name in column_names(table)}
     except DataError:
         return False
     return bool(names & {*USUAL["path"]} and names & TARGETS) and not _holds_images(table)

@@ -69,7 +69,7 @@ def target_columns_of(
     for name, named in several.items():
         if named:
             return TargetColumns(TASKS[name], named, by_column=True)
-    present = columns_of(table)
+    present = column_names(table)
     kinds = [*TASKS.values()] if task == "auto" else [TASKS[task]]
     if label_column != LABEL or LABEL in present:
         return TargetColumns(kinds[0], (label_column,), by_column=False)
@@ -95,7 +95,7 @@ def _folded(column: str) -> str:
     return column.strip().lower()
 
 
-def columns_of(table: Path) -> list[str]:
+def column_names(table: Path) -> list[str]:
     """Return the names of a table's columns.
 
     Raises:

@@ -20,7 +20,7 @@ PENALTY = 1e-4
 """Half of it times the squared norm of the weight is added to the mean cross-entropy, on features
 of mean 0 and variance 1 that are divided by the square root of their number. Of 5% wrong labels
 that were planted in photos, 1e-5 to 1 were tried: more penalty finds fewer of them."""
-STEPS = 100
+ITERATIONS = 100
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def out_of_fold(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     for part in stratified(own, [1 / FOLDS] * (FOLDS - 1), SPLIT_SEED):
         others = torch.ones(len(own), dtype=torch.bool)
         others[part] = False
-        weight, bias = fit_head(scaled[others], own[others], len(kept), PENALTY, STEPS)
+        weight, bias = fit_head(scaled[others], own[others], len(kept), PENALTY, ITERATIONS)
         block = (scaled[part] @ weight.T + bias).softmax(1)
         shares[rows[part][:, None], kept] = block
     return shares
