@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from gmixout.data.prompts import class_texts
 from gmixout.data.reading import lines_of, table_columns, table_rows
 from gmixout.errors import DataError
 from gmixout.plain import listed
@@ -67,7 +68,8 @@ def class_names_in(file: Path, classes: Sequence[str]) -> tuple[str, ...]:
                 raise DataError(f"{file}, line {number}: class {shown(name)} has a name already")
             named[name] = text
         _check_classes(file, [*named], classes, all_of_them=False)
-        return tuple(named.get(name, name) for name in classes)
+        usual = class_texts(classes)
+        return tuple(named.get(name, text) for name, text in zip(classes, usual, strict=True))
     names = [line for _, line in lines_of(file)]
     if len(names) != len(classes):
         raise DataError(
