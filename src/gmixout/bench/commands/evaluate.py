@@ -98,7 +98,10 @@ def _is_whole(source: Source) -> bool:
 
 
 def _on_other_data(
-    task: Task, source: Source, classes: tuple[str, ...], learned: LearningTask
+    task: Task,
+    source: Source,
+    classes: tuple[str, ...],
+    learned: LearningTask = DEFAULT_TASK,
 ) -> tuple[nn.Module, ImageBenchmark]:
     """Return the model's architecture, and test sets with its preprocessing and labels."""
     tests, pretrained = source.load_tests(), task.load_model(classes, learned)
