@@ -121,9 +121,9 @@ class Findings:
     @property
     def _suspect_lines(self) -> Iterator[str]:
         suspects = self.suspects or ()
-        judged = sum(
-            map(len, (self.benchmark.train, self.benchmark.id_val, self.benchmark.id_test))
-        )
+        sets = ("train", "id_val", "id_test")
+        broken = sum(found.part in sets for found in self.broken)
+        judged = sum(len(self.benchmark.sets[name]) for name in sets) - broken
         yield f"labels to look at: {len(suspects):,} of {judged:,} images, by a probe of the others"
         for each in suspects[:_SUSPECTED]:
             yield f"  {each.name} ({each.label}, {each.part}): {each.said}"
