@@ -262,7 +262,8 @@ def test_a_table_that_cannot_be_learned_or_measured_is_refused_before_training(
     photos, foundation, tmp_path, capsys
 ):
     def said(column, cells):
-        table = photos / f"{tmp_path.name}.csv"
+        # another name each time: a process loads the data of a task once
+        table = photos / f"{tmp_path.name}-{len([*photos.iterdir()])}.csv"
         rows = [f"{n}.png,{cell},{part}" for n, (cell, part) in enumerate(cells)]
         table.write_text("\n".join([f"file,{column},split", *rows]))
         words = ["finetune", str(table), "--model", foundation, "--out", str(tmp_path / "x"), *FEW]
