@@ -33,7 +33,7 @@ FLOORS = [
     {"gmixout"},
     {"core", "weightspace"},
     {"kernels", "cost_model"},
-    {"draws", "files", "named", "loading", "settings"},
+    {"draws", "files", "named", "loading", "ranks", "settings"},
     {"plain"},
     {"errors"},
 ]
@@ -186,7 +186,8 @@ FILE_NAMES = {
     for folder in [RunFolder(Path())]
     for file in (
         folder.config, folder.identity, folder.log.path, folder.model, folder.checkpoint,
-        folder.error, *folder.report, folder.diagnosis.found,
+        folder.error, *folder.report, folder.diagnosis.found, folder.run_page,
+        folder.predictions, folder.other_classes, folder.tracking,
     )
 }  # fmt: skip
 

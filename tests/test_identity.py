@@ -11,7 +11,8 @@ from toy_benchmark import install
 from gmixout import bench
 from gmixout.bench import code_version
 from gmixout.bench import job as job_module
-from gmixout.bench.job import Job, identity_of_training
+from gmixout.bench.identity import identity_of_training
+from gmixout.bench.job import Job
 from gmixout.bench.task import IDENTITY_SCHEMA, Task
 from gmixout.data import SOURCES
 from gmixout.losses import LOSSES

@@ -3,6 +3,8 @@
 import ast
 import dataclasses
 import inspect
+import json
+import pkgutil
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +26,41 @@ CALLS = {
     "random_mask": ["mask_rate"],
     "dropconnect": ["mask_rate"],
 }
+
+
+LISTED = Path(__file__).with_name("public_api.json")
+"""The public names of each package, `PACKAGE: [NAMES]`."""
+
+
+def public_packages():
+    """The package itself and the packages in it that declare their names, apart from the bench."""
+    yield gmixout
+    for _, name, is_package in pkgutil.iter_modules(gmixout.__path__, "gmixout."):
+        package = import_module(name)
+        if is_package and hasattr(package, "__all__") and name != "gmixout.bench":
+            yield package
+
+
+def test_no_public_name_is_removed_unseen():
+    """New names are written into the file: commit it. Removed ones are taken out by hand."""
+    now = {package.__name__: sorted(package.__all__) for package in public_packages()}
+    then = json.loads(LISTED.read_text())
+    removed = [
+        f"{name}.{each}" for name, names in then.items() for each in {*names} - {*now.get(name, ())}
+    ]
+    assert not removed, f"{removed} are gone; if that is meant: CHANGELOG.md, and {LISTED.name}"
+    if then != now:
+        LISTED.write_text(json.dumps(now, indent=1) + "\n")
+    assert then == now, f"{LISTED.name} is new: commit it"
+
+
+def test_each_public_name_is_there_and_documented():
+    for package in public_packages():
+        assert len({*package.__all__}) == len(package.__all__)
+        for name in package.__all__:
+            found = getattr(package, name)
+            if inspect.isclass(found) or inspect.isfunction(found):
+                assert inspect.getdoc(found), f"{package.__name__}.{name} has no docstring"
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -91,6 +128,7 @@ def test_errors_are_one_family_and_builtin_kinds_too():
     ]
     assert {cls.__name__ for cls in family} == {
         "GmixoutError", "ConfigError", "AttachError", "StateError", "DataError", "TrainingError",
+        "FollowedError",
     }  # fmt: skip
     assert all(issubclass(cls, gmixout.GmixoutError) for cls in family)
 

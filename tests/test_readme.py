@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ("library", "command_line", "benchmarks", "data", "recipes", "use")
+GUIDES = ("library", "command_line", "benchmarks", "data", "recipes", "use", "tutorial", "how_to")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
 
 
@@ -21,6 +21,7 @@ def commands(program: str) -> list[list[str]]:
     quoted = [re.findall(r"`([^`\n]+)`", page.read_text()) for page in PAGES]
     text = "\n".join([*blocks("sh"), *(each for own in quoted for each in own)])
     lines = [shlex.split(line, comments=True) for line in text.splitlines() if "'" not in line]
+    lines = [words[: words.index(">")] if ">" in words else words for words in lines]
     found = [words for words in lines if words[:1] == [program] and len(words) > 1]
     return [list(words) for words in dict.fromkeys(map(tuple, found))]
 
@@ -43,16 +44,23 @@ def test_each_command_of_the_readme_parses(words, capsys, tmp_path, monkeypatch)
     from gmixout.cli import main
 
     for label in ("cat", "dog"):  # a folder or table without a name is recognized
-        for root in ("DATA/mine", "DIR"):
+        for root in ("DATA/mine", "DIR", "shapes"):
             folder = tmp_path / root / label
             folder.mkdir(parents=True)
             (folder / "a.jpg").touch()
     for name in ("DATA/mine.csv", "DIR/split.csv"):
         (tmp_path / name).write_text("file,label\n")
+    for name in ("mine.yaml", "shapes.yaml"):
+        (tmp_path / name).write_text("seed: 0\n")
     for domain in ("art_painting", "cartoon", "photo", "sketch"):
         (tmp_path / "DATA" / "PACS" / domain / "dog").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    named = " ".join(words[1:]) in ("data check", "predict", "export", "calibrate")
+    named = " ".join(words[1:]).startswith("completion") or " ".join(words[1:]) in (
+        "data check",
+        "predict",
+        "export",
+        "calibrate",
+    )
     asked = any(word.endswith("help") for word in words)
     ask = [] if asked else ["--help"] if named else ["--print_config"]
     with pytest.raises(SystemExit) as end:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from tiny_foundations import timm_folder
+from torch import nn
 from toy_benchmark import install
 
 from gmixout import bench
@@ -28,8 +29,10 @@ from gmixout.evaluation.official import SUMMARIES
 from gmixout.loading import make_loader
 from gmixout.methods import get_method
 from gmixout.models import probe
+from gmixout.models.pretrained import as_it_is
 from gmixout.results import RecordLog
 from gmixout.training import TrainingArguments
+from gmixout.use.classifier import Classifier
 
 DOMAINS = ["art_painting", "cartoon", "photo"]
 CLASSES = ["dog", "elephant", "giraffe"]
@@ -202,19 +205,19 @@ def test_finetune_takes_a_data_set_and_a_config_file_does(words, tmp_path):
     assert (first.run, first.of("accuracy")) == (second.run, second.of("accuracy"))
 
 
-def test_labels_of_other_data_are_those_of_the_models_classes(root, model, tmp_path):
-    task = Task(source(root), model)
+def test_labels_of_other_data_are_those_of_the_models_classes(tmp_path):
     there = source(trees.domains(tmp_path / "there", ["sketch"], ["giraffe", "dog"]))
-    _, tests = _on_other_data(task, there, ("giraffe", "elephant", "dog"))
+    classifier = Classifier(nn.Identity(), ("giraffe", "elephant", "dog"), as_it_is)
+    _, tests = _on_other_data(classifier, there)
     images = tests.shifts["sketch"]
     names = [images.path(index).parent.name for index in range(len(images))]
     assert [tests.classes[label] for label in images.labels] == names
 
 
-def test_classes_that_a_model_does_not_know_are_refused(root, model, tmp_path):
+def test_classes_that_a_model_does_not_know_are_refused(tmp_path):
     there = source(trees.domains(tmp_path / "there", ["sketch"], ["giraffe", "whale"]))
     with pytest.raises(DataError, match="does not know: whale; it knows: giraffe, dog"):
-        _on_other_data(Task(source(root), model), there, ("giraffe", "dog"))
+        _on_other_data(Classifier(nn.Identity(), ("giraffe", "dog"), as_it_is), there)
 
 
 def test_a_run_is_known_by_its_data_and_model_and_not_by_their_folders(root, model, tmp_path):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,12 @@ from PIL import Image
 from tiny_foundations import timm_folder
 
 import gmixout
+from gmixout.bench.tracked import tracked_scores
 from gmixout.cli import main
 from gmixout.errors import ConfigError, StateError
+from gmixout.reports.run_facts import measured
 from gmixout.results import RecordLog, RunFolder, Study
+from gmixout.results.predictions import load_predictions
 from gmixout.results.record import Record
 
 FEW = ["--recipe", "none", "--steps", "4", "--batch-size", "8", "--method", "full"]
@@ -179,6 +184,77 @@ def test_probabilities_of_several_labels_are_calibrated_and_numbers_are_not(runs
     assert "temperature" in capsys.readouterr().out
     assert main(["calibrate", str(runs / "value")]) == 2
     assert "predicts numbers of an image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_the_page_of_a_run_has_its_metrics_and_nothing_about_classes(name, runs):
+    own = RunFolder(runs / name)
+    html = own.run_page.read_text(encoding="utf-8")
+    record, found = record_of(own.path), load_predictions(own.predictions)
+    assert found.sets == {}
+    assert found.start == ""
+    assert found.temperature == gmixout.load(own.path).temperature
+    headings = [each.title for each in measured(record)]
+    expected = {"labels": ["mAP (%)", "macro F1 (%)", "micro F1 (%)", "NLL", "ECE (%)"],
+                "value": ["MAE", "RMSE", "R2"]}  # fmt: skip
+    assert headings == expected[name]
+    assert all(f"<th>{title}</th>" in html for title in headings)
+    scores = record.of(record.benchmark.metric)
+    shown = {n: f"{100 * v:.2f}" if name == "labels" else f"{v:.4g}" for n, v in scores.items()}
+    assert all(f"<td>{value}</td>" in html for value in shown.values())
+    assert ("lower is better" in html) == (name == "value")
+    assert "accuracy" not in html.partition("<h2>Cost</h2>")[0].lower()
+    assert not {"nan", "None"} & {
+        *re.findall(r"\w+", re.sub("<style>.*</style>", "", html, flags=re.S))
+    }
+    for section in ("classes", "confusions", "mistakes", "calibration"):
+        assert f'<section id="{section}"' not in html
+    assert '<section id="cost">' in html
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_predictions_of_an_older_run_are_made_up_for(name, runs, tmp_path):
+    folder = RunFolder(shutil.copytree(runs / name, tmp_path / name))
+    folder.predictions.unlink()
+    folder.run_page.unlink()
+    assert main(["evaluate", str(folder.path)]) == 0
+    assert main(["report", str(folder.path)]) == 0
+    assert folder.run_page.read_text() == RunFolder(runs / name).run_page.read_text()
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_scores_of_known_classes_are_for_one_class_an_image(name, runs, photos, tmp_path, capsys):
+    words = ["predict", str(runs / name), str(photos / "0.png"), "--out", str(tmp_path / "p.csv")]
+    assert main([*words, "--ood-score", "energy"]) == 2
+    said = capsys.readouterr().err
+    assert "ood_score=energy is for models of one class an image" in " ".join(said.split())
+    refused = ["--threshold", "0.5" if name == "value" else "2"]
+    assert main([*words, *refused]) == 2
+    assert not (tmp_path / "p.csv").exists(), "checked before the file is opened"
+    calibration = RunFolder(runs / name).calibration
+    if name == "labels":
+        assert json.loads(calibration.read_text())["thresholds"] == {}
+
+
+def test_a_config_file_names_the_loss_of_the_task(photos, foundation, tmp_path):
+    out = tmp_path / "own.yaml"
+    words = [str(photos / "value.csv"), "--model", foundation, "--out", str(out)]
+    assert main(["init", *words]) == 0
+    lines = out.read_text().splitlines()
+    assert [line for line in lines if re.match("#?loss:", line)] == [
+        "loss: mse  # ours, the data is regression (numbers of an image)"
+    ]
+    run = ["finetune", "--config", str(out), "--steps", "1", "--out", str(tmp_path / "x")]
+    assert main(run) == 0
+    assert record_of(tmp_path / "x").benchmark.metric == "mae"
+
+
+def test_trackers_get_what_was_measured(runs):
+    values = tracked_scores(record_of(runs / "value"))
+    assert {name.partition("/")[2] for name in values} == {"mae", "rmse", "r2"}
+    values = tracked_scores(record_of(runs / "labels"))
+    assert "id_test/mean_average_precision" in values
+    assert "id_test/accuracy" not in values
 
 
 REFUSED = {

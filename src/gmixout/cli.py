@@ -2,6 +2,8 @@
 
 import argparse
 import ast
+import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +17,8 @@ from rich.console import Console
 
 from gmixout import __version__, bench
 from gmixout.bench.configs import CONFIGS
-from gmixout.bench.help_pages import page_text, stored_page
-from gmixout.errors import ConfigError, GmixoutError
+from gmixout.bench.help_pages import page_text, requested_page
+from gmixout.errors import ConfigError, FollowedError, GmixoutError
 from gmixout.plain import printable
 
 __all__ = ["COMMANDS", "CONFIGS", "main"]
@@ -59,12 +61,13 @@ for typed, file in bench.COMMAND_FILES.items():
 
 START = (
     ("finetune", "finetune", "try it: a run on real digits"),
-    ("finetune", "finetune DIR --model timm:convnext_tiny.fb_in22k", "a model on your images"),
-    ("compare", "compare DIR --model NAME --methods full,gmixout", "methods under one protocol"),
+    ("data", "data check DIR", "your images: labels, splits, copies, broken files"),
+    ("finetune", "finetune DIR --model timm:convnext_tiny.fb_in22k", "a model on them"),
+    ("init", "init DIR --model NAME", "its settings as a file to edit, with reasons"),
     ("predict", "predict runs/finetune IMAGES", "answers of the finetuned model"),
     ("export", "export runs/finetune --to timm", "the model for its own library"),
+    ("compare", "compare DIR --model NAME --methods full,gmixout", "methods under one protocol"),
     ("report", "report runs/compare", "tables, figures and a page"),
-    ("data", "data check DIR", "check images, labels and splits"),
     ("doctor", "doctor", "what is installed, what is missing"),
 )
 """First steps: the command that each needs, what to type, and what it does."""
@@ -92,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    rank = os.environ.get("RANK", "0")  # of a launcher's processes
     with warnings.catch_warnings():
         if not (debug or sys.warnoptions):
             warnings.simplefilter("ignore")  # of libraries; ours are errors
@@ -102,14 +106,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             resumes = {*words[:1]} & {*RESUMED}
             way_on = "; the same command with --resume continues." if resumes else "."
-            stderr.print(f"gmixout: {str(error) or 'stopped'}{way_on}")
+            if rank == "0":
+                stderr.print(f"gmixout: {str(error) or 'stopped'}{way_on}")
             return exit_code(error)
         except Exception as error:
             known = _known(error)
             if debug or known is None:
                 raise
-            stderr.print(f"gmixout: {printable(str(known), keep=_LINES)}")
-            if isinstance(known, WordsError):
+            if rank == "0" or not isinstance(known, (WordsError, FollowedError)):
+                process = "" if rank == "0" else f" (process {rank})"
+                stderr.print(f"gmixout{process}: {printable(str(known), keep=_LINES)}")
+            if rank == "0" and isinstance(known, WordsError):
                 stderr.print(f"For all options: {known.title} --help")
             return 2
     return 0
@@ -158,10 +165,10 @@ def _command_of(words: Sequence[str]) -> tuple[Command, str, list[str]]:
 def _first_steps() -> str:
     """Return what can be done, in ten lines."""
     steps = [(typed, text) for name, typed, text in START if name in COMMANDS]
-    steps.append(("COMMAND --help", "options; --help lists all commands"))
     width = max(len(typed) for typed, _ in steps)
     lines = [f"  gmixout {typed:<{width}}  {text}" for typed, text in steps]
-    return "\n".join(["Robust finetuning of vision foundation models.", *lines])
+    title = "Robust finetuning of vision models. Commands: --help. Options: COMMAND --help"
+    return "\n".join([title, *lines])
 
 
 def _overview(title: str, commands: Mapping[str, Any]) -> str:
@@ -183,12 +190,17 @@ def _overview(title: str, commands: Mapping[str, Any]) -> str:
 
 def _run(command: Command, title: str, words: Sequence[str]) -> None:
     """Parse the words after a command, and call it."""
-    if {"-h", "--help"} & {*words} and (page := stored_page(title)):
+    if page := requested_page(title, words):
         _end(page_text(page))
-    # not at the top: all of this imports torch, too slow for help and wrong words
     function = command.function
+    if not inspect.signature(function).parameters:
+        if words:
+            raise WordsError(title, f"{title} takes no options: {' '.join(words)!r:.80}")
+        function()
+        return
+    # not at the top: all of this imports torch, too slow for help and wrong words
     from gmixout.bench.options import options_of, subjects_of
-    from gmixout.bench.usage import config_of, help_of_kind, page_of
+    from gmixout.bench.usage import config_of, page_of, page_of_kind
     from gmixout.bench.words import Reading, split, without_allow
     from gmixout.named import allowing
     from gmixout.training.interrupts import stoppable
@@ -204,8 +216,7 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
             reading = Reading(options, trust)
             for name, texts in given:
                 if name.endswith(".help"):
-                    name = name.removesuffix(".help")
-                    _end(help_of_kind(name, reading.kind(name, texts), options))
+                    _end(page_text(page_of_kind(*reading.kind(name.removesuffix(".help"), texts))))
             values = reading.read([each for each in given if each[0] != "print_config"])
         except ConfigError as error:
             raise WordsError(title, str(error)) from error

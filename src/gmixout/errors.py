@@ -28,6 +28,10 @@ class TrainingError(GmixoutError, RuntimeError):
     """Training cannot continue (for example, the loss is not finite); saved files are kept."""
 
 
+class FollowedError(GmixoutError, RuntimeError):
+    """Another process of this run has an error, which it reports; this one only ends."""
+
+
 @contextmanager
 def needs(package: str, extra: str, what: str = "this") -> Iterator[None]:
     """Explain how to install an optional package if its import in this context fails.

@@ -62,6 +62,16 @@ def make(datasets, tmp_path):
     return write
 
 
+def test_every_image_is_a_test_image_for_a_model_of_other_data(make, datasets):
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    source = huggingface(make({"train": ([0, 1] * 10, names), "fog": ([1, 0, 1], names)}))
+    tests = source.load_tests()
+    assert {name: len(images) for name, images in tests.shifts.items()} == {"all": 20, "fog": 3}
+    colours = {colour_of(tests.shifts["all"].picture(index)) for index in range(20)}
+    assert len(colours) == 20
+    assert tests.shifts["all"].labels.sum() == 10
+
+
 def test_splits_labels_and_shifts(make, datasets):
     names = datasets.ClassLabel(names=["cat", "dog"])
     root = make(

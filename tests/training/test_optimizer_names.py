@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from gmixout.bench.job import identity_of_training
+from gmixout.bench.identity import identity_of_training
 from gmixout.bench.options import options_of
 from gmixout.errors import ConfigError
 from gmixout.methods import get_method

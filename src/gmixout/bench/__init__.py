@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 COMMAND_FILES: dict[str, str] = {
+    "init": "init",
     "finetune": "finetune",
     "compare": "compare",
     "sweep": "compare",
@@ -17,6 +18,9 @@ COMMAND_FILES: dict[str, str] = {
     "report": "report",
     "data check": "data",
     "doctor": "doctor",
+    "completion bash": "completion",
+    "completion zsh": "completion",
+    "completion fish": "completion",
 }
 """File in `commands` by the typed command; the function has the name of the last word."""
 

@@ -26,7 +26,7 @@ from gmixout.models import Pretrained
 from gmixout.models.architectures import ARCHITECTURES, architecture_of, has_layers
 from gmixout.named import defaults_of
 from gmixout.settings import check_settings, require
-from gmixout.tasks import single_label
+from gmixout.tasks import DEFAULT_TASK, single_label
 from gmixout.training import TrainingArguments
 
 RecipeName: TypeAlias = Literal[
@@ -37,6 +37,8 @@ CHOSEN = (
     "layer_decay", "crop_scale", "flip",
 )  # fmt: skip
 """Settings that a recipe may choose."""
+FOLLOWING = ("warmup_steps",)
+"""Those of them that follow from other settings, so that a config file should not fix them."""
 PLAIN_RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates of a comparison without a recipe."""
 _OF_ADAMW = ("lr", "head_lr", "weight_decay", "layer_decay")
@@ -75,6 +77,8 @@ class ChosenSettings:
     """Learning rates of a comparison."""
     by_recipe: bool = False
     """True if a recipe chose the learning rates."""
+    values: Mapping[str, Value] = field(default_factory=dict)
+    """What a recipe chose, by setting, with sources."""
 
     def rates_of(self, methods: Iterable[Method]) -> dict[str, list[float]]:
         """Return other learning rates than `rates` for trained methods that need them, by name."""
@@ -108,10 +112,12 @@ def choose_settings(
             f"--epochs {choices.epochs:g} and --steps {own['steps']} both set the length of a run: "
             "give one of them"
         )
-    own, told = _with_loss(task, own)
+    loss = {} if own.get("loss") is not None else _loss_of(task)
+    own |= {name: value.value for name, value in loss.items()}
+    told = tuple(f"{name} {each.value.name}: {each.note}" for name, each in loss.items())
     applies = choices.applies(task.benchmark, task.model)
     if not applies and choices.epochs is None:
-        return ChosenSettings(TrainingArguments(**own), told)
+        return ChosenSettings(TrainingArguments(**own), told, values=loss)
     _check_early(own)
     plan = _Plan(own, len(task.load().benchmark.train))  # type: ignore[arg-type]
     if applies:
@@ -121,23 +127,22 @@ def choose_settings(
     arguments = TrainingArguments(**plan.values)
     rated = applies and "lr" in plan.chosen
     rates = tuple(_rounded(factor * plan.full_lr) for factor in RATES) if rated else PLAIN_RATES
-    return ChosenSettings(arguments, (*told, *plan.lines), rates, rated)
+    lines = (*plan.lines, *told)
+    return ChosenSettings(arguments, lines, rates, rated, plan.chosen | loss)
 
 
-def _with_loss(task: Task, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the settings with the loss of the data's task, if that has its own and none is given.
+def _loss_of(task: Task) -> dict[str, Value]:
+    """Return the loss of the data's task, if it has its own.
 
     Only data that may have another task than one class an image is loaded for it.
     """
     source = task.benchmark
     may = source.tasks != (single_label.__name__,) if isinstance(source, Source) else ":" in source
-    if not may:
-        return given, ()
-    learned = task.load().benchmark.task
-    if not learned.loss or given.get("loss") is not None:
-        return given, ()
-    said = f"loss {learned.loss}: the data is {learned.name} ({learned.title})"
-    return {**given, "loss": LOSSES[learned.loss]()}, (said,)
+    learned = task.load().benchmark.task if may else DEFAULT_TASK
+    if not learned.loss:
+        return {}
+    note = f"the data is {learned.name} ({learned.title})"
+    return {"loss": Value(LOSSES[learned.loss](), "ours", note)}
 
 
 def later_settings(values: Mapping[str, Any]) -> list[str]:

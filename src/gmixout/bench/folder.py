@@ -47,6 +47,7 @@ def run_folder(
     may_change: tuple[str, ...] = (),
     task: Task | None = None,
     comments: Sequence[str] = (),
+    shared: bool = False,
 ) -> Iterator[None]:
     """Hold a folder for a run, ready for writing, with its config in it.
 
@@ -59,6 +60,7 @@ def run_folder(
         task: Benchmark and model, whose values in `config` may differ as long as `Task.identity` is
             the same: files may have moved.
         comments: Lines for the head of `config.yaml`: how its values were chosen.
+        shared: Whether processes of a launcher may share the run, which this one leads.
 
     Raises:
         ConfigError: Both `resume` and `overwrite`, or this is one of several processes.
@@ -66,7 +68,8 @@ def run_folder(
             config, other data or other weights, or cannot be read; another process works in the
             folder; it cannot be written. Then nothing is changed.
     """
-    refuse_several_processes()
+    if not shared:
+        refuse_several_processes()
     _check(folder, config, resume, overwrite, may_change, task)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -271,7 +274,7 @@ def _delete_run(folder: Path) -> None:
     try:
         for file in _files_of(folder):
             file.unlink(missing_ok=True)
-        for inner in (own.diagnosis.path, *(run.path for run in own.runs)):
+        for inner in (own.diagnosis.path, own.trackers, *(run.path for run in own.runs)):
             if inner.is_dir():
                 shutil.rmtree(inner)
     except OSError as error:
@@ -283,4 +286,5 @@ def _files_of(folder: Path) -> list[Path]:
     own = RunFolder(folder)
     checkpoint = (checkpoints.previous(own.checkpoint), own.checkpoint)
     files = [own.config, own.identity, own.split, own.log.path, own.model, own.calibration]
+    files += [own.predictions, own.other_classes, own.tracking, own.run_page]
     return [*files, *checkpoint, *own.report]

@@ -15,16 +15,12 @@ from rich.progress import Progress
 
 from gmixout.bench.checks import check_training
 from gmixout.bench.folder import is_trained
-from gmixout.bench.job import (
-    Job,
-    hash_of,
-    identity_of,
-    identity_of_training,
-    make_record,
-)
+from gmixout.bench.identity import hash_of, identity_of, identity_of_training
+from gmixout.bench.job import Job, make_record
 from gmixout.bench.progress import RunBar, bars, print_outcome
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads, is_small
+from gmixout.bench.tracked import finish_tracking, trackers_of
 from gmixout.bench.workers import carry_out, workers_for
 from gmixout.errors import ConfigError, GmixoutError, TrainingError
 from gmixout.files import write_text
@@ -32,6 +28,7 @@ from gmixout.methods import METHODS, Derived, Method
 from gmixout.reports import write_report
 from gmixout.results import MethodFacts, Record, RecordLog, RunFolder, Training
 from gmixout.results.model_file import about_model, load_model, save_model
+from gmixout.results.selection import id_validation
 from gmixout.training import TrainingArguments, TrainingInterrupted
 from gmixout.training.faults import explained
 
@@ -61,9 +58,11 @@ class Run:
         """
         try:
             log = RunFolder(self.out).log
-            state, training = self.job.train_or_load(self.folder, log, on_progress)
-            for method in self.builders:
-                self.job.record(method, state, training, log)
+            with trackers_of(self.job, self.folder, log) as tracking:
+                state, training = self.job.train_or_load(self.folder, log, on_progress, tracking)
+                made = [self.job.record(each, state, training, log) for each in self.builders]
+                if made:
+                    finish_tracking(tracking, id_validation.choose(made[0]))
             self.job.finish(self.folder)
             return
         except GmixoutError:

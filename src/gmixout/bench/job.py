@@ -1,13 +1,12 @@
 """One training run in its folder: trained once, evaluated, recorded, and reused."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate import PartialState
@@ -15,14 +14,25 @@ from torch import nn
 
 from gmixout.bench.checks import check_training
 from gmixout.bench.code_version import git_commit, versions
+from gmixout.bench.crew import Shared
 from gmixout.bench.folder import is_trained
-from gmixout.bench.task import IDENTITY_SCHEMA, LoadedTask, Task
+from gmixout.bench.identity import digests_of, hash_of, identity_of, identity_of_training
+from gmixout.bench.task import LoadedTask, Task
+from gmixout.bench.tracked import tracked_scores
 from gmixout.errors import ConfigError, StateError
-from gmixout.evaluation.metrics import check_metrics, evaluate, figure, summarise_shifts
+from gmixout.evaluation.detection import Detecting
+from gmixout.evaluation.metrics import (
+    OnPredictions,
+    check_metrics,
+    evaluate,
+    figure,
+    summarise_shifts,
+)
 from gmixout.evaluation.official import METRICS
 from gmixout.methods import Finetuning, Method, Runs
 from gmixout.methods.zero_shot import zero_shot
-from gmixout.named import NotAllowedError, changed, defaults_of, from_spec, identity, plain
+from gmixout.named import NotAllowedError, defaults_of, from_spec, plain
+from gmixout.ranks import ALONE, Ranks
 from gmixout.results import (
     BenchmarkFacts,
     Machine,
@@ -36,10 +46,13 @@ from gmixout.results.model_file import load_model, save_model
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.checkpoint import delete_checkpoint
 from gmixout.training.loop import train
+from gmixout.training.tracking import Tracking, check_trackers
+from gmixout.training.trainer import TrainingResult
+from gmixout.use.gathering import Gathering
 from gmixout.weightspace import State
 
-DIGEST_SCHEMA = 2
-"""Version of the digests of data: no default is part of them, so that they outlive run hashes."""
+Gathered: TypeAlias = list[tuple[dict[str, Any], Gathering]]
+"""The predictions of models, beside the options that make them."""
 _OWN_FIELDS = ("lr", "head_lr", "seed", "steps", "batch_size")
 """Training settings with their own field in a record; `settings` holds the others."""
 _COSTS = ("trainable", "seconds", "step_seconds", "peak_memory_bytes")
@@ -59,38 +72,6 @@ def method_of(spec: Any) -> Method | None:
         raise
     except ConfigError:
         return None
-
-
-def hash_of(what: Mapping[str, Any], schema: int = IDENTITY_SCHEMA) -> str:
-    """Return 12 hexadecimal digits that identify plain values."""
-    text = json.dumps({"schema": schema, **what}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def identity_of_training(method: Method, arguments: TrainingArguments) -> dict[str, Any]:
-    """Return the identity of a training run on its benchmark, as plain values.
-
-    Default values are left out, so that the identity survives new options.
-    """
-    own = arguments.identity()
-    settings = {k: plain(v, identity) for k, v in changed(arguments).items() if k in own}
-    return {"method": identity(method), "training": settings}
-
-
-def identity_of(task: LoadedTask) -> dict[str, Any]:
-    """Return the identity of a task, for the hash of a run."""
-    return {"benchmark": task.name, **task.identity}
-
-
-def digests_of(task: LoadedTask) -> dict[str, str]:
-    """Return digests of a task's data and initial weights, where known."""
-    identity, found = task.identity, {}
-    if "images" in identity:
-        data = {name: identity.get(name) for name in ("images", "classes")}
-        found["data"] = hash_of(data, DIGEST_SCHEMA)
-    if "pretrained" in identity:
-        found["pretrained"] = str(identity["pretrained"])
-    return found
 
 
 def load_weights(task: LoadedTask, state: State) -> nn.Module:
@@ -122,21 +103,14 @@ def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
 
 def id_validation_figure(task: LoadedTask, state: State, num_workers: int | None = None) -> float:
     """Return the official metric of weights on in-domain validation data."""
-    benchmark = task.benchmark
-    model = load_weights(task, state)
-    return figure(
-        model,
-        benchmark.id_val,
-        benchmark.metric,
-        num_workers=num_workers,
-        task=benchmark.task,
-    )
+    model, own = load_weights(task, state), task.benchmark
+    return figure(model, own.id_val, own.metric, num_workers=num_workers, task=own.task)
 
 
 def id_validation_worth(task: LoadedTask, state: State, num_workers: int | None = None) -> float:
     """Return the official metric such that higher is better, for soups and the best model."""
-    value = id_validation_figure(task, state, num_workers)
-    return METRICS[task.benchmark.metric].worth(value)
+    own = METRICS[task.benchmark.metric]
+    return own.worth(id_validation_figure(task, state, num_workers))
 
 
 def make_record(
@@ -146,6 +120,7 @@ def make_record(
     state: State,
     training: Training | None,
     num_workers: int | None = None,
+    seen: OnPredictions | None = None,
 ) -> Record:
     """Evaluate a model and return its record.
 
@@ -156,10 +131,11 @@ def make_record(
         state: Its weights.
         training: Facts on its training; None without one.
         num_workers: Processes that decode images; by default see `loading_processes`.
+        seen: Called with the predictions on each set, those of unknown classes as well.
     """
     model, benchmark = load_weights(task, state), task.benchmark
-    device = PartialState().device
-    scores = evaluate(model, benchmark, num_workers=num_workers)
+    device, detecting = PartialState().device, Detecting(seen)
+    scores = evaluate(model, benchmark, num_workers=num_workers, seen=detecting.see)
     summary, notes = summarise_shifts(benchmark.summary, scores)
     return Record(
         run=run,
@@ -173,6 +149,7 @@ def make_record(
         training=training,
         scores=scores,
         summary=summary,
+        detection=detecting.measure(model, benchmark.unknown, num_workers),
         notes=[*task.notes, *notes],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         machine=Machine(
@@ -185,12 +162,14 @@ def make_record(
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Shared):
     """One training run, or none: `method=None` is the pretrained model itself."""
 
     task: Task
     method: Method | None
     arguments: TrainingArguments
+    ranks: Ranks = field(default=ALONE, compare=False)
+    """Processes that share its work."""
 
     @property
     def loaded(self) -> LoadedTask:
@@ -219,6 +198,7 @@ class Job:
             GmixoutError: The data or the model do not allow this run.
         """
         check_metrics(self.loaded.benchmark)
+        check_trackers(self.arguments.tracker)
         if self.method is not None:
             check_training(self.loaded, self.arguments, self.method.regularizers)
             self.method.check_steps(self.arguments.steps)
@@ -233,7 +213,11 @@ class Job:
         return is_trained(folder) and bool(self.known(log))
 
     def train_or_load(
-        self, folder: Path, log: RecordLog, on_progress: Callable[[int, float], None]
+        self,
+        folder: Path,
+        log: RecordLog,
+        on_progress: Callable[[int, float], None],
+        tracking: Tracking | None = None,
     ) -> tuple[State, Training | None]:
         """Return the finetuned weights and facts on the run; train if necessary.
 
@@ -244,6 +228,7 @@ class Job:
             folder: Folder of the model file and, during training, the checkpoint.
             log: The records.
             on_progress: See `gmixout.training.train`.
+            tracking: The trackers of the run.
         """
         if self.is_finished(folder, log):
             return load_model(folder)[0], self.known(log)[0].training
@@ -251,7 +236,7 @@ class Job:
         if self.method is None:
             state = self.pretrained()
         else:
-            state, training = self._train(own.checkpoint, log, on_progress)
+            state, training = self._train(own.checkpoint, log, on_progress, tracking)
         method = self.method or zero_shot()
         about: dict[str, Any] = {"benchmark": self.loaded.name, "run": self.run}
         about |= {"method": method.name, "options": method.options}
@@ -259,21 +244,37 @@ class Job:
         return state, training
 
     def record(
-        self, method: Method, state: State, training: Training | None, log: RecordLog
+        self,
+        method: Method,
+        state: State,
+        training: Training | None,
+        log: RecordLog,
+        gathered: Gathered | None = None,
     ) -> list[Record]:
         """Evaluate and record the models a method makes from the run; keep old records.
+
+        Args:
+            method: Makes the models.
+            state: The finetuned weights.
+            training: Facts on the training.
+            log: The records.
+            gathered: Takes the predictions of each model that is evaluated.
 
         Returns:
             The records of all of them.
         """
         usual = defaults_of(type(method))  # options may have been added since a record was written
-        own = (record for record in self.known(log) if record.method.name == method.name)
-        done = {_text(record.method.spelled, usual): record for record in own}
+        known = (record for record in self.known(log) if record.method.name == method.name)
+        done = {_text(record.method.spelled, usual): record for record in known}
         records, start = [], None
         for options, variant, _ in method.models(self.pretrained(), self.runs(state)):
             record = done.get(_text(options, usual))
             if record is None:
-                record = self._record(method, options, variant, training)
+                own = Gathering(self.loaded.benchmark.task)
+                seen = None if gathered is None else own.see
+                record = self.on_all("measure", method, options, variant, training, seen=seen)
+                if gathered is not None:
+                    gathered.append((options, own))
                 if self.method is not None:
                     start = self._start(log) if start is None else start
                     record = record.against_start(start)
@@ -289,11 +290,17 @@ class Job:
                 return record.id_val
         return id_validation_figure(self.loaded, self.pretrained(), self.arguments.num_workers)
 
-    def _record(
-        self, method: Method, options: dict[str, Any], state: State, training: Training | None
+    def measure(
+        self,
+        method: Method,
+        options: dict[str, Any],
+        state: State,
+        training: Training | None,
+        seen: OnPredictions | None = None,
     ) -> Record:
+        """Evaluate a model of the run; return its record."""
         facts, workers = MethodFacts.of(method.name, options), self.arguments.num_workers
-        return make_record(self.loaded, self.run, facts, state, training, num_workers=workers)
+        return make_record(self.loaded, self.run, facts, state, training, workers, seen)
 
     def finish(self, folder: Path) -> None:
         """Delete the checkpoint: everything is recorded."""
@@ -305,6 +312,10 @@ class Job:
 
     def validate(self, state: State) -> float:
         """Return the worth of weights on in-domain validation data; higher is better."""
+        return float(self.on_all("worth_of", state))
+
+    def worth_of(self, state: State) -> float:
+        """Return it as one of the ranks."""
         return id_validation_worth(self.loaded, state, self.arguments.num_workers)
 
     def runs(self, *finetuned: State) -> Runs:
@@ -316,11 +327,14 @@ class Job:
         return Runs(finetuned, self.validate)
 
     def _train(
-        self, checkpoint: Path, log: RecordLog, on_progress: Callable[[int, float], None]
+        self,
+        checkpoint: Path,
+        log: RecordLog,
+        on_progress: Callable[[int, float], None],
+        tracking: Tracking | None = None,
     ) -> tuple[State, Training]:
-        method, arguments = self.method, self.arguments
+        method, arguments, tracking = self.method, self.arguments, tracking or Tracking()
         assert method is not None
-        every = arguments.evaluate_every_steps
         self.check()  # imports what the method needs, which must not count as training memory
         settings = {name: getattr(arguments, name) for name in _OWN_FIELDS}
         settings["settings"] = {
@@ -328,23 +342,22 @@ class Job:
         }
 
         def evaluate_on_the_way(step: int, finetuning: Finetuning, loss: float) -> None:
-            if any(record.step == step for record in log.read(self.run)):
-                return  # recorded by a process that ended before its checkpoint of this step
-            training = Training(**settings, step=step, loss=loss)
-            log.append(self._record(method, method.options, finetuning.snapshot(), training))
+            # recorded by a process that ended before its checkpoint of this step
+            found = [record for record in log.read(self.run) if record.step == step]
+            if not found:
+                training, state = Training(**settings, step=step, loss=loss), finetuning.snapshot()
+                found = [self.on_all("measure", method, method.options, state, training)]
+                log.append(found[0])
+            tracking.add(tracked_scores(found[0]))
 
-        result = train(
-            self.loaded.pretrained.copy(),
-            partial(method.start, seed=arguments.seed),
-            self.loaded.benchmark.train,
-            arguments,
-            checkpoint,
-            self.run,
-            on_progress,
-            evaluate_on_the_way,
-            range(every, arguments.steps, every) if every else (),
-            method.regularizers,
-            self.validate,
+        result: TrainingResult = self.on_all(
+            "take_steps",
+            observe=partial(self.lead, evaluate_on_the_way),
+            validate=partial(self.lead, self.validate),
+            checkpoint=checkpoint,
+            run=self.run,
+            on_progress=on_progress,
+            track=tracking.log,
         )
         costs = {name: getattr(result, name) for name in _COSTS}
         loss = fmean(result.losses[-_LAST_LOSSES:])
@@ -358,6 +371,25 @@ class Job:
             done_steps=result.step if chosen else None,
         )
         return result.model.state_dict(), training
+
+    def take_steps(self, **own: Any) -> TrainingResult:
+        """Train as one of the ranks.
+
+        Args:
+            **own: What rank 0 gives `train`; the others follow where it observes and validates.
+        """
+        method, arguments = self.method, self.arguments
+        assert method is not None
+        every = arguments.evaluate_every_steps
+        return train(
+            self.loaded.pretrained.copy(),
+            partial(method.start, seed=arguments.seed),
+            self.loaded.benchmark.train,
+            arguments,
+            observe_at=range(every, arguments.steps, every) if every else (),
+            regularizers=method.regularizers,
+            **(own or {"observe": self.follow, "validate": self.follow}),
+        )
 
 
 def _text(options: dict[str, Any], usual: Mapping[str, Any]) -> str:

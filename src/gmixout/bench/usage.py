@@ -9,12 +9,11 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from gmixout.bench.choices import later_settings
-from gmixout.bench.help_pages import Page, page_text
+from gmixout.bench.help_pages import Page
 from gmixout.bench.options import (
     REQUIRED,
     Option,
     Word,
-    matching,
     options_of,
     subjects_of,
     texts_of,
@@ -30,6 +29,8 @@ COMMON = {
     "-h, --help": "Print this and exit.",
 }
 """Options of every command."""
+_WITHOUT_OPTIONS = ("--debug", "-h, --help")
+"""Those of a command that has no options of its own."""
 
 
 def page_of(title: str, function: Callable[..., Any]) -> Page:
@@ -40,6 +41,10 @@ def page_of(title: str, function: Callable[..., Any]) -> Page:
         function: The command.
     """
     options = options_of(function)
+    if not options:
+        page = _page(title, function, "--")
+        common = [[words, text] for words, text in COMMON.items() if words in _WITHOUT_OPTIONS]
+        return page | {"groups": [["options", common]]}
     subjects = subjects_of(options)
     usual = [name if options[name].default is REQUIRED else f"[{name}]" for name in subjects]
     subject = "".join(f" {name.upper()}" for name in usual)
@@ -48,19 +53,34 @@ def page_of(title: str, function: Callable[..., Any]) -> Page:
     return page
 
 
-def help_of_kind(name: str, kind: type[Named], options: Mapping[str, Option]) -> str:
-    """Return the help of a method, a data set or the like, as text.
+def page_of_kind(option: Option, kind: type[Named]) -> Page:
+    """Return the help of a method, a data set or the like.
 
     Args:
-        name: The option that takes it.
+        option: The option that takes its name.
         kind: Its class.
-        options: The options of the command.
     """
-    option, title = matching(options, name), kind.__name__
-    if option is not None and option.is_list:
-        return page_text(_page(f'--{name} "{title}(OPTION=VALUE, ...)"', kind, ""))
-    usage = f"--{name} {title} [--{name}.OPTION VALUE ...]"
-    return page_text(_page(usage, kind, f"--{name}."))
+    name, title = option.name, kind.__name__
+    if option.is_list:
+        return _page(f'--{name} "{title}(OPTION=VALUE, ...)"', kind, "")
+    return _page(f"--{name} {title} [--{name}.OPTION VALUE ...]", kind, f"--{name}.")
+
+
+def all_pages(commands: Mapping[str, Callable[..., Any]]) -> dict[str, Page]:
+    """Return the help of commands, and of all names that their options take, by their titles.
+
+    Args:
+        commands: Functions by the command as typed.
+    """
+    pages = {title: page_of(title, function) for title, function in commands.items()}
+    for function in commands.values():
+        for option in options_of(function).values():
+            if base := option.named:
+                pages |= {
+                    f"--{spelled(option.name)} {name}": page_of_kind(option, base._table[name])
+                    for name in known(base)
+                }
+    return pages
 
 
 def _page(usage: str, owner: Callable[..., Any], prefix: str) -> Page:

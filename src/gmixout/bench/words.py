@@ -116,16 +116,16 @@ class Reading:
             self._place(name, texts)
         return made(self.options, self.values)
 
-    def kind(self, name: str, texts: Sequence[str]) -> type[Named]:
-        """Return the class of `--method.help NAME`."""
+    def kind(self, name: str, texts: Sequence[str]) -> tuple[Option, type[Named]]:
+        """Return the option and the class of `--method.help NAME`."""
         option = matching(self.options, name)
         if option is None or option.named is None:
             raise self._unknown(f"{name}.help", texts)
         found = self._spec(option, texts[0] if texts else option.default, by_hand=bool(texts))
         if isinstance(found, Spec):
-            return found.kind
+            return option, found.kind
         if isinstance(found, Named):
-            return type(found)
+            return option, type(found)
         raise ConfigError(f"--{name}.help takes a name: {', '.join(known(option.named))}")
 
     def _names(self, name: str) -> bool:

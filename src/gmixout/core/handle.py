@@ -110,6 +110,11 @@ class Masked:
         return self._model
 
     @property
+    def skips_layers(self) -> bool:
+        """True if, in some steps, some trained values get no gradient: DDP must be told so."""
+        return self._layers.schedule is not None
+
+    @property
     def period(self) -> int:
         """Index of the masking period in force, from 0."""
         return self._period_after(self.steps)

@@ -78,6 +78,8 @@ Other = TypeVar("Other", bound=Examples)
 
 DEV_PREFIX = "dev/"
 """Prefix of the names of `Benchmark.dev_tests`."""
+UNKNOWN_PREFIX = "unknown/"
+"""Prefix of the names of `Benchmark.unknown_tests`."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,9 @@ class Benchmark(Generic[Set]):
     """Test sets of other domains, reported; no choice is made on them."""
     dev_shifts: Mapping[str, Set] = field(default_factory=dict)
     """Other domains, of other kinds, for choosing defaults; never reported."""
+    unknown: Mapping[str, Set] = field(default_factory=dict)
+    """Images of classes that the task does not have, to measure whether a model notices; their
+    labels are those of their own `space`."""
     metric: str = "accuracy"
     """The official metric, a name in `gmixout.evaluation.official.METRICS`: choices are made on it,
     and methods compared by it."""
@@ -143,14 +148,19 @@ class Benchmark(Generic[Set]):
         return {f"{DEV_PREFIX}{name}": images for name, images in self.dev_shifts.items()}
 
     @property
+    def unknown_tests(self) -> dict[str, Set]:
+        """The sets of unknown classes, with `UNKNOWN_PREFIX` before their names."""
+        return {f"{UNKNOWN_PREFIX}{name}": images for name, images in self.unknown.items()}
+
+    @property
     def sets(self) -> dict[str, Set]:
         """All sets by name."""
-        return {"train": self.train, **self.tests, **self.dev_shifts}
+        return {"train": self.train, **self.tests, **self.dev_shifts, **self.unknown_tests}
 
     def map(self, function: Callable[[Set], Other]) -> "Benchmark[Other]":
         """Return the same benchmark with a function applied to every set."""
         sets: Any = {n: function(getattr(self, n)) for n in ("train", "id_val", "id_test")}
-        for name in ("shifts", "dev_shifts"):
+        for name in ("shifts", "dev_shifts", "unknown"):
             sets[name] = {n: function(images) for n, images in getattr(self, name).items()}
         changed: Benchmark[Any] = replace(self, **sets)
         return changed

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gmixout.data.base import Benchmark
 from gmixout.data.folders import Listing, absent_files
-from gmixout.data.imagefolder import SPELLINGS
+from gmixout.data.imagefolder import ALL, SPELLINGS
 from gmixout.data.images import ImageSet
 from gmixout.data.parquet import parquet_columns, parquet_rows
 from gmixout.data.reading import stays_inside, table_rows
@@ -84,10 +84,9 @@ class csv(SeveralDomains):
       shifts, with their images of train, val and test.
     - Splits: the table's. What it has no rows of, or all of val and test without a column `split`,
       is held out of the training images of each domain, every class in proportion, by a fixed
-      seed; with several labels the rarest of each image counts, of numbers their tenths. To
-      evaluate on another table as a whole, give it a column `split` of tests and shifts.
-      Metric: accuracy; for several labels mean average precision (mAP); for a number mean absolute
-      error (MAE), for several R2.
+      seed; with several labels the rarest of each image counts, of numbers their tenths. Metric:
+      accuracy; for several labels mean average precision (mAP); for a number mean absolute error
+      (MAE), for several R2.
 
     Args:
         root: The table.
@@ -208,7 +207,7 @@ class csv(SeveralDomains):
         return (domain != "" or not self.choice[1]) and super().trains_on(domain)
 
     def load_tests(self) -> ImageBenchmark:
-        """Return the test sets: all rows, if none is to be trained on.
+        """Return every row as a test image: in sets of their split, or in one called `all`.
 
         Raises:
             DataError: As `check`.
@@ -216,14 +215,13 @@ class csv(SeveralDomains):
         problems = Problems()
         self._check_root(problems)
         rows, classes = self._rows(problems)
-        if any(row.split in ("", "train") and self.trains_on(row.domain) for row in rows):
-            return super().load_tests()
         found = self._sets(rows, classes)
         sets = {name: images for (part, name), images in found.items() if part == "shift"}
-        for part in ("val", "test"):
+        whole = not any(row.split for row in rows)
+        for part, name in (("train", ALL if whole else "train"), ("val", "val"), ("test", "test")):
             if own := {domain: images for (p, domain), images in found.items() if p == part}:
-                sets[part] = joined(own)
-        return self.tests_alone(classes, sets)
+                sets[name] = joined(own)
+        return self.tests_alone(classes, sets, self._targets.kind())
 
     def _check_root(self, problems: Problems) -> None:
         if self.root.is_dir():

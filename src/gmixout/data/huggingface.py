@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from gmixout.data.base import Benchmark
 from gmixout.data.decoding import decoded
 from gmixout.data.held_out import HeldOut
+from gmixout.data.imagefolder import ALL
 from gmixout.data.images import ImageSet
 from gmixout.data.reading import irregular_file, reading
 from gmixout.data.sampling import SPLIT_SEED, stratified
-from gmixout.data.several import Parts
+from gmixout.data.several import Parts, joined
 from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.errors import DataError, needs
 from gmixout.settings import shown
@@ -116,6 +117,17 @@ class huggingface(Source):
         saved = any((root / name).is_file() for name in _SAVED)
         stored = (each for folder in (root, root / "data") for each in folder.glob("*.parquet"))
         return root if saved or next(stored, None) else None
+
+    def load_tests(self) -> ImageBenchmark:
+        """Return every image as a test image: the shifts, and all others in one set, `all`.
+
+        Raises:
+            DataError: As `check`.
+        """
+        found = self.load()
+        own = {"train": found.train, "val": found.id_val, "test": found.id_test}
+        sets = {ALL: joined(own).grouped(None), **found.shifts}
+        return self.tests_alone(found.classes, sets)
 
     def read(self, problems: Problems) -> ImageBenchmark:
         """Look at the splits and their columns."""

@@ -1,28 +1,42 @@
 """A user's images in folders."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from unicodedata import normalize
 
 from gmixout.data.base import Benchmark
-from gmixout.data.folders import find, pass_over_beside, pictures, read_classes, subfolders
+from gmixout.data.folders import (
+    Listing,
+    find,
+    pass_over_beside,
+    pictures,
+    read_classes,
+    subfolders,
+)
 from gmixout.data.held_out import HeldOut
-from gmixout.data.images import ImageSet
+from gmixout.data.images import ImageSet, LabelSpace
 from gmixout.data.reading import reading
 from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.several import SeveralDomains, joined, joined_parts, training_note
 from gmixout.data.source import ImageBenchmark, Problems
 from gmixout.errors import ConfigError
+from gmixout.plain import listed
 
 SHIFT = "shift_"
+UNKNOWN = "unknown_"
+"""Start of the name of a folder of images of classes that training does not know."""
 SPELLINGS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
 """Names of the folders that are not shifts, in any case."""
+ALL = "all"
+"""The test set of all images of a folder of classes."""
+UNSORTED = "(none)"
+"""Class of the unknown images that lie in no folder of a class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +47,9 @@ class imagefolder(SeveralDomains):
       data.
     - Labels: the class folders of `train/`, sorted.
     - Files: `<root>/{train,val,test,shift_<name>}/<class>/*`, of which only train is required; or
-      `<root>/<class>/*` and `<root>/shift_<name>/<class>/*`. Images may lie in folders in a
+      `<root>/<class>/*` and `<root>/shift_<name>/<class>/*`. Beside shifts, `unknown_<name>/` holds
+      images of classes that training does not know, in folders of these classes or without any:
+      they measure how well a model tells them from known ones. Images may lie in folders in a
       class's folder. Other files are skipped with a note. `valid/`, `validation/` and `dev/` also
       work for `val/`. With `layout=domains`, train, val and test (or the root) hold one folder
       per domain, `train/<domain>/<class>/*`, and shifts are as before.
@@ -82,7 +98,7 @@ class imagefolder(SeveralDomains):
         if not root.is_dir():
             return None
         train = find(root, *SPELLINGS["train"])
-        inside = [root / n for n in subfolders(root) if not _is_shift(n)] if train is None else []
+        inside = [root / n for n in subfolders(root) if not _is_beside(n)] if train is None else []
         classes = [folder for folder in inside if pictures(folder)]
         is_trained_on = train is not None and any(pictures(train / n) for n in subfolders(train))
         return root if is_trained_on or len(classes) > 1 else None
@@ -94,6 +110,10 @@ class imagefolder(SeveralDomains):
             problems.fail(self, f"there is no folder {self.root / 'train'}")
         notes = self._unused(parts, problems)
         classes = self._classes({"train": parts["train"]})
+        unknown = self._unknown_sets(classes, problems)
+        if unknown:
+            folders = listed([f"{UNKNOWN}{name}/" for name in unknown])
+            notes.append(f"{folders}: images of unknown classes, to see whether the model notices")
         sets = {name: self._images(name, parts[name], classes, problems) for name in parts}
         shifts = {n.removeprefix(SHIFT): sets.pop(n)[""] for n in parts if n not in SPELLINGS}
         trained = self.trained_of(tuple(sets["train"]), problems)
@@ -122,33 +142,56 @@ class imagefolder(SeveralDomains):
             id_val=id_val,
             id_test=id_test,
             shifts=shifts,
+            unknown=unknown,
             notes=tuple(notes),
         )
 
     def load_tests(self) -> ImageBenchmark:
-        """Return the test sets: of `val/`, `test/` and the shifts, all that are there.
+        """Return every image as a test image: in sets of their folders, or in one called `all`.
 
         Raises:
-            DataError: As `check`, or none of them is there.
+            DataError: As `check`, or there are no images.
         """
         problems = Problems()
         self._check_root(problems)
         parts = self._parts()
-        if "train" in parts:
-            return super().load_tests()
         if not parts:
             problems.fail(self, f"there is no folder of images in {self.root}")
         classes = self._classes(parts)
         sets = {
-            name.removeprefix(SHIFT): self._images(name, folder, classes, problems)
+            ALL if folder == self.root else name.removeprefix(SHIFT): self._images(
+                name, folder, classes, problems
+            )
             for name, folder in parts.items()
         }
         if len(sets) < len(parts):
-            problems.add(f"a shift is called {' or '.join(SPELLINGS)}: rename its folder")
+            taken = [ALL] if self.root in parts.values() else SPELLINGS
+            problems.add(f"a shift is called {' or '.join(taken)}: rename its folder")
+        unknown = self._unknown_sets(classes, problems)
         problems.settle(self)
-        return self.tests_alone(
+        found = self.tests_alone(
             tuple(classes), {name: joined(domains) for name, domains in sets.items()}
         )
+        return replace(found, unknown=unknown, notes=problems.notes)
+
+    def _unknown_sets(self, classes: Sequence[str], problems: Problems) -> dict[str, ImageSet]:
+        """Return the images of classes that training does not know, by the names of their sets."""
+        found: dict[str, ImageSet] = {}
+        for name in subfolders(self.root):
+            if not _starts(name, UNKNOWN):
+                continue
+            folder = self.root / name
+            inside = subfolders(folder)
+            for known in sorted({*inside} & {*classes}):
+                problems.add(f"{folder / known} is the folder of a class that training has")
+            if not (paths := pictures(folder, problems)):
+                problems.add(f"{folder} holds no image")
+            own = (*inside, UNSORTED)
+            labels = [own.index(p.partition("/")[0]) if "/" in p else len(inside) for p in paths]
+            space = LabelSpace(own, ((),) * len(own))
+            listing = Listing(folder, paths, labels)
+            found[name.removeprefix(UNKNOWN)] = listing.images(space, upright=True)
+        return found
 
     def _parts(self) -> dict[str, Path]:
         """Return the folders in use: train, val and test, in any spelling, and the shifts.
@@ -158,7 +201,7 @@ class imagefolder(SeveralDomains):
         named = {part: find(self.root, *names) for part, names in SPELLINGS.items()}
         found = {name: folder for name, folder in named.items() if folder is not None}
         inside = subfolders(self.root)
-        if not found and not all(map(_is_shift, inside)):
+        if not found and not all(map(_is_beside, inside)):
             found["train"] = self.root
         return found | {name: self.root / name for name in inside if _is_shift(name)}
 
@@ -170,11 +213,12 @@ class imagefolder(SeveralDomains):
         names = subfolders(folder)
         if folder != self.root:
             return names
-        return [n for n in names if not _is_shift(n) and pictures(folder / n)]
+        return [n for n in names if not _is_beside(n) and pictures(folder / n)]
 
     def _unused(self, parts: Mapping[str, Path], problems: Problems) -> list[str]:
         """Return notes on what is in the root and is not used."""
-        unused = {*subfolders(self.root)} - {folder.name for folder in parts.values()}
+        used = {folder.name for folder in parts.values()}
+        unused = {n for n in subfolders(self.root) if n not in used and not _starts(n, UNKNOWN)}
         if parts["train"] == self.root:
             unused -= {*self._inside(self.root)}
             return [f"{name}/ holds no image: left out" for name in sorted(unused)]
@@ -284,7 +328,16 @@ class imagefolder(SeveralDomains):
 
 
 def _is_shift(name: str) -> bool:
-    return name.startswith(SHIFT) and name != SHIFT
+    return _starts(name, SHIFT)
+
+
+def _is_beside(name: str) -> bool:
+    """Return whether a folder stands beside the classes: a shift, or unknown classes."""
+    return _starts(name, SHIFT) or _starts(name, UNKNOWN)
+
+
+def _starts(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) and name != prefix
 
 
 def _untrained(

@@ -16,7 +16,7 @@ from gmixout.errors import DataError, needs
 from gmixout.named import Named
 from gmixout.plain import listed
 from gmixout.settings import check_settings, require, shown
-from gmixout.tasks import single_label
+from gmixout.tasks import DEFAULT_TASK, LearningTask, single_label
 
 ImageBenchmark: TypeAlias = Benchmark[ImageSet]
 """A benchmark whose images are decoded on access."""
@@ -222,19 +222,32 @@ class Source(Named, ABC):
     def load_tests(self) -> ImageBenchmark:
         """Return the test sets, for a model that was trained elsewhere.
 
-        Domain folders and image folders may lack what training needs: see `tests_alone`. Others
-        are loaded completely.
+        Of a user's own images all are test images. Domain folders may lack what training needs: see
+        `tests_alone`. Others are loaded completely.
 
         Raises:
             DataError: As `check`.
         """
         return self.load()
 
-    def tests_alone(self, classes: tuple[str, ...], sets: Mapping[str, ImageSet]) -> ImageBenchmark:
+    def tests_alone(
+        self,
+        classes: tuple[str, ...],
+        sets: Mapping[str, ImageSet],
+        task: LearningTask = DEFAULT_TASK,
+    ) -> ImageBenchmark:
         """Return a benchmark of shifts alone: its training and in-domain sets are empty."""
         empty: ImageSet = ImageFiles(self.root, (), ())
         return Benchmark(
-            name=str(self), classes=classes, train=empty, id_val=empty, id_test=empty, shifts=sets
+            name=str(self),
+            classes=classes,
+            train=empty,
+            id_val=empty,
+            id_test=empty,
+            shifts=sets,
+            metric=task.metric,
+            extra_metrics=task.extra_metrics,
+            task=task,
         )
 
     def _verified(self) -> ImageBenchmark:

@@ -19,7 +19,7 @@ def split_table(benchmark: Benchmark[ImageSet], root: Path) -> str:
     In place of label it has the columns of the data's task.
 
     In the folder of the data it makes the same split again, whatever is added there later.
-    Corrupted images, which are made of others, are left out.
+    Corrupted images, which are made of others, and images of unknown classes are left out.
 
     Args:
         benchmark: The images.
@@ -33,7 +33,7 @@ def split_table(benchmark: Benchmark[ImageSet], root: Path) -> str:
     columns = ["path", *columns, "split", *(["domain"] if has_domains else [])]
     writer.writerow(map(printable, map(_text, columns)))
     for part, images in benchmark.sets.items():
-        if isinstance(images, CorruptedImages):
+        if isinstance(images, CorruptedImages) or part in benchmark.unknown_tests:
             continue
         _, targets = benchmark.task.table(images.labels, benchmark.classes)
         for index, target in enumerate(targets):

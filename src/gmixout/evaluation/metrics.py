@@ -1,7 +1,7 @@
 """Metrics of a model on a data set, and on all data sets of a benchmark."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias
@@ -9,12 +9,13 @@ from typing import Annotated, Any, TypeAlias
 import torch
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from gmixout.data import Benchmark
 from gmixout.errors import ConfigError, DataError, TrainingError
 from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.loading import make_loader
+from gmixout.ranks import ALONE, Ranks, current, together
 from gmixout.tasks import DEFAULT_TASK, LearningTask
 
 MAX_BATCH = 512
@@ -27,6 +28,9 @@ Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 Amount: TypeAlias = Annotated[float, Interval(ge=0, le=1e100)]
 Count: TypeAlias = Annotated[int, Ge(0)]
 Figure: TypeAlias = Annotated[float, Interval(ge=-1e100, le=1e100)]
+OnPredictions: TypeAlias = Callable[[str, Dataset[Any], Tensor, Tensor], None]
+"""Gets the name of a data set, the set, logits `[N, classes]`, and labels `[N]` or as the task has
+them."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def evaluate(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     num_workers: int | None = None,
+    seen: OnPredictions | None = None,
 ) -> dict[str, Scores]:
     """Return scores on `id_val`, `id_test` and every shift of the benchmark.
 
@@ -70,6 +75,7 @@ def evaluate(
         batch_size: Images in a forward pass; by default as `batch_size_for` says of each set.
         device: Where the batches go; by default to where the model's first parameter is.
         num_workers: Processes that decode images; by default see `loading_processes`.
+        seen: Called with the predictions on each set.
 
     Raises:
         ConfigError: See `check_metrics`.
@@ -84,6 +90,7 @@ def evaluate(
         batch_size,
         device,
         num_workers,
+        seen,
         benchmark.task,
     )
 
@@ -95,6 +102,7 @@ def evaluate_sets(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     num_workers: int | None = None,
+    seen: OnPredictions | None = None,
     task: LearningTask = DEFAULT_TASK,
 ) -> dict[str, Scores]:
     """Return scores on data sets by name, with the same arguments and errors as `evaluate`.
@@ -106,6 +114,7 @@ def evaluate_sets(
         batch_size: See `evaluate`.
         device: See `evaluate`.
         num_workers: See `evaluate`.
+        seen: See `evaluate`.
         task: What the model was trained to say.
     """
     names = [name for name in metrics if name != "accuracy"]
@@ -116,6 +125,8 @@ def evaluate_sets(
         except (DataError, TrainingError) as error:
             raise type(error)(f"evaluating on `{name}`: {error}") from error
         results[name] = score(*predictions, names, _groups(dataset), task)
+        if seen is not None:
+            seen(name, dataset, *predictions)
     return results
 
 
@@ -123,7 +134,8 @@ def check_metrics(benchmark: Benchmark) -> None:
     """Check before training that the benchmark's sets support its metrics.
 
     Raises:
-        ConfigError: A metric or summary is unknown.
+        ConfigError: A metric or summary is unknown, or of another task; or the task has no unknown
+            classes, and the benchmark has images of them.
         DataError: The official metric needs groups and a set has none, or another metric needs them
             and no set has any.
     """
@@ -137,6 +149,12 @@ def check_metrics(benchmark: Benchmark) -> None:
                     f"{field_name}={name!r} is for the task {METRICS[name].task}, and this data is "
                     f"{benchmark.task.name}: leave it out, or take {benchmark.task.metric!r}"
                 )
+    if benchmark.unknown and benchmark.task != DEFAULT_TASK:
+        raise ConfigError(
+            f"unknown={sorted(benchmark.unknown)} (images of classes that the task does not have) "
+            f"is for {DEFAULT_TASK.title}, and this data is {benchmark.task.name} "
+            f"({benchmark.task.title}): leave these sets out"
+        )
     if benchmark.summary is not None and benchmark.summary not in SUMMARIES:
         raise ConfigError(f"summary={benchmark.summary!r} must be one of: {', '.join(SUMMARIES)}")
     for name, each in benchmark.tests.items():
@@ -247,11 +265,13 @@ def predict(
     device: torch.device | str | None = None,
     num_workers: int | None = None,
     task: LearningTask = DEFAULT_TASK,
+    unknown: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return a model's logits on a data set, and the labels.
 
     The model is in eval mode meanwhile, and each of its modules gets its mode back. The global
-    random state is not touched.
+    random state is not touched. Processes that work together (`ranks.together`) predict a part of
+    the data set each, and all return the whole.
 
     Args:
         model: Maps images [B, C, H, W] to logits [B, classes].
@@ -261,6 +281,8 @@ def predict(
         device: Where the batches go; by default to where the model's first parameter is.
         num_workers: Processes that decode images; by default see `loading_processes`.
         task: What the model was trained to say, for the check of the labels.
+        unknown: The images are of classes that the model does not have: return the logits of all of
+            the model's classes.
 
     Returns:
         Logits `[N, classes]` and labels `[N]`, for other tasks `[N, classes]`, on the CPU, in the
@@ -272,17 +294,19 @@ def predict(
     """
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise DataError("the data set is empty: it has no accuracy")
+    if (ranks := current()).count > 1:
+        return _shared(ranks, model, dataset, batch_size, device, num_workers, task, unknown)
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     batch_size = batch_size or batch_size_for(dataset)
     loader = make_loader(dataset, device, num_workers, batch_size=batch_size)
     logits = labels = torch.empty(0)
     done = 0
-    project = getattr(dataset, "project", _as_they_are)
+    project = _as_they_are if unknown else getattr(dataset, "project", _as_they_are)
     with evaluating(model), torch.inference_mode():
         for images, own in loader:
             part = project(model(images.to(device, non_blocking=True)).float())
-            _check(part, own, task)
+            _check(part, torch.zeros_like(own) if unknown else own, task)
             if not done:  # at once, as joining parts at the end would take the memory twice
                 with torch.inference_mode(False):
                     logits = torch.empty(len(dataset), part.shape[1])  # type: ignore[arg-type]
@@ -290,6 +314,30 @@ def predict(
             logits[done : done + len(own)], labels[done : done + len(own)] = part, own
             done += len(own)
     return logits, labels
+
+
+def _shared(
+    ranks: Ranks, model: nn.Module, dataset: Dataset[Any], *settings: Any
+) -> tuple[Tensor, Tensor]:
+    """Return what `predict` does, each rank predicting its part of the data set."""
+    places = ranks.part(len(dataset))  # type: ignore[arg-type]
+
+    def own() -> tuple[Tensor, Tensor] | None:
+        with together(ALONE):
+            return predict(model, _Part(dataset, places), *settings) if places else None
+
+    parts = [part for part in ranks.every(own) if part is not None]
+    return torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+class _Part(Subset[Any]):
+    """Some images of a data set, with its classes and its place in memory."""
+
+    def __init__(self, dataset: Dataset[Any], places: Sequence[int]) -> None:
+        super().__init__(dataset, places)
+        for name in ("project", "in_memory"):
+            if hasattr(dataset, name):
+                setattr(self, name, getattr(dataset, name))
 
 
 @contextmanager

@@ -41,6 +41,11 @@ class Averaged:
         self._hook: Any = None
         self._average = {key: _wide(value, copy=True) for key, value in self._floating().items()}
 
+    @property
+    def skips_layers(self) -> bool:
+        """True if, in some steps, some trained values get no gradient."""
+        return self.finetuning.skips_layers
+
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
         """Return the finetuning's own groups."""
         return self.finetuning.param_groups(lr, head_lr)

@@ -50,6 +50,10 @@ class Variant(NamedTuple):
 class Finetuning(Protocol):
     """One model being finetuned, as the training loop sees it."""
 
+    @property
+    def skips_layers(self) -> bool:
+        """True if, in some steps, some trained values get no gradient."""
+
     def param_groups(self, lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
         """Return the groups for a torch optimizer; `head_lr=None` means the head has `lr`."""
 
@@ -84,6 +88,8 @@ class DenseFinetuning:
         select: `select(name)` says which of them; the others are frozen until `detach`. By default
             all are trained.
     """
+
+    skips_layers = False
 
     def __init__(self, pretrained: Pretrained, select: Callable[[str], bool] | None = None) -> None:
         self.model, self.heads = pretrained.model, pretrained.heads

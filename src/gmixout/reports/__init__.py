@@ -16,6 +16,9 @@ from gmixout.reports.rows import rows_of
 from gmixout.reports.sweeps import sweeps_of
 from gmixout.reports.texts import across_as_markdown, as_csv, as_latex, as_markdown
 from gmixout.results import Record, RunFolder, Study, studies
+from gmixout.results.model_file import find_record, model_metadata
+from gmixout.results.other_classes import read_other_classes
+from gmixout.results.predictions import load_predictions
 
 
 def write_report(
@@ -41,7 +44,7 @@ def write_report(
             the first model is finished.
 
     Returns:
-        The files written: those of `RunFolder.report`.
+        The files written: `RunFolder.run_page` of a single run, and those of `RunFolder.report`.
 
     Raises:
         StateError: If a folder, its records.jsonl or every record is missing, a record is broken,
@@ -61,7 +64,9 @@ def write_report(
             _check_finished(RunFolder(path), records)
     every = studies(merged(held.values()))
     if len(every) < 2:
-        return [f for study in every for f in _write_one(study, paths, to, reference, running)]
+        of_run = _write_run_page(paths, to) if running is None else []
+        made = [f for study in every for f in _write_one(study, paths, to, reference, running)]
+        return [*of_run, *made]
     places = [RunFolder(to.path / _folder_name(study.benchmark)) for study in every]
     pages = {
         study.benchmark: str(place.page.relative_to(to.path))
@@ -77,6 +82,25 @@ def write_report(
 def merged(held: Iterable[Sequence[Record]]) -> list[Record]:
     """Return the records of several folders, each once."""
     return list({record.to_json(): record for records in held for record in records}.values())
+
+
+def _write_run_page(folders: Sequence[Path], out: RunFolder) -> list[Path]:
+    """Write the page of a single run, if its folder has its predictions."""
+    own = RunFolder(folders[0])
+    if len(folders) > 1 or (found := load_predictions(own.predictions)) is None:
+        return []
+    about = model_metadata(own.model)
+    record = None if about is None else find_record(own.path, about)
+    if about is None or record is None or about["digest"] != found.model:
+        raise StateError(
+            f"{own.predictions} is of another model: delete it, `gmixout evaluate {own.path}` "
+            "writes that of this one"
+        )
+    from gmixout.reports.run_page import run_page
+
+    other = read_other_classes(own.other_classes, found.model)
+    html = run_page(record, found, _config_of(own.config), other, out.page.name)
+    return [write_text(out.run_page, html)]
 
 
 def _write_one(

@@ -1,17 +1,13 @@
 """The page of `gmixout data check`: what was found in a data set, with thumbnails."""
 
-import base64
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
 from gmixout.data.findings import Alike, Findings, Found, crosses, differs, leaks
-from gmixout.errors import DataError
 from gmixout.plain import printable
 from gmixout.reports.templates import filled
+from gmixout.reports.thumbnails import jpeg_uri, thumbnail_in
 
-THUMBNAIL = 112
-"""Longest side of a thumbnail in pixels."""
 MOST_GROUPS = 100
 """Groups of copies that are shown."""
 MOST_IN_GROUP = 6
@@ -94,17 +90,5 @@ def _samples(findings: Findings) -> list[dict[str, Any]]:
 
 def _shown(findings: Findings, found: Found) -> dict[str, Any]:
     """Return an image for the page."""
-    try:
-        thumbnail = _thumbnail(findings, found)
-    except DataError:  # it was there a moment ago
-        thumbnail = ""
-    return {"image": found, "thumbnail": thumbnail}
-
-
-def _thumbnail(findings: Findings, found: Found) -> str:
-    """Return a small JPEG of an image as a data URI."""
-    picture = findings.picture(found)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    held = BytesIO()
-    picture.save(held, "JPEG", quality=70)
-    return f"data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}"
+    thumbnail = thumbnail_in(findings.benchmark.sets[found.part], found.index)
+    return {"image": found, "thumbnail": jpeg_uri(thumbnail)}

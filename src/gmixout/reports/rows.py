@@ -116,7 +116,8 @@ class Column:
 
 def columns_of(rows: Sequence[Row]) -> list[Column]:
     """Return the columns that at least one of the rows has."""
-    columns = [*_official_columns(rows), *_further_columns(rows), *_COMMON]
+    found = [*_official_columns(rows), *_further_columns(rows), *_COMMON]
+    columns = [*found, *_detection_columns(rows)]
     return [column for column in columns if any(column.value(row) is not None for row in rows)]
 
 
@@ -172,6 +173,34 @@ def _further_columns(rows: Sequence[Row]) -> list[Column]:
             )
     # a metric in place of a shift has its column already
     return [column for column in columns if column.key.removesuffix("_id") not in rows[0].groups]
+
+
+def _detection_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return the detection of unknown classes by each score, the mean over their sets."""
+    records = [record for row in rows for record in row.setting.records]
+    names = dict.fromkeys(n for r in records for each in r.detection.values() for n in each)
+    told = {
+        "auroc": "probability that a known image scores above one of an unknown class",
+        "fpr95": "share of unknown images that pass where 95% of known ones do",
+    }
+    return [
+        _percent(
+            f"{measure}_{name}",
+            f"{measure.upper()} {name.replace('_', ' ')} %",
+            partial(_detected, name=name, measure=measure),
+            note=note,
+        )
+        for name in names
+        for measure, note in told.items()
+    ]
+
+
+def _detected(row: Row, name: str, measure: str) -> Estimate | None:
+    def value(record: Record) -> float | None:
+        found = [each[name] for each in record.detection.values() if name in each]
+        return fmean(getattr(each, measure) for each in found) if found else None
+
+    return row.known(value)
 
 
 def _further_metrics(records: Iterable[Record]) -> list[str]:

@@ -47,6 +47,26 @@ class RunFolder:
         return self.path / "calibration.json"
 
     @property
+    def predictions(self) -> Path:
+        """Predictions of the final model on every test set, for the page of the run."""
+        return self.path / "predictions.safetensors"
+
+    @property
+    def other_classes(self) -> Path:
+        """Zero-shot accuracy on classes that finetuning never saw, before and after."""
+        return self.path / "other_classes.json"
+
+    @property
+    def tracking(self) -> Path:
+        """Where the run stands in its experiment trackers."""
+        return self.path / "tracking.json"
+
+    @property
+    def trackers(self) -> Path:
+        """Folder of the trackers' own files."""
+        return self.path / "trackers"
+
+    @property
     def checkpoint(self) -> Path:
         """State from which an unfinished training resumes."""
         return self.path / "checkpoint.pt"
@@ -70,6 +90,11 @@ class RunFolder:
     def page(self) -> Path:
         """The report as a page."""
         return self.path / "report.html"
+
+    @property
+    def run_page(self) -> Path:
+        """The report on a single run as a page."""
+        return self.path / "run.html"
 
     @property
     def csv(self) -> Path:

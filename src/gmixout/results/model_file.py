@@ -111,6 +111,22 @@ def learning_task_of(about: Mapping[str, Any]) -> LearningTask:
     return found
 
 
+def model_metadata(path: Path) -> dict[str, Any] | None:
+    """Return what a model file says of its model, without its weights; None if there is no file.
+
+    Raises:
+        StateError: It cannot be read, or `save_model` did not write it.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return dict(checked(read_json((opened.metadata() or {})["gmixout"]), AboutModel))
+    except Exception as error:  # on a foreign file its reader may fail in any way
+        text = printable(str(error))[:300]
+        raise StateError(f"{path} cannot be read as a model: {text}.") from error
+
+
 def find_record(path: Path, about: Mapping[str, Any]) -> Record | None:
     """Return the latest record of a model file, from its folder or its comparison's.
 

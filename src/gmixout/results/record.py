@@ -18,6 +18,7 @@ from annotated_types import Ge
 from typing_extensions import NotRequired, TypedDict
 
 from gmixout.errors import StateError
+from gmixout.evaluation.detection import Detection
 from gmixout.evaluation.metrics import Amount, Scores
 from gmixout.evaluation.official import HARDEST, Metric, metric_named
 from gmixout.plain import checked, read_json
@@ -62,6 +63,8 @@ class Record:
     """`id_val`, `id_test` and one entry for each shift, named "group" or "group/part"."""
     summary: dict[Name, Amount] = field(default_factory=dict)
     """Official summaries over all shifts, by name in `official.SUMMARIES`."""
+    detection: dict[Name, dict[Name, Detection]] = field(default_factory=dict)
+    """Detection of unknown classes: for each set of them by the names in `detection.DETECTORS`."""
     parameters: Annotated[int, Ge(1)]
     machine: Machine
     pool: list[Name] = field(default_factory=list)
@@ -82,6 +85,10 @@ class Record:
             "training": None if values["training"] is None else Training(**values["training"]),
             "scores": {name: Scores(**each) for name, each in values["scores"].items()},
             "machine": Machine(**values["machine"]),
+            "detection": {
+                name: {score: Detection(**found) for score, found in each.items()}
+                for name, each in values.get("detection", {}).items()
+            },
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -250,6 +257,10 @@ class Record:
         values = {each.name: _as_dict(getattr(self, each.name)) for each in fields(self)}
         if isinstance(scores := values["scores"], dict):
             values["scores"] = {name: _as_dict(each) for name, each in scores.items()}
+        if not values["detection"]:  # as in records from before there was any
+            del values["detection"]
+        elif isinstance(found := values["detection"], dict):
+            values["detection"] = {name: _dicts_in(each) for name, each in found.items()}
         return values
 
     @classmethod
@@ -286,6 +297,10 @@ class Record:
 
 def _as_dict(value: Any) -> Any:
     return vars(value) if is_dataclass(value) else value
+
+
+def _dicts_in(values: Any) -> Any:
+    return {n: _as_dict(v) for n, v in values.items()} if isinstance(values, dict) else values
 
 
 @cache

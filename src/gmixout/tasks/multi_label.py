@@ -120,7 +120,8 @@ class multi_label(LearningTask):
         """
         from torchmetrics.classification import BinaryCalibrationError
 
-        calibration = BinaryCalibrationError(n_bins=15, norm="l1")
+        # of these predictions alone: by default it adds those of other processes
+        calibration = BinaryCalibrationError(n_bins=15, norm="l1", sync_on_compute=False)
         nll = 0.0
         for part, own in zip(torch.split(outputs, rows), torch.split(labels, rows), strict=True):
             calibration.update(part.sigmoid().flatten(), own.flatten().long())

@@ -69,7 +69,10 @@ class single_label(LearningTask):
         # Takes seconds to import, which --help should not pay.
         from torchmetrics.classification import MulticlassCalibrationError
 
-        calibration = MulticlassCalibrationError(outputs.shape[1], n_bins=15, norm="l1")
+        # of these predictions alone: by default it adds those of other processes
+        calibration = MulticlassCalibrationError(
+            outputs.shape[1], n_bins=15, norm="l1", sync_on_compute=False
+        )
         nll = 0.0
         # in parts: the probabilities of 50,000 images and 10,000 classes are 2 GB
         for part, own in zip(torch.split(outputs, rows), torch.split(labels, rows), strict=True):

@@ -116,6 +116,9 @@ class Conduct(_Settings):
     checkpointing: bool = False
     """Save memory: recompute activations in the backward pass instead of keeping them. The model's
     library must support it; the gradients are the same."""
+    tracker: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    """Experiment trackers that get losses, learning rate and scores: tensorboard, wandb, mlflow,
+    trackio, or several, tensorboard,wandb."""
 
     _ranges: ClassVar[Ranges] = (
         (("log_every_steps", "checkpoint_every_steps"), lambda x: x >= 1, "at least 1"),

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, Sampler
 
 from gmixout.draws import seed_of
 from gmixout.errors import ConfigError, DataError
+from gmixout.ranks import current
 
 Order: TypeAlias = Literal["shuffled", "even_domains", "even_classes", "one_domain", "weighted"]
 
@@ -17,9 +18,9 @@ Order: TypeAlias = Literal["shuffled", "even_domains", "even_classes", "one_doma
 class Batches(Sampler[list[tuple[int, int]]]):
     """Batches of (position in the run, index).
 
-    A pure function of the seed on any number of processes: processes that share a run take slices
-    of a batch, and an even batch cycles through its domains or classes, so that slices are even,
-    too.
+    A pure function of the seed: processes that share a run (`ranks.current`) take consecutive
+    parts of each batch, and an even batch cycles through its domains or classes, so that parts are
+    even, too.
 
     - `shuffled`: one permutation of all examples after another; a batch at the end of a permutation
       is filled up from the next one, so every batch is full and holds no example twice.
@@ -68,6 +69,11 @@ class Batches(Sampler[list[tuple[int, int]]]):
         examples: int = len(dataset)  # type: ignore[arg-type]
         if examples == 0:
             raise DataError("the training set is empty: there is nothing to learn from")
+        if batch_size < (count := current().count):
+            raise ConfigError(
+                f"batch_size={batch_size} is less than one image for each of {count} processes, "
+                f"which share a batch: choose {count} or more"
+            )
         if order == "shuffled" and batch_size > examples:
             raise ConfigError(
                 f"batch_size={batch_size} is larger than the training set of {examples} images; "
@@ -87,11 +93,11 @@ class Batches(Sampler[list[tuple[int, int]]]):
         return self._steps - self._start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        indices = self._indices()
+        indices, own = self._indices(), current().part(self.batch_size)
         for step in range(self._steps):
             batch = list(itertools.islice(indices, self.batch_size))
             if step >= self._start:
-                yield list(enumerate(batch, start=step * self.batch_size))
+                yield [(step * self.batch_size + place, batch[place]) for place in own]
 
     def _indices(self) -> Iterator[int]:
         """Return the indices of all batches, one batch after another."""

@@ -24,6 +24,8 @@ class BestModel:
         """Step whose model is kept; 0: none yet."""
         self.state: State = {}
         """Its weights, on the CPU."""
+        self.latest = 0.0
+        """The metric of the last validation."""
         self._value = 0.0
         self._worse_since = 0  # validations since the best one
 
@@ -39,7 +41,7 @@ class BestModel:
 
     def consider(self, step: int, state: State) -> None:
         """Validate the weights after a step, and keep a copy if they are the best."""
-        value = self._validate(state)
+        value = self.latest = self._validate(state)
         if self.step and not value > self._value:
             self._worse_since += 1
             return

@@ -22,6 +22,10 @@ _FAULTS: dict[str, tuple[type[GmixoutError], str]] = {
         "memory, of shared memory (/dev/shm) or of open files (ulimit -n): use fewer num_workers. "
         f"{_GO_ON}",
     ),
+    r"Connection (closed|reset) by peer|DistBackendError|DistNetworkError|Broken pipe": (
+        TrainingError,
+        "another process of this run ended; its own message says why. " + f"{_GO_ON}",
+    ),
     _NO_MEMORY: (
         TrainingError,
         f"there is not enough memory. {{savings}} {_GO_ON}",

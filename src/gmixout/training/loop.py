@@ -1,6 +1,6 @@
 """The training loop. It knows the protocol `Finetuning` and no method."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from gmixout.loading import resident
 from gmixout.methods.base import Finetuning
 from gmixout.models.pretrained import Pretrained
+from gmixout.ranks import current
 from gmixout.regularizers import Regularizer
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.augmentation import Augmented
@@ -71,6 +72,7 @@ def train(
     observe_at: Collection[int] = (),
     regularizers: Sequence[Regularizer] = (),
     validate: Validate | None = None,
+    track: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
 ) -> TrainingResult:
     """Finetune a model in place.
 
@@ -79,8 +81,12 @@ def train(
     in a fixed order (attention's backward, for example, does not). The global random state
     of torch is left unchanged.
 
+    Processes that work together (`ranks.together`) share each batch and average their gradients;
+    they start from rank 0's weights, which alone writes the checkpoint. The result is the same up
+    to rounding, and up to dropout, whose draws differ with the number of processes.
+
     Args:
-        model: The pretrained model.
+        pretrained: The pretrained model.
         start: Puts a method on the model, which is on its training device by then.
         dataset: Items are (image `[C, H, W]`, label). Its `labels`, `groups` (domains) and
             `weights`, `[N]` each, are needed by some settings.
@@ -96,6 +102,7 @@ def train(
         regularizers: Regularizers of this method, after those of `arguments.beside`.
         validate: Returns the official metric of weights on in-domain validation data; needed by
             `select=id_validation`. Its time and memory are not counted.
+        track: Called with the number of steps done, and values by name for experiment trackers.
 
     Raises:
         ConfigError: The settings do not fit the machine or the data.
@@ -109,10 +116,12 @@ def train(
         _load_libraries(device)
         torch.manual_seed(arguments.seed)  # dropout; ends with the fork
         set_train_mode(pretrained.model.to(device), arguments.freeze_batch_norm)
+        state = [*pretrained.model.parameters(), *pretrained.model.buffers()]
+        current().hand_on(state)
         acting = (*arguments.beside, *regularizers)
         # here, as a copy on the device is the data set's and not what training needs
         resident(Augmented(dataset, arguments, asks_of(acting)), device, arguments.num_workers)
-        callbacks = Callbacks(on_progress, observe, observe_at, validate)
+        callbacks = Callbacks(on_progress, observe, observe_at, validate, track)
         frozen = arguments.freeze_batch_norm
         saving = checkpointed(pretrained, frozen) if arguments.checkpointing else nullcontext()
         with saving, PeakMemory(device) as memory:

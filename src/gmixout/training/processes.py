@@ -1,33 +1,55 @@
-"""The accelerator of a run; a run is one process."""
+"""The accelerator of a run, and the processes that share it."""
 
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
+import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
+from torch import distributed as dist
 
 from gmixout.errors import ConfigError
+from gmixout.ranks import ALONE, Ranks
+
+_PATIENCE = timedelta(days=7)
+"""How long a process waits for the others at work; if one ends, the rest know at once."""
+_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE")
+"""Variables by which launchers say how many processes there are."""
 
 
 def make_accelerator(mixed_precision: str) -> Accelerator:
     """Return the accelerator of a run.
 
     Raises:
-        ConfigError: The device cannot compute in this precision, or this is one of several
-            processes.
+        ConfigError: The device cannot compute in this precision.
     """
     # Accelerate keeps the precision of a process's first run; a later run may want another
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()
     try:
-        accelerator = Accelerator(
+        return Accelerator(
             mixed_precision=mixed_precision,
-            dataloader_config=DataLoaderConfiguration(non_blocking=True),
+            dataloader_config=DataLoaderConfiguration(
+                non_blocking=True,
+                split_batches=True,  # else a schedule takes a step for each process
+            ),
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision={mixed_precision}: {error}") from error
-    refuse_several_processes()
-    return accelerator
+
+
+def launched() -> int:
+    """Return how many processes a launcher started for this job, this one included."""
+    # accelerate does not ask the launchers' variables where there is no GPU
+    said = [os.environ.get(name, "") for name in _COUNTS]
+    counts = [int(each) for each in said if each.isdecimal()]
+    return max([1, *counts])
 
 
 def refuse_several_processes() -> None:
@@ -36,11 +58,40 @@ def refuse_several_processes() -> None:
     Raises:
         ConfigError: This is one.
     """
-    # accelerate does not ask the launchers' variables where there is no GPU
-    said = [os.environ.get(name, "") for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE")]
-    counts = [int(each) for each in said if each.isdecimal()]
-    if (count := max([PartialState().num_processes, *counts])) > 1:
+    if (count := max(launched(), PartialState().num_processes)) > 1:
         raise ConfigError(
-            f"this is one of {count} processes, and a run writes one folder: start gmixout in one "
-            "process, without a launcher. (The library works under DDP.)"
+            f"this is one of {count} processes of a launcher, which only `gmixout finetune` shares "
+            "its work among: start this command in one process"
         )
+
+
+@contextmanager
+def launched_ranks() -> Iterator[Ranks]:
+    """Join the processes that a launcher (torchrun, `accelerate launch`) started for this run.
+
+    Raises:
+        ConfigError: They cannot be joined.
+    """
+    if launched() == 1:
+        yield ALONE
+        return
+    try:
+        state = PartialState(cpu=not torch.accelerator.is_available())
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"the processes of the launcher cannot be joined: {error}") from error
+    if state.num_processes != launched():
+        raise ConfigError(
+            f"a launcher started {launched()} processes, of which {state.num_processes} were "
+            "joined: use torchrun or `accelerate launch`"
+        )
+    # on the CPU, whatever the gradients go through: small values that every step waits for
+    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    try:
+        yield Ranks(state.process_index, state.num_processes, group)
+    except BaseException:
+        # a launcher ends the others when one has ended: let this one say why before it goes
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
+    finally:
+        state.destroy_process_group()

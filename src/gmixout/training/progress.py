@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmixout.errors import StateError, TrainingError
+from gmixout.errors import FollowedError, StateError, TrainingError
+from gmixout.ranks import current
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.memory import PeakMemory
 
@@ -89,10 +90,12 @@ class Meter:
         if not self._losses:
             return
         progress, arguments = self.progress, self._arguments
-        losses = torch.stack(self._losses).tolist()
+        losses = current().mean(torch.stack(self._losses)).tolist()
         first = progress.step - len(losses) + 1
         for step, loss in enumerate(losses, start=first):
             if not math.isfinite(loss):
+                if not current().leads:
+                    raise FollowedError("the loss is not finite")
                 raise TrainingError(
                     f"the loss is {loss} at step {step} of {arguments.steps} "
                     f"(lr={arguments.lr}, head_lr={arguments.head_lr}): try a smaller "

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from gmixout.data.batch import Batch
-from gmixout.draws import draws_of
+from gmixout.draws import draws_of, seed_of
 from gmixout.errors import ConfigError, StateError
 from gmixout.losses import Loss
+from gmixout.ranks import current
 from gmixout.regularizers import Beginning, Hooks, Regularizer, Weights
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.augmentation import Augmented
@@ -61,11 +62,18 @@ def started(
     hooks = [each.start(beginning) for each in regularizers]
     found = Started(names, hooks, _only("risk", names, hooks), _only("gradients", names, hooks))
     for regularizer, own in zip(regularizers, hooks, strict=True):
-        if arguments.accumulate > 1 and not regularizer.per_example and _sees_batches(own):
+        if regularizer.per_example or not _sees_batches(own):
+            continue
+        if arguments.accumulate > 1:
             raise ConfigError(
                 f"accumulate={arguments.accumulate} cannot be combined with {regularizer.name}, "
                 "whose loss is of the whole batch: use accumulate=1, with checkpointing or a "
                 "smaller batch_size to save memory"
+            )
+        if (count := current().count) > 1:
+            raise ConfigError(
+                f"{count} processes cannot share a batch with {regularizer.name}, whose loss is of "
+                "the whole batch: start gmixout in one process"
             )
     if found.gradients is not None and arguments.mixed_precision == "fp16":
         raise ConfigError(
@@ -161,7 +169,9 @@ class Passes:
         regularizers: Sequence[Regularizer],
         arguments: TrainingArguments,
     ) -> None:
-        self._accelerator, self._arguments = accelerator, arguments
+        self._accelerator, self._arguments, self._ranks = accelerator, arguments, current()
+        size = arguments.batch_size
+        self._share = self._ranks.count * len(self._ranks.part(size)) / size
         self._plain = model
         self._weights: Weights | None = None
         self._loss = arguments.criterion.start(dataset)
@@ -201,6 +211,8 @@ class Passes:
             batch: The batch from the loader.
             number: Number of the step, from 0.
         """
+        if self._ranks.count > 1:  # dropout: ranks see other images, and a resume repeats it
+            torch.manual_seed(seed_of(self._arguments.seed, f"rank {self._ranks.rank}", number))
         step = _Step(self, number)
         for hooks in self._hooks:
             batch = hooks.batch(batch, step)
@@ -228,17 +240,25 @@ class Passes:
 
     def loss(self, batch: Batch, sites: Mapping[str, Any], step: "_Step") -> Tensor:
         """Run the passes of a step, each with its backward; return the loss, detached."""
-        parts = batch.split(self._arguments.accumulate)
+        *parts, last = batch.split(self._arguments.accumulate)
         losses = []
-        for part in parts:
-            with _changed_inside(self._plain, sites):
-                seen = self.forward(part)
-            total = self._total(seen, step)
-            if len(parts) > 1:
-                total = total * (len(part) / len(batch))
-            self._accelerator.backward(total)
-            losses.append(total.detach())
+        with self._accelerator.no_sync(self._net.model) if parts else nullcontext():
+            losses += [self._backward(part, len(part) / len(batch), sites, step) for part in parts]
+        losses.append(self._backward(last, len(last) / len(batch), sites, step))
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _backward(
+        self, part: Batch, weight: float, sites: Mapping[str, Any], step: "_Step"
+    ) -> Tensor:
+        """Run a part of a batch forward and backward; return its share of the loss, detached."""
+        with _changed_inside(self._plain, sites):
+            seen = self.forward(part)
+        total = self._total(seen, step)
+        weight *= self._share  # gradients are averaged over ranks, whose parts may differ by one
+        if weight != 1:
+            total = total * weight
+        self._accelerator.backward(total)
+        return total.detach()
 
     def _total(self, seen: _Seen, step: "_Step") -> Tensor:
         """Return the risk and all terms."""

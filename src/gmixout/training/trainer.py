@@ -1,5 +1,6 @@
 """The objects of one training run and the steps over them."""
 
+import signal
 import statistics
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,9 @@ from typing import Any, TypeAlias
 
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
@@ -19,6 +22,7 @@ from gmixout.loading import make_loader
 from gmixout.methods.average import Averaged
 from gmixout.methods.base import Finetuning
 from gmixout.models.pretrained import Pretrained
+from gmixout.ranks import current
 from gmixout.regularizers import Regularizer
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.augmentation import Augmented
@@ -57,6 +61,7 @@ class Callbacks:
     observe: Observe | None = None
     observe_at: Collection[int] = ()
     validate: Validate | None = None
+    track: Callable[[int, Mapping[str, float]], None] = lambda step, values: None
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class Trainer:
     ) -> None:
         model = pretrained.model
         self.accelerator, self.arguments, self.memory = accelerator, arguments, memory
-        self.callbacks = callbacks
+        self.callbacks, self.ranks = callbacks, current()
         self.dataset = Augmented(dataset, arguments, asks_of(regularizers))
         self.plain_model = model
         heads = pretrained.heads
@@ -131,6 +136,7 @@ class Trainer:
         )
         optimizer = self.finetuning.bind(optimizer)
         scheduler = LambdaLR(optimizer, arguments.lr_factor)
+        self._ready_for_ranks()
         self.model, self.optimizer, self.scheduler = accelerator.prepare(
             model, optimizer, scheduler
         )
@@ -138,7 +144,30 @@ class Trainer:
         self.meter = Meter(arguments, memory)
         self.best = _best_model(arguments, callbacks)
         self.checkpoint: Path | None = None
+        self._stopped = False  # this process or another one was asked to stop
         self.run_name = ""
+
+    def _ready_for_ranks(self) -> None:
+        """Prepare to share the run with other processes, which average their gradients.
+
+        Raises:
+            ConfigError: The method or the model does not allow it.
+        """
+        if self.ranks.count == 1:
+            return
+        if not all(parameter.requires_grad for parameter in self.parameters):
+            raise ConfigError(
+                "the method trains parameters that are frozen at first, which processes cannot "
+                "share: start gmixout in one process"
+            )
+        norms = (each for each in self.plain_model.modules() if isinstance(each, _BatchNorm))
+        if any(each.training and each.track_running_stats for each in norms):
+            raise ConfigError(
+                "freeze_batch_norm=False cannot be combined with several processes, each of which "
+                "would take the statistics of its part of a batch: start gmixout in one process"
+            )
+        if self.finetuning.skips_layers:
+            self.accelerator.ddp_handler.find_unused_parameters = True
 
     def _param_groups(self, layers: LayerDecay | None) -> list[dict[str, Any]]:
         arguments = self.arguments
@@ -168,11 +197,11 @@ class Trainer:
     def keep_state_in(self, checkpoint: Path | None, run: str) -> None:
         """Set the checkpoint file and load its state."""
         self.checkpoint, self.run_name = checkpoint, run
-        if checkpoint is None or not is_there(checkpoint):
-            return
-        state = load_checkpoint(checkpoint, run)
-        with taking_up():
-            self._take_up(state)
+        there = checkpoint if checkpoint is not None and is_there(checkpoint) else None
+        state = self.ranks.from_leader(lambda: load_checkpoint(there, run) if there else None)
+        if state is not None:
+            with taking_up():
+                self._take_up(state)
 
     def _take_up(self, state: Mapping[str, Any]) -> None:
         """Continue from a state; check all that can be checked before changing anything."""
@@ -199,9 +228,9 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        if self.checkpoint is None:
-            return
         self.passes.check_state()
+        if self.checkpoint is None or not self.ranks.leads:
+            return
         save_checkpoint(self.checkpoint, self.run_name, self._state())
 
     def _state(self) -> dict[str, Any]:
@@ -232,10 +261,10 @@ class Trainer:
                 self._step(batch)
                 if self._after_step(stop):
                     break
-            if stop.number is not None:
+            if self._stopped or stop.number is not None:
                 raise TrainingInterrupted(
                     f"stopped after step {self.progress.step} of {self.arguments.steps}",
-                    stop.number,
+                    stop.number or signal.SIGTERM,  # of another process
                 )
 
     def _step(self, batch: Batch) -> None:
@@ -250,7 +279,7 @@ class Trainer:
     def _after_step(self, stop: StopFlag) -> bool:
         """Report, observe, validate and save, as is due; return True if training ends."""
         settings, calls, step = self.arguments, self.callbacks, self.progress.step
-        stopping = stop.is_set()
+        stopping = self._stopped = self.ranks.any(stop.is_set())
         save = stopping or step == settings.steps or step % settings.checkpoint_every_steps == 0
         log = save or step % settings.log_every_steps == 0
         observe = calls.observe if step in calls.observe_at else None
@@ -266,12 +295,28 @@ class Trainer:
             with self._aside():
                 best.consider(step, self.finetuning.snapshot())
         save = save or self.is_finished
+        if observe or best or self.is_finished or step % settings.log_every_steps == 0:
+            calls.track(step, self._tracked(step, validated=best is not None))
         if save:
             with stop.shielded():
                 self.save()
         if save or observe or best:
             self.meter.start_clock()
         return stopping or self.is_finished
+
+    def _tracked(self, step: int, validated: bool) -> dict[str, float]:
+        """Return the values of a step for trackers: the same, however often a run was resumed."""
+        settings, found = self.arguments, {}
+        if self.is_finished or step % settings.log_every_steps == 0:
+            since = (step - 1) // settings.log_every_steps * settings.log_every_steps
+            factor = settings.lr_factor(step - 1)
+            found["train/loss"] = statistics.fmean(self.progress.losses[since:step])
+            found["train/lr"] = factor * settings.lr
+            if settings.head_lr is not None:
+                found["train/head_lr"] = factor * settings.head_lr
+        if validated and self.best is not None:
+            found["id_val"] = self.best.latest
+        return found
 
     def _read(self) -> None:
         self.meter.read(self.passes.suspects)
@@ -340,7 +385,10 @@ class Trainer:
         loader = make_loader(
             self.dataset, device, workers, batch_sampler=batches, collate_fn=collate
         )
-        return self.accelerator.prepare(loader)
+        # as of one process: `Batches` gives this rank its part
+        return prepare_data_loader(
+            loader, device, num_processes=1, process_index=0, put_on_device=True, non_blocking=True
+        )
 
 
 def _best_model(arguments: TrainingArguments, callbacks: Callbacks) -> BestModel | None:

@@ -9,9 +9,10 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from gmixout.errors import StateError
+from gmixout.evaluation.detection import detector_scores, known_threshold
 from gmixout.evaluation.metrics import predict, score
 from gmixout.files import write_text
 from gmixout.plain import checked, printable, read_json
@@ -34,6 +35,10 @@ class FittedTemperature(TypedDict):
     """Mean negative log-likelihood before and after, in nats."""
     ece: list[float]
     """Expected calibration error before and after."""
+    thresholds: NotRequired[dict[str, float]]
+    """Of each score in `evaluation.detection.DETECTORS` the value that 95% of the images reach: an
+    image below may be of an unknown class. There are none of other tasks than one class an image;
+    older files lack them."""
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, task: LearningTask = DEFAULT_TASK) -> float:
@@ -95,12 +100,14 @@ def calibrate_model(
     logits, labels = predict(model, validation, num_workers=num_workers, task=task)
     temperature = fit_temperature(logits, labels, task)
     before, after = (score(each, labels, task=task) for each in (logits, logits / temperature))
+    scores = detector_scores(logits) if task == DEFAULT_TASK else {}
     found = FittedTemperature(
         model=digest,
         temperature=temperature,
         images=len(labels),
         nll=[before.nll or 0.0, after.nll or 0.0],
         ece=[before.ece or 0.0, after.ece or 0.0],
+        thresholds={name: known_threshold(each) for name, each in scores.items()},
     )
     write_text(_file(path), json.dumps(found, indent=1) + "\n")
     return found
@@ -119,20 +126,56 @@ def temperature_of(path: Path, about: Mapping[str, Any]) -> tuple[float, tuple[s
     Raises:
         StateError: Its file cannot be read.
     """
+    held, note = _held(path, about)
+    return (
+        (1.0, (f"probabilities are not calibrated: {note}",))
+        if held is None
+        else (float(held["temperature"]), ())
+    )
+
+
+def threshold_of(path: Path, about: Mapping[str, Any], score_name: str) -> float:
+    """Return the score that 95% of the in-domain validation images reach.
+
+    Args:
+        path: The run's folder or its model file.
+        about: The metadata of the model file.
+        score_name: A name in `evaluation.detection.DETECTORS`.
+
+    Raises:
+        StateError: The file of the temperature cannot be read, or lacks it.
+    """
+    held, note = _held(path, about)
+    found = {} if held is None else held.get("thresholds", {})
+    if score_name not in found:
+        note = note or f"{_file(path)} is of an older version: {_way(path)}"
+        raise StateError(f"there is no threshold of {score_name}: {note}")
+    return found[score_name]
+
+
+def _held(path: Path, about: Mapping[str, Any]) -> tuple[FittedTemperature | None, str]:
+    """Return what was fitted to a model; None and the way to it, if nothing was.
+
+    Raises:
+        StateError: Its file cannot be read.
+    """
     file = _file(path)
-    again = f"gmixout calibrate {path} fits it"
     if not file.exists():
-        return 1.0, (f"probabilities are not calibrated: {again}",)
+        return None, _way(path)
     try:
         if file.stat().st_size > _LARGEST_FILE:
             raise ValueError(f"it has more than {_LARGEST_FILE} bytes")
-        held = checked(read_json(file.read_bytes()), FittedTemperature)
+        held: FittedTemperature = checked(read_json(file.read_bytes()), FittedTemperature)
     except (OSError, ValueError) as error:
         said = printable(str(error))[:300]
-        raise StateError(f"{file} cannot be read ({said}): delete it, {again}") from error
+        raise StateError(f"{file} cannot be read ({said}): delete it, {_way(path)}") from error
     if held["model"] != about["digest"]:
-        return 1.0, (f"probabilities are not calibrated: {file} is of other weights; {again}",)
-    return float(held["temperature"]), ()
+        return None, f"{file} is of other weights; {_way(path)}"
+    return held, ""
+
+
+def _way(path: Path) -> str:
+    return f"gmixout calibrate {path} fits it"
 
 
 def _file(path: Path) -> Path:

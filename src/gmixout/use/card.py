@@ -1,12 +1,15 @@
 """Model cards: what a model is, what was measured, and what was not."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from gmixout.evaluation.metrics import Scores
-from gmixout.evaluation.official import metric_named
 from gmixout.plain import listed, printable
+from gmixout.reports.run_facts import measured
+from gmixout.results.folder import RunFolder
 from gmixout.results.model_file import find_record
+from gmixout.results.predictions import load_predictions
 from gmixout.results.record import Record
 from gmixout.tasks import LearningTask
 from gmixout.use.classifier import Classifier
@@ -16,13 +19,14 @@ LIBRARIES = {"timm": "timm", "open_clip": "open_clip", "hf": "transformers", "on
 _MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*[]<>#|&"})
 
 
-def card_of(classifier: Classifier, to: str, usage: str) -> str:
+def card_of(classifier: Classifier, to: str, usage: str, picture: str = "") -> str:
     """Return a model card in Markdown.
 
     Args:
         classifier: The model.
         to: The form that it was exported to.
         usage: How to use it, in Markdown.
+        picture: File beside the card with the picture of `draw_accuracy`; empty: there is none.
     """
     origin = classifier.origin
     about: Mapping[str, Any] = {} if origin is None else origin.about
@@ -47,10 +51,33 @@ def card_of(classifier: Classifier, to: str, usage: str) -> str:
         if task.has_classes
         else f"- From its outputs to numbers: {task.reading()}",
         *["", "## Use", "", usage, "", "## Measured", ""],
+        *([f"![Accuracy before and after finetuning]({picture})", ""] if picture else []),
         *(_table(record) if record else ["No record of this model was found beside it."]),
         *["", "## Limits", "", *_limits(record, task)],
     ]
     return "\n".join(lines) + "\n"
+
+
+def draw_accuracy(classifier: Classifier, place: Path) -> bool:
+    """Draw accuracy before and after finetuning into a file, and return whether it is there.
+
+    Without a record of the model, without accuracy or without matplotlib, there is no picture.
+    """
+    origin = classifier.origin
+    record = None if origin is None else find_record(origin.path, origin.about)
+    if origin is None or record is None or not record.of("accuracy"):
+        return False
+    if find_spec("matplotlib") is None:
+        return False
+    from gmixout.reports.figure import save_figure
+    from gmixout.reports.run_figure import run_figure
+
+    folder = origin.path if origin.path.is_dir() else origin.path.parent
+    found = load_predictions(RunFolder(folder).predictions)
+    if found is not None and found.model != origin.about["digest"]:
+        found = None
+    save_figure(lambda: run_figure(record, found), place)
+    return True
 
 
 def preprocessing_of(classifier: Classifier) -> str:
@@ -74,18 +101,10 @@ def _pretrained(about: Mapping[str, Any]) -> Any:
 
 def _table(record: Record) -> list[str]:
     """Return the values of the record as a table."""
-    columns: list[tuple[str, Callable[[Scores], float | None], str]] = [
-        *(_column(name) for name in _metrics(record)),
-        ("NLL", lambda each: each.nll, ".3f"),
-        ("ECE (%)", lambda each: None if each.ece is None else 100 * each.ece, ".1f"),
-    ]
-    columns = [c for c in columns if any(c[1](each) is not None for each in record.scores.values())]
+    columns = measured(record)
     rows = [
         f"| {_plain(name)} | {each.examples:,} | "
-        + "".join(
-            f"{'' if (x := value(each)) is None else format(x, form)} | "
-            for _, value, form in columns
-        ).rstrip()
+        + "".join(f"{column.values.get(name, '')} | " for column in columns).rstrip()
         for name, each in record.scores.items()
     ]
     trained = record.training
@@ -93,34 +112,13 @@ def _table(record: Record) -> list[str]:
     if trained is not None and trained.lr is not None:
         facts.append(f"learning rate {trained.lr:g}")
     return [
-        "| set | images | " + " | ".join(name for name, _, _ in columns) + " |",
+        "| set | images | " + " | ".join(column.title for column in columns) + " |",
         "|---|---|" + "---|" * len(columns),
         *rows,
         "",
         f"One run ({', '.join([*facts, record.time])}), by gmixout "
         f"{record.machine.versions.get('gmixout', '')}, before calibration.",
     ]
-
-
-def _metrics(record: Record) -> list[str]:
-    """Return the official metric and the additional ones."""
-    found = dict.fromkeys([record.benchmark.metric])
-    return [*found | dict.fromkeys(n for each in record.scores.values() for n in each.figures)]
-
-
-def _column(name: str) -> tuple[str, Callable[[Scores], float | None], str]:
-    """Return a metric's heading, its displayed value of a set, and the format of that."""
-    metric = metric_named(name)
-
-    def value(scores: Scores) -> float | None:
-        found = scores.of(name)
-        return found if found is None or not metric.is_share else 100 * found
-
-    return (
-        f"{metric.title} (%)" if metric.is_share else metric.title,
-        value,
-        (".2f" if metric.is_share else ".4g"),
-    )
 
 
 def _limits(record: Record | None, task: LearningTask) -> list[str]:

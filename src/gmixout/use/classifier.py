@@ -82,6 +82,21 @@ class Classifier(nn.Module):
         logits: Tensor = self.model(images)
         return logits
 
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits of preprocessed images.
+
+        Args:
+            images: `[B, C, H, W]`, of any type and on any device.
+
+        Returns:
+            `[B, classes]`, float32, on the CPU.
+        """
+        like = next(self.model.parameters(), torch.empty(0))
+        with torch.inference_mode():
+            found: Tensor = self(images.to(like.device, like.dtype)).float()
+            # to the CPU before a softmax: half precision and some devices lose digits there
+            return found.cpu()
+
     def probabilities(self, images: Tensor) -> Tensor:
         """Return calibrated probabilities of preprocessed images, or the numbers predicted.
 
@@ -91,11 +106,7 @@ class Classifier(nn.Module):
         Returns:
             `[B, classes]`, float32, on the CPU; rows of nan where the model overflows.
         """
-        like = next(self.model.parameters(), torch.empty(0))
-        with torch.inference_mode():
-            logits = self(images.to(like.device, like.dtype)).float()
-            # to the CPU before the softmax: half precision and some devices lose digits there
-            shares = self.task.scores(logits.cpu(), self.temperature)
+        shares = self.task.scores(self.logits(images), self.temperature)
         return shares
 
     @overload

@@ -13,6 +13,7 @@ from gmixout.errors import ConfigError, StateError, needs
 from gmixout.files import write_atomically
 from gmixout.plain import spreadsheet_cell
 from gmixout.tasks import DEFAULT_TASK, LearningTask
+from gmixout.tasks.base import rounded
 from gmixout.use.predictions import FilePrediction
 
 
@@ -33,6 +34,10 @@ class Output(ABC):
         """Finish the file."""
 
 
+OOD_COLUMNS = ("ood_score", "unknown")
+"""Columns beside `error`, where a score of known classes is asked for."""
+
+
 @dataclass(frozen=True)
 class PredictionForm:
     """What a row of predictions holds."""
@@ -44,22 +49,25 @@ class PredictionForm:
     classes: tuple[str, ...] = ()
     """Names of its outputs."""
 
+    has_ood_score: bool = False
+    """True if a score of known classes is asked for."""
+
     @property
     def columns(self) -> list[str]:
         """Names of a table's columns."""
-        first, rest = (
-            self.task.columns(self.classes, 0),
-            self.task.columns(self.classes, self.top_k),
-        )
-        return ["file", "status", *first, "error", *rest[len(first) :]]
+        first = self.task.columns(self.classes, 0)
+        rest = self.task.columns(self.classes, self.top_k)[len(first) :]
+        ood = OOD_COLUMNS if self.has_ood_score else ()
+        return ["file", "status", *first, "error", *ood, *rest]
 
     def values(self, row: FilePrediction) -> list[Any]:
         """Return the values of a row of a table; None where there is nothing."""
-        first, count = len(self.task.columns(self.classes, 0)), len(self.columns) - 3
-        values: list[Any] = [None] * count
+        first = len(self.task.columns(self.classes, 0))
+        values: list[Any] = [None] * len(self.task.columns(self.classes, self.top_k))
         if row.top:
             values = self.task.cells(row.top, row.threshold, self.top_k)
-        return [row.file, row.status, *values[:first], row.error or None, *values[first:]]
+        ood = self._ood(row).values()
+        return [row.file, row.status, *values[:first], row.error or None, *ood, *values[first:]]
 
     def fields(self, row: FilePrediction) -> dict[str, Any]:
         """Return a row as named values, for JSON."""
@@ -69,11 +77,19 @@ class PredictionForm:
             held = self.task.fields(row.top, row.threshold, self.top_k)
         top = {"top": held.pop("top")} if "top" in held else {}
         whole = {"file": row.file, "status": row.status, **held}
-        return {**whole, "error": row.error or None, **top}
+        return {**whole, "error": row.error or None, **self._ood(row), **top}
+
+    def _ood(self, row: FilePrediction) -> dict[str, Any]:
+        """Return the values of the columns of a score of known classes, if it is asked for."""
+        if not self.has_ood_score:
+            return {}
+        score = None if row.ood_score is None else rounded(row.ood_score)
+        unknown = None if row.unknown is None else "yes" if row.unknown else "no"
+        return dict(zip(OOD_COLUMNS, (score, unknown), strict=True))
 
     def is_number(self, column: str) -> bool:
         """Return whether a column holds numbers."""
-        return column.startswith(("confidence", "probability_", "predicted_"))
+        return column.startswith(("confidence", "probability_", "predicted_", "ood_score"))
 
 
 class Lines(Output):
@@ -198,7 +214,7 @@ class Text(Output):
     def _print(self, rows: Sequence[FilePrediction]) -> None:
         for row in rows:
             said = row.label if row.status == "ok" else f"({row.status})"
-            rest = row.error or row.task.told(row.top, self._top_k)
+            rest = row.error or ", ".join((row.task.told(row.top, self._top_k), *_ood_text(row)))
             if self._aligned:
                 print(f"{row.file:<{self._width}}  {said:<20}  {rest}", file=self._file)
             else:
@@ -207,6 +223,13 @@ class Text(Output):
 
     def close(self) -> None:
         """Leave the stream open."""
+
+
+def _ood_text(row: FilePrediction) -> list[str]:
+    """Return the score of known classes in words, if it is asked for."""
+    if row.ood_score is None:
+        return []
+    return [f"score {row.ood_score:.4g}{' (unknown class)' if row.unknown else ''}"]
 
 
 OUTPUTS: dict[str, type[CsvLines] | type[JsonLines] | type[Parquet]] = {

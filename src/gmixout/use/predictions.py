@@ -1,7 +1,7 @@
 """Predictions for image files, one batch after another, in order."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from gmixout.data.images import ImageFiles
 from gmixout.errors import ConfigError, DataError
+from gmixout.evaluation.detection import DETECTORS
 from gmixout.evaluation.metrics import MAX_BATCH_VALUES, evaluating
 from gmixout.loading import make_loader
 from gmixout.plain import printable
@@ -38,6 +39,10 @@ class FilePrediction:
     """Probability below which the model abstains; of several labels, from which a class is one."""
     task: LearningTask = DEFAULT_TASK
     """What the model says of an image."""
+    ood_score: float | None = None
+    """Score of its class being a known one, higher is more known; None: not asked for."""
+    unknown: bool | None = None
+    """True if the score is below the threshold of known images; None: not asked for."""
 
     @property
     def status(self) -> str:
@@ -57,8 +62,10 @@ def predictions(
     threshold: float | None = None,
     batch_size: int | None = None,
     num_workers: int | None = None,
+    ood_score: str | None = None,
+    ood_threshold: float = 0.0,
 ) -> Iterator[list[FilePrediction]]:
-    """Yield the predictions of one batch of files after another, in their order.
+    """Return an iterator over the predictions of one batch after another, in the files' order.
 
     Files are decoded as in training, rotated by their EXIF data. One that cannot be read, or on
     which the model overflows, has an error in its place.
@@ -71,6 +78,9 @@ def predictions(
             the classes from it on are predicted. By default 0, and 0.5 for several labels.
         batch_size: Images in a forward pass; by default what fits 64 MiB, at most `LARGEST_BATCH`.
         num_workers: Processes that decode images; by default see `loading_processes`.
+        ood_score: Name in `evaluation.detection.DETECTORS` of the score of known classes; None: no
+            score.
+        ood_threshold: An image with a lower score is of an unknown class.
 
     Raises:
         ConfigError: A setting is out of its range.
@@ -79,6 +89,7 @@ def predictions(
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value} must be 1 or more")
     task = classifier.task
+    check_ood_score(ood_score, task)
     if threshold is not None and task.threshold is None:
         raise ConfigError(
             f"threshold={threshold} is a probability, and this model predicts {task.title}"
@@ -88,22 +99,67 @@ def predictions(
     if not 0 <= threshold <= 1:
         raise ConfigError(f"threshold={threshold} is a probability: it must be from 0 to 1")
     top_k = len(classifier.classes) if task.keeps_all else top_k
-    device = next(classifier.parameters(), torch.empty(0)).device
-    images = _Pictures(files, classifier)
+    row = FilePrediction("", threshold=threshold, task=task)
     size = batch_size or _batch_size(classifier)
-    loader = make_loader(images, device, num_workers, batch_size=size, collate_fn=_as_they_are)
+    # checked at the call, not when the first batch is asked for
+    return _batches(classifier, files, row, top_k, size, num_workers, ood_score, ood_threshold)
+
+
+def _batches(
+    classifier: Classifier,
+    files: Sequence[str],
+    empty: FilePrediction,
+    top_k: int,
+    batch_size: int,
+    num_workers: int | None,
+    ood_score: str | None,
+    ood_threshold: float,
+) -> Iterator[list[FilePrediction]]:
+    device = next(classifier.parameters(), torch.empty(0)).device
+    loader = make_loader(
+        _Pictures(files, classifier),
+        device,
+        num_workers,
+        batch_size=batch_size,
+        collate_fn=_as_they_are,
+    )
     done = 0
     with evaluating(classifier):
         for batch in loader:
-            tops = _tops(classifier, batch, top_k)
+            tops = _tops(classifier, batch, top_k, ood_score)
             names = files[done : done + len(batch)]
             done += len(batch)
-            yield [
-                FilePrediction(printable(name), (), printable(top), threshold, task)
-                if isinstance(top, str)
-                else FilePrediction(printable(name), tuple(top), "", threshold, task)
-                for name, top in zip(names, tops, strict=True)
-            ]
+            rows = []
+            for name, found in zip(names, tops, strict=True):
+                row = replace(empty, file=printable(name))
+                if isinstance(found, str):
+                    rows.append(replace(row, error=printable(found)))
+                    continue
+                top, score = found
+                unknown = None if score is None else score < ood_threshold
+                rows.append(replace(row, top=tuple(top), ood_score=score, unknown=unknown))
+            yield rows
+
+
+def check_ood_score(name: str | None, task: LearningTask) -> None:
+    """Check that a model has a score of known classes.
+
+    Args:
+        name: Name in `evaluation.detection.DETECTORS`; None: it is not asked for.
+        task: What the model says of an image.
+
+    Raises:
+        ConfigError: There is no such score, or none for the task.
+    """
+    if name is None:
+        return
+    if name not in DETECTORS:
+        raise ConfigError(f"ood_score={name!r:.80} must be one of: {', '.join(DETECTORS)}")
+    if task != DEFAULT_TASK:
+        raise ConfigError(
+            f"ood_score={name} is for models of {DEFAULT_TASK.title}, and this one is {task.name} "
+            f"({task.title}): leave it out"
+        )
 
 
 class _Pictures(Dataset[Loaded]):
@@ -129,21 +185,28 @@ def _as_they_are(items: list[Any]) -> list[Any]:
     return items
 
 
+_Answer: TypeAlias = tuple[list[tuple[str, float]], float | None]
+"""The most probable classes with their probabilities, and the score of known classes."""
+
+
 def _tops(
-    classifier: Classifier, batch: Sequence[Loaded], top_k: int
-) -> list[list[tuple[str, float]] | str]:
-    """Return the most probable classes of each image, or why there are none."""
+    classifier: Classifier, batch: Sequence[Loaded], top_k: int, ood_score: str | None
+) -> list[_Answer | str]:
+    """Return the answer for each image, or why there is none."""
     found: list[Any] = list(batch)
     shapes: dict[torch.Size, list[int]] = {}  # some preprocessing keeps the aspect ratio
     for place, each in enumerate(batch):
         if isinstance(each, Tensor):
             shapes.setdefault(each.shape, []).append(place)
     for places in shapes.values():
-        probabilities = classifier.probabilities(torch.stack([found[place] for place in places]))
+        logits = classifier.logits(torch.stack([found[place] for place in places]))
+        probabilities = classifier.task.scores(logits, classifier.temperature)
         finite = probabilities.isfinite().all(1).tolist()
         named = classifier.named(probabilities, top_k)
-        for place, is_finite, top in zip(places, finite, named, strict=True):
-            found[place] = top if is_finite else "the model's scores of it are not finite"
+        score = DETECTORS.get(ood_score or "")
+        scores = [None] * len(places) if score is None else score(logits).tolist()
+        for place, is_finite, *answer in zip(places, finite, named, scores, strict=True):
+            found[place] = tuple(answer) if is_finite else "the model's scores of it are not finite"
     return found
 
 

@@ -9,12 +9,8 @@ from typing import Any, Literal
 from gmixout import weightspace
 from gmixout.bench.commands.report import show_report
 from gmixout.bench.folder import run_folder
-from gmixout.bench.job import (
-    hash_of,
-    id_validation_worth,
-    identity_of,
-    make_record,
-)
+from gmixout.bench.identity import hash_of, identity_of
+from gmixout.bench.job import id_validation_worth, make_record
 from gmixout.bench.progress import say
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads

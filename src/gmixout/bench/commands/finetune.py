@@ -1,27 +1,33 @@
 """`gmixout finetune`: one run."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from gmixout.bench.choices import Choices, choose_settings
+from gmixout.bench.choices import Choices, ChosenSettings, choose_settings
 from gmixout.bench.commands.report import show_report
+from gmixout.bench.crew import check_same
 from gmixout.bench.dry_run import check_device_spec
 from gmixout.bench.dry_run import dry_run as estimate
 from gmixout.bench.folder import run_folder
 from gmixout.bench.grid import Grid
-from gmixout.bench.job import Job, load_weights
+from gmixout.bench.job import Gathered, Job, load_weights
+from gmixout.bench.kept import gather, keep_predictions
 from gmixout.bench.options import Fields
 from gmixout.bench.progress import RunBar, bars, print_lines, print_notes, print_outcome, say
 from gmixout.bench.task import Corruptions, Head, Task
 from gmixout.bench.threads import few_threads
+from gmixout.bench.tracked import finish_tracking, trackers_of
 from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, Method, get_method
 from gmixout.named import spec_of
+from gmixout.ranks import Ranks, together
 from gmixout.results import Record, RunFolder
 from gmixout.results.model_file import about_model, save_model
 from gmixout.results.selection import id_validation
 from gmixout.training import TrainingArguments
+from gmixout.training.processes import launched_ranks, refuse_several_processes
 from gmixout.use.calibration import calibrate_model
 from gmixout.weightspace import State
 
@@ -46,7 +52,8 @@ def finetune(
     """Finetune a pretrained model with one method and evaluate it in and out of domain.
 
     If a method makes several models (wise_ft: one per alpha), the one with the best in-domain
-    validation accuracy is saved; all are recorded.
+    validation accuracy is saved; all are recorded. On several GPUs: `torchrun --nproc-per-node N -m
+    gmixout finetune ...`; the processes share each batch, and the result is the same.
 
     Args:
         benchmark: `gmixout finetune DIR`, a folder or table of your own, which is recognized; or
@@ -78,7 +85,6 @@ def finetune(
     Raises:
         GmixoutError: A setting, the folder or the data is wrong, or the loss is not finite.
     """
-    device = check_device_spec(device_spec, dry_run)
     # None, not gmixout itself: the parser would give its options to whatever method is chosen
     method = method or get_method(DEFAULT_METHOD)
     if method.several_runs:
@@ -98,40 +104,73 @@ def finetune(
         prompts,
         class_names,
     )
-    chosen = choose_settings(task, training, method)
-    arguments, loaded = chosen.arguments, task.load()
-    config = {**task.plain(), "method": spec_of(method), **arguments.plain()}
-    job = Job(task, method.trained, arguments)
-    job.check()
-    print_lines(chosen.lines)
     if dry_run:
-        grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out, workers=1)
-        estimate(grid, [method], device)
-        return []
-    print_notes(loaded)
+        refuse_several_processes()
+    device = check_device_spec(device_spec, dry_run)
+    with launched_ranks() as ranks:
+        chosen, job = ranks.each(lambda: _prepared(task, training, method, ranks))
+        if ranks.leads:
+            print_lines(chosen.lines)
+        if dry_run:
+            arguments = chosen.arguments
+            grid = Grid(task, [method], [arguments.lr], [arguments.seed], arguments, out, workers=1)
+            estimate(grid, [method], device)
+            return []
+        check_same(ranks, job.run)
+        work = partial(_finetune, job, method, chosen, out, resume, overwrite)
+        with few_threads(job.loaded.pretrained.model):
+            done: list[Record] = job.lead(work) if ranks.leads else job.follow()
+    return done
+
+
+def _prepared(
+    task: Task, training: dict[str, Any], method: Method, ranks: Ranks
+) -> tuple[ChosenSettings, Job]:
+    """Return the settings and the run, checked before a folder is touched."""
+    chosen = choose_settings(task, training, method)
+    job = Job(task, method.trained, chosen.arguments, ranks)
+    with together(ranks):
+        job.check()
+    return chosen, job
+
+
+def _finetune(
+    job: Job, method: Method, chosen: ChosenSettings, out: Path, resume: bool, overwrite: bool
+) -> list[Record]:
+    """Train, record and report in a folder."""
+    task, arguments = job.task, job.arguments
+    print_notes(job.loaded)
+    config = {**task.plain(), "method": spec_of(method), **arguments.plain()}
     changes = arguments.conduct()
-    with run_folder(out, config, resume, overwrite, changes, task, chosen.lines):
+    with run_folder(out, config, resume, overwrite, changes, task, chosen.lines, shared=True):
         log = RunFolder(out).log
         if job.is_finished(out, log):
             say(f"The run in {out} is finished; nothing was trained.")
             return show_report(out)
-        with bars() as progress, few_threads(loaded.pretrained.model):
+        tracking = trackers_of(job, out, log)
+        with bars() as progress, tracking:
             bar = RunBar(progress, job.title, arguments.steps)
-            finetuned, run = job.train_or_load(out, log, bar.advance)
-            best = id_validation.choose(job.record(method, finetuned, run, log))
+            finetuned, run = job.train_or_load(out, log, bar.advance, tracking)
+            gathered: Gathered = []
+            best = id_validation.choose(job.record(method, finetuned, run, log, gathered))
+            finish_tracking(tracking, best)
             for options, state, _ in method.models(job.pretrained(), job.runs(finetuned)):
                 if options == best.method.spelled:
-                    _keep(out, task, best, state, arguments.num_workers)
+                    _keep(out, task, best, state, gathered, arguments.num_workers)
         job.finish(out)
         print_outcome(job.title, best)
         return show_report(out)
 
 
-def _keep(out: Path, task: Task, best: Record, state: State, num_workers: int | None) -> None:
-    """Save a model, and the temperature of its probabilities."""
+def _keep(
+    out: Path, task: Task, best: Record, state: State, gathered: Gathered, workers: int | None
+) -> None:
+    """Save a model, the temperature of its probabilities, and its predictions."""
     loaded = task.load()
     digest = save_model(RunFolder(out).model, state, about_model(best) | task.about())
-    learned = loaded.benchmark.task
+    model, learned = load_weights(loaded, state), loaded.benchmark.task
     if learned.has_classes:
-        model, validation = load_weights(loaded, state), loaded.benchmark.id_val
-        calibrate_model(out, digest, model, validation, num_workers, learned)
+        calibrate_model(out, digest, model, loaded.benchmark.id_val, workers, learned)
+    made = [found for options, found in gathered if options == best.method.spelled]
+    found = made[0] if made else gather(model, loaded, workers)
+    keep_predictions(out, digest, task, found, workers)

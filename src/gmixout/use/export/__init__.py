@@ -12,7 +12,7 @@ from torch import Tensor
 from gmixout.errors import ConfigError, StateError
 from gmixout.files import write_text
 from gmixout.models.hub import loading
-from gmixout.use.card import card_of
+from gmixout.use.card import card_of, draw_accuracy
 from gmixout.use.classifier import Classifier
 from gmixout.use.export import (
     clip_towers,
@@ -24,6 +24,9 @@ from gmixout.use.export import (
 )
 
 __all__ = ["EXPORTS", "Export", "export_model"]
+
+PICTURE = "accuracy.png"
+"""The picture of a model card in a folder."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,11 @@ def export_model(
         with loading(f"{to} export", "give --pretrained FAMILY:NAME@FILE"):
             usage = kind.write(classifier, temporary, examples, pretrained)
         usage = usage.replace("FOLDER", out.name).replace("FILE", out.name)
-        card = card_of(classifier, to, usage)
         if kind.suffix:
-            write_text(out.with_name(f"{out.stem}.md"), card)
+            write_text(out.with_name(f"{out.stem}.md"), card_of(classifier, to, usage))
         else:
-            write_text(temporary / "README.md", card)
+            picture = PICTURE if draw_accuracy(classifier, temporary / PICTURE) else ""
+            write_text(temporary / "README.md", card_of(classifier, to, usage, picture))
         _make_readable(temporary)
         os.replace(temporary, out)
     except OSError as error:
