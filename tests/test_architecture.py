@@ -29,6 +29,7 @@ FLOORS = [
     {"regularizers"},
     {"losses"},
     {"data"},
+    {"tasks"},
     {"gmixout"},
     {"core", "weightspace"},
     {"kernels", "cost_model"},

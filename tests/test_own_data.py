@@ -123,7 +123,7 @@ def test_what_was_understood_is_printed(here, capsys):
         "its accuracy changes by",
     ):
         assert said in told
-    assert "1 of files that are not read as images: .csv (1)" in told
+    assert "1 file that is not read as an image: .csv (1)" in told
 
 
 def test_data_check_looks_at_the_users_own_images(here, capsys):

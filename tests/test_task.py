@@ -19,10 +19,10 @@ from gmixout import bench
 from gmixout.bench import task as task_module
 from gmixout.bench.commands.evaluate import _on_other_data
 from gmixout.bench.job import Job
-from gmixout.bench.task import Task, with_corruptions
+from gmixout.bench.task import Task
 from gmixout.cli import main
 from gmixout.data import SOURCES, Source
-from gmixout.data.common_corruptions import CORRUPTIONS
+from gmixout.data.common_corruptions import CORRUPTIONS, with_corruptions
 from gmixout.data.common_corruptions.constants import EXTRA_KINDS, KINDS
 from gmixout.errors import ConfigError, DataError, GmixoutError
 from gmixout.evaluation.official import SUMMARIES

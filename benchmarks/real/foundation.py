@@ -28,8 +28,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gmixout.bench.task import with_corruptions
 from gmixout.data import SOURCES, Benchmark, LabelledImages
+from gmixout.data.common_corruptions import with_corruptions
 from gmixout.data.images import ImageSet
 from gmixout.data.parquet import read_parquet
 from gmixout.data.sampling import SPLIT_SEED, long_tailed, stratified

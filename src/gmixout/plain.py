@@ -54,6 +54,11 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + rest
 
 
+def whole_number(text: str) -> int | None:
+    """Return the number of one to nine ASCII digits; None: it is anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
 def counted(count: int, noun: str) -> str:
     """Return a number with its noun, which takes an s in the plural."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

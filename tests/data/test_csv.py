@@ -165,8 +165,8 @@ def test_whatever_a_spreadsheet_writes_is_read_back(tmp_path_factory, rows, mark
         writer = csv.writer(opened, lineterminator=form[0], quoting=form[1])
         writer.writerows([["label", "path"], *((label, f"in/{path}") for path, label in rows)])
     parsed = list(SOURCES["csv"](file)._parsed())
-    assert [(row.path, row.label) for row, _ in parsed] == [
-        (os.path.normpath(f"in/{path}"), label.strip()) for path, label in rows
+    assert [(row.path, row.cells) for row, _ in parsed] == [
+        (os.path.normpath(f"in/{path}"), (label.strip(),)) for path, label in rows
     ]
     for (path, label), (_, wrong) in zip(rows, parsed, strict=True):
         odd = not label.strip() or re.search(r"[\0-\x1f\x7f]", label.strip())

@@ -22,9 +22,10 @@ from PIL import Image
 from gmixout.data import SOURCES
 from gmixout.data.common_corruptions.constants import KINDS
 from gmixout.data.images import ImageFiles
-from gmixout.data.reading import array_of, lines_of, reading, table_rows, whole_number
+from gmixout.data.reading import array_of, lines_of, reading, table_rows
 from gmixout.data.source import broken_in
 from gmixout.errors import DataError
+from gmixout.plain import whole_number
 
 LIMIT_SECONDS = 20
 

@@ -119,8 +119,8 @@ def test_what_lies_beside_classes_is_said_and_shifts_are_shifts(flat):
     said = "\n".join(splits.notes)
     assert "empty/ holds no image: left out" in said
     assert "notes/ holds no image: left out" in said
-    assert "1 of images that lie in no class folder: .jpg (1)" in said
-    assert "1 of links that lead nowhere" in said
+    assert "1 image that lies in no class folder: .jpg (1)" in said
+    assert "1 link that leads nowhere" in said
 
 
 @pytest.mark.parametrize("parts", [("train",), ("Training",), ("train", "test")])
@@ -259,7 +259,7 @@ UNKNOWN = {
     "an empty folder": (lambda root: None, "holds 0 folders with 0 images"),
     "one class": (one_class, "holds 1 folders with 3 images, which are not two or more classes"),
     "loose images": (
-        lambda root: trees.paint(root / "a.jpg", (0, 0, 0)), "holds 1 images in no class folder"
+        lambda root: trees.paint(root / "a.jpg", (0, 0, 0)), "holds 1 image in no class folder"
     ),
     "a table of others": (lambda root: listed(root, text="a,b\n1,2\n"), "holds 1 folders with"),
 }  # fmt: skip

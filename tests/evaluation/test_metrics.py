@@ -23,6 +23,7 @@ from gmixout.evaluation.metrics import (
     summarise_shifts,
 )
 from gmixout.evaluation.official import METRICS
+from gmixout.tasks import multi_label
 
 
 def dataset(logits, labels, groups=None):
@@ -195,6 +196,15 @@ def test_what_cannot_be_measured_is_said_before_anything_is():
             DataError,
             "metric='worst_group' needs groups.*have none: id_val, fonts.*`groups`",
             {"metric": "worst_group", "id_test": grouped},
+        ),
+        (
+            ConfigError,
+            r"unknown=\['odd'\].* is for one class an image.* multi_label",
+            {
+                "unknown": {"odd": grouped},
+                "task": multi_label(),
+                "metric": "mean_average_precision",
+            },
         ),
     ):
         benchmark = benchmark_of(**changes)

@@ -9,7 +9,7 @@ from torch.nn import functional
 import gmixout
 from gmixout.errors import ConfigError, DataError
 from gmixout.models import load_pretrained
-from gmixout.models.clip import ClipClassifier, zero_shot_weight
+from gmixout.models.clip import ClipClassifier, prompts_of_classes, zero_shot_weight
 
 TEMPLATES = ["a photo of a {}.", "a bad photo of the {}.", "{} in the wild."]
 TEXTS = ["dog", "elephant", "alarm clock"]
@@ -88,10 +88,14 @@ def test_many_classes_are_encoded_in_portions():
         return torch.tensor([[len(text), text.count("1"), 1.0] for text in texts])
 
     texts = [str(number) for number in range(200)]
-    weight = zero_shot_weight(encode, torch.tensor(2.0), texts, TEMPLATES)
+    weight = zero_shot_weight(
+        encode, torch.tensor(2.0), prompts_of_classes(texts, texts, TEMPLATES)
+    )
     assert len(calls) > 1
     for i in (0, 11, 199):
-        alone = zero_shot_weight(encode, torch.tensor(2.0), [texts[i]], TEMPLATES)
+        alone = zero_shot_weight(
+            encode, torch.tensor(2.0), prompts_of_classes([texts[i]], [texts[i]], TEMPLATES)
+        )
         torch.testing.assert_close(weight[i : i + 1], alone)
     norms = torch.full((200,), 2.0).exp()
     torch.testing.assert_close(weight.norm(dim=1), norms)

@@ -61,6 +61,7 @@ def test_what_is_macro_f1_is_nowhere_called_accuracy(records):
     assert data_of(page(Study(f1), {}))["names"] == {
         "in_domain": "in-domain macro F1",
         "under_shift": "macro F1 under shift, mean",
+        "unit": "%",
     }
     assert "<h1>Macro F1 in domain and under shift" in page(Study(f1), {})
     assert as_csv(Study(f1)).splitlines()[1].split(",")[1] == "macro_f1"

@@ -21,6 +21,7 @@ from gmixout.ranks import Ranks, together
 from gmixout.regularizers import REGULARIZERS
 from gmixout.results import RunFolder
 from gmixout.results.model_file import load_model
+from gmixout.tasks import multi_label
 from gmixout.training import TrainingArguments, train
 from gmixout.training.processes import launched_ranks
 
@@ -108,6 +109,24 @@ class Spoilt(Toy):
         self.labels[-1] = 9
 
 
+class Several(Toy):
+    """Any number of labels for each image."""
+
+    def __init__(self, *toy) -> None:
+        super().__init__(*toy)
+        self.labels = torch.nn.functional.one_hot(self.labels, toy_benchmark.CLASSES).float()
+
+    def __getitem__(self, index):
+        return self.images[index], self.labels[index]
+
+
+class Projected(Spoilt):
+    """Images of classes of their own."""
+
+    def project(self, logits):
+        return logits[:, :2]
+
+
 def work(rank, count, port, folder):
     torch.set_num_threads(1)
     os.environ |= {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -130,6 +149,8 @@ def work(rank, count, port, folder):
             model = net()
             for size in (1, 2, 7):
                 found[f"predict {size}"] = predict(model, Toy(size, 0.3, 2))
+                found[f"several {size}"] = predict(model, Several(size, 0.3, 2), task=multi_label())
+                found[f"unknown {size}"] = predict(model, Projected(size, 0.3, 2), unknown=True)
             found["label"] = message(predict, model, Spoilt(5, 0.3, 2))
         found["other runs"] = message(check_same, ranks, f"run {rank}")
         toy_benchmark.register()
@@ -217,6 +238,10 @@ def test_predictions_of_parts_are_the_whole(found):
         for each in found[0]:
             close(each[f"predict {size}"][0], logits)
             assert torch.equal(each[f"predict {size}"][1], labels)
+            assert torch.equal(each[f"several {size}"][1], Several(size, 0.3, 2).labels)
+            # logits of all of the model's classes, and labels that it does not have
+            close(each[f"unknown {size}"][0], logits)
+            assert each[f"unknown {size}"][1][-1] == 9
 
 
 def test_rank_0_alone_writes_the_folder(found):

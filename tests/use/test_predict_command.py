@@ -105,7 +105,7 @@ def test_a_file_that_cannot_be_read_is_a_row(run, odd, tmp_path, capsys, ending)
     assert len(rows) == 8 + len(errors)
     told = capsys.readouterr().err
     assert "5 could not be read, the first " in told
-    assert "1 of files that are not read as images: .txt (1)" in told
+    assert "1 file that is not read as an image: .txt (1)" in told
     if ending == ".csv":
         assert not [row for row in rows if row["file"][:1] in "=+-@"]
         assert "'-n.jpg" not in out.read_text()  # a folder goes before it

@@ -284,6 +284,10 @@ def test_forgetting_is_accuracy_on_other_classes_before_and_after(kind, tmp_path
     add_images(tmp_path / "few", [*CLASSES, "dog"], 2, 6)
     with pytest.raises(DataError, match="finetuning did not see"):
         bench.evaluate(run, other_classes=tmp_path / "few")
+    table = tmp_path / "several.csv"
+    table.write_text("file,labels\nzoo/dog/0.jpg,dog|far\nzoo/clock/0.jpg,far\n")
+    with pytest.raises(ConfigError, match=r"needs one class an image, and several\.csv is multi"):
+        bench.evaluate(run, other_classes=table)
     shutil.rmtree(foundation)
     with pytest.raises(Exception, match="--pretrained FAMILY:NAME@FILE"):
         bench.evaluate(run, other_classes=tmp_path / "zoo")

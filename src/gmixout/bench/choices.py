@@ -22,12 +22,14 @@ from gmixout.bench.recipes import (
 from gmixout.bench.task import Task
 from gmixout.data import Source
 from gmixout.errors import ConfigError
+from gmixout.losses import LOSSES
 from gmixout.methods import Method
 from gmixout.models import Pretrained
 from gmixout.models.architectures import ARCHITECTURES, architecture_of
 from gmixout.models.layers import has_layers
 from gmixout.named import defaults_of
 from gmixout.settings import check_settings, require
+from gmixout.tasks import DEFAULT_TASK, single_label
 from gmixout.training import TrainingArguments
 
 RecipeName: TypeAlias = Literal[
@@ -121,9 +123,12 @@ def choose_settings(
             f"--epochs {choices.epochs:g} and --steps {own['steps']} both set the length of a run: "
             "give one of them"
         )
+    loss = {} if own.get("loss") is not None else _loss_of(task)
+    own |= {name: value.value for name, value in loss.items()}
+    told = tuple(f"{name} {each.value.name}: {each.note}" for name, each in loss.items())
     applies = choices.applies(task.benchmark, task.model)
     if not applies and choices.epochs is None:
-        return ChosenSettings(TrainingArguments(**own), method=method)
+        return ChosenSettings(TrainingArguments(**own), told, values=loss, method=method)
     _check_early(own)
     plan = _Plan(own, len(task.load().benchmark.train))  # type: ignore[arg-type]
     if applies:
@@ -135,7 +140,22 @@ def choose_settings(
         method = plan.suit(method, arguments.steps)
     rated = applies and "lr" in plan.chosen
     rates = tuple(_rounded(factor * plan.full_lr) for factor in RATES) if rated else PLAIN_RATES
-    return ChosenSettings(arguments, tuple(plan.lines), rates, rated, plan.chosen, method)
+    lines = (*plan.lines, *told)
+    return ChosenSettings(arguments, lines, rates, rated, plan.chosen | loss, method)
+
+
+def _loss_of(task: Task) -> dict[str, Value]:
+    """Return the loss of the data's task, if it has its own.
+
+    Only data that may have another task than one class an image is loaded for it.
+    """
+    source = task.benchmark
+    may = source.tasks != (single_label.__name__,) if isinstance(source, Source) else ":" in source
+    learned = task.load().benchmark.task if may else DEFAULT_TASK
+    if not learned.loss:
+        return {}
+    note = f"the data is {learned.name} ({learned.title})"
+    return {"loss": Value(LOSSES[learned.loss](), "ours", note)}
 
 
 def later_settings(values: Mapping[str, Any]) -> list[str]:

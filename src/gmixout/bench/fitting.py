@@ -11,9 +11,10 @@ from accelerate import PartialState
 from accelerate.utils import find_executable_batch_size
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gmixout.bench.checks import check_training
 from gmixout.bench.dry_run import few_steps
 from gmixout.bench.folder import read_run_config
-from gmixout.bench.job import Job, check_training
+from gmixout.bench.job import Job
 from gmixout.data import LabelledImages
 from gmixout.data.batch import collate
 from gmixout.errors import ConfigError, ShortOfMemoryError

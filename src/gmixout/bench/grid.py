@@ -13,9 +13,10 @@ from typing import Any
 
 from rich.progress import Progress
 
+from gmixout.bench.checks import check_training
 from gmixout.bench.folder import is_trained
 from gmixout.bench.identity import hash_of, identity_of, identity_of_training
-from gmixout.bench.job import Job, check_training, make_record
+from gmixout.bench.job import Job, make_record
 from gmixout.bench.progress import RunBar, bars, print_outcome
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads, is_small

@@ -1,7 +1,7 @@
 """One training run in its folder: trained once, evaluated, recorded, and reused."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
+from gmixout.bench.checks import check_training
 from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.crew import Shared
 from gmixout.bench.folder import is_trained
@@ -27,12 +28,11 @@ from gmixout.evaluation.metrics import (
     figure,
     summarise_shifts,
 )
-from gmixout.losses.cross_entropy import class_counts
+from gmixout.evaluation.official import METRICS
 from gmixout.methods import Finetuning, Method, Runs
 from gmixout.methods.zero_shot import zero_shot
 from gmixout.named import NotAllowedError, defaults_of, from_spec, plain
 from gmixout.ranks import ALONE, Ranks
-from gmixout.regularizers import Regularizer
 from gmixout.results import (
     BenchmarkFacts,
     Machine,
@@ -45,7 +45,7 @@ from gmixout.results import (
 from gmixout.results.model_file import load_model, save_model
 from gmixout.training.arguments import TrainingArguments
 from gmixout.training.checkpoint import delete_checkpoint
-from gmixout.training.loop import check_optimizer, check_training_settings, train
+from gmixout.training.loop import check_optimizer, train
 from gmixout.training.tracking import Tracking, check_trackers
 from gmixout.training.trainer import TrainingResult
 from gmixout.use.gathering import Gathering
@@ -102,10 +102,15 @@ def fitted(model: nn.Module, state: State, of: str) -> nn.Module:
 
 
 def id_validation_figure(task: LoadedTask, state: State, num_workers: int | None = None) -> float:
-    """Return the official metric of weights on in-domain validation data, for soups."""
-    benchmark = task.benchmark
-    model = load_weights(task, state)
-    return figure(model, benchmark.id_val, benchmark.metric, num_workers=num_workers)
+    """Return the official metric of weights on in-domain validation data."""
+    model, own = load_weights(task, state), task.benchmark
+    return figure(model, own.id_val, own.metric, num_workers=num_workers, task=own.task)
+
+
+def id_validation_worth(task: LoadedTask, state: State, num_workers: int | None = None) -> float:
+    """Return the official metric such that higher is better, for soups and the best model."""
+    own = METRICS[task.benchmark.metric]
+    return own.worth(id_validation_figure(task, state, num_workers))
 
 
 def make_record(
@@ -154,33 +159,6 @@ def make_record(
             git=git_commit(),
         ),
     )
-
-
-def check_training(
-    task: LoadedTask, arguments: TrainingArguments, regularizers: Sequence[Regularizer] = ()
-) -> None:
-    """Check before training that settings fit a task, whatever the method.
-
-    Args:
-        task: Data and pretrained model.
-        arguments: The settings.
-        regularizers: Regularizers beside the method.
-
-    Raises:
-        ConfigError: They do not.
-        DataError: The training set is empty.
-    """
-    benchmark, train = task.benchmark, task.benchmark.train
-    check_training_settings(task.pretrained, train, arguments, regularizers)
-    if arguments.logit_adjustment:
-        counts = class_counts(train, len(benchmark.classes))
-        acting: tuple[Any, ...] = (arguments.criterion, *arguments.beside, *regularizers)
-        if counts.min() == 0 and (soft := [each.name for each in acting if each.soft]):
-            empty = benchmark.classes[int(counts.argmin())]
-            raise ConfigError(
-                f"logit_adjustment: class {empty} has no training image, and its loss would be "
-                f"infinite with the soft targets of {', '.join(soft)}: leave these out"
-            )
 
 
 @dataclass(frozen=True)
@@ -293,7 +271,7 @@ class Job(Shared):
         for options, variant, _ in method.models(self.pretrained(), self.runs(state)):
             record = done.get(_text(options, usual))
             if record is None:
-                own = Gathering()
+                own = Gathering(self.loaded.benchmark.task)
                 seen = None if gathered is None else own.see
                 record = self.on_all("measure", method, options, variant, training, seen=seen)
                 if gathered is not None:
@@ -311,7 +289,7 @@ class Job(Shared):
         for record in log.read():
             if (record.method.name, record.benchmark.name) == (name, self.loaded.name):
                 return record.id_val
-        return self.validate(self.pretrained())
+        return id_validation_figure(self.loaded, self.pretrained(), self.arguments.num_workers)
 
     def measure(
         self,
@@ -334,12 +312,12 @@ class Job(Shared):
         return self.loaded.pretrained.copy().model.state_dict()
 
     def validate(self, state: State) -> float:
-        """Return the official metric of weights on in-domain validation data."""
-        return float(self.on_all("figure_of", state))
+        """Return the worth of weights on in-domain validation data; higher is better."""
+        return float(self.on_all("worth_of", state))
 
-    def figure_of(self, state: State) -> float:
+    def worth_of(self, state: State) -> float:
         """Return it as one of the ranks."""
-        return id_validation_figure(self.loaded, state, self.arguments.num_workers)
+        return id_validation_worth(self.loaded, state, self.arguments.num_workers)
 
     def runs(self, *finetuned: State) -> Runs:
         """Return finished runs, for methods that make models from them.

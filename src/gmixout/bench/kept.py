@@ -12,6 +12,7 @@ from gmixout.evaluation.detection import Detecting
 from gmixout.evaluation.metrics import evaluate
 from gmixout.results import RunFolder
 from gmixout.results.predictions import save_predictions
+from gmixout.tasks import DEFAULT_TASK
 from gmixout.use.gathering import Gathering
 
 
@@ -27,7 +28,8 @@ def gather(model: nn.Module, loaded: LoadedTask, num_workers: int | None = None)
         DataError: As `evaluation.metrics.evaluate`.
         TrainingError: As `evaluation.metrics.evaluate`.
     """
-    found, benchmark = Gathering(), loaded.benchmark
+    benchmark = loaded.benchmark
+    found = Gathering(benchmark.task)
     detecting = Detecting(found.see)
     evaluate(model, benchmark, num_workers=num_workers, seen=detecting.see)
     detecting.measure(model, benchmark.unknown, num_workers)
@@ -39,7 +41,8 @@ def keep_predictions(
 ) -> None:
     """Write the predictions of a model, and those of its start, into the folder of its run.
 
-    The start is evaluated here, unless its head is random.
+    The start is evaluated here, unless its head is random or the task is another than one class an
+    image, of which no predictions are kept.
 
     Args:
         folder: The folder of the run.
@@ -53,7 +56,7 @@ def keep_predictions(
     """
     loaded = task.load()
     start: Any = None
-    if loaded.pretrained.head_from != "random":
+    if loaded.pretrained.head_from != "random" and loaded.benchmark.task == DEFAULT_TASK:
         model = loaded.pretrained.copy().model.to(PartialState().device)
         start = model, loaded.pretrained.head_from
     root = task.benchmark.root if isinstance(task.benchmark, Source) else None

@@ -10,15 +10,16 @@ from accelerate import PartialState
 
 from gmixout.bench.benchmarks import check_benchmark_name, load_benchmark
 from gmixout.data import SOURCES, Benchmark, Inventory, Source
-from gmixout.data.common_corruptions import NOTES, corruption_shifts
+from gmixout.data.common_corruptions import with_corruptions
 from gmixout.data.images import ImageSet
-from gmixout.data.sampling import SPLIT_SEED, stratified
-from gmixout.data.source import ImageBenchmark, broken_in
+from gmixout.data.prompt_files import Templates, class_names_in, templates_in
+from gmixout.data.source import broken_in
 from gmixout.errors import ConfigError, StateError
 from gmixout.files import cache_folder
 from gmixout.models import Pretrained, check_image_size, linear_probe_head, load_pretrained
 from gmixout.named import changed, defaults_of, from_spec, plain, spec_of
 from gmixout.plain import bounded
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 from gmixout.weightspace import fingerprint
 
 Head: TypeAlias = Literal["zero_shot", "random", "linear_probe"]
@@ -28,6 +29,9 @@ IDENTITY_SCHEMA = 3
 """Version of the identity of runs, which leaves out default values. Raise it when the default of a
 setting changes, or runs before and after would look the same. 3: GMixout's mask_rate and
 anchor_decay, 0.9 before."""
+
+_OF_TEXT = ("prompts", "class_names")
+"""Options of a zero-shot head."""
 
 IN_MEMORY_BYTES = 2**30
 """Preprocessed test and training images stay in memory up to this size in total."""
@@ -71,6 +75,9 @@ class Task:
         image_size: Height and width of the model's input in pixels; None: the model's own.
         num_workers: Processes that load images for a linear probe, by default as in training; not
             part of the task's identity.
+        prompts: File of prompts of a zero-shot head, see `prompt_files.templates_in`; None: the
+            data set's.
+        class_names: File of the classes' names in prompts, see `prompt_files.class_names_in`.
     """
 
     benchmark: str | Source = "digits"
@@ -80,6 +87,8 @@ class Task:
     corruption_share: float = 1.0
     image_size: int | None = None
     num_workers: int | None = field(default=None, compare=False)
+    prompts: Path | None = None
+    class_names: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse inconsistent values, before anything is loaded."""
@@ -89,6 +98,17 @@ class Task:
                 raise ConfigError(f"{name}={value!r:.80} must be one of: {', '.join(known)}")
         if not isinstance(self.model, str | None):
             raise ConfigError(f"model={self.model!r:.80} must be the name of a model")
+        for name in _OF_TEXT:
+            if (file := getattr(self, name)) is None:
+                continue
+            if not isinstance(file, str | Path):
+                raise ConfigError(f"{name}={file!r:.80} must be a file")
+            object.__setattr__(self, name, Path(file).expanduser().absolute())
+            if self.head not in (None, "zero_shot"):
+                raise ConfigError(
+                    f"{name} is for a zero-shot head, and head={self.head} has no text: leave out "
+                    "one of them"
+                )
         check_image_size(self.image_size)
         share = self.corruption_share
         if not 0 < share <= 1:
@@ -105,7 +125,7 @@ class Task:
                 f"benchmark {self.benchmark} needs a folder: --data-root DIR. "
                 f"Get the data from: {kind.download_hint}"
             )
-        for name in ("model", "head", "corruptions", "image_size"):
+        for name in ("model", "head", "corruptions", "image_size", *_OF_TEXT):
             if getattr(self, name) not in (None, "none"):
                 raise ConfigError(
                     f"benchmark {self.benchmark} includes its own model and shifts: leave out "
@@ -159,7 +179,8 @@ class Task:
             check_benchmark_name(benchmark)
         else:
             raise StateError(f"benchmark {benchmark!r:.80} is not the name of a benchmark")
-        others = ("model", "head", "corruptions", "corruption_share", "image_size", "num_workers")
+        others = ["model", "head", "corruptions", "corruption_share", "image_size", "num_workers"]
+        others += _OF_TEXT
         try:
             return cls(benchmark, **{name: values[name] for name in others if name in values})
         except TypeError as error:
@@ -176,7 +197,14 @@ class Task:
             "corruptions": self.corruptions,
             "corruption_share": self.corruption_share,
             "image_size": self.image_size,
+            **self._files,
         }
+
+    @property
+    def _files(self) -> dict[str, str]:
+        """The files that are given, which older runs know nothing of."""
+        held = {name: getattr(self, name) for name in _OF_TEXT}
+        return {name: str(file) for name, file in held.items() if file is not None}
 
     def identity(self) -> dict[str, Any]:
         """Return its identity as plain values, independent of the place of its files.
@@ -199,30 +227,61 @@ class Task:
     def about(self) -> dict[str, Any]:
         """Return the origin of the model, for a model file."""
         loaded = self.load()
+        learned = loaded.benchmark.task
+        own = {} if learned == DEFAULT_TASK else {"learning_task": spec_of(learned)}
         return {
             "task": self.plain(),
             "classes": list(loaded.benchmark.classes),
             "pretrained": fingerprint(loaded.pretrained.model.state_dict()),
             "architecture": _kept(loaded.pretrained.architecture),
+            **own,
         }
 
-    def load_model(self, classes: tuple[str, ...]) -> Pretrained:
-        """Load the model for some classes.
+    def load_model(self, classes: tuple[str, ...], learned: LearningTask) -> Pretrained:
+        """Load the model for some classes, or other outputs.
+
+        Args:
+            classes: Their names.
+            learned: What it is to say of an image. Heads of pretrained models, and those made from
+                text, score classes against each other: other tasks start from a random head.
 
         Raises:
             GmixoutError: It is unavailable.
         """
         assert isinstance(self.benchmark, Source)
+        others = learned != DEFAULT_TASK
+        if others and self.head == "zero_shot":
+            raise ConfigError(
+                f"head=zero_shot has no meaning for the task {learned.name} ({learned.title}): its "
+                "scores say which of the classes an image is most like, and nothing of each by "
+                "itself. Use --head linear_probe or random"
+            )
         head = None if self.head == "linear_probe" else self.head
-        with_text = self.head == "zero_shot" or self.head is None
-        return load_pretrained(
+        head = "random" if others else head
+        with_text = not others and (self.head == "zero_shot" or self.head is None)
+        templates: Templates | None = self.benchmark.prompts if with_text else None
+        if self.prompts is not None:
+            templates = templates_in(self.prompts, classes)
+        names = self.class_names
+        found = load_pretrained(
             self.model or default_model(self.benchmark),
             classes,
             head=head,
-            templates=self.benchmark.prompts if with_text else None,
+            templates=templates,
             device=PartialState().device,
             image_size=self.image_size,
+            texts=None if names is None else class_names_in(names, classes),
         )
+        if found.head_from != "zero_shot" and self._files:
+            raise ConfigError(
+                f"{' and '.join(self._files)}: the head of {found.name} is {found.head_from}, and "
+                "not made from text, which takes a CLIP and one class an image: leave it out"
+            )
+        return found
+
+    def without_text(self) -> "Task":
+        """Return the task with a random head in place of one that files of text are needed for."""
+        return replace(self, head="random", prompts=None, class_names=None) if self._files else self
 
 
 def _kept(architecture: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,8 +318,9 @@ def _load(task: Task) -> LoadedTask:
     source, benchmark = task.benchmark, task.benchmark.load()
     if task.corruptions != "none":
         summary = source.corruption_summary if task.corruptions != "extra" else None
+        summary = summary if benchmark.task == DEFAULT_TASK else None  # of accuracies
         benchmark = with_corruptions(benchmark, task.corruptions, task.corruption_share, summary)
-    pretrained = task.load_model(benchmark.classes)
+    pretrained = task.load_model(benchmark.classes, benchmark.task)
     assert pretrained.size is not None  # of a model that was loaded by its name
     height, width = pretrained.size
     left = IN_MEMORY_BYTES // (12 * height * width)  # images: 3 x float32
@@ -276,7 +336,11 @@ def _load(task: Task) -> LoadedTask:
     benchmark = benchmark.map(seen)
     if task.head == "linear_probe":
         pretrained = linear_probe_head(
-            pretrained, benchmark.train, workers=task.num_workers, device=PartialState().device
+            pretrained,
+            benchmark.train,
+            workers=task.num_workers,
+            device=PartialState().device,
+            task=benchmark.task,
         )
     head = f"the initial head is {pretrained.head_from}"
     notes = (*benchmark.notes, *_broken(broken_in(benchmark)), head)
@@ -299,33 +363,6 @@ def _load(task: Task) -> LoadedTask:
     )
 
 
-def with_corruptions(
-    benchmark: ImageBenchmark,
-    kinds: Literal["common", "extra", "all"],
-    share: float = 1.0,
-    summary: str | None = None,
-) -> ImageBenchmark:
-    """Return the benchmark with the in-domain test images corrupted, as shifts.
-
-    With other shifts they are one group, `corrupted`, which the mean OOD value counts once;
-    otherwise they are named as in ImageNet-C, and `summary` is their summary.
-    """
-    images, whole = benchmark.id_test, len(benchmark.id_test)
-    notes: tuple[str, ...] = NOTES
-    if share < 1:
-        images = images.subset(stratified(images.labels, (share,), SPLIT_SEED)[0])
-        if not len(images):
-            raise ConfigError(f"corruption_share={share} leaves no image of {whole}")
-        notes = (*NOTES, f"{len(images)} of {whole} test images are corrupted")
-    shifts = corruption_shifts(images, kinds)
-    if benchmark.shifts:
-        named = {f"corrupted/{name.replace('/', '-')}": each for name, each in shifts.items()}
-        benchmark = replace(benchmark, shifts={**benchmark.shifts, **named})
-    else:
-        benchmark = replace(benchmark, shifts=shifts, summary=benchmark.summary or summary)
-    return replace(benchmark, notes=(*benchmark.notes, *notes))
-
-
 def _label(model: str) -> str:
     """Return a model's name without the folders of this machine."""
     family, colon, name = model.partition(":")
@@ -342,12 +379,14 @@ def _parts(task: Task, source: Source, model: str) -> dict[str, Any]:
     options = {name: plain(value) for name, value in source.shown.items()}
     usual, others = defaults_of(Task), ("head", "corruptions", "corruption_share", "image_size")
     differing = {n: getattr(task, n) for n in others if getattr(task, n) != usual[n]}
+    differing |= {name: Path(file).name for name, file in task._files.items()}
     return {"data": source.name, **options, "model": model, **differing}
 
 
 def _differences(task: Task) -> str:
     head = f", head={task.head}" if task.head else ""
     head += f", image_size={task.image_size}" if task.image_size else ""
+    head += "".join(f", {name}={Path(file).name}" for name, file in task._files.items())
     share = f" of {task.corruption_share:g}" if task.corruption_share < 1 else ""
     return head + (f", corruptions={task.corruptions}{share}" if task.corruptions != "none" else "")
 

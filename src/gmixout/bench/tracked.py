@@ -34,7 +34,7 @@ def tracked_scores(record: Record) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, scores in record.scores.items():
         own = {"accuracy": scores.accuracy, "nll": scores.nll, "ece": scores.ece, **scores.figures}
-        found |= {f"{name}/{metric}": value for metric, value in own.items()}
+        found |= {f"{name}/{metric}": value for metric, value in own.items() if value is not None}
     for name, scored in record.detection.items():
         found |= {f"unknown/{name}/{score}/auroc": each.auroc for score, each in scored.items()}
     return found

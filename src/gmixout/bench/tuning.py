@@ -151,10 +151,12 @@ class Search:
     def _outcome(self, best: Record, records: list[Record]) -> Iterator[str]:
         scores: dict[float | None, float] = {}
         for record in records:  # of several models of a run the best
-            scores[record.lr] = max(record.id_val, scores.get(record.lr, 0.0))
+            seen = scores.get(record.lr, record.id_val)
+            scores[record.lr] = max(record.id_val, seen, key=best.worth)
         metric = best.benchmark.metric
+        shown = "{:.1%}".format if best.metric.is_share else "{:.4g}".format
         for rate in self.rates:
-            said = f"{100 * scores[rate]:.1f}%" if rate in scores else "diverged"
+            said = shown(scores[rate]) if rate in scores else "diverged"
             yield f"  lr {rate:g}: {said}{' <- chosen' if rate == best.lr else ''}"
         yield (
             f"  lr {best.lr:g}: the best ID validation {metric} of {self.count} runs of "
@@ -163,7 +165,7 @@ class Search:
         level = [rate for rate in scores if scores[rate] == scores[best.lr] and rate != best.lr]
         if level:
             yield f"  level with {', '.join(f'{r:g}' for r in level)}: the lowest is taken"
-        if (images := best.scores["id_val"].examples) < _FEW:
+        if (images := best.scores["id_val"].examples) < _FEW and metric == "accuracy":
             yield (
                 f"  note: with {images} validation images one image is {100 / images:.1f} points: "
                 "a coarse choice"

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import TypeVar
 
-Examples: TypeAlias = Dataset[tuple[Tensor, int]]
-"""Items are `(image [C, H, W], label)`."""
+from gmixout.tasks import DEFAULT_TASK, LearningTask
+
+Examples: TypeAlias = Dataset[tuple[Tensor, int | Tensor]]
+"""Items are `(image [C, H, W], label)`; a label is a class, or `[outputs]` for other tasks."""
 
 RESIDENT_BYTES = 2**28
 """Largest images, of one data set, that a GPU holds beside model and activations."""
@@ -22,7 +24,7 @@ class LabelledImages(Examples):
 
     Args:
         images: `[N, C, H, W]`, float32.
-        labels: `[N]`, int64.
+        labels: `[N]`, int64; or `[N, outputs]`, float32, for tasks of several labels or numbers.
         groups: `[N]`, int64: the domain of each; None: they are of one.
         group_names: Names of the domains.
     """
@@ -45,8 +47,8 @@ class LabelledImages(Examples):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
+        return self.images[index], label_at(self.labels, index)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: not the copies on devices."""
@@ -66,6 +68,11 @@ class LabelledImages(Examples):
         return there
 
 
+def label_at(labels: Tensor, index: int) -> int | Tensor:
+    """Return the label of an example: a class, or `[outputs]` of labels `[N, outputs]`."""
+    return labels[index] if labels.dim() > 1 else int(labels[index])
+
+
 Set = TypeVar("Set", bound=Examples, covariant=True, default=Examples)
 Other = TypeVar("Other", bound=Examples)
 
@@ -77,7 +84,7 @@ UNKNOWN_PREFIX = "unknown/"
 
 @dataclass(frozen=True)
 class Benchmark(Generic[Set]):
-    """A classification task with its domain shifts.
+    """A task with its domain shifts.
 
     Items of every data set are `(image, label)`; the image is `[C, H, W]`, or Pillow's until the
     sets get a transform (`map`). A set may have a group for each of its images (`groups`, `[N]`
@@ -91,7 +98,8 @@ class Benchmark(Generic[Set]):
     name: str
     """Its name in records."""
     classes: tuple[str, ...]
-    """Class names; a label is a position in this tuple, in sets without classes of their own."""
+    """Names of the model's outputs. Of classes a label is a position in this tuple, in sets without
+    classes of their own."""
     train: Set
     """Training images."""
     id_val: Set
@@ -116,6 +124,8 @@ class Benchmark(Generic[Set]):
     """Notes for readers of the results, for example on missing parts."""
     identity: Mapping[str, Any] = field(default_factory=dict)
     """Plain values that distinguish it from others of its name, for the hash of a run."""
+    task: LearningTask = DEFAULT_TASK
+    """What the model is to say of an image."""
 
     @property
     def metrics(self) -> tuple[str, ...]:

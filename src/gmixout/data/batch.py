@@ -23,12 +23,13 @@ class Batch:
     images: Tensor
     """`[B, C, H, W]`, float."""
     labels: Tensor
-    """`[B]`, int64: the class of each image before any mixing."""
+    """`[B]`, int64: the class of each image before any mixing; or `[B, outputs]`, float: its labels
+    of 0 and 1, or its numbers."""
     shares: Tensor | None = None
     """`[B, N]`: the share of each of N labels in each image's target; rows sum to 1. None: nothing
     is mixed."""
     mixed_labels: Tensor | None = None
-    """`[N]`, int64: the labels that `shares` refers to. None: `labels`."""
+    """`[N]`, int64, or `[N, outputs]`: the labels that `shares` refers to. None: `labels`."""
     domains: Tensor | None = None
     """`[B]`, int64: position of each image's domain among the training set's `group_names`."""
     places: Tensor | None = None
@@ -40,11 +41,12 @@ class Batch:
         return len(self.labels)
 
     def targets(self, classes: int) -> Tensor:
-        """Return the target distribution of each image, `[B, classes]`."""
-        if self.shares is None:
-            return functional.one_hot(self.labels, classes).to(self.images.dtype)
+        """Return the target of each image, `[B, classes]`: for classes their distribution."""
         labels = self.labels if self.mixed_labels is None else self.mixed_labels
-        return self.shares @ functional.one_hot(labels, classes).to(self.shares.dtype)
+        own = functional.one_hot(labels, classes) if labels.dim() == 1 else labels
+        if self.shares is None:
+            return own.to(self.images.dtype)
+        return self.shares @ own.to(self.shares.dtype)
 
     def part(self, where: Tensor) -> "Batch":
         """Return some of the examples.

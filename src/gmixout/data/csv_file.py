@@ -1,4 +1,4 @@
-"""A user's images in a table: one row per image, with label and optional split and domain."""
+"""A user's images in a table: one row per image, with its target, and optional split and domain."""
 
 import posixpath
 import re
@@ -12,13 +12,22 @@ from gmixout.data.folders import Listing, absent_files
 from gmixout.data.imagefolder import ALL, SPELLINGS
 from gmixout.data.images import ImageSet
 from gmixout.data.parquet import parquet_columns, parquet_rows
-from gmixout.data.reading import stays_inside, table_columns, table_rows, whole_number
+from gmixout.data.reading import stays_inside, table_rows
 from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.several import Parts, SeveralDomains, joined, joined_parts, training_note
 from gmixout.data.source import ImageBenchmark, Problems
-from gmixout.errors import DataError
+from gmixout.data.target_columns import (
+    LABEL,
+    TARGETS,
+    TargetColumns,
+    column_names,
+    target_columns_of,
+)
+from gmixout.errors import ConfigError, DataError
 from gmixout.named import changed
-from gmixout.settings import shown
+from gmixout.settings import require, shown
+from gmixout.tasks import TASKS, single_label
+from gmixout.tasks.base import Cells
 
 MOST_SETS = 1000
 """Splits and domains that a table may name; more are the values of another column."""
@@ -32,7 +41,6 @@ USUAL = {
         "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path",
         "img", "img_path",
     ),
-    "label": ("label", "class", "class_name", "target", "category"),
     "split": ("split", "set", "subset", "partition"),
     "domain": ("domain",),
 }  # fmt: skip
@@ -47,7 +55,8 @@ class CsvRow(NamedTuple):
 
     line: int
     path: str
-    label: str
+    cells: Cells
+    """Of the columns that hold what is to be predicted."""
     split: str
     """`train`, `val`, `test` or the name of a shift; "" in a table without splits."""
     domain: str
@@ -67,11 +76,17 @@ class csv(SeveralDomains):
       a shift; `domain` is where the image is from. Where a column has another usual name (`file`,
       `class` ...), that is noted. Every image has one row.
     - Labels: the labels of all rows, sorted: as numbers, if they are.
+    - Several labels an image: a column `labels` of `cat|dog` or `cat;dog`, where a cell may be
+      empty; or one column of 0 and 1 for each class, `--label-columns cat,dog`.
+    - Numbers: a column `value`, or `--target-columns age,weight`. The model learns them
+      standardized; metrics and predictions are in their units.
     - Domains: without the options below all are trained on. Those that are not trained on are
       shifts, with their images of train, val and test.
     - Splits: the table's. What it has no rows of, or all of val and test without a column `split`,
       is held out of the training images of each domain, every class in proportion, by a fixed
-      seed. Metric: accuracy.
+      seed; with several labels the rarest of each image counts, of numbers their tenths. Metric:
+      accuracy; for several labels mean average precision (mAP); for a number mean absolute error
+      (MAE), for several R2.
 
     Args:
         root: The table.
@@ -79,6 +94,9 @@ class csv(SeveralDomains):
         test_domain: Leave this domain out: finetune on all others, and test on it.
         path_column: Name of the path column.
         label_column: Name of the label column.
+        task: single_label, multi_label or regression; auto: as the columns say.
+        label_columns: Columns of 0 and 1, one for each class, in place of the label column.
+        target_columns: Columns of numbers to predict, in place of it.
         split_column: Name of the split column; None: not used.
         domain_column: Name of the domain column; None: not used.
         id_val_share: Share of the training images that is held out for in-domain validation, where
@@ -87,17 +105,45 @@ class csv(SeveralDomains):
     """
 
     path_column: str = "path"
-    label_column: str = "label"
+    label_column: str = LABEL
     split_column: str | None = "split"
     domain_column: str | None = "domain"
+    task: str = "auto"
+    label_columns: tuple[str, ...] = ()
+    target_columns: tuple[str, ...] = ()
     id_val_share: float = 0.2
     id_test_share: float = 0.2
 
     own = True
+    tasks = tuple(TASKS)
     download_hint = (
         "your own table beside your images, one row per image, with columns path, label and "
         "optionally split and domain"
     )
+
+    def __post_init__(self) -> None:
+        """Check the options, which must agree on the task."""
+        super().__post_init__()
+        require(self, "task", self.task in ("auto", *TASKS), f"auto or one of: {', '.join(TASKS)}")
+        asking = [name for name, columns in self._several.items() if columns]
+        if len(asking) > 1:
+            options = " and ".join(TASKS[name].columns_option for name in asking)
+            raise ConfigError(f"{options} both say what is to be predicted: leave out one")
+        for name in asking:
+            option, allowed = TASKS[name].columns_option, f"empty: it is for task={name}"
+            require(self, option, self.task in ("auto", name), allowed)
+            require(self, option, len({*self._several[name]}) == len(self._several[name]), "unique")
+
+    @property
+    def _several(self) -> dict[str, tuple[str, ...]]:
+        """Columns that the option of a task names, one for each output."""
+        kinds = [kind for kind in TASKS.values() if kind.columns_option]
+        return {kind.__name__: getattr(self, kind.columns_option) for kind in kinds}
+
+    @property
+    def _targets(self) -> TargetColumns:
+        """What is to be predicted, and the table's columns of it."""
+        return target_columns_of(self.root, self.task, self.label_column, self._several)
 
     @classmethod
     def recognize(cls, root: Path) -> Path | None:
@@ -133,8 +179,10 @@ class csv(SeveralDomains):
                         "images to hold any out of train: add images, or a column split"
                     )
         train, id_val, id_test = joined_parts(parts, problems)
+        problems.settle(self)
+        task = self._targets.kind.fitted(train.labels)
         shifts = {name: images for (part, name), images in sets.items() if part == "shift"}
-        notes = self._renamed()
+        notes = [*self._renamed(), *self._targets.notes(classes)]
         for part in ("val", "test"):
             if lacking := [domain for domain in trained if (part, domain) not in sets]:
                 whose = "" if lacking == trained else f" of {', '.join(lacking)}"
@@ -149,6 +197,9 @@ class csv(SeveralDomains):
             id_test=id_test,
             shifts=shifts,
             notes=(*notes, *training_note(trained)),
+            metric=task.metric,
+            extra_metrics=task.extra_metrics,
+            task=task,
         )
 
     def trains_on(self, domain: str) -> bool:
@@ -170,7 +221,7 @@ class csv(SeveralDomains):
         for part, name in (("train", ALL if whole else "train"), ("val", "val"), ("test", "test")):
             if own := {domain: images for (p, domain), images in found.items() if p == part}:
                 sets[name] = joined(own)
-        return self.tests_alone(classes, sets)
+        return self.tests_alone(classes, sets, self._targets.kind())
 
     def _check_root(self, problems: Problems) -> None:
         if self.root.is_dir():
@@ -207,11 +258,13 @@ class csv(SeveralDomains):
         if not rows:
             problems.add("it lists no image")
         problems.settle(self)
-        return rows, tuple(sorted({row.label for row in rows}, key=_place))
+        if not (names := self._targets.names([row.cells for row in rows])):
+            problems.fail(self, "no row has a label")
+        return rows, names
 
     def _columns(self) -> dict[str, str]:
         """Return the table's column for each of ours; one that is not there has our name."""
-        present = _columns_of(self.root)
+        present = column_names(self.root)
         found = {}
         for name, usual in USUAL.items():
             column = getattr(self, f"{name}_column")
@@ -228,46 +281,55 @@ class csv(SeveralDomains):
 
     def _renamed(self) -> list[str]:
         """Return notes on columns that do not have our names."""
+        columns, (kind, targets, _) = self._columns(), self._targets
+        if kind is single_label:  # of other tasks `TargetColumns.notes` says it
+            columns = {"path": columns["path"], LABEL: targets[0], **columns}
         return [
             f"column {column} is read as {name}"
-            for name, column in self._columns().items()
+            for name, column in columns.items()
             if column and column != getattr(self, f"{name}_column")
         ]
 
     def _parsed(self) -> Iterator[tuple[CsvRow, str]]:
         """Yield the table's rows, and what is wrong with each; "": nothing."""
-        columns = self._columns()
-        asked = {"path", "label", *(name.removesuffix("_column") for name in changed(self))}
+        columns, targets = self._columns(), self._targets
+        asked = {"path", *(name.removesuffix("_column") for name in changed(self))}
         needed = [column for name, column in columns.items() if name in asked and column]
+        needed += [column for column in targets.columns if column not in needed]
         if self.root.suffix.lower() == ".parquet":
             present = parquet_columns(self.root)
             others = {*columns.values()} & {*present} - {*needed}
-            rows = parquet_rows(self.root, [*needed, *others])
+            numbers = () if targets.kind.has_classes else targets.columns
+            rows = parquet_rows(self.root, [*needed, *others], numbers)
         else:
             rows = table_rows(self.root, needed)
         for line, cells in rows:
             held = {name: cells[column] for name, column in columns.items() if column in cells}
             path = held.pop("path")
             held = {name: value.strip() for name, value in held.items()}
-            empty = [columns[n] for n, value in {"path": path.strip(), **held}.items() if not value]
-            odd = [columns[name] for name, value in held.items() if not _NAME.fullmatch(value)]
+            target = tuple(cells[column].strip() for column in targets.columns)
+            lacking, wrong = targets.wrong(target)
+            empty = [*([] if path.strip() else [columns["path"]]), *lacking]
+            empty += [columns[name] for name, value in held.items() if not value]
+            odd = [targets.columns[0]] if not all(map(_fits, targets.names_in(target))) else []
+            odd += [columns[name] for name, value in held.items() if not _fits(value)]
             if empty:
                 wrong = f"{', '.join(empty)} is empty"
             elif odd:
                 wrong = f"{', '.join(odd)} has a line break in it, or more than 200 characters"
-            else:
+            elif not wrong:
                 out = f"{shown(path)} leads out of {self.root.parent}"
                 wrong = "" if stays_inside(path) else out
             split = held.get("split", "")
             part = next((p for p, names in SPELLINGS.items() if split.lower() in names), split)
             place = posixpath.normpath(path)
-            yield CsvRow(line, place, held["label"], part, held.get("domain", "")), wrong
+            yield CsvRow(line, place, target, part, held.get("domain", "")), wrong
 
     def _sets(
         self, rows: Sequence[CsvRow], classes: Sequence[str]
     ) -> dict[tuple[str, str], ImageSet]:
         """Return the images by role (train, val, test, shift) and domain or shift."""
-        labels = {name: label for label, name in enumerate(classes)}
+        encoded = self._targets.encoder(classes)
         found: dict[tuple[str, str], Listing] = {}
         for row in rows:
             if row.split not in ("", *SPELLINGS):
@@ -278,7 +340,7 @@ class csv(SeveralDomains):
                 key = "shift", row.domain or row.split or self.root.stem
             listing = found.setdefault(key, Listing(self.root.parent))
             listing.paths.append(row.path)
-            listing.labels.append(labels[row.label])
+            listing.labels.append(encoded(row.cells))
         return {key: found[key].images(upright=True) for key in sorted(found)}
 
     def _parts(self, own: Mapping[str, ImageSet]) -> Parts:
@@ -286,25 +348,20 @@ class csv(SeveralDomains):
         shares = {"val": self.id_val_share, "test": self.id_test_share}
         wanted = {part: share for part, share in shares.items() if part not in own}
         train = own["train"]
-        *held, rest = stratified(train.labels, tuple(wanted.values()), SPLIT_SEED)
+        strata = self._targets.kind().strata(train.labels)
+        *held, rest = stratified(strata, tuple(wanted.values()), SPLIT_SEED)
         made = {part: train.subset(chosen) for part, chosen in zip(wanted, held, strict=True)}
         both = {**own, **made}
         return train.subset(rest), both["val"], both["test"]
 
 
-def _columns_of(table: Path) -> list[str]:
-    if table.suffix.lower() == ".parquet":
-        return [*parquet_columns(table)]
-    return table_columns(table)
-
-
 def _lists_images(table: Path) -> bool:
     """Return whether a table has a column of files and one of labels."""
     try:
-        names = {name.strip().lower() for name in _columns_of(table)}
+        names = {name.strip().lower() for name in column_names(table)}
     except DataError:
         return False
-    return all(names & {*USUAL[name]} for name in ("path", "label")) and not _holds_images(table)
+    return bool(names & {*USUAL["path"]} and names & TARGETS) and not _holds_images(table)
 
 
 def _holds_images(table: Path) -> bool:
@@ -314,7 +371,5 @@ def _holds_images(table: Path) -> bool:
     return any("binary" in kind for kind in parquet_columns(table).values())
 
 
-def _place(label: str) -> tuple[bool, int, str]:
-    """Return the sort key of a label: numbers in order, then text."""
-    number = whole_number(label)
-    return number is None, number or 0, label
+def _fits(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None

@@ -29,6 +29,8 @@ NEAR = 6
 `benchmarks/near_copies.py` measures what that finds, and what it takes for a copy."""
 _LISTED = 5
 """Groups that the terminal shows."""
+_SUSPECTED = 10
+"""Images whose label may be wrong that the terminal shows."""
 _BANDS = 8
 """Of two hashes with at most 7 different bits of 64, one of the eight bytes is equal."""
 _BLOCK = 64
@@ -44,7 +46,7 @@ class Found:
     index: int
     """Its position there."""
     label: str
-    """Its class."""
+    """Its class, or what it has instead, as text."""
     name: str
     """Its file, from the root, or another name."""
     said: str = ""
@@ -72,6 +74,15 @@ class Findings:
     """Equal files; the ones in several sets first."""
     near: tuple[Alike, ...] | None
     """Images that look alike and are not equal files, likewise; None: not looked for."""
+    suspects: tuple[Found, ...] | None = None
+    """Images whose label may be wrong, the surest first; None: not looked for."""
+
+    def found(self, part: str, index: int, said: str = "") -> Found:
+        """Return an image of a set by its position, with what is said of it."""
+        images, root = self.benchmark.sets[part], self.inventory.root
+        return _Finder(root if root.is_dir() else root.parent, self.benchmark).named(
+            part, images, index, said
+        )
 
     def picture(self, found: Found) -> "Image":
         """Return an image, in RGB.
@@ -93,6 +104,8 @@ class Findings:
         for kind, groups in (("equal", self.copies), ("alike", self.near or ())):
             serious = [group for group in groups if crosses(group) or differs(group)]
             lines += [f"  {kind}: {described_group(group)}" for group in serious[:_LISTED]]
+        if self.suspects is not None:
+            lines += self._suspect_lines
         if any(map(leaks, self.copies)):
             lines.append(
                 "test sets hold images that are trained on: accuracy on these says nothing of new "
@@ -104,6 +117,18 @@ class Findings:
                 "better than they are"
             )
         return lines
+
+    @property
+    def _suspect_lines(self) -> Iterator[str]:
+        suspects = self.suspects or ()
+        sets = ("train", "id_val", "id_test")
+        broken = sum(found.part in sets for found in self.broken)
+        judged = sum(len(self.benchmark.sets[name]) for name in sets) - broken
+        yield f"labels to look at: {len(suspects):,} of {judged:,} images, by a probe of the others"
+        for each in suspects[:_SUSPECTED]:
+            yield f"  {each.name} ({each.label}, {each.part}): {each.said}"
+        if len(suspects) > _SUSPECTED:
+            yield f"  and {len(suspects) - _SUSPECTED:,} more; --out check.html shows them"
 
     @property
     def _odd_lines(self) -> Iterator[str]:
@@ -172,7 +197,7 @@ def examine(source: Source, advance: Callable[[int, int], None] | None = None) -
         for start in range(0, len(images), _BLOCK)
     ]
     root = source.root if source.root.is_dir() else source.root.parent
-    finder = _Finder(root, benchmark.classes)
+    finder = _Finder(root, benchmark)
     with ThreadPoolExecutor() as pool:
         try:
             for each in pool.map(lambda block: finder.look(*block), blocks):
@@ -208,21 +233,26 @@ class _Finder:
 
     Args:
         root: Folder of the data set.
-        classes: Its class names.
+        benchmark: Its task and its class names.
     """
 
-    def __init__(self, root: Path, classes: Sequence[str]) -> None:
-        self._root, self._classes = f"{root}/", classes
+    def __init__(self, root: Path, benchmark: ImageBenchmark) -> None:
+        self._root, self._classes, self._task = f"{root}/", benchmark.classes, benchmark.task
         self._has_hash = find_spec("imagehash") is not None
+
+    def named(self, part: str, images: ImageSet, index: int, said: str = "") -> Found:
+        """Return an image of a set, with its label and its name."""
+        classes = self._classes if images.space is None else images.space.classes
+        _, (target,) = self._task.table(images.labels[index : index + 1], classes)
+        name = images.name(index).removeprefix(self._root)
+        return Found(part, index, ", ".join(target), name, said)
 
     def look(self, part: str, images: ImageSet, indices: range) -> list[_Look]:
         """Return what is seen of some images of a set."""
-        classes = self._classes if images.space is None else images.space.classes
         found = []
         for index in indices:
             content = images.content(index)
-            name = images.name(index).removeprefix(self._root)
-            itself = Found(part, index, classes[int(images.labels[index])], name)
+            itself = self.named(part, images, index)
             try:
                 picture = images.picture(index)
             except DataError as error:

@@ -6,13 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 from gmixout.data.decoding import suffixes
 from gmixout.data.images import ImageFiles, LabelSpace
-from gmixout.data.reading import lines_of, reading, stays_inside, whole_number
-from gmixout.data.source import Problems
+from gmixout.data.reading import lines_of, reading, stays_inside
+from gmixout.data.source import Problems, Reason
 from gmixout.errors import DataError
+from gmixout.plain import whole_number
 from gmixout.settings import shown
 
 JUNK = (
@@ -21,7 +23,12 @@ JUNK = (
 )  # fmt: skip
 """Files and folders, in lower case, that operating systems and storage devices leave in folders;
 hidden ones are skipped, too."""
-SYSTEM = "hidden files and folders, or ones of operating systems"
+SYSTEM = Reason(
+    "hidden file or folder, or one of an operating system",
+    "hidden files and folders, or ones of operating systems",
+)
+DEAD_LINK = Reason("link that leads nowhere", "links that lead nowhere")
+CLASSLESS = Reason("image that lies in no class folder", "images that lie in no class folder")
 
 GAPS = 10
 """Labels allowed for each one that occurs: lists skip a class here and there."""
@@ -33,7 +40,8 @@ class Listing:
 
     root: Path
     paths: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
+    """The class of each; or, for each, a list of a number per output."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -164,9 +172,9 @@ def pass_over_beside(folder: Path, problems: Problems) -> None:
         if _is_junk(name):
             pass_over_junk(path, problems)
         elif not os.path.exists(path):
-            problems.pass_over(path, "links that lead nowhere")
+            problems.pass_over(path, DEAD_LINK)
         elif name.lower().endswith(suffixes()):
-            problems.pass_over(path, "images that lie in no class folder")
+            problems.pass_over(path, CLASSLESS)
         else:
             problems.pass_over(path)
 

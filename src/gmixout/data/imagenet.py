@@ -15,10 +15,11 @@ from gmixout.data.folders import (
     subfolders,
 )
 from gmixout.data.images import ImageFiles, LabelSpace
-from gmixout.data.reading import json_of, lines_of, whole_number
+from gmixout.data.reading import json_of, lines_of
 from gmixout.data.sampling import SPLIT_SEED, stratified
 from gmixout.data.source import ImageBenchmark, Problems, Source
 from gmixout.errors import ConfigError, DataError, needs
+from gmixout.plain import whole_number
 from gmixout.settings import shown
 
 _CLASS_NAME_FILES = ("LOC_synset_mapping.txt", "classnames.txt", "words.txt")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmixout.data.base import Examples
+from gmixout.data.base import Examples, label_at
 from gmixout.data.decoding import decoded
 from gmixout.data.reading import regular
 from gmixout.errors import DataError
@@ -23,6 +23,7 @@ from gmixout.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Labels: TypeAlias = Sequence[int] | Sequence[Sequence[float]] | Tensor
 Transform: TypeAlias = Callable[["Image"], Tensor]
 """Makes a model's input `[C, H, W]` from an image; picklable, for spawned workers."""
 
@@ -64,7 +65,7 @@ class ImageSet(Examples, ABC):
     the parts of a split share one store. Sets are picklable, and any number of workers may read.
 
     Args:
-        labels: `[N]`, one for each image of the store.
+        labels: The class of each image of the store, `[N]`; several labels or numbers, `[N, M]`.
         groups: `[N]`, the group of each image (a domain, a place, a range of class sizes), for
             training and metrics that ask for it: positions in `group_names`.
         space: The set's own classes, where they are not the model's.
@@ -77,12 +78,13 @@ class ImageSet(Examples, ABC):
 
     def __init__(
         self,
-        labels: Sequence[int] | Tensor,
+        labels: Labels,
         groups: Sequence[int] | Tensor | None = None,
         space: LabelSpace | None = None,
         group_names: Sequence[str] = (),
     ) -> None:
-        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        given = torch.as_tensor(labels)
+        self.labels = given.to(torch.float32 if given.dim() > 1 else torch.int64)
         self.groups: Tensor | None = None
         self.group_names: tuple[str, ...] = ()
         self._set_groups(groups, group_names)
@@ -127,12 +129,12 @@ class ImageSet(Examples, ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         if self._kept is None:
-            return self.transform(self.picture(index)), int(self.labels[index])
+            return self.transform(self.picture(index)), label_at(self.labels, index)
         if index not in self._kept:
             self._kept[index] = self.transform(self.picture(index))
-        return self._kept[index], int(self.labels[index])
+        return self._kept[index], label_at(self.labels, index)
 
     def picture(self, index: int) -> "Image":
         """Return the image itself, in RGB.
@@ -229,8 +231,12 @@ class ImageSet(Examples, ABC):
         Args:
             labels: `[classes]`, the new label of each old one.
         """
+        return self.with_labels(torch.tensor(labels, dtype=torch.int64)[self.labels])
+
+    def with_labels(self: _Set, labels: Tensor) -> _Set:
+        """Return the same examples with other labels, as many."""
         part = copy.copy(self)
-        part.labels = torch.tensor(labels, dtype=torch.int64)[self.labels]
+        part.labels = labels
         return part
 
     def looked_through(self) -> tuple[list[int], list[int]]:
@@ -289,7 +295,7 @@ class ImageFiles(ImageSet):
         self,
         root: Path,
         paths: Iterable[str],
-        labels: Sequence[int] | Tensor,
+        labels: Labels,
         groups: Sequence[int] | Tensor | None = None,
         space: LabelSpace | None = None,
         border: int = 0,

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from gmixout.data.base import Benchmark
 from gmixout.data.images import ImageSet
 from gmixout.plain import counted, listed, printable
+from gmixout.tasks import DEFAULT_TASK
 
 PRINTED_CLASSES = 15
 """Largest number of classes whose counts are printed."""
@@ -39,17 +40,33 @@ class Inventory:
     """The official metric."""
     notes: tuple[str, ...] = ()
     """Missing or unusual parts."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Number of images of each set, where it does not follow from `counts`: of several labels an
+    image, and of numbers, which have no counts."""
+    ranges: tuple[str, ...] = ()
+    """The range of each number in the training set, as lines."""
 
     @classmethod
     def of(
         cls, source: str, root: Path, benchmark: Benchmark[ImageSet], notes: Sequence[str]
     ) -> "Inventory":
         """Return the content of a benchmark."""
-        counts = {
-            name: tuple(_counts(images, len(benchmark.classes)).tolist())
-            for name, images in benchmark.sets.items()
-        }
-        return cls(source, root, benchmark.classes, counts, benchmark.metric, tuple(notes))
+        counts = {}
+        for name, images in benchmark.sets.items():
+            own = _counts(benchmark, images)
+            counts[name] = () if own is None else tuple(own.tolist())
+        sizes = {name: len(images) for name, images in benchmark.sets.items()}
+        usual = all(sum(each) == sizes[name] for name, each in counts.items())
+        return cls(
+            source,
+            root,
+            benchmark.classes,
+            counts,
+            benchmark.metric,
+            tuple(notes),
+            {} if usual else sizes,
+            () if benchmark.task.has_classes else _ranges(benchmark),
+        )
 
     @property
     def classes(self) -> int:
@@ -59,7 +76,7 @@ class Inventory:
     @property
     def images(self) -> dict[str, int]:
         """Number of images of each set."""
-        return {name: sum(counts) for name, counts in self.counts.items()}
+        return dict(self.sizes) or {name: sum(counts) for name, counts in self.counts.items()}
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
@@ -73,7 +90,8 @@ class Inventory:
     @property
     def title(self) -> str:
         """What was read, in a line."""
-        return f"{self.source} at {self.root}: {self.classes} classes, metric {self.metric}"
+        what = "numbers" if self.ranges else "classes"
+        return f"{self.source} at {self.root}: {self.classes} {what}, metric {self.metric}"
 
     def table(self, grouped: bool) -> list[str]:
         """Return the counts as lines of text: by set, and by class if they are few.
@@ -81,16 +99,16 @@ class Inventory:
         Args:
             grouped: One line for all sets `NAME/...`.
         """
-        groups: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-        for name, counts in self.counts.items():
-            groups[name.partition("/")[0] if grouped else name].append(counts)
+        groups: dict[str, list[int]] = defaultdict(list)
+        for name, count in self.images.items():
+            groups[name.partition("/")[0] if grouped else name].append(count)
         width = max(map(len, groups))
         lines = [
-            f"  {name:<{width}}  {sum(map(sum, parts)):>9,}"
+            f"  {name:<{width}}  {sum(parts):>9,}"
             + (f"  in {len(parts)} sets" if len(parts) > 1 else "")
             for name, parts in groups.items()
         ]
-        return [*lines, *self._by_class]
+        return [*lines, *self._by_class, *self.ranges]
 
     @property
     def _by_class(self) -> list[str]:
@@ -112,7 +130,11 @@ class Inventory:
 def oddities(benchmark: Benchmark[ImageSet]) -> list[str]:
     """Return notes on what is odd about a user's own data: missing, rare and uneven classes."""
     classes, notes = benchmark.classes, []
-    counts = _counts(benchmark.train, len(classes)).tolist()
+    one_class = benchmark.task == DEFAULT_TASK
+    found = _counts(benchmark, benchmark.train)
+    if found is None:
+        return _few_to_choose(benchmark)
+    counts = found.tolist()
     by_class = list(zip(classes, counts, strict=True))
     if rare := [f"{name} ({count})" for name, count in by_class if 0 < count < RARE]:
         notes.append(
@@ -120,7 +142,8 @@ def oddities(benchmark: Benchmark[ImageSet]) -> list[str]:
             f"{listed(rare, 10)}"
         )
     for name, images in (("id_val", benchmark.id_val), ("id_test", benchmark.id_test)):
-        own = _counts(images, len(classes)).tolist()
+        there = _counts(benchmark, images)
+        own = [] if there is None else there.tolist()
         if absent := [n for n, count in zip(classes, own, strict=True) if not count]:
             notes.append(
                 f"{name} has no image of {len(absent)} of {len(classes)} classes: "
@@ -131,19 +154,42 @@ def oddities(benchmark: Benchmark[ImageSet]) -> list[str]:
         (least, smallest), (most, largest) = present[0], present[-1]
         notes.append(
             f"train has {most:,} images of {largest} and {least:,} of {smallest}, "
-            f"{most / least:.0f} times as many; --logit-adjustment 1 or --batches even_classes "
-            "make up for that"
+            f"{most / least:.0f} times as many"
+            + (
+                "; --logit-adjustment 1 or --batches even_classes make up for that"
+                if one_class
+                else ""
+            )
         )
-    if 0 < len(benchmark.id_val) < FEW_TO_CHOOSE:
-        step = 100 / len(benchmark.id_val)
-        notes.append(
-            f"id_val has {counted(len(benchmark.id_val), 'image')}: its accuracy changes by "
-            f"{step:.1f} points with one of them, and choices that are made on it are uncertain"
-        )
-    return notes
+    return [*notes, *_few_to_choose(benchmark)]
 
 
-def _counts(images: ImageSet, classes: int) -> Tensor:
-    """Return the number of images of each class of a set, `[classes]`."""
-    own = classes if images.space is None else len(images.space.classes)
-    return images.labels.clamp(0).bincount(minlength=own)
+def _few_to_choose(benchmark: Benchmark[ImageSet]) -> list[str]:
+    """Return a note on a validation set of few images."""
+    if not 0 < len(benchmark.id_val) < FEW_TO_CHOOSE:
+        return []
+    step = (
+        f"its accuracy changes by {100 / len(benchmark.id_val):.1f} points with one of them, and "
+    )
+    if benchmark.task != DEFAULT_TASK:
+        step = ""
+    images = counted(len(benchmark.id_val), "image")
+    return [f"id_val has {images}: {step}choices that are made on it are uncertain"]
+
+
+def _ranges(benchmark: Benchmark[ImageSet]) -> tuple[str, ...]:
+    """Return the range of each number in the training set, as lines of text."""
+    if not len(benchmark.train):
+        return ()
+    labels = benchmark.train.labels
+    low, high, mean = (each.tolist() for each in (labels.amin(0), labels.amax(0), labels.mean(0)))
+    return tuple(
+        f"  {printable(name)[:40]} in train: {low[n]:.6g} to {high[n]:.6g}, mean {mean[n]:.6g}"
+        for n, name in enumerate(benchmark.classes)
+    )
+
+
+def _counts(benchmark: Benchmark[ImageSet], images: ImageSet) -> Tensor | None:
+    """Return the number of images of each class of a set, `[classes]`; None without classes."""
+    own = len(benchmark.classes if images.space is None else images.space.classes)
+    return benchmark.task.counts(images.labels, own)

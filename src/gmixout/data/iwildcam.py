@@ -10,8 +10,9 @@ import torch
 from gmixout.data.base import Benchmark
 from gmixout.data.folders import Listing, find, report_absent
 from gmixout.data.images import ImageFiles
-from gmixout.data.reading import stays_inside, table_rows, whole_number
+from gmixout.data.reading import stays_inside, table_rows
 from gmixout.data.source import ImageBenchmark, Problems, Source
+from gmixout.plain import whole_number
 from gmixout.settings import shown
 
 UNUSED = 99_999

@@ -1,6 +1,6 @@
 """Parquet files of encoded images."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from gmixout.errors import DataError, needs
 from gmixout.settings import shown
 
 _COLUMNS = ("image", "label")
+_FRACTIONS = ("float", "double", "decimal")
 MOST_TIMES = 64
 """Largest ratio of images to file size beyond `SMALL` bytes: images are compressed already."""
 SMALL = 2**26
@@ -69,12 +70,15 @@ def parquet_columns(file: Path) -> dict[str, str]:
         return {field.name: str(field.type) for field in opened.schema_arrow}
 
 
-def parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def parquet_rows(
+    file: Path, columns: Sequence[str], numbers: Collection[str] = ()
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number of each row, from 1, and its values as text; nothing is empty text.
 
     Args:
         file: A parquet file.
         columns: Columns of text, whole numbers or booleans, which are the values of the rows.
+        numbers: Those that may hold other numbers, too.
 
     Raises:
         ConfigError: pyarrow is not installed.
@@ -85,7 +89,8 @@ def parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict
         if name not in kinds:
             raise DataError(f"{file} has no column {name}; it has: {shown([*kinds])}")
         kind = kinds[name].removeprefix("dictionary<")
-        if "<" in kind or not any(word in kind for word in ("string", "int", "bool", "null")):
+        allowed = ("string", "int", "bool", "null", *(_FRACTIONS if name in numbers else ()))
+        if "<" in kind or not any(word in kind for word in allowed):
             raise DataError(f"{file}: column {name} must hold text or numbers, and is {kind}")
     from pyarrow import parquet
 

@@ -169,11 +169,6 @@ def array_of(file: Path) -> "np.ndarray[Any, Any]":
     return array
 
 
-def whole_number(text: str) -> int | None:
-    """Return the number of one to nine ASCII digits; None: it is anything else."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
-
-
 def stays_inside(path: str) -> bool:
     """Check that a relative path with `/` names nothing above or beside the folder it starts in."""
     return not path.startswith("/") and ".." not in path.split("/") and "\0" not in path

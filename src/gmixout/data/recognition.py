@@ -8,6 +8,7 @@ from typing import cast
 from gmixout.data.folders import pictures, subfolders
 from gmixout.data.source import Source
 from gmixout.errors import DataError
+from gmixout.plain import counted
 
 
 def recognized(root: Path) -> tuple[type[Source], Path]:
@@ -41,6 +42,9 @@ def _content(root: Path) -> str:
     folders, images = subfolders(root), pictures(root)
     beside = sum("/" not in name for name in images)
     if beside:
-        return f"holds {beside:,} images in no class folder: sort them into one folder per class"
+        return (
+            f"holds {counted(beside, 'image')} in no class folder: sort images into one folder per "
+            "class"
+        )
     what = f"{len(folders):,} folders with {len(images):,} images"
     return f"holds {what}, which are not two or more classes"

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal, NoReturn, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, NoReturn, TypeAlias
 
 from gmixout.data.base import Benchmark
 from gmixout.data.decoding import HEIF_ENDINGS
@@ -16,12 +16,20 @@ from gmixout.errors import DataError, needs
 from gmixout.named import Named
 from gmixout.plain import listed
 from gmixout.settings import check_settings, require, shown
+from gmixout.tasks import DEFAULT_TASK, LearningTask, single_label
 
 ImageBenchmark: TypeAlias = Benchmark[ImageSet]
 """A benchmark whose images are decoded on access."""
 
 
-UNREAD = "files that are not read as images"
+class Reason(NamedTuple):
+    """What skipped files are, for notes on one and on many."""
+
+    one: str
+    many: str
+
+
+UNREAD = Reason("file that is not read as an image", "files that are not read as images")
 """The usual reason to skip a file."""
 
 
@@ -35,16 +43,19 @@ class Problems:
     def __init__(self) -> None:
         self.found: list[str] = []
         self._more = 0
-        self._passed: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        self._passed: dict[Reason, list[tuple[str, str]]] = defaultdict(list)
 
-    def pass_over(self, file: str, reason: str = UNREAD, kind: str = "") -> None:
+    def pass_over(self, file: str, reason: Reason = UNREAD, kind: str = "") -> None:
         """Note a skipped file or folder, the reason, and its kind (by default its ending)."""
         self._passed[reason].append((kind or Path(file).suffix.lower() or "no ending", file))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on skipped files: how many, of which kinds, and the first ones."""
-        return tuple(_skipped(reason, files) for reason, files in sorted(self._passed.items()))
+        return tuple(
+            _skipped(reason, files)
+            for reason, files in sorted(self._passed.items(), key=lambda each: each[0].many)
+        )
 
     def add(self, problem: str) -> None:
         """Note a problem, a clause that names the thing and what is wrong with it."""
@@ -103,6 +114,8 @@ class Source(Named, ABC):
     never_shown: ClassVar[tuple[str, ...]] = ("root", "counts", "on_broken")
     own: ClassVar[bool] = False
     """True if it reads a user's own images, of which nothing is known before."""
+    tasks: ClassVar[tuple[str, ...]] = (single_label.__name__,)
+    """Names of the tasks that its data may be for."""
     download_hint: ClassVar[str]
     """Where to get the data, for errors."""
     corruption_summary: ClassVar[str] = "mean_corruption_error_unnormalised"
@@ -199,6 +212,8 @@ class Source(Named, ABC):
             problems = Problems()
             _check_sets(benchmark, problems)
             problems.settle(self)
+            fitted = type(benchmark.task).fitted(benchmark.train.labels)
+            benchmark = replace(benchmark, task=fitted)
         benchmark = self._with_oddities(benchmark)
         if transform is None:
             return benchmark
@@ -215,11 +230,24 @@ class Source(Named, ABC):
         """
         return self.load()
 
-    def tests_alone(self, classes: tuple[str, ...], sets: Mapping[str, ImageSet]) -> ImageBenchmark:
+    def tests_alone(
+        self,
+        classes: tuple[str, ...],
+        sets: Mapping[str, ImageSet],
+        task: LearningTask = DEFAULT_TASK,
+    ) -> ImageBenchmark:
         """Return a benchmark of shifts alone: its training and in-domain sets are empty."""
         empty: ImageSet = ImageFiles(self.root, (), ())
         return Benchmark(
-            name=str(self), classes=classes, train=empty, id_val=empty, id_test=empty, shifts=sets
+            name=str(self),
+            classes=classes,
+            train=empty,
+            id_val=empty,
+            id_test=empty,
+            shifts=sets,
+            metric=task.metric,
+            extra_metrics=task.extra_metrics,
+            task=task,
         )
 
     def _verified(self) -> ImageBenchmark:
@@ -232,8 +260,9 @@ class Source(Named, ABC):
         _check_sets(benchmark, problems)
         for name in {"train", "id_val", "id_test"} & {*benchmark.shifts, *benchmark.dev_shifts}:
             problems.add(f"a shift is called {name}, which is the name of another set: rename it")
-        if len(benchmark.classes) < 2:
-            problems.add(f"{', '.join(benchmark.classes)} is the only class: there must be two")
+        if len(benchmark.classes) < benchmark.task.least_outputs:
+            names = ", ".join(benchmark.classes)
+            problems.add(f"{names} is the only class: there must be two" if names else "no class")
         problems.settle(self)
         return replace(benchmark, notes=(*benchmark.notes, *problems.notes))
 
@@ -256,14 +285,14 @@ class Source(Named, ABC):
             )
 
 
-def _skipped(reason: str, files: Sequence[tuple[str, str]]) -> str:
+def _skipped(reason: Reason, files: Sequence[tuple[str, str]]) -> str:
     """Return the note on files that are skipped for one reason."""
     counts = Counter(kind for kind, _ in files)
     kinds = ", ".join(f"{kind} ({count:,})" for kind, count in counts.most_common(9))
     named = listed([shown(file) for _, file in files], Problems.NAMED)
     photos = reason == UNREAD and any(kind in HEIF_ENDINGS for kind in counts)
     advice = "; pip install 'gmixout[photos]' reads HEIC" if photos else ""
-    said = f"{len(files):,} {reason}" if len(files) > 1 else f"1 of {reason}"
+    said = f"{len(files):,} {reason.many}" if len(files) > 1 else f"1 {reason.one}"
     return f"{said}: {kinds}; {named}{advice}"
 
 
@@ -277,20 +306,16 @@ def _check_sets(benchmark: ImageBenchmark, problems: Problems) -> None:
         if len(images) == 0:
             problems.add(f"{name} holds no image")
             continue
-        classes = len(benchmark.classes if images.space is None else images.space.classes)
-        wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
-        if len(wrong):
-            problems.add(
-                f"{name}: {len(wrong)} labels are out of range, {int(wrong[0])} among them; with "
-                f"{classes} classes labels go from 0 to {classes - 1}"
-            )
+        classes = benchmark.classes if images.space is None else images.space.classes
+        if wrong := benchmark.task.problem(images.labels, classes):
+            problems.add(f"{name}: {wrong}")
 
 
 def _gaps(benchmark: ImageBenchmark) -> list[str]:
     """Return a note on classes that training never sees but results depend on."""
     classes = benchmark.classes
-    counts = benchmark.train.labels.bincount(minlength=len(classes))
-    absent = (counts == 0).nonzero().flatten().tolist()
+    counts = benchmark.task.counts(benchmark.train.labels, len(classes))
+    absent = [] if counts is None else (counts == 0).nonzero().flatten().tolist()
     if not absent:
         return []
     names = listed([classes[label] for label in absent])

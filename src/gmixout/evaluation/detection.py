@@ -122,7 +122,7 @@ class Detecting:
 
     def see(self, name: str, dataset: Dataset[Any], logits: Tensor, labels: Tensor) -> None:
         """Take predictions of an evaluation."""
-        if name == "id_test":
+        if name == "id_test" and labels.dim() == 1:  # other tasks have no unknown classes
             self._known = detector_scores(logits)
         if self._seen is not None:
             self._seen(name, dataset, logits, labels)

@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeAlias
 import torch
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, Subset
 
 from gmixout.data import Benchmark
@@ -17,6 +16,7 @@ from gmixout.errors import ConfigError, DataError, DivergedError, TrainingError
 from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.loading import make_loader
 from gmixout.ranks import ALONE, Ranks, current, together
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 
 MAX_BATCH = 512
 """Most images in a forward pass."""
@@ -27,25 +27,29 @@ activations in a ViT-B/16 take about 1 GB."""
 Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 Amount: TypeAlias = Annotated[float, Interval(ge=0, le=1e100)]
 Count: TypeAlias = Annotated[int, Ge(0)]
+Figure: TypeAlias = Annotated[float, Interval(ge=-1e100, le=1e100)]
 OnPredictions: TypeAlias = Callable[[str, Dataset[Any], Tensor, Tensor], None]
-"""Gets the name of a data set, the set, logits `[N, classes]` and labels `[N]`."""
+"""Gets the name of a data set, the set, logits `[N, classes]`, and labels `[N]` or as the task has
+them."""
 
 
 @dataclass(frozen=True)
 class Scores:
     """Metrics of a model on one data set."""
 
-    accuracy: Share
-    """Share of images whose largest logit is that of their label, in [0, 1]."""
-    nll: Amount
-    """Mean negative log-likelihood of the labels, in nats."""
-    ece: Share
+    accuracy: Share | None
+    """Share of images whose largest logit is that of their label, in [0, 1]; None for other tasks
+    than one class an image."""
+    nll: Amount | None
+    """Mean negative log-likelihood of the labels, in nats; None for numbers."""
+    ece: Share | None
     """Expected calibration error in [0, 1]: the mean distance of confidence and accuracy over 15
-    bins of equal width (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3).
+    bins of equal width (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3);
+    of several labels that of all single decisions; None for numbers.
     """
     examples: Count
     """Number of images."""
-    figures: dict[str, Share] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
     """The benchmark's other metrics by their names in `METRICS`, where the set has them."""
 
     def of(self, metric: str) -> float | None:
@@ -80,7 +84,14 @@ def evaluate(
     """
     check_metrics(benchmark)
     return evaluate_sets(
-        model, benchmark.tests, benchmark.metrics, batch_size, device, num_workers, seen
+        model,
+        benchmark.tests,
+        benchmark.metrics,
+        batch_size,
+        device,
+        num_workers,
+        seen,
+        benchmark.task,
     )
 
 
@@ -92,6 +103,7 @@ def evaluate_sets(
     device: torch.device | str | None = None,
     num_workers: int | None = None,
     seen: OnPredictions | None = None,
+    task: LearningTask = DEFAULT_TASK,
 ) -> dict[str, Scores]:
     """Return scores on data sets by name, with the same arguments and errors as `evaluate`.
 
@@ -103,15 +115,16 @@ def evaluate_sets(
         device: See `evaluate`.
         num_workers: See `evaluate`.
         seen: See `evaluate`.
+        task: What the model was trained to say.
     """
     names = [name for name in metrics if name != "accuracy"]
     results = {}
     for name, dataset in sets.items():
         try:
-            predictions = predict(model, dataset, batch_size, device, num_workers)
+            predictions = predict(model, dataset, batch_size, device, num_workers, task)
         except (DataError, TrainingError) as error:
             raise type(error)(f"evaluating on `{name}`: {error}") from error
-        results[name] = score(*predictions, names, _groups(dataset))
+        results[name] = score(*predictions, names, _groups(dataset), task)
         if seen is not None:
             seen(name, dataset, *predictions)
     return results
@@ -121,7 +134,8 @@ def check_metrics(benchmark: Benchmark) -> None:
     """Check before training that the benchmark's sets support its metrics.
 
     Raises:
-        ConfigError: A metric or summary is unknown.
+        ConfigError: A metric or summary is unknown, or of another task; or the task has no unknown
+            classes, and the benchmark has images of them.
         DataError: The official metric needs groups and a set has none, or another metric needs them
             and no set has any.
     """
@@ -130,8 +144,23 @@ def check_metrics(benchmark: Benchmark) -> None:
         for name in names:
             if name not in METRICS:
                 raise ConfigError(f"{field_name}={name!r} must be one of: {', '.join(METRICS)}")
+            if METRICS[name].task != benchmark.task.name:
+                raise ConfigError(
+                    f"{field_name}={name!r} is for the task {METRICS[name].task}, and this data is "
+                    f"{benchmark.task.name}: leave it out, or take {benchmark.task.metric!r}"
+                )
+    if benchmark.unknown and benchmark.task != DEFAULT_TASK:
+        raise ConfigError(
+            f"unknown={sorted(benchmark.unknown)} (images of classes that the task does not have) "
+            f"is for {DEFAULT_TASK.title}, and this data is {benchmark.task.name} "
+            f"({benchmark.task.title}): leave these sets out"
+        )
     if benchmark.summary is not None and benchmark.summary not in SUMMARIES:
         raise ConfigError(f"summary={benchmark.summary!r} must be one of: {', '.join(SUMMARIES)}")
+    for name, each in benchmark.tests.items():
+        labels = getattr(each, "labels", None)
+        if isinstance(labels, Tensor) and (said := benchmark.task.unmeasured(labels)):
+            raise DataError(f"`{name}`: {said}")
     without = [name for name, each in benchmark.tests.items() if _groups(each) is None]
     if METRICS[benchmark.metric].needs_groups and without:
         raise DataError(
@@ -160,7 +189,8 @@ def summarise_shifts(
     """
     if name is None:
         return {}, []
-    accuracies = {shift: each.accuracy for shift, each in scores.items()}
+    known = {shift: each.accuracy for shift, each in scores.items()}
+    accuracies = {shift: value for shift, value in known.items() if value is not None}
     try:
         return {name: SUMMARIES[name](accuracies)}, []
     except DataError as error:
@@ -178,37 +208,27 @@ def score(
     labels: Tensor,
     metrics: Sequence[str] = (),
     groups: Tensor | None = None,
+    task: LearningTask = DEFAULT_TASK,
 ) -> Scores:
     """Return scores of predictions.
 
     Args:
         logits: `[N, classes]`, finite.
-        labels: `[N]`, from 0 to classes - 1.
+        labels: `[N]`, from 0 to classes - 1; or `[N, classes]`, as the task has them.
         metrics: Names in `METRICS` of additional metrics. Those that need groups are left out
             without groups, and so are nan values, which had nothing to measure.
         groups: `[N]`.
+        task: What the model was trained to say.
     """
-    # Takes seconds to import, which --help should not pay.
-    from torchmetrics.classification import MulticlassCalibrationError
-
-    # of these predictions alone: by default it adds those of other processes
-    calibration = MulticlassCalibrationError(
-        logits.shape[1], n_bins=15, norm="l1", sync_on_compute=False
-    )
-    nll, rows = 0.0, max(1, MAX_BATCH_VALUES // logits.shape[1])
-    # in parts: the probabilities of 50,000 images and 10,000 classes are 2 GB, in float64 4 GB
-    for part, own in zip(torch.split(logits, rows), torch.split(labels, rows), strict=True):
-        calibration.update(part.softmax(1), own)
-        nll += float(cross_entropy(part.double(), own, reduction="sum"))
+    found = task.basics(logits, labels, max(1, MAX_BATCH_VALUES // logits.shape[1]))
+    outputs = task.decoded(logits)
     figures = {
-        name: METRICS[name](logits, labels, groups)
+        name: METRICS[name](outputs, labels, groups)
         for name in metrics
         if groups is not None or not METRICS[name].needs_groups
     }
     return Scores(
-        accuracy=float((logits.argmax(1) == labels).sum()) / len(labels),
-        nll=nll / len(labels),
-        ece=float(calibration.compute().clamp(0, 1)),
+        **found._asdict(),
         examples=len(labels),
         figures={name: value for name, value in figures.items() if not math.isnan(value)},
     )
@@ -220,10 +240,11 @@ def figure(
     metric: str = "accuracy",
     batch_size: int | None = None,
     num_workers: int | None = None,
+    task: LearningTask = DEFAULT_TASK,
 ) -> float:
     """Return one metric, a name in `METRICS`, of a model on a data set; raise as `predict`."""
-    logits, labels = predict(model, dataset, batch_size, num_workers=num_workers)
-    return METRICS[metric](logits, labels, _groups(dataset))
+    logits, labels = predict(model, dataset, batch_size, num_workers=num_workers, task=task)
+    return METRICS[metric](task.decoded(logits), labels, _groups(dataset))
 
 
 def accuracy(model: nn.Module, dataset: Dataset[Any], batch_size: int | None = None) -> float:
@@ -243,6 +264,7 @@ def predict(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     num_workers: int | None = None,
+    task: LearningTask = DEFAULT_TASK,
     unknown: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return a model's logits on a data set, and the labels.
@@ -258,11 +280,13 @@ def predict(
         batch_size: Images in a forward pass; by default as `batch_size_for` says.
         device: Where the batches go; by default to where the model's first parameter is.
         num_workers: Processes that decode images; by default see `loading_processes`.
+        task: What the model was trained to say, for the check of the labels.
         unknown: The images are of classes that the model does not have: return the logits of all of
             the model's classes.
 
     Returns:
-        Logits `[N, classes]` and labels `[N]`, on the CPU, in the order of the data set.
+        Logits `[N, classes]` and labels `[N]`, for other tasks `[N, classes]`, on the CPU, in the
+        order of the data set.
 
     Raises:
         DataError: If the data set is empty or a label has no logit.
@@ -271,7 +295,7 @@ def predict(
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise DataError("the data set is empty: it has no accuracy")
     if (ranks := current()).count > 1:
-        return _shared(ranks, model, dataset, batch_size, device, num_workers)
+        return _shared(ranks, model, dataset, batch_size, device, num_workers, task, unknown)
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     batch_size = batch_size or batch_size_for(dataset)
@@ -282,25 +306,25 @@ def predict(
     with evaluating(model), torch.inference_mode():
         for images, own in loader:
             part = project(model(images.to(device, non_blocking=True)).float())
-            _check(part, torch.zeros_like(own) if unknown else own)
+            _check(part, torch.zeros_like(own) if unknown else own, task)
             if not done:  # at once, as joining parts at the end would take the memory twice
                 with torch.inference_mode(False):
                     logits = torch.empty(len(dataset), part.shape[1])  # type: ignore[arg-type]
-                    labels = torch.empty(len(logits), dtype=own.dtype)
+                    labels = torch.empty(len(logits), *own.shape[1:], dtype=own.dtype)
             logits[done : done + len(own)], labels[done : done + len(own)] = part, own
             done += len(own)
     return logits, labels
 
 
 def _shared(
-    ranks: Ranks, model: nn.Module, dataset: Dataset[Any], *batching: Any
+    ranks: Ranks, model: nn.Module, dataset: Dataset[Any], *settings: Any
 ) -> tuple[Tensor, Tensor]:
     """Return what `predict` does, each rank predicting its part of the data set."""
     places = ranks.part(len(dataset))  # type: ignore[arg-type]
 
     def own() -> tuple[Tensor, Tensor] | None:
         with together(ALONE):
-            return predict(model, _Part(dataset, places), *batching) if places else None
+            return predict(model, _Part(dataset, places), *settings) if places else None
 
     parts = [part for part in ranks.every(own) if part is not None]
     return torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts])
@@ -332,13 +356,17 @@ def _as_they_are(logits: Tensor) -> Tensor:
     return logits
 
 
-def _check(logits: Tensor, labels: Tensor) -> None:
+def _check(logits: Tensor, labels: Tensor, task: LearningTask) -> None:
     if not torch.isfinite(logits).all():
         raise DivergedError(
             "the model returns logits that are not finite: its weights are broken, most often by "
             "a diverged training run. Train again with a lower learning rate."
         )
     classes = logits.shape[1]
+    if labels.dim() > 1 or task != DEFAULT_TASK:
+        if said := task.problem(labels, [""] * classes):
+            raise DataError(f"for the task {task.name} {said}")
+        return
     if labels.min() < 0 or labels.max() >= classes:
         wrong = labels[(labels < 0) | (labels >= classes)][0].item()
         raise DataError(

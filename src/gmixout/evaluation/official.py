@@ -4,26 +4,44 @@
 of the accuracies of many by name (`<kind>/<severity>`).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gmixout.errors import DataError
+from gmixout.errors import ConfigError, DataError
+from gmixout.tasks import multi_label, regression, single_label
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of one data set, from 0 to 1, higher is better."""
+    """A metric of one data set, from 0 to 1 and higher is better unless it says otherwise."""
 
     title: str
     """Its display name, for the middle of a sentence."""
     compute: Callable[[Tensor, Tensor, Tensor | None], float]
     needs_groups: bool = False
+    task: str = single_label.__name__
+    """Name of the task that it is of."""
+    is_share: bool = True
+    """True if it is from 0 to 1, and shown in percent."""
+    lower: bool = False
+    """True if lower is better."""
+
+    def worth(self, value: float) -> float:
+        """Return a value such that higher is better."""
+        return -value if self.lower else value
 
     def __call__(self, logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
-        """Return the metric of logits `[N, classes]`, labels `[N]` and groups `[N]`."""
+        """Return the metric.
+
+        Args:
+            logits: `[N, classes]`; numbers in the units of the labels, `[N, numbers]`.
+            labels: `[N]`, or `[N, outputs]`.
+            groups: `[N]`.
+        """
         return self.compute(logits, labels, groups)
 
 
@@ -126,6 +144,95 @@ def worst_group(logits: Tensor, labels: Tensor, groups: Tensor | None) -> float:
     return min(_group_accuracies(logits, labels, _given("worst_group", groups)).values())
 
 
+def mean_average_precision(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
+    """Return the mean average precision (mAP) of the classes that an image of the set has.
+
+    Args:
+        logits: `[N, classes]`.
+        labels: `[N, classes]`, 0 and 1.
+        groups: Not used.
+    """
+    from torchmetrics.functional.classification import binary_average_precision
+
+    del groups
+    present = labels.sum(0).nonzero().flatten().tolist()
+    each = [binary_average_precision(logits[:, n], labels[:, n].long()) for n in present]
+    return float(torch.stack(each).mean()) if each else math.nan
+
+
+def multi_label_macro_f1(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
+    """Return the mean F1 score, at a probability of 0.5, of the classes that an image has.
+
+    Args:
+        logits: `[N, classes]`.
+        labels: `[N, classes]`, 0 and 1.
+        groups: Not used.
+    """
+    from torchmetrics.functional.classification import binary_f1_score
+
+    del groups
+    present, own = labels.sum(0).nonzero().flatten().tolist(), labels.long()
+    each = [binary_f1_score(logits[:, n].sigmoid(), own[:, n]) for n in present]
+    return float(torch.stack(each).mean()) if each else math.nan
+
+
+def multi_label_micro_f1(logits: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
+    """Return the F1 score of all pairs of an image and a class, at a probability of 0.5.
+
+    Args:
+        logits: `[N, classes]`.
+        labels: `[N, classes]`, 0 and 1.
+        groups: Not used.
+    """
+    from torchmetrics.functional.classification import binary_f1_score
+
+    del groups
+    return float(binary_f1_score(logits.sigmoid().flatten(), labels.long().flatten()))
+
+
+def mae(values: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
+    """Return the mean absolute error, in the units of the labels; of several numbers the mean.
+
+    Args:
+        values: `[N, numbers]`.
+        labels: `[N, numbers]`.
+        groups: Not used.
+    """
+    del groups
+    return float((values - labels).abs().double().mean())
+
+
+def rmse(values: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
+    """Return the root mean squared error of each number, mean over the numbers, in their units.
+
+    Args:
+        values: `[N, numbers]`.
+        labels: `[N, numbers]`.
+        groups: Not used.
+    """
+    del groups
+    return float((values.double() - labels).square().mean(0).sqrt().mean())
+
+
+def r2(values: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:
+    """Return R2, 1 minus the squared error over that of the set's mean; of several the mean.
+
+    A number that is the same for the whole set counts 1 if it is predicted exactly, else 0, as in
+    scikit-learn.
+
+    Args:
+        values: `[N, numbers]`.
+        labels: `[N, numbers]`.
+        groups: Not used.
+    """
+    del groups
+    own = labels.double()
+    error = (values.double() - own).square().sum(0)
+    spread = (own - own.mean(0)).square().sum(0)
+    constant = (error == 0).double()
+    return float(torch.where(spread > 0, 1 - error / spread, constant).mean())
+
+
 def _shot(shot: str) -> Metric:
     """Return a metric: accuracy on classes with many, medium or few training images, or nan."""
     group = SHOTS.index(shot)
@@ -137,6 +244,7 @@ def _shot(shot: str) -> Metric:
     return Metric(f"{shot}-shot accuracy", compute, needs_groups=True)
 
 
+_MULTI, _NUMBERS = multi_label.__name__, regression.__name__
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("accuracy", top1),
     "macro_f1": Metric("macro F1", macro_f1),
@@ -145,8 +253,24 @@ METRICS: dict[str, Metric] = {
     "many_shot": _shot("many"),
     "medium_shot": _shot("medium"),
     "few_shot": _shot("few"),
+    "mean_average_precision": Metric("mAP", mean_average_precision, task=_MULTI),
+    "multi_label_macro_f1": Metric("macro F1", multi_label_macro_f1, task=_MULTI),
+    "multi_label_micro_f1": Metric("micro F1", multi_label_micro_f1, task=_MULTI),
+    "mae": Metric("MAE", mae, task=_NUMBERS, is_share=False, lower=True),
+    "rmse": Metric("RMSE", rmse, task=_NUMBERS, is_share=False, lower=True),
+    "r2": Metric("R2", r2, task=_NUMBERS, is_share=False),
 }
 """Metrics of one data set: `metric(logits [N, classes], labels [N], groups [N] or None)`."""
+
+
+def metric_named(name: str) -> Metric:
+    """Return a metric; of an unknown name, as a record may have it, one that has only its name."""
+    return METRICS.get(name) or Metric(name.replace("_", " "), _unknown)
+
+
+def _unknown(logits: Tensor, labels: Tensor, groups: Tensor | None) -> float:
+    raise ConfigError(f"a metric must be one of: {', '.join(METRICS)}")
+
 
 HARDEST = ("few_shot", "worst_group")
 """Metrics of the worst part of a test set, which take the place of shifts for a benchmark without

@@ -32,6 +32,8 @@ class Loss(Named):
 
     soft: ClassVar[bool] = False
     """True if targets give every class a share, whatever the batch holds."""
+    tasks: ClassVar[tuple[str, ...]] = ()
+    """Names of the tasks that it is for (`gmixout.tasks`); empty: any."""
 
     def __post_init__(self) -> None:
         """Check the options against their annotations; subclasses add their ranges."""
@@ -51,7 +53,7 @@ class Loss(Named):
         """Return the loss of each example, `[B]`.
 
         Args:
-            logits: `[B, classes]`.
+            logits: `[B, classes]`, or `[B, numbers]`.
             batch: Its examples; images may be mixtures (`Batch.targets`).
         """
 
@@ -62,7 +64,7 @@ class Loss(Named):
             ConfigError: It has another shape.
         """
         losses = self.each(logits, batch)
-        if losses.shape != batch.labels.shape:
+        if losses.shape != batch.labels.shape[:1]:
             raise ConfigError(
                 f"loss {self.name} returns shape {list(losses.shape)}; each() must give one value "
                 f"for each of the {len(batch)} examples"

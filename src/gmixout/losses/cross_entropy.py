@@ -5,7 +5,7 @@ it. Test sets with equally many images of each class then use the plain logits.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional
@@ -15,6 +15,7 @@ from gmixout.data.batch import Batch
 from gmixout.errors import ConfigError
 from gmixout.losses.base import Loss
 from gmixout.settings import require
+from gmixout.tasks import single_label
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class cross_entropy(Loss):
 
     label_smoothing: float = 0.0
     logit_adjustment: float = 0.0
+
+    tasks: ClassVar[tuple[str, ...]] = (single_label.__name__,)
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

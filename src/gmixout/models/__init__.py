@@ -66,11 +66,12 @@ def load_pretrained(
     name: str,
     classes: Sequence[str],
     head: Literal["zero_shot", "random"] | None = None,
-    templates: Sequence[str] | None = None,
+    templates: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     weights: Path | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     image_size: int | None = None,
+    texts: Sequence[str] | None = None,
 ) -> Pretrained:
     """Load a pretrained model, ready to be finetuned on some classes.
 
@@ -84,7 +85,8 @@ def load_pretrained(
             best that the model has (zero-shot; a pretrained classifier of exactly these classes;
             else random).
         templates: Prompts of the zero-shot head, `{}` stands for the class (data sets
-            have theirs, see `Source.prompts`). None: "a photo of a {}."
+            have theirs, see `Source.prompts`); or those of each class by its name. None: "a photo
+            of a {}."
         weights: Local weights instead of the hub's: a file; for `hf:` a folder.
         seed: Seeds the draw of a random head.
         device: Where the prompts of a zero-shot head are encoded: ImageNet's 80,000 take a GPU a
@@ -92,6 +94,7 @@ def load_pretrained(
         image_size: Height and width of the model's input in pixels, for models that can take other
             images than those of their pretraining; position embeddings are interpolated. None:
             the model's own.
+        texts: The name of each class in prompts; None: its own, with spaces for underscores.
 
     Returns:
         The model with its preprocessing; convolutions are channels last in memory, which makes
@@ -115,13 +118,22 @@ def load_pretrained(
         )
     if templates is not None and (isinstance(templates, str) or not templates):
         raise ConfigError(f"templates={templates!r} must be a list of at least one prompt")
+    if isinstance(templates, Mapping):
+        if absent := [name for name in classes if not templates.get(name)]:
+            raise ConfigError(f"templates have no prompt of the class {absent[0]!r}")
+        templates = {name: tuple(own) for name, own in templates.items()}
+    if texts is not None and len(texts) != len(classes):
+        raise ConfigError(
+            f"{len(texts)} texts of {len(classes)} classes: there must be one of each"
+        )
     check_image_size(image_size)
     family, request = _requested(
         name,
         weights,
         classes=tuple(classes),
         head=head,
-        templates=None if templates is None else tuple(templates),
+        templates=templates if templates is None or isinstance(templates, dict) else (*templates,),
+        texts=None if texts is None else tuple(texts),
         seed=seed,
         device=torch.device(device),
         image_size=image_size,

@@ -1,11 +1,12 @@
 """CLIP models as classifiers: an image tower and a linear head made from text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gmixout.data.prompt_files import PLACE, Templates
 from gmixout.data.prompts import PLAIN, class_texts
 from gmixout.errors import ConfigError
 from gmixout.models.pretrained import Request, draw_head
@@ -46,12 +47,11 @@ class ClipClassifier(nn.Module):
 def zero_shot_weight(
     encode: Callable[[list[str]], Tensor],
     logit_scale: Tensor,
-    texts: Sequence[str],
-    templates: Sequence[str],
+    prompts: Sequence[Sequence[str]],
 ) -> Tensor:
     """Return the weight of the zero-shot head.
 
-    For each class: the mean over templates of the normalized text features, normalized again,
+    For each class: the mean over prompts of the normalized text features, normalized again,
     times `exp(logit_scale)`. A logit bias (SigLIP's) would be the same for all classes and is
     omitted.
 
@@ -61,21 +61,42 @@ def zero_shot_weight(
     Args:
         encode: Texts to features `[N, features]`.
         logit_scale: CLIP's, the logarithm of the scale of similarities.
-        texts: The text of each class in the prompts.
-        templates: The prompts.
+        prompts: The prompts of each class, see `prompts_of_classes`.
 
     Returns:
         `[classes, features]`.
     """
-    prompts = [template.format(text) for text in texts for template in templates]
+    every, counts = [each for own in prompts for each in own], [*map(len, prompts)]
     features = torch.cat(
         [
-            functional.normalize(encode(prompts[start : start + TEXTS_AT_ONCE]), dim=-1)
-            for start in range(0, len(prompts), TEXTS_AT_ONCE)
+            functional.normalize(encode(every[start : start + TEXTS_AT_ONCE]), dim=-1)
+            for start in range(0, len(every), TEXTS_AT_ONCE)
         ]
     )
-    means = features.reshape(len(texts), len(templates), -1).mean(1)
+    if len({*counts}) == 1:
+        means = features.reshape(len(prompts), counts[0], -1).mean(1)
+    else:
+        means = torch.stack([own.mean(0) for own in torch.split(features, counts)])
     return functional.normalize(means, dim=-1) * logit_scale.exp()
+
+
+def prompts_of_classes(
+    classes: Sequence[str], texts: Sequence[str], templates: Templates
+) -> list[list[str]]:
+    """Return the prompts of each class.
+
+    Args:
+        classes: The classes.
+        texts: The text of each class in its prompts.
+        templates: Prompts of all classes, or those of each class by its name; `{}` stands for the
+            text.
+    """
+    own = [templates[name] if isinstance(templates, Mapping) else templates for name in classes]
+    # not str.format: a template may come from anybody's file, and hold other braces
+    return [
+        [template.replace(PLACE, text) for template in each]
+        for text, each in zip(texts, own, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -94,23 +115,26 @@ def head_weight(
         logit_scale: See `zero_shot_weight`.
 
     Raises:
-        ConfigError: Two classes have one text, or a template has no place for the class.
+        ConfigError: Two classes have the same prompts.
     """
     if request.head == "random":
         layer = nn.Linear(encode(["size"]).shape[1], len(request.classes), bias=False)
         draw_head(layer, request.seed)
         return layer.weight.detach(), f"random head (seed {request.seed})"
-    texts, templates = class_texts(request.classes), request.templates or PLAIN
-    twice = sorted({text for text in texts if texts.count(text) > 1})
-    if twice:
-        raise ConfigError(
-            f"two classes are called {twice[0]!r}, so a zero-shot head cannot tell them apart: "
-            "rename one, or use head=random"
-        )
-    for template in templates:
-        if template.format("x") == template.format("y"):
-            raise ConfigError(f"the prompt {template!r} must have {{}} where the class belongs")
+    texts, templates = request.texts or class_texts(request.classes), request.templates or PLAIN
+    for template in () if isinstance(templates, Mapping) else templates:
+        if PLACE not in template:
+            raise ConfigError(f"the prompt {template!r} must have {PLACE} where the class belongs")
+    prompts = prompts_of_classes(request.classes, texts, templates)
+    for place, text in enumerate(texts):
+        if prompts[place] in prompts[:place]:
+            raise ConfigError(
+                f"two classes are called {text!r}, so a zero-shot head cannot tell them apart: "
+                "rename one, give names with --class-names, or use head=random"
+            )
     model.to(request.device)
-    weight = zero_shot_weight(encode, logit_scale, texts, templates).cpu()
+    weight = zero_shot_weight(encode, logit_scale, prompts).cpu()
     model.cpu()
-    return weight, f"zero-shot head of {len(templates)} prompts per class"
+    counts = sorted({len(own) for own in prompts})
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return weight, f"zero-shot head of {many} prompts per class"

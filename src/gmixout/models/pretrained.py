@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gmixout.core.selection import find_head
+from gmixout.data.prompt_files import Templates
 from gmixout.errors import ConfigError
 
 HeadFrom: TypeAlias = Literal["zero_shot", "pretrained", "random", "linear_probe"]
@@ -99,13 +100,15 @@ class Request:
     """Local weights; they exist."""
     classes: tuple[str, ...]
     head: Literal["zero_shot", "random"] | None
-    templates: tuple[str, ...] | None
+    templates: Templates | None
     seed: int
     device: torch.device
     image_size: int | None
     """Height and width of the input; None: the model's own."""
     origin: str = ""
     """Where the weights are from, if the place of their file does not say it."""
+    texts: tuple[str, ...] | None = None
+    """The text of each class in prompts; None: see `prompts.class_texts`."""
 
     @property
     def title(self) -> str:

@@ -172,6 +172,8 @@ class Regularizer(Named, Hooks):
     """Its needs, of: "domains", "places" and "views" in the batch, "features", "pretrained"."""
     soft: ClassVar[bool] = False
     """True if it mixes labels."""
+    tasks: ClassVar[tuple[str, ...]] = ()
+    """Names of the tasks that it is for (`gmixout.tasks`); empty: any."""
     per_example: ClassVar[bool] = False
     """True if its loss of a batch is the mean over the examples, each by itself: then `accumulate`
     may compute the batch in parts. Not needed for one that only changes batches or gradients."""

@@ -1,11 +1,16 @@
 """CutMix: a rectangle of another image, and the target by area."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from gmixout.data.batch import Batch
 from gmixout.regularizers.blending import Blending, beta, blend, next_one
+from gmixout.tasks import TASKS
+
+CLASSES_ALONE = tuple(name for name, task in TASKS.items() if task.has_classes)
+"""Tasks for which the area of a part of an image is a share of its target."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class cutmix(Blending):
     """
 
     concentration: float = 1.0
+
+    tasks: ClassVar[tuple[str, ...]] = CLASSES_ALONE
 
     def mixed(self, batch: Batch) -> Batch:
         """Return the batch mixed by draws of torch's CPU generator."""

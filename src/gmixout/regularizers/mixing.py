@@ -9,7 +9,7 @@ import torch
 from gmixout.data.batch import Batch
 from gmixout.regularizers.base import Regularizer, Step
 from gmixout.regularizers.blending import LEAST, MOST
-from gmixout.regularizers.cutmix import cutmix
+from gmixout.regularizers.cutmix import CLASSES_ALONE, cutmix
 from gmixout.regularizers.mixup import mixup
 from gmixout.settings import require
 
@@ -27,6 +27,11 @@ class mixing(Regularizer):
     cutmix: float = 1.0
 
     soft: ClassVar[bool] = True
+
+    @property
+    def tasks(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Tasks that it is for: CutMix is for classes."""
+        return CLASSES_ALONE if self.cutmix else ()
 
     def __post_init__(self) -> None:
         """Refuse concentrations out of range, and none at all."""

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from gmixout.regularizers.base import Regularizer, Seen, Step
 from gmixout.settings import require
+from gmixout.tasks import single_label
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class teacher(Regularizer):
 
     asks: ClassVar[frozenset[str]] = frozenset({"pretrained"})
     per_example: ClassVar[bool] = True
+    tasks: ClassVar[tuple[str, ...]] = (single_label.__name__,)
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

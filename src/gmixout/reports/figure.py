@@ -79,8 +79,8 @@ def id_ood_figure(study: Study) -> Figure:
         _overview(axes[0], settings, styles, light, view, "all models")
         _detail(axes[1], rows, styles, light, view, "close-up of the box")
     for each in axes:
-        each.set_xlabel(f"{names.in_domain} (%)", color=INK)
-    axes[0].set_ylabel(f"{names.under_shift} (%)", color=INK)
+        each.set_xlabel(names.axis(names.in_domain), color=INK)
+    axes[0].set_ylabel(names.axis(names.under_shift), color=INK)
     _legend(figure, _told_apart({s: style for s, style in styles.items() if s not in light}))
     # the name of a benchmark can be long, with its options and its model's
     note = f"{_plain(study.benchmark, 120)}\n{_note(settings)}"
@@ -110,9 +110,12 @@ def cost_figure(study: Study) -> Figure:
         axes.set_xlim(0, 1.06 * axes.get_xlim()[1])
         axes.set_xlabel(_plain(column.heading), color=INK)
         decorate(axes)
-    every[0].set_ylabel(f"{rows[0].names.under_shift} (%)", color=INK)
+    names = rows[0].names
+    every[0].set_ylabel(names.axis(names.under_shift), color=INK)
     _legend(figure, [row.style for row in rows], lines=False)
-    note = "Each method at the setting that in-domain validation chooses; up and left is better."
+    better = "down" if names.official.lower else "up"
+    chosen = "Each method at the setting that in-domain validation chooses"
+    note = f"{chosen}; {better} and left is better."
     figure.supxlabel(note, fontsize=8.5, color=SOFT, x=0.01, ha="left")
     return figure
 
@@ -186,7 +189,7 @@ def _line(axes: Axes, plot: dict[str, Any], measure: int, labels: list[list[str]
 
 
 def _mark(axes: Axes, cost: float, row: Row) -> None:
-    ood: Estimate = row.estimate(lambda record: 100 * record.ood)
+    ood: Estimate = row.estimate(lambda record: row.names.scale * record.ood)
     axes.errorbar(
         cost,
         ood.mean,

@@ -12,6 +12,8 @@ MOST_GROUPS = 100
 """Groups of copies that are shown."""
 MOST_IN_GROUP = 6
 MOST_ODD = 60
+MOST_SUSPECTS = 200
+"""Images whose label may be wrong that are shown."""
 SAMPLED_CLASSES = 40
 """Classes of which samples are shown."""
 SAMPLES = 6
@@ -39,6 +41,10 @@ def findings_page(findings: Findings) -> str:
         broken_count=len(findings.broken),
         odd=[_shown(findings, found) for found in findings.odd[:MOST_ODD]],
         odd_count=len(findings.odd),
+        suspects=None
+        if findings.suspects is None
+        else [_shown(findings, found) for found in findings.suspects[:MOST_SUSPECTS]],
+        suspect_count=len(findings.suspects or ()),
         samples=_samples(findings),
         classes_shown=SAMPLED_CLASSES,
     )
@@ -65,8 +71,11 @@ def _samples(findings: Findings) -> list[dict[str, Any]]:
     train, inventory = findings.benchmark.train, findings.inventory
     broken = {found.index for found in findings.broken if found.part == "train"}
     rows = []
+    if not findings.benchmark.task.has_classes:
+        return []
     for label, name in enumerate(inventory.names[:SAMPLED_CLASSES]):
-        indices = (train.labels == label).nonzero().flatten().tolist()
+        has = train.labels == label if train.labels.dim() == 1 else train.labels[:, label] > 0
+        indices = has.nonzero().flatten().tolist()
         chosen = [index for index in indices if index not in broken][:SAMPLES]
         found = [Found("train", index, name, train.name(index)) for index in chosen]
         counts = {

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gmixout.evaluation.official import METRICS
+from gmixout.evaluation.official import Metric, metric_named
 from gmixout.results.record import Record, by_group
 
 
@@ -19,6 +19,8 @@ class Names:
     """Short name of `Record.ood`, for readers who know OOD."""
     has_domains: bool
     """True if there are test sets of other domains."""
+    official: Metric
+    """The official metric."""
 
     @property
     def title(self) -> str:
@@ -32,33 +34,77 @@ class Names:
 
     def heading(self, what: str) -> str:
         """Return the heading of a column: "ID %", or "ID macro F1 %" for other metrics."""
-        return f"{what} %" if self.metric == "accuracy" else f"{what} {self.metric} %"
+        unit = unit_of(self.official)
+        return f"{what}{unit}" if self.metric == "accuracy" else f"{what} {self.metric}{unit}"
+
+    @property
+    def scale(self) -> float:
+        """Factor from the official metric to the displayed number."""
+        return scale_of(self.official)
+
+    @property
+    def unit(self) -> str:
+        """Unit of the displayed number: "%", or nothing."""
+        return "%" if self.official.is_share else ""
+
+    @property
+    def form(self) -> str:
+        """Format specification of the displayed number."""
+        return form_of(self.official)
+
+    @property
+    def better(self) -> str:
+        """Direction of the better in plots with the official metric on both axes."""
+        return "down and to the left" if self.official.lower else "up and to the right"
+
+    def axis(self, name: str) -> str:
+        """Return the title of an axis."""
+        return f"{name} ({self.unit})" if self.unit else name
 
     def shift_heading(self, group: str) -> str:
         """Return the heading of a shift group, or of a metric in its place."""
-        return self.heading(group) if self.has_domains else f"{short_title(group)} %"
+        own = unit_of(metric_named(group))
+        return self.heading(group) if self.has_domains else f"{short_title(group)}{own}"
 
     def also_heading(self, where: str, metric: str) -> str:
         """Return the heading of an additional metric, in domain (ID) or under shift (OOD)."""
         short = short_title(metric)
-        return f"{where} {short} %" if self.has_domains else f"{short} %"
+        unit = unit_of(metric_named(metric))
+        return f"{where} {short}{unit}" if self.has_domains else f"{short}{unit}"
 
 
 def names_of(record: Record) -> Names:
     """Return the display names for the benchmark of a record."""
-    metric = title_of(record.benchmark.metric)
+    metric, official = title_of(record.benchmark.metric), record.metric
     if by_group(record.official):
-        return Names(metric, f"{metric} under shift, mean", "mean over the shift groups", True)
+        note = "mean over the shift groups"
+        return Names(metric, f"{metric} under shift, mean", note, True, official)
     standing_in = " and ".join(map(title_of, record.shifts))
     if standing_in:
         note = f"{standing_in}, as there is no other domain"
-        return Names(metric, standing_in, note, False)
-    return Names(metric, f"in-domain {metric}, as there are no shifts", "there are none", False)
+        return Names(metric, standing_in, note, False, official)
+    name = f"in-domain {metric}, as there are no shifts"
+    return Names(metric, name, "there are none", False, official)
+
+
+def scale_of(metric: Metric) -> float:
+    """Return the factor from a metric to the displayed number."""
+    return 100.0 if metric.is_share else 1.0
+
+
+def form_of(metric: Metric) -> str:
+    """Return the format specification of a metric's displayed number."""
+    return ".1f" if metric.is_share else ".4g"
+
+
+def unit_of(metric: Metric) -> str:
+    """Return the unit in a heading, with a space; of numbers the better direction."""
+    return " %" if metric.is_share else " ↓" if metric.lower else ""
 
 
 def title_of(metric: str) -> str:
     """Return the display name of a metric."""
-    return METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
+    return metric_named(metric).title
 
 
 def short_title(metric: str) -> str:

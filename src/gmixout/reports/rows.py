@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean, median
 
-from gmixout.evaluation.official import SUMMARIES
-from gmixout.reports.names import Names, names_of
+from gmixout.evaluation.official import SUMMARIES, metric_named
+from gmixout.reports.names import Names, form_of, names_of, scale_of
 from gmixout.reports.style import CurveStyle, rate, styles_of
 from gmixout.results.curves import effective_robustness, front_area
 from gmixout.results.facts import Training
@@ -124,19 +124,20 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
 def _official_columns(rows: Sequence[Row]) -> list[Column]:
     """Return the official metric, in domain and under each shift."""
     names, groups = rows[0].names, rows[0].groups
+    official = partial(Column, form=names.form, scale=names.scale)
     columns = [
         Column("n", "n", lambda row: len(row.setting.records), "d", 1, "seeds"),
-        _percent("id", names.heading("ID"), lambda row: row.estimate(lambda r: r.id)),
+        official("id", names.heading("ID"), lambda row: row.estimate(lambda r: r.id)),
     ]
     for group in groups:
         heading = names.shift_heading(group)
-        columns.append(_percent(f"shift {group}", heading, partial(_shift, group=group)))
+        columns.append(official(f"shift {group}", heading, partial(_shift, group=group)))
     if groups:
-        ood = _percent("ood", names.heading("OOD"), lambda row: row.estimate(lambda r: r.ood))
+        ood = official("ood", names.heading("OOD"), lambda row: row.estimate(lambda r: r.ood))
         columns.append(replace(ood, note=names.ood_note))
     if len(groups) > 1:
         columns.append(
-            _percent(
+            official(
                 "worst",
                 names.heading("worst"),
                 lambda row: row.estimate(lambda r: r.worst),
@@ -161,10 +162,12 @@ def _further_columns(rows: Sequence[Row]) -> list[Column]:
     for metric in _further_metrics(records):
         for place, value in (("ID", _of_id), ("OOD", _of_ood)):
             columns.append(
-                _percent(
+                Column(
                     f"{metric}_{place.lower()}",
                     names.also_heading(place, metric),
                     partial(value, metric=metric),
+                    form_of(metric_named(metric)),
+                    scale_of(metric_named(metric)),
                     is_further=names.has_domains,
                 )
             )
@@ -229,7 +232,7 @@ _COMMON = [
     _percent(
         "ece_id",
         "ECE ID %",
-        lambda row: row.estimate(lambda r: r.scores["id_test"].ece),
+        lambda row: row.known(lambda r: r.scores["id_test"].ece),
         note="expected calibration error: distance of confidence from accuracy",
     ),
     Column("seconds", "time s", lambda row: row.cost(lambda training: training.seconds)),
@@ -272,7 +275,7 @@ _COMMON = [
     Column(
         "nll_id",
         "NLL ID",
-        lambda row: row.estimate(lambda r: r.scores["id_test"].nll),
+        lambda row: row.known(lambda r: r.scores["id_test"].nll),
         ".2f",
         note="negative log-likelihood in nats",
     ),
@@ -288,8 +291,9 @@ def _trainable_share(record: Record) -> float:
 
 
 def _each(record: Record, score: str) -> dict[str, float]:
-    """Return a field of the scores of each set."""
-    return {name: getattr(each, score) for name, each in record.scores.items()}
+    """Return a field of the scores of each set that has it."""
+    every = {name: getattr(each, score) for name, each in record.scores.items()}
+    return {name: value for name, value in every.items() if value is not None}
 
 
 def _shift(row: Row, group: str) -> Estimate:

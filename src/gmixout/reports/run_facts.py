@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from gmixout.data.base import UNKNOWN_PREFIX
+from gmixout.evaluation.official import metric_named
+from gmixout.reports.names import scale_of
 from gmixout.results.predictions import RunPredictions, SetPredictions
 from gmixout.results.record import ID_SETS, Record
 
@@ -62,9 +64,11 @@ class SetRow:
 
 
 def set_rows(record: Record, found: RunPredictions) -> list[SetRow]:
-    """Return every scored set, in the order of the record."""
+    """Return every set scored by accuracy, in the order of the record."""
     rows = []
     for name, scores in record.scores.items():
+        if scores.accuracy is None:
+            continue
         own = found.sets.get(name)
         before = None
         if own is not None and own.start is not None:
@@ -72,6 +76,36 @@ def set_rows(record: Record, found: RunPredictions) -> list[SetRow]:
         hits = round(scores.accuracy * scores.examples)
         rows.append(SetRow(name, Proportion(hits, scores.examples), before, record.official[name]))
     return rows
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured by one metric."""
+
+    title: str
+    """Heading of a column, with the unit."""
+    values: Mapping[str, str]
+    """As text, by the sets that have it."""
+
+
+def measured(record: Record) -> list[Measured]:
+    """Return the metrics of all sets: the official one, the others, NLL and calibration error."""
+    every = record.scores.values()
+    names = dict.fromkeys([record.benchmark.metric, *(n for each in every for n in each.figures)])
+    found = []
+    for name in names:
+        metric = metric_named(name)
+        title = f"{metric.title} (%)" if metric.is_share else metric.title
+        form = ".2f" if metric.is_share else ".4g"
+        found.append(_measured(title, record.of(name), scale_of(metric), form))
+    nll = {name: each.nll for name, each in record.scores.items() if each.nll is not None}
+    ece = {name: each.ece for name, each in record.scores.items() if each.ece is not None}
+    found += [_measured("NLL", nll, 1, ".3f"), _measured("ECE (%)", ece, 100, ".1f")]
+    return [each for each in found if each.values]
+
+
+def _measured(title: str, values: Mapping[str, float], scale: float, form: str) -> Measured:
+    return Measured(title, {name: f"{scale * value:{form}}" for name, value in values.items()})
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """The report on a single run: one self-contained page without scripts."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from gmixout.data.base import UNKNOWN_PREFIX
 from gmixout.plain import printable
 from gmixout.reports import run_facts
-from gmixout.reports.names import title_of
+from gmixout.reports.names import Names, names_of, title_of
 from gmixout.reports.run_facts import Reliability
 from gmixout.reports.templates import filled
 from gmixout.reports.thumbnails import jpeg_uri
@@ -33,6 +34,8 @@ def run_page(
 ) -> str:
     """Return the report on one run as a self-contained HTML document of less than 3 MB.
 
+    Of other tasks than one class an image it has the metrics of each set, and the costs.
+
     Args:
         record: The record of its model.
         found: The predictions of its model.
@@ -40,7 +43,7 @@ def run_page(
         other: Accuracy on classes that finetuning never saw.
         beside: Name of the page with all models of the run beside this one; empty: there is none.
     """
-    rows = run_facts.set_rows(record, found)
+    rows, names = run_facts.set_rows(record, found), names_of(record)
     known = {n: each for n, each in found.sets.items() if not n.startswith(UNKNOWN_PREFIX)}
     reliabilities = [run_facts.reliability(name, each) for name, each in known.items()]
     classes = run_facts.class_rows(found)[:LISTED_CLASSES]
@@ -50,6 +53,10 @@ def run_page(
         record=record,
         found=found,
         rows=rows,
+        names=names,
+        shown_official=partial(_official, names),
+        lower=", lower is better" if names.official.lower else "",
+        measured=run_facts.measured(record),
         means=run_facts.mean_change(rows),
         official="" if record.benchmark.metric == "accuracy" else title_of(record.benchmark.metric),
         has_start=any(row.before for row in rows),
@@ -118,6 +125,11 @@ def _diagram(found: Reliability) -> dict[str, Any]:
         return {"path": " ".join(f"{p['x']},{p['y']}" for p in points), "points": points}
 
     return {"of": found, "before": line(found.before), "after": line(found.after)}
+
+
+def _official(names: Names, value: float) -> str:
+    """Return a value of the official metric with its unit."""
+    return f"{names.scale * value:{names.form}}{names.unit}"
 
 
 def _percent(share: float) -> str:

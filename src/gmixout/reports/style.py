@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gmixout.methods import METHODS, Style
+from gmixout.reports.names import scale_of
 from gmixout.results.study import Point, Series, Setting, Study, by_series, pareto_front
 
 SYMBOLS = {
@@ -83,10 +84,11 @@ MAX_FOCUS_ID = 6.0
 
 
 def point_of(setting: Setting) -> Point:
-    """Return ID and OOD accuracy of a setting in percent, mean over seeds."""
+    """Return ID and OOD accuracy of a setting as displayed, in percent, mean over seeds."""
+    scale = scale_of(setting.records[0].metric)
     return Point(
-        100 * setting.estimate(lambda record: record.id).mean,
-        100 * setting.estimate(lambda record: record.ood).mean,
+        scale * setting.estimate(lambda record: record.id).mean,
+        scale * setting.estimate(lambda record: record.ood).mean,
     )
 
 
@@ -98,7 +100,8 @@ def ellipse_of(setting: Setting, turns: int = 32) -> list[Point] | None:
     """
     if len(setting.records) < 2:
         return None
-    runs = np.array([[100 * record.id, 100 * record.ood] for record in setting.records])
+    scale = scale_of(setting.records[0].metric)
+    runs = np.array([[scale * record.id, scale * record.ood] for record in setting.records])
     variances, directions = np.linalg.eigh(np.cov(runs.T))
     turn = np.linspace(0, 2 * np.pi, turns + 1)
     circle = np.stack([np.cos(turn), np.sin(turn)])
@@ -113,7 +116,9 @@ MANY = 10
 
 def whole(settings: Iterable[Setting]) -> Box:
     """Return the rectangle that contains every setting."""
-    return _around([point_of(setting) for setting in settings])
+    settings = list(settings)
+    least = 2.0 if settings[0].records[0].metric.is_share else 0.0
+    return _around([point_of(setting) for setting in settings], least)
 
 
 def focus(settings: Iterable[Setting]) -> Box:
@@ -127,7 +132,8 @@ def focus(settings: Iterable[Setting]) -> Box:
     series = by_series(setting for setting in settings if setting.trained).values()
     fronts = [(each[0].alpha is None, pareto_front(map(point_of, each))) for each in series]
     trained = [point for plain, front in fronts for point in front if plain]
-    if not trained:
+    metric = settings[0].records[0].metric
+    if not trained or metric.lower or not metric.is_share:  # the rules above are for shares
         return whole(settings)
     best = max(point.id for point in trained)
     least = best - MAX_FOCUS_ID
@@ -165,11 +171,12 @@ def _runs(setting: Setting) -> frozenset[str]:
     return frozenset(record.run for record in setting.records)
 
 
-def _around(points: list[Point]) -> Box:
+def _around(points: list[Point], least: float = 2.0) -> Box:
     """Return the rectangle around the points with a margin, at least two percent wide and high."""
 
     def span(values: list[float]) -> tuple[float, float]:
-        margin = max(0.12 * (max(values) - min(values)), 1 - (max(values) - min(values)) / 2)
+        width = max(values) - min(values)
+        margin = max(0.12 * width, (least - width) / 2) or 0.1 * abs(values[0]) or 1.0
         return min(values) - margin, max(values) + margin
 
     return Box(span([point.id for point in points]), span([point.ood for point in points]))

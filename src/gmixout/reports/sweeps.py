@@ -18,15 +18,16 @@ def sweeps_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     stands for all combinations with its values of the plot's options: "best" is the one among them
     that ID validation chooses, "median" the median of their means.
     """
-    words, groups = rows[0].names, rows[0].groups
+    words, groups, scale = rows[0].names, rows[0].groups, rows[0].names.scale
     measures: list[tuple[str, Callable[[Record], float]]] = [
-        (words.heading("OOD"), lambda r: 100 * r.ood),
-        *((words.shift_heading(g), lambda r, g=g: 100 * r.shifts[g]) for g in groups),
-        (words.heading("worst"), lambda r: 100 * r.worst),
-        (words.heading("ID"), lambda r: 100 * r.id),
-        ("ECE ID %", lambda r: 100 * r.scores["id_test"].ece),
-        ("NLL ID", lambda r: r.scores["id_test"].nll),
+        (words.heading("OOD"), lambda r: scale * r.ood),
+        *((words.shift_heading(g), lambda r, g=g: scale * r.shifts[g]) for g in groups),
+        (words.heading("worst"), lambda r: scale * r.worst),
+        (words.heading("ID"), lambda r: scale * r.id),
     ]
+    if all(r.scores["id_test"].ece is not None for row in rows for r in row.setting.records):
+        measures.append(("ECE ID %", lambda r: 100 * (r.scores["id_test"].ece or 0.0)))
+        measures.append(("NLL ID", lambda r: r.scores["id_test"].nll or 0.0))
     methods: dict[str, list[Row]] = {}
     for row in rows:
         methods.setdefault(row.setting.method, []).append(row)

@@ -175,13 +175,15 @@ def effective_robustness(
 
     Returns:
         A difference of accuracies by series, for the model that ID validation selects; empty where
-        fewer than two ID accuracies of baselines are known, and without shifts.
+        fewer than two ID accuracies of baselines are known, and without curves.
     """
+    if not study.has_curves:
+        return {}
     base = [
         record for each in study.settings if each.method in baselines for record in each.records
     ]
     id = np.array([_logit(record.id, record.scores["id_test"].examples) for record in base])
-    if not study.groups or len(set(id.tolist())) < 2:
+    if len(set(id.tolist())) < 2:
         return {}
     ood = np.array([_logit(record.ood, _ood_examples(record)) for record in base])
     slope, intercept = np.polyfit(id, ood, 1)

@@ -135,7 +135,7 @@ class BenchmarkFacts:
     parts: dict[str, Any] = field(default_factory=dict)
     """Values behind the name: `data`, its options, `model`; empty if there is only a name."""
     metric: Name = "accuracy"
-    """The official metric, a name in `official.METRICS`."""
+    """The official metric, a name in `official.METRICS`, which says whether lower is better."""
     digests: dict[Name, Name] = field(default_factory=dict)
     """Digests of `data`, all images with their labels, and of `pretrained`, the initial weights, if
     known."""

@@ -12,11 +12,13 @@ from safetensors.torch import save
 from torch import Tensor
 from typing_extensions import NotRequired, TypedDict
 
-from gmixout.errors import StateError
+from gmixout.errors import ConfigError, StateError
 from gmixout.files import write_atomically
+from gmixout.named import from_spec
 from gmixout.plain import bounded, checked, printable, read_json
 from gmixout.results.folder import RunFolder
 from gmixout.results.record import Record
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 from gmixout.weightspace import fingerprint
 
 
@@ -33,6 +35,8 @@ class AboutModel(TypedDict):
     digest: str
     architecture: NotRequired[dict[str, Any]]
     """`Pretrained.architecture`; older files lack it."""
+    learning_task: NotRequired[dict[str, Any]]
+    """What the model says of an image, as `named.spec_of` writes it; absent: one class."""
 
 
 def save_model(path: Path, state: Mapping[str, Tensor], about: dict[str, Any]) -> str:
@@ -87,6 +91,24 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if known["digest"] != _digest(state, known):
         raise StateError(f"{file} is damaged: its weights do not match their digest.")
     return state, known
+
+
+def learning_task_of(about: Mapping[str, Any]) -> LearningTask:
+    """Return what a model says of an image, from the metadata of its file.
+
+    Raises:
+        StateError: The file holds another task than those that there are, or one that does not fit
+            its classes.
+    """
+    held = about.get("learning_task")
+    if held is None:
+        return DEFAULT_TASK
+    try:
+        found = from_spec(held, LearningTask)  # type: ignore[type-abstract]
+        found.check_outputs(len(about["classes"]))
+    except ConfigError as error:
+        raise StateError(f"the model's task cannot be used: {error}") from error
+    return found
 
 
 def model_metadata(path: Path) -> dict[str, Any] | None:

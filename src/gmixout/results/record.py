@@ -20,7 +20,7 @@ from typing_extensions import NotRequired, TypedDict
 from gmixout.errors import StateError
 from gmixout.evaluation.detection import Detection
 from gmixout.evaluation.metrics import Amount, Scores
-from gmixout.evaluation.official import HARDEST
+from gmixout.evaluation.official import HARDEST, Metric, metric_named
 from gmixout.plain import checked, read_json
 from gmixout.results.facts import BenchmarkFacts, Machine, MethodFacts, Name, Training
 from gmixout.results.schema2 import upgraded
@@ -39,7 +39,8 @@ def _now() -> str:
 class Record:
     """One evaluated model. Accuracies, metrics and calibration errors are fractions in [0, 1].
 
-    Choices and comparisons use `official`: the benchmark's official metric, mostly accuracy.
+    Errors of predicted numbers are in the numbers' units, and lower is better (`worth`). Choices
+    and comparisons use `official`: the benchmark's official metric, mostly accuracy.
 
     Texts are made `printable`. `checked` enforces the annotations, wherever a record comes from.
 
@@ -91,6 +92,7 @@ class Record:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        self._check_shares()
         if not set(ID_SETS) <= self.scores.keys():
             raise StateError(
                 f"a record's scores need `id_val` and `id_test`, got {sorted(self.scores)}"
@@ -108,6 +110,29 @@ class Record:
             )
         if own and own.soup_steps and not 0 < max(own.soup_steps) <= self.steps:
             raise StateError(f"soup_steps={own.soup_steps} of a run of {self.steps} steps")
+
+    def _check_shares(self) -> None:
+        """Refuse values outside of [0, 1] of metrics that are shares, as most are.
+
+        Raises:
+            StateError: One is.
+        """
+        for name, each in self.scores.items():
+            for metric, value in each.figures.items():
+                if metric_named(metric).is_share and not 0 <= value <= 1:
+                    raise StateError(
+                        f"record field scores.{name}.figures.{metric} is {value:g}, and not from 0 "
+                        "to 1"
+                    )
+
+    @property
+    def metric(self) -> Metric:
+        """The official metric."""
+        return metric_named(self.benchmark.metric)
+
+    def worth(self, value: float) -> float:
+        """Return a value of the official metric such that higher is better."""
+        return self.metric.worth(value)
 
     @property
     def lr(self) -> float | None:
@@ -186,7 +211,7 @@ class Record:
     @property
     def worst(self) -> float:
         """The official metric of the worst shift group; as `ood` without any."""
-        return min(self.shifts.values(), default=self.id)
+        return min(self.shifts.values(), key=self.worth, default=self.id)
 
     @property
     def model(self) -> tuple[str, str, str, str, int, int | None]:
@@ -207,10 +232,13 @@ class Record:
         """Return the record, with a note if the model is significantly worse than its start.
 
         Significantly: by more than two standard errors of the difference of two shares of `id_val`.
+        Of metrics that are no shares the standard error is not known, and nothing is noted.
 
         Args:
             start: `id_val` of the pretrained model.
         """
+        if not self.metric.is_share:
+            return self
         end, metric = self.id_val, self.benchmark.metric
         variance = (start * (1 - start) + end * (1 - end)) / max(1, self.scores["id_val"].examples)
         if start - end <= 2 * variance**0.5:

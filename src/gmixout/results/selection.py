@@ -18,6 +18,9 @@ class Candidate(Protocol):
     def id_val(self) -> float:
         """The official metric on in-domain validation data."""
 
+    def worth(self, value: float) -> float:
+        """Return a value of the official metric such that higher is better."""
+
     @property
     def ood(self) -> Any:
         """Mean over the reported shifts, for the oracle only."""
@@ -85,22 +88,26 @@ def _is_of_the_end(candidate: Candidate, every: list[Candidate]) -> bool:
     return candidate.at_the_end and candidate.step == max(each.step for each in every)
 
 
+def _id_worth(candidate: Candidate) -> float:
+    return candidate.worth(candidate.id_val)
+
+
 id_validation = Rule(
     "id_validation",
     "best on in-domain validation data; no test set and no shift is used",
-    lambda candidate: candidate.id_val,
+    _id_worth,
 )
 last = Rule(
     "last",
     "the end of training, even if an earlier model was better; the learning rate by in-domain "
     "validation",
-    lambda candidate: candidate.id_val,
+    _id_worth,
     _is_of_the_end,
 )
 oracle = Rule(
     "oracle",
     "ORACLE: best on the shifted test sets themselves, which are unknown in practice",
-    lambda candidate: candidate.ood,
+    lambda candidate: candidate.worth(candidate.ood),
 )
 
 RULES: dict[str, Rule] = {rule.name: rule for rule in (id_validation, last, oracle)}

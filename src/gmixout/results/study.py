@@ -65,6 +65,10 @@ class Setting:
         """True if all models are those of the last steps of their runs."""
         return all(record.at_the_end for record in self.records)
 
+    def worth(self, value: float) -> float:
+        """Return a value of the official metric such that higher is better."""
+        return self.records[0].worth(value)
+
     @cached_property
     def id_val(self) -> float:
         """The official metric on in-domain validation data, mean over seeds."""
@@ -88,11 +92,16 @@ class Point(NamedTuple):
     ood: float
 
 
-def pareto_front(points: Iterable[Point]) -> list[Point]:
-    """Return the points that no other beats or equals in both, by rising ID (and falling OOD)."""
+def pareto_front(points: Iterable[Point], lower: bool = False) -> list[Point]:
+    """Return the points that no other beats or equals in both, by rising ID (and falling OOD).
+
+    Args:
+        points: The points.
+        lower: Lower is better.
+    """
     front: list[Point] = []
-    for point in sorted(points, reverse=True):
-        if not front or point.ood > front[-1].ood:
+    for point in sorted(points, reverse=not lower):
+        if not front or (point.ood < front[-1].ood if lower else point.ood > front[-1].ood):
             front.append(point)
     return front[::-1]
 
@@ -185,11 +194,23 @@ class Study:
         """The setting that in-domain validation chooses on each curve."""
         return self.chosen["id_validation"]
 
+    @property
+    def has_curves(self) -> bool:
+        """True if methods can be compared as curves.
+
+        That takes shifts, and an official metric from 0 to 1: levels of ID, areas and the line
+        through the baselines are of shares.
+        """
+        return bool(self.groups) and self.first.metric.is_share
+
     @cached_property
     def curves(self) -> list[Curve]:
-        """A curve per trained method, variant and seed; none for a benchmark without shifts."""
+        """A curve per trained method, variant and seed; none for a benchmark without shifts.
+
+        None either where `has_curves` is false.
+        """
         points: dict[tuple[Series, int], list[Point]] = {}
-        for setting in self.settings if self.groups else ():
+        for setting in self.settings if self.has_curves else ():
             for record in setting.records if setting.trained else ():
                 point = Point(record.id, record.ood)
                 points.setdefault((setting.series, record.seed), []).append(point)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from gmixout.data.base import label_at
 from gmixout.draws import draws_of
 from gmixout.errors import ConfigError, needs
 from gmixout.training.arguments import TrainingArguments
@@ -103,7 +104,7 @@ class Augmented(Dataset[dict[str, Any]]):
                 image = step(image)
         if picture is None:
             return image, label
-        return self._dataset.transform(image), int(self.labels[index])  # type: ignore[attr-defined]
+        return self._dataset.transform(image), label_at(self.labels, index)  # type: ignore[attr-defined]
 
     def _crop(self, image: Any) -> Any:
         """Return a part of the image, stretched by up to 4/3, enlarged to the image's own size."""

@@ -159,6 +159,11 @@ def _keys_of(dataset: Dataset[Any], order: Order) -> Tensor | None:
             f"batches={order} needs a training set that says its examples' {name}, as a tensor "
             f"[N]" + (": one of several domains" if name == "groups" else "")
         )
+    if keys.dim() > 1 and by_class:
+        raise ConfigError(
+            f"batches={order} needs one class for each image, and this data has several labels or "
+            "numbers: use shuffled"
+        )
     if order == "weighted":
         keys = keys.double()
         if not (keys.isfinite().all() and keys.min() >= 0 and keys.sum() > 0):

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Gt
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from typing_extensions import NotRequired, TypedDict
 
@@ -18,6 +17,7 @@ from gmixout.evaluation.metrics import predict, score
 from gmixout.files import write_text
 from gmixout.plain import checked, printable, read_json
 from gmixout.results.folder import RunFolder
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 
 COLDEST, HOTTEST = 0.01, 100.0
 """Bounds of the temperature."""
@@ -37,11 +37,14 @@ class FittedTemperature(TypedDict):
     """Expected calibration error before and after."""
     thresholds: NotRequired[dict[str, float]]
     """Of each score in `evaluation.detection.DETECTORS` the value that 95% of the images reach: an
-    image below may be of an unknown class. Older files lack them."""
+    image below may be of an unknown class. There are none of other tasks than one class an image;
+    older files lack them."""
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor, task: LearningTask = DEFAULT_TASK) -> float:
     """Return the temperature T that minimises the mean of `-log softmax(logits / T)[label]`.
+
+    Of several labels an image it is the mean over all classes of the loss of a sigmoid.
 
     The loss is convex in 1/T, so there is one minimum. If every image is classified right it lies
     at T = 0, which would claim certainty from a few images: 1 is returned.
@@ -50,19 +53,21 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     Args:
         logits: `[N, classes]`, finite.
-        labels: `[N]`.
+        labels: `[N]`, or `[N, classes]`.
+        task: What the model says of an image, which has classes.
 
     Returns:
         The temperature, from `COLDEST` to `HOTTEST`.
     """
     from scipy.optimize import minimize_scalar
 
-    if bool((logits.argmax(1) == labels).all()):
+    if task.are_right(logits, labels):
         return 1.0
     wide = logits.double()
 
     def loss(log_temperature: float) -> float:
-        return float(cross_entropy(wide / torch.tensor(log_temperature).exp(), labels))
+        outputs = wide / torch.tensor(log_temperature).exp()
+        return float(task.fit_loss(outputs, labels) / len(labels))
 
     bounds = torch.tensor([COLDEST, HOTTEST], dtype=torch.float64).log().tolist()
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5})
@@ -75,6 +80,7 @@ def calibrate_model(
     model: nn.Module,
     validation: Dataset[Any],
     num_workers: int | None = None,
+    task: LearningTask = DEFAULT_TASK,
 ) -> FittedTemperature:
     """Fit a model's temperature, and write it beside the model file.
 
@@ -84,22 +90,24 @@ def calibrate_model(
         model: The model, on its device.
         validation: In-domain images, preprocessed, that it was not trained on, and their labels.
         num_workers: Processes that load images.
+        task: What the model says of an image, which has classes.
 
     Raises:
         DataError: As `evaluation.metrics.predict`.
         TrainingError: As `evaluation.metrics.predict`.
         StateError: The file cannot be written.
     """
-    logits, labels = predict(model, validation, num_workers=num_workers)
-    temperature = fit_temperature(logits, labels)
-    before, after = score(logits, labels), score(logits / temperature, labels)
+    logits, labels = predict(model, validation, num_workers=num_workers, task=task)
+    temperature = fit_temperature(logits, labels, task)
+    before, after = (score(each, labels, task=task) for each in (logits, logits / temperature))
+    scores = detector_scores(logits) if task == DEFAULT_TASK else {}
     found = FittedTemperature(
         model=digest,
         temperature=temperature,
         images=len(labels),
-        nll=[before.nll, after.nll],
-        ece=[before.ece, after.ece],
-        thresholds={name: known_threshold(each) for name, each in detector_scores(logits).items()},
+        nll=[before.nll or 0.0, after.nll or 0.0],
+        ece=[before.ece or 0.0, after.ece or 0.0],
+        thresholds={name: known_threshold(each) for name, each in scores.items()},
     )
     write_text(_file(path), json.dumps(found, indent=1) + "\n")
     return found

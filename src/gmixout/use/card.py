@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from gmixout.plain import listed, printable
+from gmixout.reports.run_facts import measured
 from gmixout.results.folder import RunFolder
 from gmixout.results.model_file import find_record
 from gmixout.results.predictions import load_predictions
 from gmixout.results.record import Record
+from gmixout.tasks import LearningTask
 from gmixout.use.classifier import Classifier
 
 LIBRARIES = {"timm": "timm", "open_clip": "open_clip", "hf": "transformers", "onnx": "onnx"}
@@ -30,22 +32,28 @@ def card_of(classifier: Classifier, to: str, usage: str, picture: str = "") -> s
     about: Mapping[str, Any] = {} if origin is None else origin.about
     record = None if origin is None else find_record(origin.path, about)
     classes = [_plain(name) for name in classifier.classes]
-    lines = ["---", "tags:", "- image-classification", "- gmixout"]
+    task = classifier.task
+    kind = "classification" if task.has_classes else "regression"
+    lines = ["---", "tags:", f"- image-{kind}", "- gmixout"]
     if to in LIBRARIES:
         lines.append(f"library_name: {LIBRARIES[to]}")
     lines += ["---", "", f"# {_title(about)}", ""]
     lines += [
-        f"- Classes ({len(classes)}), in the order of the scores: {listed(classes, 100)}",
+        f"- Task: {task.name}, {task.title}",
+        f"- {'Classes' if task.has_classes else 'Numbers'} ({len(classes)}), in the order of the "
+        f"outputs: {listed(classes, 100)}",
         f"- Finetuned from: {_plain(str(_pretrained(about)))}",
         f"- Method: {_plain(str(about.get('method', 'unknown')))}",
         f"- Data: {_plain(str(about.get('benchmark', 'unknown')))}",
         f"- Preprocessing: {_plain(preprocessing_of(classifier))}",
         f"- Temperature of its probabilities: {classifier.temperature:.4g} "
-        "(softmax of the logits divided by it)",
+        f"({task.reading()} divided by it)"
+        if task.has_classes
+        else f"- From its outputs to numbers: {task.reading()}",
         *["", "## Use", "", usage, "", "## Measured", ""],
         *([f"![Accuracy before and after finetuning]({picture})", ""] if picture else []),
         *(_table(record) if record else ["No record of this model was found beside it."]),
-        *["", "## Limits", "", *_limits(record)],
+        *["", "## Limits", "", *_limits(record, task)],
     ]
     return "\n".join(lines) + "\n"
 
@@ -53,11 +61,13 @@ def card_of(classifier: Classifier, to: str, usage: str, picture: str = "") -> s
 def draw_accuracy(classifier: Classifier, place: Path) -> bool:
     """Draw accuracy before and after finetuning into a file, and return whether it is there.
 
-    Without a record of the model, or without matplotlib, there is no picture.
+    Without a record of the model, without accuracy or without matplotlib, there is no picture.
     """
     origin = classifier.origin
     record = None if origin is None else find_record(origin.path, origin.about)
-    if origin is None or record is None or find_spec("matplotlib") is None:
+    if origin is None or record is None or not record.of("accuracy"):
+        return False
+    if find_spec("matplotlib") is None:
         return False
     from gmixout.reports.figure import save_figure
     from gmixout.reports.run_figure import run_figure
@@ -91,9 +101,10 @@ def _pretrained(about: Mapping[str, Any]) -> Any:
 
 def _table(record: Record) -> list[str]:
     """Return the values of the record as a table."""
+    columns = measured(record)
     rows = [
-        f"| {_plain(name)} | {each.examples:,} | {100 * each.accuracy:.2f} | {each.nll:.3f} | "
-        f"{100 * each.ece:.1f} |"
+        f"| {_plain(name)} | {each.examples:,} | "
+        + "".join(f"{column.values.get(name, '')} | " for column in columns).rstrip()
         for name, each in record.scores.items()
     ]
     trained = record.training
@@ -101,8 +112,8 @@ def _table(record: Record) -> list[str]:
     if trained is not None and trained.lr is not None:
         facts.append(f"learning rate {trained.lr:g}")
     return [
-        "| set | images | accuracy (%) | NLL | ECE (%) |",
-        "|---|---|---|---|---|",
+        "| set | images | " + " | ".join(column.title for column in columns) + " |",
+        "|---|---|" + "---|" * len(columns),
         *rows,
         "",
         f"One run ({', '.join([*facts, record.time])}), by gmixout "
@@ -110,11 +121,10 @@ def _table(record: Record) -> list[str]:
     ]
 
 
-def _limits(record: Record | None) -> list[str]:
+def _limits(record: Record | None, task: LearningTask) -> list[str]:
     shifts = [name for name in (record.scores if record else ()) if not name.startswith("id_")]
     lines = [
-        "- It gives every image one of its classes, also an image of something else.",
-        "- Probabilities are calibrated on in-domain images at most; elsewhere it is too sure.",
+        *(f"- {each}" for each in task.limits()),
         "- Use of its data and of its pretrained model may be restricted by their licences.",
     ]
     if shifts:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gmixout.errors import ConfigError, DataError
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 
 Picture: TypeAlias = Any
 """A path, an image of Pillow, or a tensor `[C, H, W]` that is preprocessed already."""
@@ -27,13 +28,14 @@ class Origin:
 
 
 class Classifier(nn.Module):
-    """A finetuned model with its classes, its preprocessing and its temperature.
+    """A finetuned model with its classes, its preprocessing, its temperature and its task.
 
-    Calling it gives the logits of preprocessed images, as the plain module in `model` does.
+    Calling it gives the logits of preprocessed images, as the plain module in `model` does; of a
+    model of numbers its outputs are standardized, and `predict` gives the numbers themselves.
 
     Args:
         model: Images `[B, C, H, W]` to logits `[B, classes]`.
-        classes: Class names; logits come in this order.
+        classes: Class names, or names of the numbers; logits come in this order.
         transform: An RGB image of Pillow to `[C, H, W]`.
         temperature: What logits are divided by before they become probabilities; 1: unchanged.
         size: Height and width of the input in pixels, if known.
@@ -41,6 +43,7 @@ class Classifier(nn.Module):
         architecture: `Pretrained.architecture`, for exports.
         normalization: Mean and standard deviation of each channel, if known.
         interpolation: Interpolation of the resize, if known.
+        task: What it says of an image.
 
     Example:
         >>> model = gmixout.load("runs/mine")
@@ -59,6 +62,7 @@ class Classifier(nn.Module):
         architecture: Mapping[str, Any] | None = None,
         normalization: tuple[Any, Any] = (None, None),
         interpolation: str | None = None,
+        task: LearningTask = DEFAULT_TASK,
     ) -> None:
         super().__init__()
         if not temperature > 0:
@@ -71,6 +75,7 @@ class Classifier(nn.Module):
         self.origin = origin
         self.architecture = dict(architecture or {})
         self.normalization, self.interpolation = normalization, interpolation
+        self.task = task
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits `[B, classes]` of preprocessed images `[B, C, H, W]`."""
@@ -93,7 +98,7 @@ class Classifier(nn.Module):
             return found.cpu()
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return calibrated probabilities of preprocessed images.
+        """Return calibrated probabilities of preprocessed images, or the numbers predicted.
 
         Args:
             images: `[B, C, H, W]`, of any type and on any device.
@@ -101,7 +106,7 @@ class Classifier(nn.Module):
         Returns:
             `[B, classes]`, float32, on the CPU; rows of nan where the model overflows.
         """
-        shares: Tensor = (self.logits(images) / self.temperature).softmax(1)
+        shares = self.task.scores(self.logits(images), self.temperature)
         return shares
 
     @overload
@@ -118,7 +123,10 @@ class Classifier(nn.Module):
         top_k: int | None = None,
         batch_size: int = 64,
     ) -> Tensor | list[list[tuple[str, float]]]:
-        """Return the probability of each class, or the most probable classes.
+        """Return the probability of each class, or the most probable classes; or numbers.
+
+        Of several labels an image each class has a probability by itself. Numbers are in the units
+        of the training data.
 
         Files are rotated by their EXIF data and decoded as in training.
 
@@ -133,7 +141,8 @@ class Classifier(nn.Module):
             with their probabilities, the best first.
 
         Raises:
-            ConfigError: `top_k` or `batch_size` is below 1, or there is a single image.
+            ConfigError: `top_k` or `batch_size` is below 1, there is a single image, or `top_k` is
+                given for a model of numbers.
             DataError: An image cannot be read.
         """
         if isinstance(images, (str, Path)) or not hasattr(images, "__len__"):
@@ -143,6 +152,10 @@ class Classifier(nn.Module):
         for name, value in (("top_k", top_k), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be 1 or more")
+        if top_k is not None and not self.task.has_classes:
+            raise ConfigError(
+                f"top_k={top_k} is for classes: this model predicts {self.task.title}"
+            )
         found = [torch.empty(0, len(self.classes))]
         training = self.training
         self.eval()
@@ -158,15 +171,17 @@ class Classifier(nn.Module):
         return probabilities if top_k is None else self.named(probabilities, top_k)
 
     def named(self, probabilities: Tensor, top_k: int) -> list[list[tuple[str, float]]]:
-        """Return the names of the most probable classes.
+        """Return the names of the most probable classes, or of all numbers.
 
         Args:
-            probabilities: `[B, classes]`.
-            top_k: How many at most.
+            probabilities: `[B, classes]`, or numbers.
+            top_k: How many classes at most.
 
         Returns:
-            For each image its classes and their probabilities, the best first.
+            For each image its classes and their probabilities, the best first; or its numbers.
         """
+        if not self.task.has_classes:
+            return [[*zip(self.classes, row, strict=True)] for row in probabilities.tolist()]
         values, labels = probabilities.topk(min(top_k, len(self.classes)), dim=1)
         return [
             [(self.classes[label], value) for label, value in zip(row, each, strict=True)]

@@ -12,6 +12,7 @@ from gmixout.evaluation.metrics import predict
 from gmixout.models import load_pretrained
 from gmixout.models.clip import ClipClassifier
 from gmixout.results.other_classes import OtherClasses
+from gmixout.tasks import DEFAULT_TASK
 from gmixout.use.classifier import Classifier
 from gmixout.use.export.clip_towers import pretrained_name, pretrained_needed
 
@@ -40,7 +41,7 @@ def measure_other_classes(
         num_workers: Processes that load images.
 
     Raises:
-        ConfigError: The model has no text tower.
+        ConfigError: The model has no text tower, or the data another task.
         DataError: There are fewer than two other classes with images, or the pretrained model is
             unavailable.
         StateError: The image tower is not that of the pretrained model.
@@ -49,6 +50,11 @@ def measure_other_classes(
         raise ConfigError(
             "accuracy on other classes needs a model with a text tower, a CLIP of open_clip or "
             "transformers: this one knows its own classes alone"
+        )
+    if tests.task != DEFAULT_TASK:
+        raise ConfigError(
+            f"accuracy on other classes needs one class an image, and {data} is {tests.task.name} "
+            f"({tests.task.title})"
         )
     seen = {text.casefold() for text in class_texts(classifier.classes)}
     texts = [text.casefold() for text in class_texts(tests.classes)]

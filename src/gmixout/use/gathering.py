@@ -20,6 +20,7 @@ from gmixout.results.predictions import (
     RunPredictions,
     SetPredictions,
 )
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 from gmixout.use.calibration import fit_temperature
 
 MISTAKES = 12
@@ -31,19 +32,25 @@ PICTURED_SETS = 16
 class Gathering:
     """Keep what a page shows of the predictions that an evaluation makes.
 
-    `see` is handed to `evaluate`. The temperature is fitted to `id_val`, which comes first.
+    `see` is handed to `evaluate`. The temperature is fitted to `id_val`, which comes first. Of
+    other tasks than one class an image no predictions are kept.
+
+    Args:
+        task: What the model says of an image.
     """
 
-    def __init__(self) -> None:
-        self.temperature = 1.0
+    def __init__(self, task: LearningTask = DEFAULT_TASK) -> None:
+        self.temperature, self._task = 1.0, task
         self._sets: dict[str, SetPredictions] = {}
         self._data: dict[str, Dataset[Any]] = {}
         self._count = 0
 
     def see(self, name: str, dataset: Dataset[Any], logits: Tensor, labels: Tensor) -> None:
         """Take the predictions on a set."""
-        if name == "id_val":
-            self.temperature = fit_temperature(logits, labels)
+        if name == "id_val" and self._task.has_classes:
+            self.temperature = fit_temperature(logits, labels, self._task)
+        if self._task != DEFAULT_TASK:
+            return
         if self._count + len(labels) > MOST_IMAGES or name.startswith(DEV_PREFIX):
             return
         self._count += len(labels)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def load(
     path: str | Path, device: torch.device | str = "cpu", pretrained: str | None = None
 ) -> Classifier:
-    """Load a finetuned model with its classes, preprocessing and temperature.
+    """Load a finetuned model with its classes, preprocessing, temperature and task.
 
     The file holds the architecture: no hub, network or pretrained weights are needed. No code in it
     runs. A model of your own function, `--benchmark module:function`, is made by calling it:
@@ -44,7 +44,7 @@ def load(
         >>> model.predict(["a.jpg"])
         tensor([[0.9812, 0.0188]])
     """
-    from gmixout.results.model_file import load_model
+    from gmixout.results.model_file import learning_task_of, load_model
     from gmixout.use.calibration import temperature_of
     from gmixout.use.delta_file import is_delta, read_delta
 
@@ -55,6 +55,7 @@ def load(
     else:
         state, about = load_model(path)
         temperature, notes = temperature_of(path, about)
+    learned = learning_task_of(about)
     try:
         start = _architecture(about)
     except GmixoutError as error:
@@ -69,10 +70,11 @@ def load(
         start.transform,
         temperature,
         start.size,
-        Origin(path, about, notes),
+        Origin(path, about, notes if learned.has_classes else ()),
         start.architecture,
         (start.mean, start.std),
         start.interpolation,
+        learned,
     ).eval()
 
 

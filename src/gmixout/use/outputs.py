@@ -5,16 +5,16 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from gmixout.errors import ConfigError, StateError, needs
 from gmixout.files import write_atomically
 from gmixout.plain import spreadsheet_cell
+from gmixout.tasks import DEFAULT_TASK, LearningTask
+from gmixout.tasks.base import rounded
 from gmixout.use.predictions import FilePrediction
-
-_DIGITS = 6
-"""Significant digits of a probability."""
 
 
 class Output(ABC):
@@ -38,35 +38,65 @@ OOD_COLUMNS = ("ood_score", "unknown")
 """Columns beside `error`, where a score of known classes is asked for."""
 
 
-def prediction_columns(top_k: int, ood: bool = False) -> list[str]:
-    """Return the names of a table's columns."""
-    ranks = range(1, top_k + 1)
-    each = (name for rank in ranks for name in (f"class_{rank}", f"probability_{rank}"))
-    own = OOD_COLUMNS if ood else ()
-    return ["file", "status", "label", "confidence", "error", *own, *each]
+@dataclass(frozen=True)
+class PredictionForm:
+    """What a row of predictions holds."""
 
+    top_k: int
+    """Number of classes."""
+    task: LearningTask = DEFAULT_TASK
+    """What the model says of an image."""
+    classes: tuple[str, ...] = ()
+    """Names of its outputs."""
 
-def values_of(row: FilePrediction, top_k: int, ood: bool = False) -> list[Any]:
-    """Return the values of a row of a table; None where there is nothing."""
-    top = [value for name, share in row.top for value in (name, rounded(share))]
-    confidence = None if row.confidence is None else rounded(row.confidence)
-    first = [row.file, row.status, row.label or None, confidence, row.error or None]
-    if ood:
+    has_ood_score: bool = False
+    """True if a score of known classes is asked for."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of a table's columns."""
+        first = self.task.columns(self.classes, 0)
+        rest = self.task.columns(self.classes, self.top_k)[len(first) :]
+        ood = OOD_COLUMNS if self.has_ood_score else ()
+        return ["file", "status", *first, "error", *ood, *rest]
+
+    def values(self, row: FilePrediction) -> list[Any]:
+        """Return the values of a row of a table; None where there is nothing."""
+        first = len(self.task.columns(self.classes, 0))
+        values: list[Any] = [None] * len(self.task.columns(self.classes, self.top_k))
+        if row.top:
+            values = self.task.cells(row.top, row.threshold, self.top_k)
+        ood = self._ood(row).values()
+        return [row.file, row.status, *values[:first], row.error or None, *ood, *values[first:]]
+
+    def fields(self, row: FilePrediction) -> dict[str, Any]:
+        """Return a row as named values, for JSON."""
+        first = self.task.columns(self.classes, 0)
+        held = dict.fromkeys(first) | {"top": []} if self.task.has_classes else dict.fromkeys(first)
+        if row.top:
+            held = self.task.fields(row.top, row.threshold, self.top_k)
+        top = {"top": held.pop("top")} if "top" in held else {}
+        whole = {"file": row.file, "status": row.status, **held}
+        return {**whole, "error": row.error or None, **self._ood(row), **top}
+
+    def _ood(self, row: FilePrediction) -> dict[str, Any]:
+        """Return the values of the columns of a score of known classes, if it is asked for."""
+        if not self.has_ood_score:
+            return {}
+        score = None if row.ood_score is None else rounded(row.ood_score)
         unknown = None if row.unknown is None else "yes" if row.unknown else "no"
-        first += [None if row.ood_score is None else rounded(row.ood_score), unknown]
-    return [*first, *top, *[None] * (2 * top_k - len(top))]
+        return dict(zip(OOD_COLUMNS, (score, unknown), strict=True))
 
-
-def rounded(share: float) -> float:
-    """Return a probability without digits that float32 does not have."""
-    return float(f"{share:.{_DIGITS}g}")
+    def is_number(self, column: str) -> bool:
+        """Return whether a column holds numbers."""
+        return column.startswith(("confidence", "probability_", "predicted_", "ood_score"))
 
 
 class Lines(Output):
     """A file that gets whole lines, batch by batch."""
 
-    def __init__(self, path: Path, top_k: int, ood: bool = False) -> None:
-        self._path, self._top_k, self._ood = path, top_k, ood
+    def __init__(self, path: Path, form: PredictionForm) -> None:
+        self._path, self._form = path, form
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[str] = path.open("w", encoding="utf-8", newline="")
@@ -101,12 +131,11 @@ class CsvLines(Lines):
     def begin(self) -> None:
         """Write the names of the columns."""
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(prediction_columns(self._top_k, self._ood))
+        self._writer.writerow(map(spreadsheet_cell, self._form.columns))
 
     def put(self, row: FilePrediction) -> None:
         """Write a row."""
-        values = values_of(row, self._top_k, self._ood)
-        self._writer.writerow(map(spreadsheet_cell, values))
+        self._writer.writerow(map(spreadsheet_cell, self._form.values(row)))
 
 
 class JsonLines(Lines):
@@ -114,24 +143,21 @@ class JsonLines(Lines):
 
     def put(self, row: FilePrediction) -> None:
         """Write a row."""
-        names = prediction_columns(0, self._ood)
-        first = dict(zip(names, values_of(row, 0, self._ood), strict=False))
-        top = [{"class": name, "probability": rounded(share)} for name, share in row.top]
-        self._file.write(json.dumps({**first, "top": top}, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(self._form.fields(row), ensure_ascii=False) + "\n")
 
 
 class Parquet(Output):
     """A Parquet file, complete or absent, with the columns of the CSV file."""
 
-    def __init__(self, path: Path, top_k: int, ood: bool = False) -> None:
+    def __init__(self, path: Path, form: PredictionForm) -> None:
         with needs("pyarrow", "hub", f"writing {path.name}"):
             import pyarrow
-        self._path, self._top_k, self._ood = path, top_k, ood
+        self._path, self._form = path, form
         self._tables: list[Any] = []
         self._schema = pyarrow.schema(
             [
-                (n, pyarrow.float32() if _is_number(n) else pyarrow.string())
-                for n in prediction_columns(top_k, ood)
+                (n, pyarrow.float32() if form.is_number(n) else pyarrow.string())
+                for n in form.columns
             ]
         )
 
@@ -139,10 +165,8 @@ class Parquet(Output):
         """Take the next predictions."""
         import pyarrow
 
-        names = prediction_columns(self._top_k, self._ood)
-        values = [
-            dict(zip(names, values_of(row, self._top_k, self._ood), strict=True)) for row in rows
-        ]
+        names = self._form.columns
+        values = [dict(zip(names, self._form.values(row), strict=True)) for row in rows]
         self._tables.append(pyarrow.Table.from_pylist(values, self._schema))
 
     def close(self) -> None:
@@ -154,10 +178,6 @@ class Parquet(Output):
         write_atomically(self._path, lambda temporary: parquet.write_table(table, temporary))
 
 
-def _is_number(column: str) -> bool:
-    return column.startswith(("confidence", "probability", "ood_score"))
-
-
 class Text(Output):
     """Lines for a terminal, in columns; or, for a program that reads them, between tabs.
 
@@ -165,12 +185,13 @@ class Text(Output):
         file: The stream.
         files: All names, for the width of their column.
         aligned: For a terminal.
+        top_k: Number of classes.
     """
 
     WIDEST = 60
 
-    def __init__(self, file: IO[str], files: Iterable[str], aligned: bool) -> None:
-        self._file, self._aligned = file, aligned
+    def __init__(self, file: IO[str], files: Iterable[str], aligned: bool, top_k: int = 5) -> None:
+        self._file, self._aligned, self._top_k = file, aligned, top_k
         self._width = min(self.WIDEST, max(map(len, files), default=0))
         self._is_read = True
 
@@ -193,10 +214,7 @@ class Text(Output):
     def _print(self, rows: Sequence[FilePrediction]) -> None:
         for row in rows:
             said = row.label if row.status == "ok" else f"({row.status})"
-            top = [f"{name} {100 * share:.1f}%" for name, share in row.top]
-            if row.ood_score is not None:
-                top.append(f"score {row.ood_score:.4g}{' (unknown class)' if row.unknown else ''}")
-            rest = row.error or ", ".join(top)
+            rest = row.error or ", ".join((row.task.told(row.top, self._top_k), *_ood_text(row)))
             if self._aligned:
                 print(f"{row.file:<{self._width}}  {said:<20}  {rest}", file=self._file)
             else:
@@ -207,6 +225,13 @@ class Text(Output):
         """Leave the stream open."""
 
 
+def _ood_text(row: FilePrediction) -> list[str]:
+    """Return the score of known classes in words, if it is asked for."""
+    if row.ood_score is None:
+        return []
+    return [f"score {row.ood_score:.4g}{' (unknown class)' if row.unknown else ''}"]
+
+
 OUTPUTS: dict[str, type[CsvLines] | type[JsonLines] | type[Parquet]] = {
     ".csv": CsvLines,
     ".jsonl": JsonLines,
@@ -215,15 +240,15 @@ OUTPUTS: dict[str, type[CsvLines] | type[JsonLines] | type[Parquet]] = {
 """The output of each file ending."""
 
 
-def open_output(path: Path, top_k: int, overwrite: bool = False, ood: bool = False) -> Output:
-    """Return the output for a file's ending, with the columns of a score of known classes or not.
+def open_output(path: Path, form: PredictionForm, overwrite: bool = False) -> Output:
+    """Return the output for a file's ending.
 
     Raises:
         ConfigError: As `check_output`.
         StateError: As `check_output`, or the file cannot be written.
     """
     check_output(path, overwrite)
-    return OUTPUTS[path.suffix.lower()](path, top_k, ood)
+    return OUTPUTS[path.suffix.lower()](path, form)
 
 
 def check_output(path: Path, overwrite: bool = False) -> None:

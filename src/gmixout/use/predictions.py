@@ -15,6 +15,7 @@ from gmixout.evaluation.detection import DETECTORS
 from gmixout.evaluation.metrics import MAX_BATCH_VALUES, evaluating
 from gmixout.loading import make_loader
 from gmixout.plain import printable
+from gmixout.tasks import DEFAULT_TASK, LearningTask
 from gmixout.use.classifier import Classifier
 
 LARGEST_BATCH = 128
@@ -30,11 +31,14 @@ class FilePrediction:
     file: str
     """The file, printable."""
     top: tuple[tuple[str, float], ...] = ()
-    """The most probable classes and their probabilities, the best first; empty on an error."""
+    """The most probable classes and their probabilities, the best first; of several labels all
+    classes; or the numbers by name; empty on an error."""
     error: str = ""
     """Why there is no prediction."""
     threshold: float = 0.0
-    """Probability below which the model abstains."""
+    """Probability below which the model abstains; of several labels, from which a class is one."""
+    task: LearningTask = DEFAULT_TASK
+    """What the model says of an image."""
     ood_score: float | None = None
     """Score of its class being a known one, higher is more known; None: not asked for."""
     unknown: bool | None = None
@@ -43,32 +47,25 @@ class FilePrediction:
     @property
     def status(self) -> str:
         """Ok, abstain or error."""
-        if not self.top:
-            return "error"
-        return "abstain" if self.top[0][1] < self.threshold else "ok"
+        return self.task.status(self.top, self.threshold) if self.top else "error"
 
     @property
     def label(self) -> str:
-        """The predicted class; empty on an error, or if the model abstains."""
-        return self.top[0][0] if self.status == "ok" else ""
-
-    @property
-    def confidence(self) -> float | None:
-        """Probability of the most probable class."""
-        return self.top[0][1] if self.top else None
+        """The prediction in words; empty on an error, or if the model abstains."""
+        return self.task.label(self.top, self.threshold) if self.top else ""
 
 
 def predictions(
     classifier: Classifier,
     files: Sequence[str],
     top_k: int = 5,
-    threshold: float = 0.0,
+    threshold: float | None = None,
     batch_size: int | None = None,
     num_workers: int | None = None,
     ood_score: str | None = None,
     ood_threshold: float = 0.0,
 ) -> Iterator[list[FilePrediction]]:
-    """Yield the predictions of one batch of files after another, in their order.
+    """Return an iterator over the predictions of one batch after another, in the files' order.
 
     Files are decoded as in training, rotated by their EXIF data. One that cannot be read, or on
     which the model overflows, has an error in its place.
@@ -77,7 +74,8 @@ def predictions(
         classifier: The model, on its device.
         files: Paths.
         top_k: Number of classes for each file.
-        threshold: The model abstains below this probability of its best class.
+        threshold: The model abstains below this probability of its best class; of several labels
+            the classes from it on are predicted. By default 0, and 0.5 for several labels.
         batch_size: Images in a forward pass; by default what fits 64 MiB, at most `LARGEST_BATCH`.
         num_workers: Processes that decode images; by default see `loading_processes`.
         ood_score: Name in `evaluation.detection.DETECTORS` of the score of known classes; None: no
@@ -90,14 +88,41 @@ def predictions(
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value} must be 1 or more")
-    if ood_score is not None and ood_score not in DETECTORS:
-        raise ConfigError(f"ood_score={ood_score!r:.80} must be one of: {', '.join(DETECTORS)}")
+    task = classifier.task
+    check_ood_score(ood_score, task)
+    if threshold is not None and task.threshold is None:
+        raise ConfigError(
+            f"threshold={threshold} is a probability, and this model predicts {task.title}"
+        )
+    if threshold is None:
+        threshold = task.threshold or 0.0
     if not 0 <= threshold <= 1:
         raise ConfigError(f"threshold={threshold} is a probability: it must be from 0 to 1")
-    device = next(classifier.parameters(), torch.empty(0)).device
-    images = _Pictures(files, classifier)
+    top_k = len(classifier.classes) if task.keeps_all else top_k
+    row = FilePrediction("", threshold=threshold, task=task)
     size = batch_size or _batch_size(classifier)
-    loader = make_loader(images, device, num_workers, batch_size=size, collate_fn=_as_they_are)
+    # checked at the call, not when the first batch is asked for
+    return _batches(classifier, files, row, top_k, size, num_workers, ood_score, ood_threshold)
+
+
+def _batches(
+    classifier: Classifier,
+    files: Sequence[str],
+    empty: FilePrediction,
+    top_k: int,
+    batch_size: int,
+    num_workers: int | None,
+    ood_score: str | None,
+    ood_threshold: float,
+) -> Iterator[list[FilePrediction]]:
+    device = next(classifier.parameters(), torch.empty(0)).device
+    loader = make_loader(
+        _Pictures(files, classifier),
+        device,
+        num_workers,
+        batch_size=batch_size,
+        collate_fn=_as_they_are,
+    )
     done = 0
     with evaluating(classifier):
         for batch in loader:
@@ -106,7 +131,7 @@ def predictions(
             done += len(batch)
             rows = []
             for name, found in zip(names, tops, strict=True):
-                row = FilePrediction(printable(name), threshold=threshold)
+                row = replace(empty, file=printable(name))
                 if isinstance(found, str):
                     rows.append(replace(row, error=printable(found)))
                     continue
@@ -114,6 +139,27 @@ def predictions(
                 unknown = None if score is None else score < ood_threshold
                 rows.append(replace(row, top=tuple(top), ood_score=score, unknown=unknown))
             yield rows
+
+
+def check_ood_score(name: str | None, task: LearningTask) -> None:
+    """Check that a model has a score of known classes.
+
+    Args:
+        name: Name in `evaluation.detection.DETECTORS`; None: it is not asked for.
+        task: What the model says of an image.
+
+    Raises:
+        ConfigError: There is no such score, or none for the task.
+    """
+    if name is None:
+        return
+    if name not in DETECTORS:
+        raise ConfigError(f"ood_score={name!r:.80} must be one of: {', '.join(DETECTORS)}")
+    if task != DEFAULT_TASK:
+        raise ConfigError(
+            f"ood_score={name} is for models of {DEFAULT_TASK.title}, and this one is {task.name} "
+            f"({task.title}): leave it out"
+        )
 
 
 class _Pictures(Dataset[Loaded]):
@@ -154,7 +200,7 @@ def _tops(
             shapes.setdefault(each.shape, []).append(place)
     for places in shapes.values():
         logits = classifier.logits(torch.stack([found[place] for place in places]))
-        probabilities = (logits / classifier.temperature).softmax(1)
+        probabilities = classifier.task.scores(logits, classifier.temperature)
         finite = probabilities.isfinite().all(1).tolist()
         named = classifier.named(probabilities, top_k)
         score = DETECTORS.get(ood_score or "")

@@ -10,7 +10,7 @@ from gmixout.bench.benchmarks import load_benchmark
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads
 from gmixout.data import Source
-from gmixout.errors import StateError
+from gmixout.errors import ConfigError, StateError
 from gmixout.use.calibration import FittedTemperature, calibrate_model
 from gmixout.use.classifier import Classifier
 from gmixout.use.loaded import load
@@ -35,15 +35,22 @@ def calibrate(
         The temperature, with negative log-likelihood and calibration error before and after.
 
     Raises:
+        ConfigError: The model predicts numbers.
         StateError: There is no model, or its data has other classes now.
         DataError: The data is unavailable.
     """
     classifier = load(model)
     assert classifier.origin is not None
-    about = classifier.origin.about
+    about, learned = classifier.origin.about, classifier.task
+    if not learned.has_classes:
+        raise ConfigError(
+            f"{model} predicts {learned.title}, and there are no probabilities to calibrate"
+        )
     validation = validation_of(classifier, about, data_root)
     with few_threads(classifier):
-        found = calibrate_model(model, about["digest"], classifier.model, validation, num_workers)
+        found = calibrate_model(
+            model, about["digest"], classifier.model, validation, num_workers, learned
+        )
     console = Console(highlight=False, markup=False)
     console.print(told(found), soft_wrap=True)
     return found

@@ -42,6 +42,8 @@ def compare(
     corruptions: Corruptions = "none",
     corruption_share: float = 1.0,
     image_size: int | None = None,
+    prompts: Path | None = None,
+    class_names: Path | None = None,
     methods: list[Method] | Literal["all"] | None = None,
     lrs: tuple[float, ...] | None = None,
     lrs_of: dict[str, list[float]] | None = None,
@@ -73,6 +75,10 @@ def compare(
             as long as the test set.
         image_size: Height and width of the images that the model gets, in pixels; by default its
             own. Smaller images take less time.
+        prompts: File of your own prompts for a zero-shot head: one a line, `a photo of a {}.`, or a
+            table (.csv) with columns class and prompt.
+        class_names: File of the names of the classes in prompts: one a line, in the order of the
+            classes, or a table (.csv) with columns class and name.
         methods: The methods, for example `full,gmixout`, or `all` (that work with this model); by
             default zero_shot, full, wise_ft, random_mask, mixout and gmixout. `module:Class` is
             your own method.
@@ -101,7 +107,17 @@ def compare(
     if methods is None or methods == "all":
         methods = [get_method(name) for name in (METHODS if every else COMPARED)]
     workers_each = training.get("num_workers")
-    task = Task(benchmark, model, head, corruptions, corruption_share, image_size, workers_each)
+    task = Task(
+        benchmark,
+        model,
+        head,
+        corruptions,
+        corruption_share,
+        image_size,
+        workers_each,
+        prompts,
+        class_names,
+    )
     chosen = choose_settings(task, training)
     if lrs is None:
         lrs, lrs_of = chosen.rates, {**chosen.rates_of(methods), **(lrs_of or {})}
@@ -124,6 +140,8 @@ def sweep(
     corruptions: Corruptions = "none",
     corruption_share: float = 1.0,
     image_size: int | None = None,
+    prompts: Path | None = None,
+    class_names: Path | None = None,
     method: Method | None = None,
     over: dict[str, list[Any]] | None = None,
     lrs: tuple[float, ...] | None = None,
@@ -154,6 +172,10 @@ def sweep(
             as long as the test set.
         image_size: Height and width of the images that the model gets, in pixels; by default its
             own. Smaller images take less time.
+        prompts: File of your own prompts for a zero-shot head: one a line, `a photo of a {}.`, or a
+            table (.csv) with columns class and prompt.
+        class_names: File of the names of the classes in prompts: one a line, in the order of the
+            classes, or a table (.csv) with columns class and name.
         method: The method, by default gmixout; options that are not swept follow as
             `--method.NAME VALUE`.
         over: Values by option: `--over.mask_rate 0.8,0.9 --over.structure row,column`.
@@ -192,7 +214,17 @@ def sweep(
     combinations = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
     methods = [replace(method, **options) for options in combinations]  # type: ignore[type-var]
     workers_each = training.get("num_workers")
-    task = Task(benchmark, model, head, corruptions, corruption_share, image_size, workers_each)
+    task = Task(
+        benchmark,
+        model,
+        head,
+        corruptions,
+        corruption_share,
+        image_size,
+        workers_each,
+        prompts,
+        class_names,
+    )
     chosen = choose_settings(task, training)
     if lrs is None:
         trained = method.trained or method

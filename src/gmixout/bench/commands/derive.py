@@ -10,7 +10,7 @@ from gmixout import weightspace
 from gmixout.bench.commands.report import show_report
 from gmixout.bench.folder import run_folder
 from gmixout.bench.identity import hash_of, identity_of
-from gmixout.bench.job import id_validation_figure, make_record
+from gmixout.bench.job import id_validation_worth, make_record
 from gmixout.bench.progress import say
 from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads
@@ -73,7 +73,7 @@ def soup(
     states, task = _load_models(models, num_workers)
     pretrained = task.load().pretrained.copy().model
     with few_threads(pretrained):
-        runs = Runs(states, partial(id_validation_figure, task.load(), num_workers=num_workers))
+        runs = Runs(states, partial(id_validation_worth, task.load(), num_workers=num_workers))
         made = get_method(f"{kind}_soup").models(pretrained.state_dict(), runs)
         ((_, state, members),) = made
     kept = ", ".join(str(models[member]) for member in members)

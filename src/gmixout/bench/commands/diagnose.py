@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from gmixout.bench.checks import require_one_class
 from gmixout.bench.folder import at_work, read_run_config
 from gmixout.bench.job import Job, method_of
 from gmixout.bench.progress import bars
@@ -73,6 +74,7 @@ def diagnose(run: Path, members: int = 8, repeats: int = 3, data_root: Path | No
         if value < 1:
             raise ConfigError(f"diagnose({name}={value}): it must be at least 1")
     known, folder = find_run(run, data_root), RunFolder(run).diagnosis
+    require_one_class(known.job.loaded.benchmark.task, "diagnose")
     folder.path.mkdir(exist_ok=True)
     found: list[Repeat] = []
     try:
@@ -320,8 +322,8 @@ def _line(look: _Look, pretrained: State, final: State) -> dict[str, dict[str, l
     for place in POSITIONS:
         for name, found in look.logits(interpolate(pretrained, final, place), look.sets).items():
             scores = score(*found)
-            line[name]["loss"].append(scores.nll)
-            line[name]["accuracy"].append(scores.accuracy)
+            line[name]["loss"].append(scores.nll or 0.0)
+            line[name]["accuracy"].append(scores.accuracy or 0.0)
     return line
 
 

@@ -15,10 +15,11 @@ from gmixout.bench.identity import digest_of_data
 from gmixout.bench.job import load_weights
 from gmixout.bench.kept import keep_predictions
 from gmixout.bench.progress import say
-from gmixout.bench.task import Task, with_corruptions
+from gmixout.bench.task import Task
 from gmixout.bench.threads import few_threads
 from gmixout.data import Benchmark, Source
 from gmixout.data.base import DEV_PREFIX
+from gmixout.data.common_corruptions import with_corruptions
 from gmixout.data.recognition import recognized
 from gmixout.data.source import ImageBenchmark
 from gmixout.errors import ConfigError, DataError
@@ -27,9 +28,10 @@ from gmixout.evaluation.metrics import Scores, evaluate_sets, summarise_shifts
 from gmixout.evaluation.official import METRICS, SUMMARIES
 from gmixout.plain import counted, printable
 from gmixout.results import RunFolder
-from gmixout.results.model_file import find_record, load_model
+from gmixout.results.model_file import find_record, learning_task_of, load_model
 from gmixout.results.other_classes import add_other_classes
 from gmixout.results.record import by_group
+from gmixout.tasks import DEFAULT_TASK
 from gmixout.use.classifier import Classifier
 from gmixout.use.forgetting import measure_other_classes
 from gmixout.use.gathering import Gathering
@@ -64,7 +66,8 @@ def evaluate(
             default where it was.
 
     Returns:
-        Accuracy by data set; development sets are `dev/NAME`, other classes `before` and `after`.
+        Accuracy by data set, of other tasks the official metric; development sets are `dev/NAME`,
+        other classes `before` and `after`.
 
     Raises:
         StateError: There is no model, or it does not fit its benchmark.
@@ -77,7 +80,9 @@ def evaluate(
     if pretrained is not None:
         raise ConfigError("--pretrained goes with --other-classes")
     state, about = load_model(model)
-    task = replace(Task.of(about["task"]), num_workers=num_workers)
+    learned = learning_task_of(about)
+    # the head is the file's, whatever text it was made from
+    task = replace(Task.of(about["task"]).without_text(), num_workers=num_workers)
     asked = task.with_data(benchmark, data_root).benchmark
     elsewhere = asked if isinstance(asked, Source) and asked is not task.benchmark else None
     if elsewhere is not None and benchmark is None and _has_moved(task, elsewhere, model, about):
@@ -85,6 +90,7 @@ def evaluate(
     tests: Benchmark
     if elsewhere is None:
         network, tests = load_weights(task.load(), state), task.load().benchmark
+        tests = replace(tests, task=learned)
     else:
         network, tests = _on_other_data(load(model, PartialState().device), elsewhere)
         if isinstance(task.benchmark, Source) and task.benchmark.root == elsewhere.root.absolute():
@@ -94,10 +100,15 @@ def evaluate(
         sets = {**tests.tests, **tests.dev_tests}
         if elsewhere is not None:  # which may lack the training sets
             sets = {name: images for name, images in sets.items() if len(images)}  # type: ignore[arg-type]
-        gathered = Gathering()
+        gathered = Gathering(learned)
         detecting = Detecting(gathered.see)
         scores = evaluate_sets(
-            network, sets, tests.metrics, num_workers=num_workers, seen=detecting.see
+            network,
+            sets,
+            tests.metrics,
+            num_workers=num_workers,
+            seen=detecting.see,
+            task=learned,
         )
         # what is known is the in-domain test, which another folder does not have
         unknown = tests.unknown if "id_test" in sets else {}
@@ -105,14 +116,15 @@ def evaluate(
     console = Console(highlight=False, markup=False)
     told = about["benchmark"] if elsewhere is None else f"{elsewhere} at {elsewhere.root}"
     console.print(printable(f"{about['method']} {about['options']} on {told}"), soft_wrap=True)
-    console.print(_table(scores))
+    console.print(_table(scores, tests.metric))
     for line in (*_over_all(tests, scores), *detection_lines(detected)):
         console.print(line, soft_wrap=True)
-    accuracy = {name: each.accuracy for name, each in scores.items()}
+    main = "accuracy" if learned == DEFAULT_TASK else tests.metric
+    found = {n: value for n, each in scores.items() if (value := each.of(main)) is not None}
     if elsewhere is None:
-        _compare_with_record(model, about, accuracy, console)
+        _compare_with_record(model, about, found, main, console)
         _keep_missing(model, about, task, gathered, num_workers)
-    return accuracy
+    return found
 
 
 def _keep_missing(
@@ -183,7 +195,15 @@ def _has_moved(task: Task, source: Source, model: Path, about: dict[str, Any]) -
 
 def _on_other_data(classifier: Classifier, source: Source) -> tuple[nn.Module, ImageBenchmark]:
     """Return the model, and test sets with its preprocessing and labels."""
-    tests, classes = source.load_tests(), classifier.classes
+    tests, classes, learned = source.load_tests(), classifier.classes, classifier.task
+    if tests.task.name != learned.name:
+        raise DataError(
+            f"the data at {source.root} is {tests.task.name} ({tests.task.title}), and the model's "
+            f"task is {learned.name}: --task {learned.name} reads a table so"
+        )
+    if learned != DEFAULT_TASK:
+        others = learned.extra_metrics
+        tests = replace(tests, task=learned, metric=learned.metric, extra_metrics=others)
     there = tests.classes
     tests = tests.map(lambda images: images.transformed(classifier.transform))
     if there == classes:
@@ -196,21 +216,28 @@ def _on_other_data(classifier: Classifier, source: Source) -> tuple[nn.Module, I
         )
     if owners := [name for name, images in tests.tests.items() if images.space is not None]:
         raise DataError(f"{', '.join(owners)} of {source.root}: classes in another order")
-    labels = [positions[name] for name in there]
-    known = replace(tests, unknown={}).map(lambda images: images.relabelled(labels))
+    places = [positions[name] for name in there]
+    known = replace(tests, unknown={}).map(
+        lambda images: images.with_labels(learned.in_order(images.labels, places, len(classes)))
+    )
     return classifier.model, replace(known, classes=classes, unknown=tests.unknown)
 
 
-def _table(scores: Mapping[str, Scores]) -> Table:
+def _table(scores: Mapping[str, Scores], official: str) -> Table:
     table = Table("set", box=None, pad_edge=False)
+    have_accuracy = any(each.accuracy is not None for each in scores.values())
+    first = "accuracy" if have_accuracy else official
     figures = list(dict.fromkeys(name for each in scores.values() for name in each.figures))
-    titles = [METRICS[name].title for name in figures]
-    for name in ("images", "accuracy", *titles, "NLL", "ECE"):
+    figures = [name for name in figures if name != first]
+    rest = [n for n in ("nll", "ece") if any(getattr(s, n) is not None for s in scores.values())]
+    titles = [METRICS[name].title for name in (first, *figures)]
+    for name in ("images", *titles, *map(str.upper, rest)):
         table.add_column(name, justify="right", no_wrap=True)
     for name, each in scores.items():
-        own = (str(each.examples), repr(each.accuracy))
-        others = (f"{each.figures[n]:.4f}" if n in each.figures else "" for n in figures)
-        table.add_row(printable(name), *own, *others, f"{each.nll:.4f}", f"{each.ece:.4f}")
+        own = (str(each.examples), repr(each.of(first)))
+        values = [*(each.figures.get(n) for n in figures), *(getattr(each, n) for n in rest)]
+        others = ("" if value is None else f"{value:.4f}" for value in values)
+        table.add_row(printable(name), *own, *others)
     return table
 
 
@@ -218,7 +245,8 @@ def _over_all(tests: Benchmark, scores: Mapping[str, Scores]) -> list[str]:
     """Return the mean over groups of shifts, and the benchmark's own summary."""
     shifts = {name: each for name, each in scores.items() if not name.startswith(DEV_PREFIX)}
     official = tests.metric
-    groups = by_group({n: each.figures.get(official, each.accuracy) for n, each in shifts.items()})
+    every = {n: each.figures.get(official, each.accuracy) for n, each in shifts.items()}
+    groups = by_group({n: value for n, value in every.items() if value is not None})
     lines = []
     if len(groups) > 1:
         mean = fmean(groups.values())
@@ -244,14 +272,12 @@ def detection_lines(found: Mapping[str, Mapping[str, Detection]]) -> list[str]:
 
 
 def _compare_with_record(
-    model: Path, about: dict[str, Any], accuracy: dict[str, float], console: Console
+    model: Path, about: dict[str, Any], found: dict[str, float], metric: str, console: Console
 ) -> None:
     recorded = find_record(model, about)
     if recorded is None:
         console.print("No record of this model was found next to it.")
-    elif recorded.of("accuracy").items() <= accuracy.items():
+    elif recorded.of(metric).items() <= found.items():
         console.print("Equal to the recorded values, to the last digit.")
     else:
-        console.print(
-            f"Not equal to the recorded values: {recorded.of('accuracy')}", soft_wrap=True
-        )
+        console.print(f"Not equal to the recorded values: {recorded.of(metric)}", soft_wrap=True)

@@ -42,6 +42,8 @@ def finetune(
     corruptions: Corruptions = "none",
     corruption_share: float = 1.0,
     image_size: int | None = None,
+    prompts: Path | None = None,
+    class_names: Path | None = None,
     method: Method | None = None,
     out: Path = Path("runs/finetune"),
     resume: bool = False,
@@ -71,6 +73,10 @@ def finetune(
             as long as the test set.
         image_size: Height and width of the images that the model gets, in pixels; by default its
             own. Smaller images take less time.
+        prompts: File of your own prompts for a zero-shot head: one a line, `a photo of a {}.`, or a
+            table (.csv) with columns class and prompt.
+        class_names: File of the names of the classes in prompts: one a line, in the order of the
+            classes, or a table (.csv) with columns class and name.
         method: The finetuning method, by default gmixout, or your own `module:Class`; its options
             follow as `--method.NAME VALUE`.
         out: Folder for config.yaml, records.jsonl, model.safetensors and report.html.
@@ -96,7 +102,17 @@ def finetune(
             f"`gmixout compare --methods {method.name}`, or `gmixout soup` on runs that you have"
         )
     workers = training.get("num_workers")
-    task = Task(benchmark, model, head, corruptions, corruption_share, image_size, workers)
+    task = Task(
+        benchmark,
+        model,
+        head,
+        corruptions,
+        corruption_share,
+        image_size,
+        workers,
+        prompts,
+        class_names,
+    )
     if dry_run or fit or tune is not False:
         refuse_several_processes("a run with --dry-run, --fit or --tune")
     device = check_device_spec(device_spec, dry_run)
@@ -183,8 +199,9 @@ def _keep(
     """Save a model, the temperature of its probabilities, and its predictions."""
     loaded = task.load()
     digest = save_model(RunFolder(out).model, state, about_model(best) | task.about())
-    model, validation = load_weights(loaded, state), loaded.benchmark.id_val
-    calibrate_model(out, digest, model, validation, workers)
+    model, learned = load_weights(loaded, state), loaded.benchmark.task
+    if learned.has_classes:
+        calibrate_model(out, digest, model, loaded.benchmark.id_val, workers, learned)
     made = [found for options, found in gathered if options == best.method.spelled]
     found = made[0] if made else gather(model, loaded, workers)
     keep_predictions(out, digest, task, found, workers)

@@ -16,8 +16,8 @@ from gmixout.errors import ConfigError
 from gmixout.use.calibration import threshold_of
 from gmixout.use.inputs import inputs_of
 from gmixout.use.loaded import load
-from gmixout.use.outputs import Output, Text, check_output, open_output
-from gmixout.use.predictions import FilePrediction, predictions
+from gmixout.use.outputs import Output, PredictionForm, Text, check_output, open_output
+from gmixout.use.predictions import FilePrediction, check_ood_score, predictions
 
 
 def predict(
@@ -25,14 +25,14 @@ def predict(
     files: list[Word] | None = None,
     out: Path | None = None,
     top_k: int = 5,
-    threshold: float = 0.0,
+    threshold: float | None = None,
     ood_score: Literal["max_softmax", "max_logit", "energy"] | None = None,
     batch_size: int | None = None,
     device: str | None = None,
     num_workers: int | None = None,
     overwrite: bool = False,
 ) -> Counter[str]:
-    """Predict the classes of images with a finetuned model.
+    """Predict the classes of images with a finetuned model, or their numbers.
 
     Nothing is downloaded: the run's folder holds all that is needed. A file that cannot be read is
     a row with its error, and the exit code is 0. Ctrl-C keeps the rows that are done.
@@ -43,7 +43,8 @@ def predict(
             -, such a list on standard input.
         out: File for the predictions: .csv, .jsonl or .parquet. Without it they are printed.
         top_k: Number of classes for each image.
-        threshold: Abstain where the best class has a lower probability than this.
+        threshold: Abstain where the best class has a lower probability than this; of several labels
+            an image, the probability from which a class is predicted, by default 0.5.
         ood_score: Add a score that is higher for images of known classes, and whether the image is
             `unknown`: below what 95% of the validation images reach. energy is log sum exp of the
             logits.
@@ -67,6 +68,7 @@ def predict(
     for note in (*classifier.origin.notes, *inputs.notes):
         say(note)
     top_k = min(top_k, len(classifier.classes))
+    check_ood_score(ood_score, classifier.task)
     least = 0.0
     if ood_score is not None:
         least = threshold_of(classifier.origin.path, classifier.origin.about, ood_score)
@@ -80,9 +82,10 @@ def predict(
         stack.enter_context(few_threads(classifier))
         output: Output
         if out is None:
-            output, bar = Text(sys.stdout, inputs.files, sys.stdout.isatty()), None
+            output, bar = Text(sys.stdout, inputs.files, sys.stdout.isatty(), top_k), None
         else:
-            output = open_output(out, top_k, overwrite, ood_score is not None)
+            form = PredictionForm(top_k, classifier.task, classifier.classes, ood_score is not None)
+            output = open_output(out, form, overwrite)
             bar = stack.enter_context(FilesBar("predicting", len(inputs.files)))
         stack.enter_context(closing(output))
         for rows in batches:

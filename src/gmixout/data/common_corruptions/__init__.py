@@ -17,6 +17,7 @@ torch and Pillow can do is left to them.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -31,12 +32,14 @@ from gmixout.data.common_corruptions.constants import (
 )
 from gmixout.data.common_corruptions.filters import Array, ndimage, to_array, to_picture
 from gmixout.data.images import ImageSet
+from gmixout.data.sampling import SPLIT_SEED, stratified
+from gmixout.data.source import ImageBenchmark
 from gmixout.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["CORRUPTIONS", "NOTES", "corrupt", "corrupted", "corruption_shifts"]
+__all__ = ["CORRUPTIONS", "NOTES", "corrupt", "corrupted", "corruption_shifts", "with_corruptions"]
 
 Corruption: TypeAlias = Callable[[Array, Any, np.random.RandomState], Array]
 """Makes `[H, W, 3]`, 0 to 1 and a little beyond, of `[H, W, 3]` float32, 0 to 1, by a constant."""
@@ -163,6 +166,34 @@ def corruption_shifts(
         for kind in groups[kinds]
         for severity in severities
     }
+
+
+def with_corruptions(
+    benchmark: ImageBenchmark,
+    kinds: Literal["common", "extra", "all"],
+    share: float = 1.0,
+    summary: str | None = None,
+) -> ImageBenchmark:
+    """Return the benchmark with the in-domain test images corrupted, as shifts.
+
+    With other shifts they are one group, `corrupted`, which the mean OOD value counts once;
+    otherwise they are named as in ImageNet-C, and `summary` is their summary.
+    """
+    images, whole = benchmark.id_test, len(benchmark.id_test)
+    notes: tuple[str, ...] = NOTES
+    if share < 1:
+        strata = benchmark.task.strata(images.labels)
+        images = images.subset(stratified(strata, (share,), SPLIT_SEED)[0])
+        if not len(images):
+            raise ConfigError(f"corruption_share={share} leaves no image of {whole}")
+        notes = (*NOTES, f"{len(images)} of {whole} test images are corrupted")
+    shifts = corruption_shifts(images, kinds)
+    if benchmark.shifts:
+        named = {f"corrupted/{name.replace('/', '-')}": each for name, each in shifts.items()}
+        benchmark = replace(benchmark, shifts={**benchmark.shifts, **named})
+    else:
+        benchmark = replace(benchmark, shifts=shifts, summary=benchmark.summary or summary)
+    return replace(benchmark, notes=(*benchmark.notes, *notes))
 
 
 class CorruptedImages(ImageSet):

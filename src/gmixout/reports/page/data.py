@@ -45,7 +45,11 @@ def page_data(
     groups = switch_numbers(rows)
     return {
         "many": MANY,
-        "names": {"in_domain": rows[0].names.in_domain, "under_shift": rows[0].names.under_shift},
+        "names": {
+            "in_domain": rows[0].names.in_domain,
+            "under_shift": rows[0].names.under_shift,
+            "unit": rows[0].names.unit,
+        },
         "series": [
             {
                 "group": groups[series],
@@ -107,9 +111,10 @@ def _view(box: Any) -> dict[str, Any]:
 def _setting(row: Row, series: int) -> dict[str, Any]:
     setting = row.setting
     point = point_of(setting)
-    runs = [[100 * record.id, 100 * record.ood] for record in setting.records]
+    scale = row.names.scale
+    runs = [[scale * record.id, scale * record.ood] for record in setting.records]
     outline = ellipse_of(setting)
-    sd = [row.estimate(value).sd for value in (lambda r: 100 * r.id, lambda r: 100 * r.ood)]
+    sd = [row.estimate(value).sd for value in (lambda r: scale * r.id, lambda r: scale * r.ood)]
     shifts = {g: row.estimate(lambda r, g=g: r.shifts[g]) for g in row.groups}  # type: ignore[misc]
     return {
         "series": series,
@@ -124,7 +129,7 @@ def _setting(row: Row, series: int) -> dict[str, Any]:
         "ellipse": None if outline is None else [[round(x, 3) for x in p] for p in outline],
         "runs": runs,
         "seeds": [record.seed for record in setting.records],
-        "shifts": {name: 100 * value.mean for name, value in shifts.items()},
+        "shifts": {name: scale * value.mean for name, value in shifts.items()},
     }
 
 
@@ -142,12 +147,13 @@ def _paths(settings: Sequence[Setting], place: dict[Series, int]) -> list[dict[s
 
 def _fronts(study: Study, place: dict[Series, int]) -> dict[str, Any]:
     """Return the Pareto fronts of means over seeds: of every trained method, and of all models."""
+    lower = study.first.metric.lower
     own = [
-        {"series": place[series], "points": pareto_front(map(point_of, each))}
+        {"series": place[series], "points": pareto_front(map(point_of, each), lower)}
         for series, each in study.by_series.items()
         if each[0].trained
     ]
-    return {"own": own, "overall": pareto_front(map(point_of, study.settings))}
+    return {"own": own, "overall": pareto_front(map(point_of, study.settings), lower)}
 
 
 def _standings(standings: Standings, place: dict[Series, int]) -> dict[str, Any]:
@@ -204,7 +210,7 @@ def _cost(
                     c.scale * v if isinstance(v, float | int) else None
                     for c, v in zip(known, costs, strict=True)
                 ],
-                "ood": [_percent(each) for each in [own, *matched]],
+                "ood": [_displayed(each, row.names.scale) for each in [own, *matched]],
             }
         )
     return {
@@ -217,10 +223,10 @@ def _cost(
     }
 
 
-def _percent(estimate: Estimate | None) -> list[float | None] | None:
+def _displayed(estimate: Estimate | None, scale: float) -> list[float | None] | None:
     if estimate is None:
         return None
-    return [100 * estimate.mean, None if estimate.sd is None else 100 * estimate.sd]
+    return [scale * estimate.mean, None if estimate.sd is None else scale * estimate.sd]
 
 
 Measure = tuple[str, Callable[[Record], float | None]]
@@ -229,9 +235,9 @@ Measure = tuple[str, Callable[[Record], float | None]]
 def _learning(study: Study, place: dict[Series, int], names: Names) -> dict[str, Any]:
     """Return the learning curves of each setting."""
     measures: list[Measure] = [
-        (names.heading("OOD"), lambda r: 100 * r.ood),
-        (names.heading("ID validation"), lambda r: 100 * r.id_val),
-        (names.heading("ID test"), lambda r: 100 * r.id),
+        (names.heading("OOD"), lambda r: names.scale * r.ood),
+        (names.heading("ID validation"), lambda r: names.scale * r.id_val),
+        (names.heading("ID test"), lambda r: names.scale * r.id),
         ("training loss", lambda r: r.training.loss if r.training else None),
     ]
     lines = study.learning_curves

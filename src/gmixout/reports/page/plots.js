@@ -96,8 +96,8 @@ function drawPlane() {
     marker: {symbol: "circle-open", size: 19, color: GREY, line: {width: 1.6}}});
   const view = data.views[$("view").value];
   show("plane", traces, layoutOf({
-    xaxis: {title: {text: data.names.in_domain}, ticksuffix: "%", range: view.x},
-    yaxis: {title: {text: data.names.under_shift}, ticksuffix: "%", range: view.y},
+    xaxis: {title: {text: data.names.in_domain}, ticksuffix: data.names.unit, range: view.x},
+    yaxis: {title: {text: data.names.under_shift}, ticksuffix: data.names.unit, range: view.y},
   }));
 }
 
@@ -146,7 +146,7 @@ function drawCost() {
   });
   show("cost", traces, layoutOf({
     xaxis: {title: {text: data.cost.costs[x]}, range: [0, 1.06 * highest || 1]},
-    yaxis: {title: {text: data.names.under_shift}, ticksuffix: "%"},
+    yaxis: {title: {text: data.names.under_shift}, ticksuffix: data.names.unit},
   }));
 }
 

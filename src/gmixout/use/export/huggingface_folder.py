@@ -47,6 +47,8 @@ def _write_body(classifier: Classifier, place: Path, examples: Tensor, transform
     if isinstance(model, Logits):
         body.config.id2label = dict(enumerate(classifier.classes))
         body.config.label2id = {name: label for label, name in enumerate(classifier.classes)}
+        if classifier.task.problem_type:
+            body.config.problem_type = classifier.task.problem_type
     body.save_pretrained(place)
     again = read_whole(getattr(transformers, kind), place)
     with torch.inference_mode():

@@ -39,7 +39,7 @@ def write(classifier: Classifier, place: Path, examples: Tensor, pretrained: str
     if size > _LARGEST_FILE:
         raise StateError(f"the weights have {size:,} bytes, and an ONNX file holds 2 GB at most")
     program = program_of(classifier, examples)
-    names = ["logits", "probabilities"]
+    names = [*classifier.task.answers]
     with _quiet():
         made: Any = torch.onnx.export(
             program,
@@ -59,8 +59,8 @@ def write(classifier: Classifier, place: Path, examples: Tensor, pretrained: str
         "```python\nimport json\nimport onnxruntime\n\n"
         'session = onnxruntime.InferenceSession("FILE")\n'
         'classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])\n'
-        'logits, probabilities = session.run(None, {"images": images})  # [B, 3, H, W], float32\n'
-        "```"
+        f"{', '.join(names)} = session.run(None, "
+        '{"images": images})  # [B, 3, H, W], float32\n```'
     )
 
 

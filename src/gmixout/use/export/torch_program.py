@@ -14,17 +14,17 @@ from gmixout.use.export.checks import check_equal, logits_of
 
 
 class Answers(nn.Module):
-    """Images to logits and calibrated probabilities."""
+    """Images to logits and calibrated probabilities, or to standardized numbers and numbers."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.model = classifier.model
-        self.temperature = classifier.temperature
+        self.temperature, self.task = classifier.temperature, classifier.task
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and probabilities, each `[B, classes]`."""
+        """Return logits and probabilities, or standardized numbers and numbers, `[B, outputs]`."""
         logits = self.model(images)
-        return logits, (logits / self.temperature).softmax(1)
+        return logits, self.task.scores(logits, self.temperature)
 
 
 def program_of(classifier: Classifier, examples: Tensor) -> torch.export.ExportedProgram:
@@ -68,7 +68,9 @@ def check_answers(classifier: Classifier, images: Tensor, found: Iterable[Tensor
     logits = logits_of(classifier, images)
     scores, shares = found
     check_equal(scores, logits, "the exported model")
-    check_equal(shares, (logits / classifier.temperature).softmax(1), "the exported model")
+    check_equal(
+        shares, classifier.task.scores(logits, classifier.temperature), "the exported model"
+    )
 
 
 def write(classifier: Classifier, place: Path, examples: Tensor, pretrained: str | None) -> str:
@@ -88,5 +90,5 @@ def write(classifier: Classifier, place: Path, examples: Tensor, pretrained: str
         "```python\nimport torch\n\n"
         'about = {"classes": "", "temperature": "", "preprocessing": ""}\n'
         'program = torch.export.load("FILE", extra_files=about).module()\n'
-        "logits, probabilities = program(images)  # preprocessed, [B, 3, H, W]\n```"
+        f"{', '.join(classifier.task.answers)} = program(images)  # preprocessed, [B, 3, H, W]\n```"
     )
