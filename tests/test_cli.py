@@ -22,6 +22,7 @@ from toy_benchmark import install
 
 import gmixout
 from gmixout import __version__
+from gmixout.allowed import own_object
 from gmixout.bench.options import options_of, subject_of
 from gmixout.bench.usage import config_of
 from gmixout.bench.words import Reading, split
@@ -30,7 +31,7 @@ from gmixout.data import SOURCES
 from gmixout.errors import ConfigError, StateError
 from gmixout.losses import LOSSES
 from gmixout.methods import METHODS, Method, get_method
-from gmixout.named import own_object, spec_of
+from gmixout.named import spec_of
 from gmixout.regularizers import REGULARIZERS
 from gmixout.results import RecordLog
 from gmixout.training.optimizers import OPTIMIZERS, Optimizer

@@ -16,13 +16,14 @@ from safetensors.torch import save_file
 from toy_benchmark import install
 
 import gmixout
+from gmixout.allowed import NotAllowedError, allowing
 from gmixout.bench import task as task_module
 from gmixout.bench.commands.diagnose import find_run
 from gmixout.cli import main
 from gmixout.data import Source
 from gmixout.errors import ConfigError
 from gmixout.methods import Method
-from gmixout.named import NotAllowedError, allowing, from_spec
+from gmixout.named import from_spec
 
 PLANTED = """
 open({mark!r}, "a").write("imported")

@@ -2,11 +2,11 @@
 
 import pytest
 
+from gmixout.allowed import allowing
 from gmixout.bench.benchmarks import check_benchmark_name, load_benchmark
 from gmixout.data import Benchmark
 from gmixout.errors import ConfigError
 from gmixout.models import Pretrained
-from gmixout.named import allowing
 
 MODULE = """
 from typing import Any

@@ -12,8 +12,17 @@ from statistics import fmean
 from gmixout.results import Record, RunFolder
 
 RESULTS = Path(__file__).parents[1] / "results" / "real"
-FOLDERS = ("art_painting", "art_painting-shares", "art_painting-rates")
-METHODS = ("full", "lora", "mixout", "gmixout")
+FOLDERS = ("art_painting", "art_painting-shares", "art_painting-rates", "art_painting-averages")
+METHODS = (
+    "full",
+    "ema",
+    "l2_sp",
+    "random_mask",
+    "lora",
+    "mixout",
+    "high_rate_mixout",
+    "gmixout",
+)
 NAMED = ("mask_rate", "anchor_decay", "resample_every", "residual")
 """Options of GMixout that its rows name."""
 

@@ -199,10 +199,10 @@ def _run(command: Command, title: str, words: Sequence[str]) -> None:
         function()
         return
     # not at the top: all of this imports torch, too slow for help and wrong words
+    from gmixout.allowed import allowing
     from gmixout.bench.options import options_of, subjects_of
     from gmixout.bench.usage import config_of, page_of, page_of_kind
     from gmixout.bench.words import Reading, split, without_allow
-    from gmixout.named import allowing
     from gmixout.training.interrupts import stoppable
 
     options = options_of(function)

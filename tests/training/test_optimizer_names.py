@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from toy_benchmark import toy, toy_pretrained
 
+from gmixout.allowed import NotAllowedError, allowing
 from gmixout.bench.identity import identity_of_training
 from gmixout.bench.options import options_of
 from gmixout.errors import AttachError, ConfigError
 from gmixout.methods import get_method
-from gmixout.named import NotAllowedError, allowing, from_spec, spec_of
+from gmixout.named import from_spec, spec_of
 from gmixout.training import TrainingArguments, TrainingInterrupted, train
 from gmixout.training.loop import check_optimizer
 from gmixout.training.optimizers import OPTIMIZERS, Optimizer

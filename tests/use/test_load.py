@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from tiny_foundations import add_tiny_clip, clip_file, hf_clip, hf_dinov2, hf_vit, timm_file
 
 import gmixout
+from gmixout.allowed import NotAllowedError, allowing
 from gmixout.bench import task as task_module
 from gmixout.cli import main
 from gmixout.errors import ConfigError, DataError, GmixoutError, StateError
 from gmixout.models import load_pretrained
-from gmixout.named import NotAllowedError, allowing
 from gmixout.results.model_file import load_model, save_model
 
 

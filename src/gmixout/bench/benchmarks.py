@@ -6,10 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
+from gmixout.allowed import allowed_object, is_named, own_object
 from gmixout.data import Benchmark, digits
 from gmixout.errors import ConfigError
 from gmixout.models import Pretrained, digits_vit
-from gmixout.named import allowed_object, is_named, own_object
 
 Start: TypeAlias = tuple[Benchmark, Pretrained]
 """A benchmark and its pretrained model."""

@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
+from gmixout.allowed import NotAllowedError
 from gmixout.bench.checks import check_training
 from gmixout.bench.code_version import git_commit, versions
 from gmixout.bench.crew import Shared
@@ -31,7 +32,7 @@ from gmixout.evaluation.metrics import (
 from gmixout.evaluation.official import METRICS
 from gmixout.methods import Finetuning, Method, Runs
 from gmixout.methods.zero_shot import zero_shot
-from gmixout.named import NotAllowedError, defaults_of, from_spec, plain
+from gmixout.named import defaults_of, from_spec, plain
 from gmixout.ranks import ALONE, Ranks
 from gmixout.results import (
     BenchmarkFacts,

@@ -169,7 +169,7 @@ class Task:
 
         Raises:
             ConfigError: There is no such data set, it lacks these options, or it is the user's own
-                and its module is not allowed (`gmixout.named.allowing`).
+                and its module is not allowed (`gmixout.allowed.allowing`).
             StateError: Values are missing or of other types.
         """
         benchmark = values.get("benchmark")

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from gmixout.allowed import allowing, is_import_path, own_object
 from gmixout.bench.benchmarks import check_benchmark_name
 from gmixout.bench.configs import read_config, read_yaml, yaml_value
 from gmixout.bench.options import ALTERNATIVES, Option, matching, options_of
@@ -17,17 +18,7 @@ from gmixout.data import SOURCES, Source, recognized
 from gmixout.errors import ConfigError
 from gmixout.methods import DEFAULT_METHOD, METHODS, Method, get_method
 from gmixout.methods.beside import beside
-from gmixout.named import (
-    Named,
-    allowing,
-    changed,
-    check_class,
-    class_named,
-    from_spec,
-    is_import_path,
-    own_object,
-    specs_of,
-)
+from gmixout.named import Named, changed, check_class, class_named, from_spec, specs_of
 from gmixout.settings import shown
 
 

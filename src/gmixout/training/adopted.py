@@ -6,7 +6,8 @@ from dataclasses import make_dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-from gmixout.named import Named, own_object, restore
+from gmixout.allowed import own_object
+from gmixout.named import Named, restore
 from gmixout.settings import check_settings
 
 

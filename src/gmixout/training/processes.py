@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -12,6 +12,8 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 from torch import distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gmixout.errors import ConfigError
 from gmixout.ranks import ALONE, Ranks
@@ -42,6 +44,34 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision={mixed_precision}: {error}") from error
+
+
+def check_sharing(model: nn.Module, trained: Iterable[nn.Parameter]) -> None:
+    """Check that processes can share a run: they average the gradients of its parameters.
+
+    Args:
+        model: The model in training mode, with the method on it.
+        trained: All that the optimizer trains.
+
+    Raises:
+        ConfigError: The method or the model does not allow it.
+    """
+    if not all(parameter.requires_grad for parameter in trained):
+        raise ConfigError(
+            "the method trains parameters that are frozen at first, which processes cannot share: "
+            "start gmixout in one process"
+        )
+    norms = (each for each in model.modules() if isinstance(each, _BatchNorm))
+    if any(each.training and each.track_running_stats for each in norms):
+        raise ConfigError(
+            "freeze_batch_norm=False cannot be combined with several processes, each of which "
+            "would take the statistics of its part of a batch: start gmixout in one process"
+        )
+
+
+def tell_ddp(accelerator: Accelerator, skips_layers: bool) -> None:
+    """Tell DistributedDataParallel whether, in some steps, some values get no gradient."""
+    accelerator.ddp_handler.find_unused_parameters = skips_layers
 
 
 def launched() -> int:

@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
@@ -41,6 +40,7 @@ from gmixout.training.checkpoint import (
 from gmixout.training.interrupts import StopFlag, Stopped, interrupt_flag
 from gmixout.training.layer_decay import LayerDecay
 from gmixout.training.memory import PeakMemory
+from gmixout.training.processes import check_sharing, tell_ddp
 from gmixout.training.progress import Meter, Progress
 from gmixout.training.run_soup import RunSoup
 from gmixout.training.steps import Passes, asks_of
@@ -144,7 +144,9 @@ class Trainer:
         optimizer = self.finetuning.bind(optimizer)
         self.lr_factors = arguments.lr_factors()
         scheduler = LambdaLR(optimizer, partial(_entry, self.lr_factors))
-        self._ready_for_ranks()
+        if self.ranks.count > 1:
+            check_sharing(model, self.parameters)
+            tell_ddp(accelerator, self.finetuning.skips_layers)
         self.model, self.optimizer, self.scheduler = accelerator.prepare(
             model, optimizer, scheduler
         )
@@ -154,28 +156,6 @@ class Trainer:
         self.checkpoint: Path | None = None
         self._stopped = False  # this process or another one was asked to stop
         self.run_name = ""
-
-    def _ready_for_ranks(self) -> None:
-        """Prepare to share the run with other processes, which average their gradients.
-
-        Raises:
-            ConfigError: The method or the model does not allow it.
-        """
-        if self.ranks.count == 1:
-            return
-        if not all(parameter.requires_grad for parameter in self.parameters):
-            raise ConfigError(
-                "the method trains parameters that are frozen at first, which processes cannot "
-                "share: start gmixout in one process"
-            )
-        norms = (each for each in self.plain_model.modules() if isinstance(each, _BatchNorm))
-        if any(each.training and each.track_running_stats for each in norms):
-            raise ConfigError(
-                "freeze_batch_norm=False cannot be combined with several processes, each of which "
-                "would take the statistics of its part of a batch: start gmixout in one process"
-            )
-        if self.finetuning.skips_layers:
-            self.accelerator.ddp_handler.find_unused_parameters = True
 
     def _param_groups(self, layers: LayerDecay | None) -> list[dict[str, Any]]:
         arguments = self.arguments

@@ -20,7 +20,7 @@ def load(
 
     The file holds the architecture: no hub, network or pretrained weights are needed. No code in it
     runs. A model of your own function, `--benchmark module:function`, is made by calling it:
-    `with gmixout.named.allowing(["module"]): gmixout.load(path)`.
+    `with gmixout.allowed.allowing(["module"]): gmixout.load(path)`.
 
     Args:
         path: The folder of a run, its model.safetensors, or an exported delta.
@@ -100,8 +100,8 @@ def _of_function(name: str) -> "Pretrained":
         NotAllowedError: It is not.
         StateError: It gives no model.
     """
+    from gmixout.allowed import allowed_object
     from gmixout.models import Pretrained
-    from gmixout.named import allowed_object
 
     found = allowed_object(name, "benchmark")()
     for part in found if isinstance(found, tuple) else (found,):
