@@ -47,7 +47,15 @@ def arguments(text):
     )
     method = values.get("method") or get_method("gmixout")
     others = {name: value for name, value in values.items() if name not in OF_A_CALL}
-    for name in ("head", "corruptions", "corruption_share", "image_size"):
+    of_the_task = (
+        "head",
+        "corruptions",
+        "corruption_share",
+        "image_size",
+        "prompts",
+        "class_names",
+    )
+    for name in of_the_task:
         assert others.pop(name, None) in (None, "none", 1.0)
     return task, method, choose_settings(task, others, method).arguments
 
