@@ -109,7 +109,7 @@ EVIDENCE = (
     ),
     Evidence(
         "Long-tailed Caltech-101 with corruptions, EfficientNet-Lite0",
-        tuple(f"real/caltech101_tail{part}" for part in ("", "-rates", "-mixout", "-lora")),
+        tuple(f"real/caltech101_tail{part}" for part in ("", "-rates", "-low")),
     ),
 )
 ON_PACS = slice(3, 6)
