@@ -41,9 +41,9 @@ def trainings(monkeypatch):
     """The runs that were trained, in order; counts calls of the training loop."""
     runs, train = [], job_module.train
 
-    def counting(model, start, dataset, arguments, checkpoint, run, *observing):
+    def counting(*arguments, run, **named):
         runs.append(run)
-        return train(model, start, dataset, arguments, checkpoint, run, *observing)
+        return train(*arguments, run=run, **named)
 
     monkeypatch.setattr(job_module, "train", counting)
     return runs
@@ -446,10 +446,10 @@ def fail_at_lr_1(monkeypatch):
     train = job_module.train
 
     def use(error):
-        def failing(model, start, dataset, arguments, *rest):
+        def failing(model, start, dataset, arguments, *rest, **named):
             if arguments.lr == 1.0:
                 raise error
-            return train(model, start, dataset, arguments, *rest)
+            return train(model, start, dataset, arguments, *rest, **named)
 
         monkeypatch.setattr(job_module, "train", failing)
 
@@ -484,12 +484,12 @@ def test_an_error_nobody_foresaw_ends_its_own_run_alone(tmp_path, fail_at_lr_1):
 def test_a_failed_run_leaves_the_next_one_its_memory(tmp_path, monkeypatch, error):
     train, failed = job_module.train, []
 
-    def fail_once(model, *rest):
+    def fail_once(model, *rest, **named):
         if not failed:
             failed.append(weakref.ref(model))
             raise error("out of memory")
         assert failed[0]() is None
-        return train(model, *rest)
+        return train(model, *rest, **named)
 
     monkeypatch.setattr(job_module, "train", fail_once)
     settings = {**ALONE, "methods": [get_method("full")], "out": tmp_path}

@@ -289,7 +289,7 @@ def test_a_command_that_is_misspelt_or_missing(capsys):
         "compar --lr 1": "'compar' is not a command; did you mean compare?",
         "data chek pacs": "'chek' is not a command; did you mean check?",
         "data": "name a command: check",
-        "--lr 1": "'--lr' is not a command: finetune,",
+        "--lr 1": "'--lr' is not a command: init, finetune,",
         "interpolate --a x": "--b is required",
         "evaluate": "--model is required",
         "data check pacs": "--data-root DIR",

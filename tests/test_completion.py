@@ -13,6 +13,7 @@ from gmixout.bench.options import options_of
 from gmixout.bench.values import known, spelled
 from gmixout.cli import main
 from gmixout.methods import METHODS
+from gmixout.training.schedules import SCHEDULES
 
 COMPLETE = """
 source "$1"
@@ -60,7 +61,7 @@ def test_all_options_of_a_command_complete(title, script):
 
 def test_words_that_an_option_lists_complete_and_files_do_elsewhere(script, tmp_path):
     (tmp_path / "runs").mkdir()
-    assert completed(script, "finetune", "--schedule", "") == ["cosine", "constant"]
+    assert completed(script, "finetune", "--schedule", "") == [*SCHEDULES]
     assert completed(script, "finetune", "--method.help", "gmixout_") == ["gmixout_wise_ft"]
     assert "--method.mask_rate" in completed(script, "finetune", "--method.m")
     for words in (["finetune"], ["finetune", "--out"], ["report"], ["data", "check"]):

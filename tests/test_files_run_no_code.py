@@ -264,8 +264,17 @@ def test_every_command_that_reads_a_config_is_tried():
     tried = {tuple(w for w in make("x")[0] if w != "RUN") for make in CONFIGS.values()}
     # have no option with a class
     no_code = {
-        (name,) for name in ("interpolate", "diagnose", "doctor", "predict", "calibrate", "export")
-    }
+        (name,)
+        for name in (
+            "init",
+            "interpolate",
+            "diagnose",
+            "doctor",
+            "predict",
+            "calibrate",
+            "export",
+        )
+    } | {("completion", "bash", "zsh", "fish")}
     commands = {(name,) if callable(each) else (name, *each) for name, each in COMMANDS.items()}
     assert commands == tried | no_code
 

@@ -54,9 +54,11 @@ def arguments(text):
         "image_size",
         "prompts",
         "class_names",
+        "tune",
+        "fit",
     )
     for name in of_the_task:
-        assert others.pop(name, None) in (None, "none", 1.0)
+        assert others.pop(name, None) in (None, "none", 1.0, False)
     return task, method, choose_settings(task, others, method).arguments
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from gmixout.data import SOURCES
 from gmixout.data.findings import examine
-from gmixout.reports.findings import MOST_GROUPS, THUMBNAIL, findings_page
+from gmixout.reports.findings import MOST_GROUPS, findings_page
+from gmixout.reports.thumbnails import THUMBNAIL
 
 EVIL = "<script>alert(1)<!-- &amp; ' \" caf\u00e9 \u202egnp"
 
