@@ -47,7 +47,7 @@ def points(folder):
 
 
 def resumed(out):
-    # TensorBoard orders files by the second in their names, then by their number as text: 10 before 9
+    # TensorBoard orders files by the second in their names, then by number as text: 10 before 9
     time.sleep(1.1)
     run(out, resume=True)
 
