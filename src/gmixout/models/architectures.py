@@ -26,6 +26,7 @@ def architecture_of(pretrained: Pretrained) -> str:
     What the libraries say counts, and the modules of the model; not the name of a folder or a file.
 
     Example:
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3))
         >>> architecture_of(Pretrained(model, head="2", classes=("no", "yes")))
         'cnn'
