@@ -1,7 +1,7 @@
 """Steps of the training loop, traced for a GPU that is not there."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -105,6 +105,10 @@ class _ImaginedAccelerator:
 
         model.forward = in_precision
         return model, *others
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        del model  # which one process does not share
+        return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
